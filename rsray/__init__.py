@@ -1,0 +1,34 @@
+"""rsray: provably robust image classifiers by randomized smoothing, at cluster scale.
+
+The names below load what they need on first use: `import rsray` imports neither torch nor ray.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from rsray import models, objectives
+    from rsray.core import bounds
+    from rsray.core.smoothed import SmoothedClassifier
+    from rsray.errors import UserError
+
+_WHERE = {
+    "SmoothedClassifier": "rsray.core.smoothed:SmoothedClassifier",
+    "UserError": "rsray.errors:UserError",
+    "bounds": "rsray.core.bounds",
+    "models": "rsray.models",
+    "objectives": "rsray.objectives",
+}
+
+__all__ = ["SmoothedClassifier", "UserError", "bounds", "models", "objectives"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'rsray' has no attribute {name!r}")
+    module, _, attribute = _WHERE[name].partition(":")
+    loaded = import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded

@@ -1,0 +1,1 @@
+"""Certification: which draws are owed, how they are counted, where the counts are kept."""

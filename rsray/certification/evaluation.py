@@ -1,0 +1,151 @@
+"""How the base classifier is evaluated: part of the certified function, chosen once per run.
+
+A certificate speaks of the network as evaluated, so the choice is recorded beside the certificates
+and every actor follows it. On a CPU, batch size and number of threads were seen not to change a
+bit of any logit, while the memory format does: a candidate that changes bits must be clearly
+faster, so that two runs on one machine choose alike and count alike.
+"""
+
+# Shapes: B draws in a batch, C H W an image, K classes.
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rsray.certification.fold import fold, with_float32_head
+from rsray.core.hardware import device_name
+
+FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+WORTH_IT = 1.25  # how much faster an evaluation that changes bits must be
+TRIAL_SECONDS = 0.08  # measured per candidate
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Device type, precision, memory format and batch shape of the evaluated network."""
+
+    device: str  # "cpu" or "cuda"
+    precision: str
+    memory_format: str
+    batch_size: int
+    compiled: bool = False
+    device_name: str = ""
+    draws_per_second: float = 0.0  # measured when the choice was made, forward pass alone
+
+    def record(self) -> dict[str, Any]:
+        """Return the plain values for certify.yaml and table metadata."""
+        return asdict(self)
+
+
+class EvaluatedNetwork:
+    """The network in the form that an Evaluation names; input goes into `buffer`."""
+
+    def __init__(self, model: nn.Module, evaluation: Evaluation, image_shape: tuple[int, int, int]) -> None:
+        """Fold, convert and place a copy of `model` (already on its device)."""
+        folded = fold(model, image_shape)
+        network = folded.network
+        if evaluation.precision == "bf16":
+            network = with_float32_head(network)
+        self.network = network.to(memory_format=FORMATS[evaluation.memory_format])  # type: ignore[call-overload]
+        self.device = torch.device(evaluation.device)
+        self.mean_C, self.std_C = folded.mean_C, folded.std_C
+        self.batch_norm_folded = folded.batch_norm_folded
+        dtype = torch.bfloat16 if evaluation.precision == "bf16" else torch.float32
+        self.buffer_BCHW = make_buffer(
+            (evaluation.batch_size, *image_shape), dtype, evaluation.memory_format, self.device
+        )
+
+    @torch.inference_mode()
+    def logits(self) -> Tensor:
+        """Return float32 logits [B, K] of what is in the buffer."""
+        out: Tensor = self.network(self.buffer_BCHW)
+        return out.float()
+
+
+def make_buffer(
+    shape: tuple[int, ...], dtype: torch.dtype, memory_format: str, device: torch.device
+) -> Tensor:
+    """Return an input buffer whose strides say its memory format.
+
+    With one channel both formats share their bytes and torch keeps contiguous strides unless the
+    tensor is made this way; the strides decide which kernels run (SPEED.md: a factor of 3).
+    """
+    if memory_format == "contiguous":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    batch, channels, height, width = shape
+    return torch.zeros((batch, height, width, channels), dtype=dtype, device=device).permute(0, 3, 1, 2)
+
+
+def choose_evaluation(
+    model: nn.Module, image_shape: tuple[int, int, int], *, precision: str, device: torch.device
+) -> Evaluation:
+    """Return the fastest evaluation of the network here, by about a second of measuring."""
+    formats = ("channels_last", "contiguous")
+    batches = _batch_sizes(image_shape, device)
+    measured: dict[tuple[str, int], tuple[float, Tensor]] = {}
+    for memory_format in formats:
+        for batch in batches if memory_format == formats[0] else batches[-2:-1]:
+            candidate = Evaluation(device.type, precision, memory_format, batch)
+            try:
+                measured[memory_format, batch] = _measure(model, candidate, image_shape)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                break
+    best = pick({key: speed for key, (speed, _) in measured.items()}, _same_bits(measured))
+    return Evaluation(
+        device.type, precision, best[0], best[1],
+        device_name=device_name(device), draws_per_second=measured[best][0],
+    )
+
+
+def pick(speeds: dict[tuple[str, int], float], equivalent: set[tuple[str, int]]) -> tuple[str, int]:
+    """Return the fastest candidate; one outside `equivalent` must be WORTH_IT times faster."""
+    inside = max(equivalent, key=lambda key: speeds[key])
+    fastest = max(speeds, key=lambda key: speeds[key])
+    return fastest if speeds[fastest] >= WORTH_IT * speeds[inside] else inside
+
+
+def _same_bits(measured: dict[tuple[str, int], tuple[float, Tensor]]) -> set[tuple[str, int]]:
+    """Return the candidates whose logits equal the first one's bit for bit."""
+    reference = next(iter(measured.values()))[1]
+    same = set()
+    for key, (_, logits) in measured.items():
+        rows = min(len(logits), len(reference))
+        if torch.equal(logits[:rows], reference[:rows]):
+            same.add(key)
+    return same
+
+
+def _batch_sizes(image_shape: tuple[int, int, int], device: torch.device) -> tuple[int, ...]:
+    values = math.prod(image_shape)
+    if device.type == "cuda":
+        return (4096, 2048, 1024) if values < 10_000 else (512, 256, 128)
+    if values < 2_000:
+        return (96, 192, 384)
+    return (64, 96, 128) if values < 20_000 else (8, 16, 32)
+
+
+def _measure(
+    model: nn.Module, evaluation: Evaluation, image_shape: tuple[int, int, int]
+) -> tuple[float, Tensor]:
+    """Return (draws per second, logits of a fixed noisy input) of one candidate."""
+    network = EvaluatedNetwork(model, evaluation, image_shape)
+    probe = torch.randn((evaluation.batch_size, *image_shape), generator=torch.Generator().manual_seed(0))
+    network.buffer_BCHW.copy_(probe.mul_(0.25).add_(0.5))
+    logits = network.logits()
+    rounds, started = 0, _now(network.device)
+    while (elapsed := _now(network.device) - started) < TRIAL_SECONDS or rounds < 2:
+        network.logits()
+        rounds += 1
+    return rounds * evaluation.batch_size / elapsed, logits.cpu()
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

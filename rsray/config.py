@@ -1,0 +1,244 @@
+"""Run configurations: typed, validated, resolved once, written beside every result.
+
+A configuration has two kinds of fields. What a run computes (`dataset`, `sigma`, ...) must be the
+same when a run continues; where it runs (`workers`, `actors`, `data_root`, ...) may change.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from typing import Annotated, Any, ClassVar, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from rsray.core.bounds import BOUNDS, check_settings
+from rsray.errors import UserError
+from rsray.objectives import Objective, by_name
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+SAMPLING = ("fixed", "skip", "adaptive")
+
+
+class Config(BaseModel):
+    """What all configurations share: frozen, unknown keys refused, errors in one line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    where_fields: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any]) -> Self:
+        """Return the validated configuration; UserError names the field, the value and the rule."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as problem:
+            raise UserError(_first_problem(problem)) from problem
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that decide the result."""
+        return self.model_dump(mode="json", exclude=set(self.where_fields))
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Return "field is X here, Y there" for each deciding field that differs."""
+        mine = self.identity()
+        return [
+            f"{key} is {mine.get(key)!r} now but was {other.get(key)!r}"
+            for key in mine
+            if key in other and mine.get(key) != other.get(key)
+        ]
+
+
+class TrainConfig(Config):
+    """One training run. `settings` holds the objective's own fields (trade_off, hinge, ...)."""
+
+    where_fields: ClassVar[frozenset[str]] = frozenset(
+        {"workers", "gpus_per_worker", "data_root", "preset"}
+    )
+
+    dataset: str
+    data_root: str | None = None
+    image_size: Positive | None = None
+    model: str = "lenet"
+    objective: str = "macer"
+    sigma: Annotated[float, Field(gt=0)] = 0.25
+    settings: dict[str, Any] = {}
+    epochs: Positive = 10
+    batch_size: Positive = 64
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    lr_drops: tuple[Positive, ...] = ()  # epochs (from 0) at whose start lr is multiplied by lr_decay
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    augmentation: str | None = None  # None: the data set's own
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # fraction of training images held out
+    limit: Positive | None = None  # train on this many images, drawn with the seed
+    precision: str | None = None  # None: bf16 where the hardware computes it
+    seed: NonNegative = 0
+    workers: NonNegative = 1
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    preset: str | None = None
+
+    @model_validator(mode="after")
+    def _objective_accepts_settings(self) -> Self:
+        self.build_objective()
+        return self
+
+    def build_objective(self) -> Objective:
+        """Return the objective with its settings; ValueError or UserError if it refuses them."""
+        chosen = by_name(self.objective)
+        check_names(self.settings, objective_fields(self.objective), f"objective {self.objective}")
+        try:
+            return TypeAdapter(chosen).validate_python({"sigma": self.sigma, **self.settings})
+        except ValidationError as problem:
+            raise UserError(f"objective {self.objective}: {_first_problem(problem)}") from problem
+
+    def resolved(self) -> TrainConfig:
+        """Return the configuration with every objective setting spelled out."""
+        own = objective_fields(self.objective)
+        full = {k: v for k, v in asdict(self.build_objective()).items() if k in own}
+        return self.model_copy(update={"settings": full})
+
+
+class CertifyConfig(Config):
+    """One certification run: which images, how many draws, which bound."""
+
+    where_fields: ClassVar[frozenset[str]] = frozenset({"actors", "gpus_per_actor", "data_root", "source"})
+
+    source: str  # RUN folder or checkpoint file
+    model_digest: str
+    dataset: str
+    data_root: str | None = None
+    image_size: Positive | None = None
+    split: str = "test"
+    model: str
+    num_classes: Annotated[int, Field(ge=2)]
+    sigma: Annotated[float, Field(gt=0)]
+    n0: Positive = 100
+    n: Positive = 100_000
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    bound: str = "clopper-pearson"
+    sampling: str = "fixed"
+    block_size: Positive = 1_000
+    start: NonNegative = 0
+    skip: Positive = 1
+    limit: Positive | None = None
+    seed: NonNegative = 0
+    precision: str = "fp32"
+    actors: Positive | None = None  # None: one per GPU, or one per CPU core
+    gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _can_certify(self) -> Self:
+        choose(self.bound, BOUNDS, "bound")
+        choose(self.sampling, SAMPLING, "sampling")
+        check_settings(self.n, self.alpha, self.n0)
+        return self
+
+
+def choose(value: str, allowed: Iterable[str], what: str) -> str:
+    """Return `value` if it is allowed; UserError that lists what is and guesses what was meant."""
+    names = list(allowed)
+    if value in names:
+        return value
+    close = difflib.get_close_matches(value, names, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise UserError(f"{what} {value!r} is unknown{hint}; choose one of {', '.join(names)}")
+
+
+def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None:
+    """Raise UserError for the first name that is not allowed."""
+    names = list(allowed)
+    for key in given:
+        if key not in names:
+            choose(key, names, f"{what}: setting")
+
+
+def objective_fields(objective: str) -> list[str]:
+    """Return the names of an objective's own settings."""
+    return [field.name for field in fields(by_name(objective)) if field.name != "sigma"]
+
+
+def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
+    """Return {key: value} of `key=value` texts; values are read as YAML scalars or lists."""
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key.strip():
+            raise UserError(f"--set {pair!r} is not of the form key=value")
+        try:
+            parsed[key.strip()] = _number_or_text(yaml.safe_load(value))
+        except yaml.YAMLError as problem:
+            raise UserError(f"--set {pair!r}: the value is not valid YAML") from problem
+    return parsed
+
+
+def nest(flat: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return `base` overridden by flat keys: training fields at the top, the rest as settings.
+
+    Settings of the base are kept only while the objective stays the same. Raises UserError for a
+    key that neither training nor the objective knows.
+    """
+    values = dict(base or {})
+    settings = dict(values.get("settings", {}))
+    objective = flat.get("objective", values.get("objective", TrainConfig.model_fields["objective"].default))
+    if objective != values.get("objective", objective):
+        settings = {}
+    own = objective_fields(objective)
+    training = [name for name in TrainConfig.model_fields if name != "settings"]
+    for key, value in flat.items():
+        if key in training:
+            values[key] = value
+        elif key in own:
+            settings[key] = value
+        else:
+            choose(key, [*training, *own], f"setting for objective {objective}:")
+    return {**values, "objective": objective, "settings": settings}
+
+
+def scaled_drops(drops: Iterable[int], old_epochs: int, new_epochs: int) -> tuple[int, ...]:
+    """Return learning-rate drops moved in proportion when a schedule is shortened or stretched."""
+    moved = {round(drop * new_epochs / old_epochs) for drop in drops}
+    return tuple(sorted(drop for drop in moved if 0 < drop < new_epochs))
+
+
+def to_yaml(values: Mapping[str, Any]) -> bytes:
+    """Return the values as YAML text in UTF-8, in their order."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True).encode()
+
+
+def from_yaml(data: bytes, name: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file; UserError if it is not one."""
+    try:
+        values = yaml.safe_load(data)
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise UserError(f"{name} is not valid YAML: {str(problem).splitlines()[0]}") from problem
+    if not isinstance(values, dict):
+        raise UserError(f"{name} does not hold settings (key: value lines)")
+    return values
+
+
+def _number_or_text(value: Any) -> Any:
+    # YAML 1.1 reads 1e-3 as text; everyone who types it means the number.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _first_problem(problem: ValidationError) -> str:
+    first = problem.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Exception):
+        return str(cause)
+    where = ".".join(str(part) for part in first["loc"]) or "configuration"
+    if first["type"] == "extra_forbidden":
+        return f"{where} is not a known setting"
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{where} is {first['input']!r}: {message.replace('input ', '')}"

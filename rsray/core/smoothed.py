@@ -1,0 +1,144 @@
+"""SmoothedClassifier: certify and predict single images with any torch module, without a cluster."""
+
+# Shapes: B draws in a batch, K classes, C H W an image.
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rsray.core.bounds import check_settings
+from rsray.core.counts import ClassCounts
+from rsray.core.decide import ABSTAIN, certify_hard, predict_hard
+from rsray.errors import UserError
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One image's certificate: class (-1 = abstain), l2 radius in pixels of [0, 1], and its evidence."""
+
+    prediction: int
+    radius: float
+    p_a_lower: float
+    p_b_upper: float
+    count_a: int
+    n0: int
+    n: int
+    alpha: float
+
+    @property
+    def abstained(self) -> bool:
+        """Whether no class could be certified."""
+        return self.prediction == ABSTAIN
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's predicted class (-1 = abstain) and the p-value of the test behind it."""
+
+    prediction: int
+    p_value: float
+    n: int
+    alpha: float
+
+
+class SmoothedClassifier:
+    """The smoothed classifier g(x) = argmax_c P(f(x + N(0, sigma^2 I)) = c) of a base classifier f.
+
+    `model` maps images [B, C, H, W] in [0, 1] plus noise to logits [B, K]; it stays on its device
+    and is put in evaluation mode while draws are made.
+    """
+
+    def __init__(
+        self, model: nn.Module, sigma: float, num_classes: int, *, batch_size: int = 400
+    ) -> None:
+        """Wrap `model`; sigma is the noise standard deviation in pixels of [0, 1]."""
+        if not sigma > 0:
+            raise UserError(f"sigma is {sigma}: the noise standard deviation must be positive")
+        if num_classes < 2:
+            raise UserError(f"num_classes is {num_classes}: a classifier has at least 2 classes")
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+        self.model, self.sigma, self.num_classes = model, float(sigma), int(num_classes)
+        self.batch_size = batch_size
+
+    def certify(
+        self,
+        image: Tensor,
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        generator: torch.Generator | None = None,
+    ) -> Certificate:
+        """Return the certificate of one image [C, H, W] in [0, 1] (Cohen et al. 2019, CERTIFY).
+
+        With probability at least 1 - alpha over the draws, g predicts `prediction` everywhere
+        within l2 distance `radius` of the image. Raises UserError for n or alpha with which
+        nothing could be certified.
+        """
+        check_settings(n, alpha, n0)
+        selection = ClassCounts.dense(self.counts(image, n0, generator)[None])
+        estimation = ClassCounts.dense(self.counts(image, n, generator)[None])
+        decision = certify_hard(selection, estimation, sigma=self.sigma, alpha=alpha)
+        return Certificate(
+            prediction=int(decision.prediction[0]),
+            radius=float(decision.radius[0]),
+            p_a_lower=float(decision.p_a_lower[0]),
+            p_b_upper=float(decision.p_b_upper[0]),
+            count_a=int(decision.count_a[0]),
+            n0=n0,
+            n=n,
+            alpha=alpha,
+        )
+
+    def predict(
+        self,
+        image: Tensor,
+        n: int = 1000,
+        alpha: float = 0.001,
+        generator: torch.Generator | None = None,
+    ) -> Prediction:
+        """Return g's class of one image [C, H, W], or -1 (Cohen et al. 2019, PREDICT).
+
+        With probability at least 1 - alpha over the draws, a class that is returned is g's.
+        """
+        counts = ClassCounts.dense(self.counts(image, n, generator)[None])
+        prediction, p_value = predict_hard(counts, alpha=alpha)
+        return Prediction(int(prediction[0]), float(p_value[0]), n, alpha)
+
+    def counts(
+        self, image: Tensor, n: int, generator: torch.Generator | None = None
+    ) -> NDArray[np.int64]:
+        """Return how many of n noisy copies of the image fall in each class [K]."""
+        if image.dim() != 3:
+            raise UserError(f"image has shape {tuple(image.shape)}: expected [C, H, W], one image")
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            return self._count(image, n, generator)
+        finally:
+            self.model.train(was_training)
+
+    @torch.inference_mode()
+    def _count(
+        self, image: Tensor, n: int, generator: torch.Generator | None
+    ) -> NDArray[np.int64]:
+        parameter = next(self.model.parameters(), None)
+        device = image.device if parameter is None else parameter.device
+        source = device if generator is None else generator.device
+        image = image.to(device, torch.float32)
+        counts_K = torch.zeros(self.num_classes, dtype=torch.int64, device=device)
+        for start in range(0, n, self.batch_size):
+            shape = (min(self.batch_size, n - start), *image.shape)
+            noise = torch.randn(shape, generator=generator, device=source).to(device)
+            logits_BK = self.model(noise.mul_(self.sigma).add_(image))
+            if logits_BK.shape != (shape[0], self.num_classes):
+                raise UserError(
+                    f"the model returned shape {tuple(logits_BK.shape)}: expected "
+                    f"[{shape[0]}, {self.num_classes}] logits"
+                )
+            counts_K += logits_BK.argmax(1).bincount(minlength=self.num_classes)
+        return counts_K.cpu().numpy()

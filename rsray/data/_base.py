@@ -1,0 +1,101 @@
+"""What a data set is (`DatasetSpec`) and what an opened split of one offers (`ImageSplit`)."""
+
+# Shapes: N images of the split, n images asked for, C channels, H height, W width.
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsray.data.location import Location
+from rsray.errors import UserError
+
+Indices = Sequence[int] | NDArray[np.integer[Any]]
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSplit(ABC):
+    """The images and labels of one split of one data set.
+
+    A pickled split holds the addresses of its files, not labels or pixels: those are read again,
+    lazily, where it is unpickled. Threads may read from one split at the same time.
+    """
+
+    name: str  # of the data set
+    split: str
+    num_classes: int
+    image_shape: tuple[int, int, int]  # C, H, W
+    class_names: tuple[str, ...] | None = None
+
+    @cached_property
+    def labels(self) -> Labels:
+        """The class of every image, int64 [N], read-only.
+
+        Raises UserError when the files are damaged or a label is not one of 0..num_classes-1.
+        """
+        labels = np.ascontiguousarray(self._read_labels(), dtype=np.int64)
+        outside = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        if outside.size:
+            raise UserError(
+                f"{self.name} ({self.split}): image {outside[0]} has label {labels[outside[0]]}; "
+                f"labels must be 0..{self.num_classes - 1}"
+            )
+        labels.flags.writeable = False
+        return labels
+
+    def __len__(self) -> int:
+        """Return the number of images N."""
+        return len(self.labels)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all images of the split once decoded, in bytes."""
+        return len(self) * int(np.prod(self.image_shape))
+
+    def images(self, indices: Indices) -> Pixels:
+        """Return the images at these indices, in this order, uint8 [n, C, H, W], values 0..255.
+
+        The array is the caller's own. Raises IndexError for an index outside 0..N-1 and UserError
+        when a file is damaged or an image has another size than the split.
+        """
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise IndexError(f"image indices must be 0..{len(self) - 1}")
+        if not wanted.size:
+            return np.empty((0, *self.image_shape), np.uint8)
+        return self._read_images(wanted)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields alone: what was read is read again after unpickling."""
+        return {field.name: self.__dict__[field.name] for field in fields(self)}
+
+    @abstractmethod
+    def _read_labels(self) -> NDArray[np.integer[Any]]:
+        """Return the class of every image [N], not yet checked."""
+
+    @abstractmethod
+    def _read_images(self, indices: Labels) -> Pixels:
+        """Return the images [n, C, H, W] at valid, not necessarily different indices [n]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """What the rest of the program must know of a data set before it is opened."""
+
+    name: str
+    description: str
+    num_classes: int | None  # None: found in the data
+    image_shape: tuple[int, int, int] | None  # C, H, W; None: found in the data
+    open: Callable[[str, Location, int | None], ImageSplit]  # (split, root, image_size)
+    how_to_get: str  # for the message when the data set is missing
+    splits: tuple[str, ...] = ("train", "test")
+    augmentation: Literal["none", "crop-flip", "random-resized-crop"] = "none"  # in training
+    skip: int = 1  # certify every skip-th test image unless told otherwise
+    in_memory: bool = True  # False: read images as they are needed
+    resizable: bool = False  # whether `image_size` may be chosen
+    fetch: Callable[[str], None] | None = None  # downloads all splits into a local folder

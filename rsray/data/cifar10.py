@@ -1,0 +1,125 @@
+"""CIFAR-10 from Hugging Face Parquet, from torchvision's pickled batches, or from class folders."""
+
+# Shapes: N images.
+from functools import partial
+
+import numpy as np
+
+from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data.decode import Geometry
+from rsray.data.folder import FolderSplit
+from rsray.data.imagefolder import split_folders, union_of_classes
+from rsray.data.in_memory import ArraySplit, CachedSplit
+from rsray.data.location import DataNotFoundError, Location
+from rsray.data.parquet import open_shards
+from rsray.data.parquet_files import find_shards
+from rsray.data.restricted_pickle import load_arrays
+from rsray.errors import UserError
+
+CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+GEOMETRY = Geometry(3, 32, 32)
+BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
+BATCH_FOLDER = "cifar-10-batches-py"
+SHARD_FOLDERS = ("plain_text", "data", "")
+
+
+def open_cifar10(split: str, root: Location, image_size: int | None) -> ImageSplit:
+    """Return a split; raises DataNotFoundError when no known place has a known layout."""
+    places = [root / "cifar10", root]
+    for place in (place for place in places if place.is_dir()):
+        found = _from_shards(place, split) or _from_batches(place, split)
+        found = found or _from_folders(place, split)
+        if found is not None:
+            return found
+    raise DataNotFoundError(
+        [
+            f"{place}/{layout}"
+            for place in places
+            for layout in (f"plain_text/{split}-*.parquet", BATCH_FOLDER, f"{split}/<class>/*.png")
+        ]
+    )
+
+
+def load_batches(files: tuple[Location, ...]) -> tuple[Pixels, Labels]:
+    """Return images uint8 [N, 3, 32, 32] and labels int64 [N] of torchvision's batch files."""
+    batches = [_load_batch(file) for file in files]
+    images, labels = zip(*batches, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _load_batch(file: Location) -> tuple[Pixels, Labels]:
+    content = load_arrays(file)
+    content = content if isinstance(content, dict) else {}
+    data, labels = content.get("data"), content.get("labels")
+    if not (
+        isinstance(data, np.ndarray)
+        and data.dtype == np.uint8
+        and data.shape[1:] == (3 * 32 * 32,)
+        and isinstance(labels, list)
+        and all(isinstance(label, int) for label in labels)
+        and len(labels) == len(data)
+    ):
+        raise UserError(f"{file}: not a CIFAR-10 batch (data uint8 [N, 3072], labels list of N)")
+    return data.reshape(-1, 3, 32, 32), np.asarray(labels, np.int64)
+
+
+def _from_shards(place: Location, split: str) -> ImageSplit | None:
+    for folder in SHARD_FOLDERS:
+        shards = find_shards(place / folder)
+        if split in shards:
+            return CachedSplit.of(open_shards("cifar10", split, shards, GEOMETRY, CLASSES))
+    return None
+
+
+def _from_batches(place: Location, split: str) -> ImageSplit | None:
+    for folder in (place / BATCH_FOLDER, place):
+        files = tuple(folder / name for name in BATCHES[split])
+        if files[0].is_file():
+            return ArraySplit(
+                name="cifar10",
+                split=split,
+                num_classes=10,
+                image_shape=GEOMETRY.shape,
+                class_names=CLASSES,
+                load=partial(load_batches, files),
+            )
+    return None
+
+
+def _from_folders(place: Location, split: str) -> ImageSplit | None:
+    folders = split_folders(place)
+    if split not in folders:
+        return None
+    classes = union_of_classes(folders)
+    if len(classes) != 10:
+        raise UserError(f"cifar10: {folders[split]} has {len(classes)} class folders, must be 10")
+    base = FolderSplit(
+        name="cifar10",
+        split=split,
+        num_classes=10,
+        image_shape=GEOMETRY.shape,
+        class_names=classes,
+        folder=folders[split],
+        geometry=GEOMETRY,
+    )
+    return CachedSplit.of(base)
+
+
+def fetch(folder: str) -> None:
+    """Download both splits with torchvision."""
+    from torchvision import datasets  # type: ignore[import-untyped]
+
+    datasets.CIFAR10(folder, download=True)
+
+
+CIFAR10 = DatasetSpec(
+    name="cifar10",
+    description="small photographs, 32 x 32 RGB: 50,000 + 10,000 images",
+    num_classes=10,
+    image_shape=GEOMETRY.shape,
+    open=open_cifar10,
+    how_to_get="the Parquet files of https://huggingface.co/datasets/uoft-cs/cifar10, or "
+    "cifar-10-batches-py of torchvision",
+    augmentation="crop-flip",
+    fetch=fetch,
+)

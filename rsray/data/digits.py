@@ -1,0 +1,39 @@
+"""scikit-learn's handwritten digits: 1,797 images of 8 x 8, installed with the library."""
+
+from functools import partial
+
+import numpy as np
+
+from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data.in_memory import ArraySplit
+from rsray.data.location import Location
+
+NUM_TRAIN = 1347  # in file order
+GREY_LEVELS = 16
+
+
+def load(split: str) -> tuple[Pixels, Labels]:
+    """Return images uint8 [N, 1, 8, 8] and labels int64 [N]."""
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+
+    data = load_digits()
+    rows = slice(None, NUM_TRAIN) if split == "train" else slice(NUM_TRAIN, None)
+    pixels = np.rint(data.images[rows, None] * (255 / GREY_LEVELS)).astype(np.uint8)
+    return pixels, data.target[rows].astype(np.int64)
+
+
+def open_digits(split: str, root: Location, image_size: int | None) -> ImageSplit:
+    """Return a split; the root and the size are not looked at."""
+    return ArraySplit(
+        name="digits", split=split, num_classes=10, image_shape=(1, 8, 8), load=partial(load, split)
+    )
+
+
+DIGITS = DatasetSpec(
+    name="digits",
+    description="scikit-learn's handwritten digits, 8 x 8, embedded: 1,347 + 450 images",
+    num_classes=10,
+    image_shape=(1, 8, 8),
+    open=open_digits,
+    how_to_get="it comes with scikit-learn",
+)

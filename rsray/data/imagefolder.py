@@ -1,0 +1,83 @@
+"""Any user's own folder of pictures, one folder per class."""
+
+from rsray.data._base import DatasetSpec, ImageSplit
+from rsray.data.folder import FolderSplit, find_geometry, list_images
+from rsray.data.location import DataNotFoundError, Location
+
+SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}
+
+
+def open_imagefolder(split: str, root: Location, image_size: int | None) -> ImageSplit:
+    """Return a split: of <root>/train and test (or val), else a seeded, stratified 80/20 split.
+
+    Raises DataNotFoundError when there are no class folders, and UserError when the pictures differ
+    in size and no `image_size` is given.
+    """
+    places = [place for place in (root / "imagefolder", root) if place.is_dir()]
+    for place in places:
+        folders = split_folders(place)
+        if split in folders:
+            return _open(folders[split], union_of_classes(folders), split, None, image_size)
+        if not folders and place.folders():
+            return _open(place, tuple(place.folders()), split, split, image_size)
+    raise DataNotFoundError(
+        [
+            f"{place}/{name}/<class>"
+            for place in (root / "imagefolder", root)
+            for name in SPLIT_FOLDERS[split]
+        ]
+        + [f"{root}/<class>"]
+    )
+
+
+def split_folders(
+    place: Location, split_names: dict[str, tuple[str, ...]] = SPLIT_FOLDERS
+) -> dict[str, Location]:
+    """Return the folder of each split there is, by split.
+
+    A folder called "train" that has no folders in it is the class of trains, not a split.
+    """
+    found: dict[str, Location] = {}
+    for split, names in split_names.items():
+        for name in names:
+            folder = place / name
+            if split not in found and folder.is_dir() and folder.folders():
+                found[split] = folder
+    return found
+
+
+def union_of_classes(folders: dict[str, Location]) -> tuple[str, ...]:
+    """Return the sorted class names of all splits, so that a label means the same in each."""
+    return tuple(sorted({name for folder in folders.values() for name in folder.folders()}))
+
+
+def _open(
+    folder: Location,
+    classes: tuple[str, ...],
+    split: str,
+    portion: str | None,
+    image_size: int | None,
+) -> ImageSplit:
+    geometry = find_geometry(folder, list_images(folder, classes)[0], image_size)
+    return FolderSplit(
+        name="imagefolder",
+        split=split,
+        num_classes=len(classes),
+        image_shape=geometry.shape,
+        class_names=classes,
+        folder=folder,
+        geometry=geometry,
+        portion=portion,
+    )
+
+
+IMAGEFOLDER = DatasetSpec(
+    name="imagefolder",
+    description="your own pictures: train/<class>/* and test/ (or val/), or only <class>/*",
+    num_classes=None,
+    image_shape=None,
+    open=open_imagefolder,
+    how_to_get="one folder of pictures per class, in train/ and test/ or without split folders",
+    in_memory=False,
+    resizable=True,
+)

@@ -1,0 +1,148 @@
+"""ImageNet (ILSVRC 2012), as folders or as Hugging Face Parquet shards; and 50 classes of it."""
+
+# Shapes: N images of the split, n images asked for, K classes.
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data.decode import Geometry
+from rsray.data.folder import FolderSplit
+from rsray.data.imagefolder import split_folders, union_of_classes
+from rsray.data.location import DataNotFoundError, Location
+from rsray.data.parquet import ParquetSplit, open_shards
+from rsray.data.parquet_files import find_shards
+from rsray.errors import UserError
+
+CROP, SHORT_SIDE = 224, 256  # pixels, of the published evaluations
+MINI_CLASSES, MINI_SEED = 50, 0
+SHARD_FOLDERS = ("", "data")
+# ImageNet's own test images have no labels: "test" is its validation set.
+FOLDER_NAMES = {"train": ("train",), "test": ("val", "validation")}
+SHARD_NAMES = {"train": ("train",), "test": ("validation", "val")}
+
+
+def open_imagenet(split: str, root: Location, image_size: int | None) -> ImageSplit:
+    """Return a split ("test" is the validation set); raises DataNotFoundError when missing."""
+    return _open("imagenet", split, [root / "imagenet", root], image_size, None)
+
+
+def open_mini_imagenet(split: str, root: Location, image_size: int | None) -> ImageSplit:
+    """Return a split of 50 classes, relabelled 0..49 in the order of their synsets."""
+    places = [root / "mini-imagenet50", root / "imagenet", root]
+    return _open("mini-imagenet50", split, places, image_size, MINI_CLASSES)
+
+
+def mini_classes(num_classes: int) -> Labels:
+    """Return the 50 chosen class indices, sorted, of `num_classes` sorted synsets."""
+    if num_classes < MINI_CLASSES:
+        raise UserError(
+            f"mini-imagenet50: found {num_classes} classes of ImageNet, needs {MINI_CLASSES}"
+        )
+    chosen = np.random.default_rng(MINI_SEED).choice(num_classes, MINI_CLASSES, replace=False)
+    return np.sort(chosen).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassSubset(ImageSplit):
+    """The images of some classes of another split, relabelled 0..K-1 in the order of `classes`."""
+
+    base: ImageSplit
+    classes: tuple[int, ...]  # of the base, ascending
+
+    @cached_property
+    def _rows(self) -> Labels:
+        rows = np.flatnonzero(np.isin(self.base.labels, self.classes))
+        if not rows.size:
+            raise UserError(f"{self.name} ({self.split}): no image of its classes was found")
+        return rows
+
+    def _read_labels(self) -> Labels:
+        return np.searchsorted(self.classes, self.base.labels[self._rows]).astype(np.int64)
+
+    def _read_images(self, indices: Labels) -> Pixels:
+        return self.base.images(self._rows[indices])
+
+
+def _open(
+    name: str, split: str, places: list[Location], image_size: int | None, keep: int | None
+) -> ImageSplit:
+    """Return the split from the first place that has it; `keep` asks for the mini classes."""
+    crop = image_size or CROP
+    geometry = Geometry(3, crop, crop, short_side=round(crop * SHORT_SIDE / CROP))
+    for place in places:
+        folders = split_folders(place, FOLDER_NAMES) if place.is_dir() else {}
+        if split in folders:
+            classes = union_of_classes(folders)
+            if keep is not None:  # only these folders are listed then
+                classes = tuple(classes[index] for index in mini_classes(len(classes)))
+            return _from_folder(name, split, folders[split], classes, geometry)
+        for folder in SHARD_FOLDERS:
+            shards = find_shards(place / folder, SHARD_NAMES)
+            if split in shards:
+                base = open_shards(name, split, shards, geometry)
+                return base if keep is None else _mini(base)
+    synsets, files = FOLDER_NAMES[split][0], SHARD_NAMES[split][0]
+    raise DataNotFoundError(
+        [
+            f"{place}/{layout}"
+            for place in places
+            for layout in (f"{synsets}/<synset>/*.JPEG", f"[data/]{files}-*.parquet")
+        ]
+    )
+
+
+def _from_folder(
+    name: str, split: str, folder: Location, classes: tuple[str, ...], geometry: Geometry
+) -> ImageSplit:
+    return FolderSplit(
+        name=name,
+        split=split,
+        num_classes=len(classes),
+        image_shape=geometry.shape,
+        class_names=classes,
+        folder=folder,
+        geometry=geometry,
+    )
+
+
+def _mini(base: ParquetSplit) -> ImageSplit:
+    classes = tuple(int(index) for index in mini_classes(base.num_classes))
+    names = base.class_names
+    return ClassSubset(
+        name=base.name,
+        split=base.split,
+        num_classes=len(classes),
+        image_shape=base.image_shape,
+        class_names=tuple(names[index] for index in classes) if names else None,
+        base=base,
+        classes=classes,
+    )
+
+
+IMAGENET = DatasetSpec(
+    name="imagenet",
+    description="ImageNet (ILSVRC 2012), 224 x 224 RGB: 1,281,167 + 50,000 images",
+    num_classes=None,  # 1,000, or as many class folders as there are
+    image_shape=(3, CROP, CROP),
+    open=open_imagenet,
+    how_to_get="train/<synset>/*.JPEG and val/<synset>/*.JPEG from https://image-net.org, or the "
+    "Parquet shards of https://huggingface.co/datasets/ILSVRC/imagenet-1k",
+    augmentation="random-resized-crop",
+    skip=100,
+    in_memory=False,
+    resizable=True,
+)
+
+MINI_IMAGENET50 = DatasetSpec(
+    name="mini-imagenet50",
+    description="50 classes of ImageNet chosen by a fixed seed, 224 x 224 RGB",
+    num_classes=MINI_CLASSES,
+    image_shape=(3, CROP, CROP),
+    open=open_mini_imagenet,
+    how_to_get="the same files as imagenet",
+    augmentation="random-resized-crop",
+    in_memory=False,
+    resizable=True,
+)

@@ -1,0 +1,61 @@
+"""Street View House Numbers from the original .mat files (format 2, cropped digits)."""
+
+import io
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data.in_memory import ArraySplit
+from rsray.data.location import DataNotFoundError, Location, one_line
+from rsray.errors import UserError
+
+SPLITS = ("train", "test", "extra")
+
+
+def open_svhn(split: str, root: Location, image_size: int | None) -> ImageSplit:
+    """Return a split; raises DataNotFoundError when its file is in none of the known places."""
+    places = [place / f"{split}_32x32.mat" for place in (root, root / "svhn")]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise DataNotFoundError([str(place) for place in places])
+    return ArraySplit(
+        name="svhn", split=split, num_classes=10, image_shape=(3, 32, 32), load=partial(load, file)
+    )
+
+
+def load(file: Location) -> tuple[Pixels, Labels]:
+    """Return images uint8 [N, 3, 32, 32] and labels int64 [N]; UserError names a bad file."""
+    from scipy.io import loadmat
+
+    data: Any = io.BytesIO(file.read_bytes())  # scipy's stubs know only paths
+    try:
+        content = loadmat(data, variable_names=["X", "y"])
+        pixels, labels = content["X"], content["y"].astype(np.int64).reshape(-1)
+    except Exception as error:  # scipy raises nearly anything on damaged bytes
+        raise UserError(f"{file}: truncated or damaged: {one_line(error)}") from error
+    if pixels.ndim != 4 or pixels.dtype != np.uint8:
+        raise UserError(f"{file}: X is {pixels.dtype} {pixels.shape}, must be uint8 (H, W, C, N)")
+    labels[labels == 10] = 0  # the authors wrote the digit 0 as 10
+    return np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)), labels
+
+
+def fetch(folder: str) -> None:
+    """Download the train and test splits with torchvision ("extra" is 1.3 GB: left out)."""
+    from torchvision import datasets  # type: ignore[import-untyped]
+
+    for split in ("train", "test"):
+        datasets.SVHN(folder, split=split, download=True)
+
+
+SVHN = DatasetSpec(
+    name="svhn",
+    description="street view house numbers, 32 x 32 RGB: 73,257 + 26,032 images (+ extra)",
+    num_classes=10,
+    image_shape=(3, 32, 32),
+    open=open_svhn,
+    how_to_get="train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers",
+    splits=SPLITS,
+    fetch=fetch,
+)

@@ -1,0 +1,42 @@
+"""LeNet: two convolutions and two linear layers, the MNIST network of the smoothing papers."""
+
+# Shapes: N images, C H W an image or its features, K classes.
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+SMALLEST_UNPADDED = 16  # pixels; two unpadded 5x5 convolutions and poolings leave nothing of less
+
+
+class LeNet(nn.Module):
+    """conv 20 5x5, conv 50 5x5, linear 500, linear K, each convolution followed by a 2x2 max-pool.
+
+    The module names are those of MACER's published MNIST checkpoints. Images smaller than 16
+    pixels are padded by 2 in each convolution.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        """Size the first linear layer for images of `image_shape` = (C, H, W)."""
+        super().__init__()
+        channels, height, width = image_shape
+        padding = 0 if min(height, width) >= SMALLEST_UNPADDED else 2
+        self.conv1 = nn.Conv2d(channels, 20, 5, padding=padding)
+        self.conv2 = nn.Conv2d(20, 50, 5, padding=padding)
+        self.relu = nn.ReLU()
+        self.pool = nn.MaxPool2d(2)
+        area = _left_after_two(height, padding) * _left_after_two(width, padding)
+        self.fc1 = nn.Linear(50 * area, 500)
+        self.fc2 = nn.Linear(500, num_classes)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Return logits [N, K]."""
+        features_NCHW = self.pool(self.relu(self.conv1(images_NCHW)))
+        features_NCHW = self.pool(self.relu(self.conv2(features_NCHW)))
+        logits_NK: Tensor = self.fc2(self.relu(self.fc1(features_NCHW.flatten(1))))
+        return logits_NK
+
+
+def _left_after_two(size: int, padding: int) -> int:
+    """Return what two rounds of 5-pixel convolution and 2-pixel pooling leave of `size` pixels."""
+    shrink = 4 - 2 * padding
+    return ((size - shrink) // 2 - shrink) // 2

@@ -1,0 +1,96 @@
+"""Model weights in safetensors: nothing in the file is executed when it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from rsray.errors import UserError
+
+MAX_NAMED = 3  # keys named in an error message
+
+
+def save_weights(
+    model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write the weights and a string-to-string `metadata` to `path`; the file appears complete."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_bytes(weights_bytes(model, metadata))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def weights_bytes(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the weights and a string-to-string `metadata` as the bytes of a safetensors file."""
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    return bytes(save(_unshared(state), metadata=dict(metadata or {})))
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str] | bytes) -> None:
+    """Load weights from a safetensors file, or its bytes, into `model`.
+
+    Raises UserError when the file is absent, damaged, or of another network; the model is then
+    unchanged.
+    """
+    where = "in memory" if isinstance(path, bytes) else str(path)
+    try:
+        state = load(path if isinstance(path, bytes) else Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"checkpoint {where} cannot be read: {error.strerror}") from error
+    except SafetensorError as error:
+        raise UserError(
+            f"checkpoint {where} is damaged or not a safetensors file: {error}"
+        ) from error
+    fit(model, state, where)
+
+
+def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Copy `state` into `model`; raises UserError naming the keys or shapes that do not fit."""
+    own = model.state_dict()
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    reshaped = [
+        f"{key} is {list(state[key].shape)}, not {list(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    problems = [
+        f"{what} {_some(found)}"
+        for what, found in (("missing", missing), ("unexpected", unexpected), ("shape:", reshaped))
+        if found
+    ]
+    if problems:
+        raise UserError(
+            f"checkpoint {where} does not fit model {_name(model)}: {'; '.join(problems)}"
+        )
+    model.load_state_dict(dict(state))
+
+
+def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that share memory (tied weights), which safetensors refuses to write."""
+    seen: set[int] = set()
+    out: dict[str, Tensor] = {}
+    for key, value in state.items():
+        start = value.untyped_storage().data_ptr()
+        out[key] = value.clone() if start in seen else value
+        seen.add(start)
+    return out
+
+
+def _some(found: list[str]) -> str:
+    """Join the first few of `found` and say how many more there are."""
+    more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+    return ", ".join(found[:MAX_NAMED]) + more
+
+
+def _name(model: nn.Module) -> str:
+    """Return the class name of the network, looking behind a normalisation layer."""
+    return type(getattr(model, "network", model)).__name__

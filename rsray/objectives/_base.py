@@ -1,0 +1,107 @@
+"""What every training objective is: a frozen set of settings and a loss for each image.
+
+An objective that is a function of the logits alone overrides `terms`. One that needs more of the
+network (a clean copy, an attack before the step, a second pass) overrides `step`; a weight that
+changes during training overrides `at_epoch`; a second network with its own optimiser overrides
+`companion` and `companion_loss`. The trainer knows nothing else about any method.
+"""
+
+# Shapes: B images, M noise draws per image, K classes, C H W an image.
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Network = Callable[[Tensor], Tensor]  # images [N, C, H, W] in [0, 1] -> logits [N, K]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Each image's loss in two parts [B], in nats; their sum is minimised."""
+
+    classification_B: Tensor
+    robustness_B: Tensor  # already multiplied by its weight
+
+    @property
+    def total_B(self) -> Tensor:
+        """The loss of each image [B] in nats."""
+        return self.classification_B + self.robustness_B
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training pass returns: the loss of each image, and the logits of its noisy copies."""
+
+    terms: Terms
+    logits_BMK: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(ABC):
+    """Settings and loss of a training method. `sigma` is in pixel units of images in [0, 1]."""
+
+    sigma: float
+    num_draws: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no method allows."""
+        if not self.sigma > 0:
+            raise ValueError(f"sigma must be greater than 0, got {self.sigma}")
+        if self.num_draws < 1:
+            raise ValueError(f"num_draws must be at least 1, got {self.num_draws}")
+
+    def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
+        """Return the loss of each image from the logits of its M noisy copies."""
+        raise NotImplementedError(f"{type(self).__name__} needs the network: use step()")
+
+    def loss(self, logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
+        """Return each image's loss [B] in nats, for use in a training loop of one's own."""
+        return self.terms(logits_BMK, labels_B).total_B
+
+    def step(
+        self,
+        network: Network,
+        images_BCHW: Tensor,
+        labels_B: Tensor,
+        noise_BMCHW: Tensor,
+        *,
+        companion: nn.Module | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Step:
+        """Run one training pass. `noise_BMCHW` ~ N(0, sigma^2) is consumed (overwritten)."""
+        logits_BMK = noisy_logits(network, images_BCHW, noise_BMCHW)
+        return Step(self.terms(logits_BMK, labels_B), logits_BMK)
+
+    def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Objective:
+        """Return the objective as it stands in `epoch` (counted from 0); schedules go here."""
+        return self
+
+    def companion(self, num_classes: int) -> nn.Module | None:
+        """Return a second network that is trained beside the classifier, or None."""
+        return None
+
+    def companion_due(self, step: int) -> bool:
+        """Tell whether the companion takes a step of its own after training step `step`."""
+        return False
+
+    def companion_loss(
+        self,
+        network: Network,
+        companion: nn.Module,
+        images_BCHW: Tensor,
+        labels_B: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the companion's own loss (a scalar); the classifier is frozen meanwhile."""
+        raise NotImplementedError(f"{type(self).__name__} has no companion")
+
+
+def noisy_logits(network: Network, images_BCHW: Tensor, noise_BMCHW: Tensor) -> Tensor:
+    """Return logits [B, M, K] of image + noise in one forward pass; overwrites the noise buffer."""
+    noisy_BMCHW = noise_BMCHW.add_(images_BCHW.unsqueeze(1))
+    logits_NK = network(noisy_BMCHW.flatten(0, 1))
+    return logits_NK.reshape(*noise_BMCHW.shape[:2], -1).float()

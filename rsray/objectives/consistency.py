@@ -1,0 +1,42 @@
+"""Consistency regularisation: noisy copies should agree (Jeong & Shin, NeurIPS 2020)."""
+
+# Shapes: B images, M noise draws per image, K classes.
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rsray.objectives._base import Objective, Terms
+from rsray.objectives.probabilities import cross_entropy, log_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency(Objective):
+    """Mean cross entropy, divergence of the copies from their mean, and the mean's entropy."""
+
+    num_draws: int = 2
+    trade_off: float = 10.0  # lambda
+    entropy_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse settings outside the paper's domain."""
+        super().__post_init__()
+        if self.num_draws < 2:
+            raise ValueError(f"num_draws must be at least 2 for consistency, got {self.num_draws}")
+        if self.trade_off < 0:
+            raise ValueError(f"trade_off must be at least 0, got {self.trade_off}")
+        if self.entropy_weight < 0:
+            raise ValueError(f"entropy_weight must be at least 0, got {self.entropy_weight}")
+
+    def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
+        """Return CE, and trade_off * mean_j KL(mean || copy j) + entropy_weight * H(mean) [B]."""
+        log_p_BMK = logits_BMK.log_softmax(-1)
+        log_mean_BK = log_mean(log_p_BMK)
+        mean_BK = log_mean_BK.exp()
+        divergence_B = (mean_BK * (log_mean_BK - log_p_BMK.mean(1))).sum(-1)
+        entropy_B = -(mean_BK * log_mean_BK).sum(-1)
+        return Terms(
+            cross_entropy(logits_BMK, labels_B),
+            self.trade_off * divergence_B + self.entropy_weight * entropy_B,
+        )

@@ -1,0 +1,23 @@
+"""Gaussian data augmentation: cross entropy on noisy copies (Cohen et al., ICML 2019)."""
+
+# Shapes: B images, M noise draws per image, K classes.
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rsray.objectives._base import Objective, Terms
+from rsray.objectives.macer import mean_probability_nll
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian(Objective):
+    """Cross entropy of the mean probability over the draws; with the paper's one draw, plain CE."""
+
+    num_draws: int = 1
+
+    def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
+        """Return -log of the mean softmax of the label [B] in nats; there is no robustness term."""
+        classification_B = mean_probability_nll(logits_BMK, labels_B)
+        return Terms(classification_B, classification_B.new_zeros(classification_B.shape))

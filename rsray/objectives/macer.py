@@ -1,0 +1,82 @@
+"""MACER: widen the soft certified radius (Zhai et al., ICLR 2020)."""
+
+# Shapes: B images, M noise draws per image, K classes.
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rsray.objectives._base import Objective, Terms
+
+PROBABILITY_FLOOR = 1e-10  # of the classification term, as in the authors' code
+PROBABILITY_TINY = 1e-30  # below this a probability has underflowed: its gap is beyond any hinge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Macer(Objective):
+    """Cross entropy of the mean probability plus a hinge on correctly classified images' radius.
+
+    The inverse temperature acts on the robustness term only, and the hinge only on images that
+    the mean tempered softmax classifies correctly with a finite gap of at most `hinge`.
+    """
+
+    num_draws: int = 16  # M
+    trade_off: float = 12.0  # lambda
+    hinge: float = 8.0  # leave an image alone once Phi^-1(p1) - Phi^-1(p2) exceeds this
+    inverse_temperature: float = 16.0  # beta
+    deferred: bool = (
+        False  # trade_off is 0 until the first learning-rate drop (the paper's sigma = 1.00)
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse settings outside the paper's domain."""
+        super().__post_init__()
+        if self.trade_off < 0:
+            raise ValueError(f"trade_off must be at least 0, got {self.trade_off}")
+        if not self.hinge > 0:
+            raise ValueError(f"hinge must be greater than 0, got {self.hinge}")
+        if not self.inverse_temperature > 0:
+            raise ValueError(
+                f"inverse_temperature must be greater than 0, got {self.inverse_temperature}"
+            )
+
+    def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Macer:
+        """Return the objective with trade_off 0 while it is deferred."""
+        waiting = self.deferred and bool(lr_drops) and epoch < min(lr_drops)
+        return replace(self, trade_off=0.0) if waiting else self
+
+    def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
+        """Return the two terms [B] of paper equation (17), in nats."""
+        gap_B, is_correct_B = radius_gap(logits_BMK * self.inverse_temperature, labels_B)
+        in_hinge_B = is_correct_B & (gap_B <= self.hinge)
+        robustness_B = torch.where(in_hinge_B, self.hinge - gap_B, 0.0)
+        return Terms(
+            mean_probability_nll(logits_BMK, labels_B),
+            robustness_B * (self.trade_off * self.sigma / 2),
+        )
+
+
+def mean_probability_nll(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
+    """Return -log(mean over draws of softmax(logits)[label] + floor) [B], in nats."""
+    log_p_BK = logits_BMK.log_softmax(-1).logsumexp(1) - math.log(logits_BMK.shape[1])
+    log_p_B = log_p_BK.gather(1, labels_B[:, None])[:, 0]
+    return -torch.logaddexp(log_p_B, log_p_B.new_tensor(math.log(PROBABILITY_FLOOR)))
+
+
+def radius_gap(logits_BMK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Phi^-1(p1) - Phi^-1(p2) of the mean softmax [B], and where it counts [B] (bool).
+
+    It counts where the label is the top class and no probability has underflowed. Elsewhere the
+    gap is finite and its gradient zero. Phi^-1(p1) is taken as -Phi^-1(1 - p1) with 1 - p1 summed
+    over the other classes, so float32 resolves gaps that 1 - p1 rounded to 0 would make infinite.
+    """
+    p_BK = logits_BMK.softmax(-1).mean(1)
+    top_B1 = p_BK.argmax(-1, keepdim=True)
+    others_BK = p_BK.scatter(1, top_B1, 0.0)
+    tails_B2 = torch.stack((others_BK.sum(1), others_BK.amax(1)), dim=1)  # 1 - p1, p2
+    counts_B = (top_B1[:, 0] == labels_B) & (tails_B2[:, 1] > PROBABILITY_TINY)
+    quantiles_B2 = torch.special.ndtri(torch.where(counts_B[:, None], tails_B2, 0.5))
+    return -quantiles_B2.sum(1), counts_B

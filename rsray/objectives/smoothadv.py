@@ -1,0 +1,33 @@
+"""SmoothAdv: adversarial training of the smoothed classifier (Salman et al., NeurIPS 2019)."""
+
+# Shapes: B images, M noise draws per image, K classes.
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rsray.objectives._adversarial import Adversarial
+from rsray.objectives._base import Terms
+from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_label
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothAdv(Adversarial):
+    """Cross entropy on noisy copies of images that fool the SOFT smoothed classifier.
+
+    The attack raises -log of the mean probability; the training loss is the mean over the draws of
+    the cross entropy, as in the authors' code.
+    """
+
+    num_draws: int = 4
+
+    def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
+        """Return the cross entropy [B] in nats; there is no robustness term."""
+        classification_B = cross_entropy(logits_BMK, labels_B)
+        return Terms(classification_B, torch.zeros_like(classification_B))
+
+    def attack_loss(self, logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
+        """Return -log of the label's mean probability [B], in nats."""
+        return -of_label(log_mean_softmax(logits_BMK), labels_B)

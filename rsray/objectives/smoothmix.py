@@ -1,0 +1,95 @@
+"""SmoothMix: mix images with over-confident adversarial ones (Jeong et al., NeurIPS 2021)."""
+
+# Shapes: B images, M noise draws per image, K classes, C H W an image.
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import kl_div
+
+from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits
+from rsray.objectives.attacks import ascend, frozen, with_noise
+from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_label
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothMix(Objective):
+    """Cross entropy plus the divergence from mixed targets at mixtures with adversarial images."""
+
+    num_draws: int = 2
+    trade_off: float = 5.0  # eta
+    step_size: float = 0.5  # l2 length of an ascent step, pixels in [0, 1]
+    num_steps: int = 4
+    warm_up_epochs: int = 10  # trade_off grows linearly over them
+
+    def __post_init__(self) -> None:
+        """Refuse settings outside the paper's domain."""
+        super().__post_init__()
+        for name in ("trade_off", "step_size", "num_steps", "warm_up_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+    def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> SmoothMix:
+        """Return the objective with the trade_off of that epoch."""
+        if epoch + 1 >= self.warm_up_epochs:
+            return self
+        trade_off = self.trade_off * (epoch + 1) / self.warm_up_epochs
+        return replace(self, trade_off=trade_off, warm_up_epochs=0)
+
+    def step(
+        self,
+        network: Network,
+        images_BCHW: Tensor,
+        labels_B: Tensor,
+        noise_BMCHW: Tensor,
+        *,
+        companion: nn.Module | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Step:
+        """Attack without a norm ball, then run a pass on the images and one on the mixtures."""
+        with frozen(network) as still:
+            adversarial_BCHW = ascend(
+                with_noise(still, noise_BMCHW),
+                _smoothed_nll,
+                images_BCHW,
+                labels_B,
+                step_size=self.step_size,
+                num_steps=self.num_steps,
+            )
+        share_B = _uniform(labels_B, generator) / 2  # of the adversarial image in the mixture
+        mixed_BCHW = torch.lerp(images_BCHW, adversarial_BCHW, share_B[:, None, None, None])
+        logits_BMK = noisy_logits(network, images_BCHW, noise_BMCHW.clone())
+        mixed_BMK = noisy_logits(network, mixed_BCHW, noise_BMCHW)
+        return Step(self.mixed_terms(logits_BMK, mixed_BMK, share_B, labels_B), logits_BMK)
+
+    def mixed_terms(
+        self, logits_BMK: Tensor, mixed_BMK: Tensor, share_B: Tensor, labels_B: Tensor
+    ) -> Terms:
+        """Return CE and trade_off * [correct] * mean_j KL(target || mixed copy j), in nats.
+
+        The target is the mean softmax of the image, moved by `share_B` towards the uniform
+        distribution; no gradient flows through it.
+        """
+        mean_BK = log_mean_softmax(logits_BMK.detach()).exp()
+        uniform_BK = torch.full_like(mean_BK, 1 / mean_BK.shape[-1])
+        target_BMK = torch.lerp(mean_BK, uniform_BK, share_B[:, None])[:, None].expand_as(mixed_BMK)
+        divergence_B = (
+            kl_div(mixed_BMK.log_softmax(-1), target_BMK, reduction="none").sum(-1).mean(1)
+        )
+        is_correct_B = mean_BK.argmax(-1) == labels_B
+        return Terms(
+            cross_entropy(logits_BMK, labels_B), divergence_B * is_correct_B * self.trade_off
+        )
+
+
+def _smoothed_nll(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
+    """Return -log of the label's mean probability [B], in nats: what the attack raises."""
+    return -of_label(log_mean_softmax(logits_BMK), labels_B)
+
+
+def _uniform(labels_B: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return a draw from U[0, 1] for each image [B], on the device of the labels."""
+    device = labels_B.device if generator is None else generator.device
+    return torch.rand(labels_B.shape, generator=generator, device=device).to(labels_B.device)

@@ -1,0 +1,45 @@
+"""Stability training: noisy predictions should equal the clean one (Li et al., NeurIPS 2019)."""
+
+# Shapes: B images, M noise draws per image, K classes, C H W an image.
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits
+from rsray.objectives.probabilities import cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stability(Objective):
+    """Cross entropy of the clean image plus the cross entropy of its noisy copies against it."""
+
+    trade_off: float = 2.0  # lambda
+
+    def __post_init__(self) -> None:
+        """Refuse settings outside the method's domain."""
+        super().__post_init__()
+        if self.trade_off < 0:
+            raise ValueError(f"trade_off must be at least 0, got {self.trade_off}")
+
+    def step(
+        self,
+        network: Network,
+        images_BCHW: Tensor,
+        labels_B: Tensor,
+        noise_BMCHW: Tensor,
+        *,
+        companion: nn.Module | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Step:
+        """Run a clean and a noisy pass; the gradient flows through both."""
+        clean_BK = network(images_BCHW).float()
+        logits_BMK = noisy_logits(network, images_BCHW, noise_BMCHW)
+        return Step(self.clean_terms(clean_BK, logits_BMK, labels_B), logits_BMK)
+
+    def clean_terms(self, clean_BK: Tensor, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
+        """Return CE(clean, label) and trade_off * mean_j H(clean, copy j), in nats."""
+        shift_B = -(clean_BK.softmax(-1) * logits_BMK.log_softmax(-1).mean(1)).sum(-1)
+        return Terms(cross_entropy(clean_BK.unsqueeze(1), labels_B), shift_B * self.trade_off)

@@ -1,0 +1,178 @@
+"""Load results from wherever they lie, and say how they are unlike before anyone compares them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsray.errors import UserError
+from rsray.results import storage
+from rsray.results.certificates import Certificates, read_certificates
+from rsray.results.cohen import read_log
+from rsray.results.storage import PathLike
+
+EXPECTED = (
+    "a CERT folder (with certificates.parquet), a TUNE folder (with best/certificates), "
+    "a certificates.parquet or a Cohen-format .tsv log"
+)
+COMPARED = ("dataset", "split", "sigma", "n0", "n", "alpha", "bound")
+# What a folder without certificates holds, and what it then is.
+UNFINISHED = {
+    "certify.yaml": "an unfinished certification: run `rsray certify` again with its --out",
+    "counts": "an unfinished certification: run `rsray certify` again with its --out",
+    "tune.yaml": "an unfinished search: run `rsray tune` again with its --out",
+    "run.yaml": "a training run without certificates: run `rsray certify` on it first",
+}
+# What a folder is called inside a run says nothing about the run.
+GENERIC_NAMES = ("certificates", "best", "")
+
+
+def load(path: PathLike) -> Certificates:
+    """Return the result at a path or URI, named after it; raises UserError for anything else."""
+    text = os.fspath(path)
+    found = storage.kind(path)
+    if found == "missing":
+        raise UserError(f"{path} does not exist; expected {EXPECTED}")
+    if found == "folder":
+        return _load_folder(text)
+    if text.endswith(".tsv"):
+        return read_log(path, name=os.path.basename(text).removesuffix(".tsv"))
+    if text.endswith(".parquet"):
+        return read_certificates(path, name=_run_name(os.path.dirname(_absolute(text))))
+    raise UserError(f"{path} is no result; expected {EXPECTED}")
+
+
+def load_all(paths: Sequence[PathLike]) -> list[Certificates]:
+    """Return the results at several paths, with names that tell them apart."""
+    results = [load(path) for path in paths]
+    names = [result.name for result in results]
+    if len(set(names)) < len(names):
+        twice = {name for name in names if names.count(name) > 1}
+        pairs = zip(names, paths, strict=True)
+        names = [f"{name} ({path})" if name in twice else name for name, path in pairs]
+    return [replace(result, name=name) for result, name in zip(results, names, strict=True)]
+
+
+def differences(results: Sequence[Certificates]) -> list[str]:
+    """Return one warning, naming the values, for each way in which results are unlike.
+
+    An unknown value (published logs have many) is neither equal nor unequal: one warning lists all.
+    """
+    if len(results) < 2:
+        return []
+    warnings = [*_unlike_indices(results), *_unlike_labels(results)]
+    for name in COMPARED:
+        holders = _holders(results, name)
+        if len(holders) > 1:
+            values = (f"{value} ({', '.join(names)})" for value, names in holders.items())
+            warnings.append(f"{name} differs: {', '.join(values)}")
+    return [*warnings, *_unknown(results)]
+
+
+def common_indices(results: Sequence[Certificates]) -> np.ndarray:
+    """Return the sorted indices [N] that all results share; raises UserError when there is none."""
+    shared: np.ndarray = reduce(np.intersect1d, [result.index for result in results])
+    if not len(shared):
+        raise UserError(f"the results share no image: {_describe_sets(results)}")
+    return shared
+
+
+def restrict(results: Sequence[Certificates], indices: np.ndarray) -> list[Certificates]:
+    """Return the results on those images only; raises ValueError when a result lacks one."""
+    return [_restrict_one(result, np.unique(indices)) for result in results]
+
+
+def _restrict_one(result: Certificates, indices: np.ndarray) -> Certificates:
+    keep = np.isin(result.index, indices)
+    if keep.sum() != len(indices):
+        missing = len(indices) - keep.sum()
+        raise ValueError(f"{result.name} lacks {missing} of {len(indices)} images")
+    stale = ("indices", "seconds", "draws")  # these no longer describe what is left
+    metadata = {key: value for key, value in result.metadata.items() if key not in stale}
+    metadata |= {"n": result.parameter("n"), "n0": result.parameter("n0")}
+    columns = {name: column[keep] for name, column in result.columns().items()}
+    return Certificates(name=result.name, metadata=metadata, **columns)
+
+
+def _load_folder(folder: str) -> Certificates:
+    for inside in ((), ("best", "certificates"), ("certificates",)):
+        file = storage.join(folder, *inside, "certificates.parquet")
+        if storage.kind(file) == "file":
+            return read_certificates(file, name=_run_name(_absolute(folder)))
+    entries = storage.names(folder)
+    reason = next((text for name, text in UNFINISHED.items() if name in entries), None)
+    raise UserError(f"{folder} is {reason or f'a folder that is no run; expected {EXPECTED}'}")
+
+
+def _absolute(path: str) -> str:
+    return path.rstrip("/") if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def _run_name(folder: str) -> str:
+    """Return the last part of a path that names the run."""
+    parts = [part for part in Path(folder).parts if part not in GENERIC_NAMES]
+    return parts[-1] if parts else folder
+
+
+def _unlike_indices(results: Sequence[Certificates]) -> list[str]:
+    if all(np.array_equal(result.index, results[0].index) for result in results):
+        return []
+    sets = _describe_sets(results)
+    return [f"the images differ (--common compares on those that all share): {sets}"]
+
+
+def _unlike_labels(results: Sequence[Certificates]) -> list[str]:
+    """Return a warning when an index does not mean the same image everywhere."""
+    unequal = []
+    for other in results[1:]:
+        _, mine, theirs = np.intersect1d(results[0].index, other.index, return_indices=True)
+        count = int(np.sum(results[0].label[mine] != other.label[theirs]))
+        if count:
+            unequal.append(f"{other.name} ({count} of the {len(mine)} shared indices)")
+    if not unequal:
+        return []
+    cause = "not the same data, or not in the same order"
+    return [f"labels differ from those of {results[0].name}, {cause}: {', '.join(unequal)}"]
+
+
+def _describe_sets(results: Sequence[Certificates]) -> str:
+    holders: dict[str, list[str]] = {}
+    for result in results:
+        holders.setdefault(describe_indices(result.index), []).append(result.name)
+    return "; ".join(f"{', '.join(names)}: {images}" for images, names in holders.items())
+
+
+def describe_indices(index: np.ndarray) -> str:
+    """Return a sorted index set [N] in words: "500 images (0, 20 ... 9980)"."""
+    if len(index) == 1:
+        return f"1 image ({index[0]})"
+    steps = np.unique(np.diff(index))
+    regular = f"{index[0]}, {index[1]} ... {index[-1]}"
+    irregular = f"some of {index[0]} to {index[-1]}"
+    return f"{len(index)} images ({regular if len(steps) == 1 else irregular})"
+
+
+def _holders(results: Sequence[Certificates], parameter: str) -> dict[Any, list[str]]:
+    """Return the names of the results that have each known value of a parameter."""
+    holders: dict[Any, list[str]] = {}
+    for result in results:
+        value = result.parameter(parameter)
+        if value is not None:
+            holders.setdefault(value, []).append(result.name)
+    return holders
+
+
+def _unknown(results: Sequence[Certificates]) -> list[str]:
+    holders: dict[tuple[str, ...], list[str]] = {}
+    for result in results:
+        missing = tuple(name for name in COMPARED if result.parameter(name) is None)
+        if missing:
+            holders.setdefault(missing, []).append(result.name)
+    if not holders:
+        return []
+    lists = (f"{', '.join(missing)} ({', '.join(names)})" for missing, names in holders.items())
+    return [f"unknown, so not compared: {'; '.join(lists)}"]

@@ -1,0 +1,82 @@
+"""summary.json: one result condensed to the figures that papers print."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rsray.core.radius import (
+    acr_standard_error,
+    average_certified_radius,
+    certified_accuracy,
+    largest_radius,
+)
+from rsray.results import storage
+from rsray.results.certificates import Certificates
+from rsray.results.storage import PathLike
+
+SUMMARY_STEP = 0.25
+SUMMARY_END = 4.0
+MEASURED = ("seconds", "indices")
+
+
+def summarise(certificates: Certificates, *, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of summary.json.
+
+    `extra` holds `seconds` (wall-clock time of the sampling, None where unknown) and `indices`
+    ({start, skip, limit}) unless the metadata does, and may replace `draws` and `draws_per_second`.
+    What else it and the metadata hold is added. Raises ValueError when something is missing.
+    """
+    known = {**certificates.metadata, **extra}
+    missing = [name for name in MEASURED if name not in known]
+    if missing:
+        raise ValueError(f"a summary needs {', '.join(missing)}")
+    draws, seconds = known.get("draws", _draws(certificates)), known["seconds"]
+    error = acr_standard_error(certificates.radius, certificates.correct)
+    summary = {
+        "num_images": len(certificates),
+        "acr": average_certified_radius(certificates.radius, certificates.correct),
+        "acr_standard_error": error if math.isfinite(error) else None,
+        "certified_accuracy": accuracy_by_radius(certificates),
+        "clean_accuracy": float(np.mean(certificates.correct)),
+        "abstained": int(np.sum((certificates.prediction < 0) & ~certificates.skipped)),
+        "skipped": int(np.sum(certificates.skipped)),
+        "largest_certifiable_radius": largest_certifiable_radius(certificates),
+    }
+    speed = draws / seconds if draws is not None and seconds else None
+    return {"draws": draws, "draws_per_second": speed, **known, **summary}
+
+
+def write_summary(path: PathLike, summary: Mapping[str, Any]) -> None:
+    """Write summary.json, complete or not at all."""
+    text = json.dumps(dict(summary), indent=2, allow_nan=False)
+    storage.write_bytes(path, (text + "\n").encode())
+
+
+def accuracy_by_radius(certificates: Certificates) -> dict[str, float]:
+    """Return certified accuracy at 0.00, 0.25 ... 4.00, up to the largest certifiable radius."""
+    largest = min(largest_certifiable_radius(certificates), SUMMARY_END)
+    at = np.arange(math.floor(largest / SUMMARY_STEP) + 1) * SUMMARY_STEP
+    accuracy = certified_accuracy(certificates.radius, certificates.correct, at)
+    return {f"{r:.2f}": float(a) for r, a in zip(at, accuracy, strict=True)}
+
+
+def largest_certifiable_radius(certificates: Certificates) -> float:
+    """Return the l2 radius of an image whose n draws all hit: sigma * Phi^-1(alpha^(1/n)).
+
+    This is Clopper-Pearson's; the other bounds stay below it. Where sigma, n or alpha is unknown,
+    the largest radius seen.
+    """
+    sigma, n, alpha = (certificates.parameter(name) for name in ("sigma", "n", "alpha"))
+    seen = float(certificates.radius.max(initial=0.0))
+    if sigma is None or n is None or alpha is None:
+        return seen
+    return max(seen, largest_radius(float(sigma), int(n), float(alpha)))
+
+
+def _draws(certificates: Certificates) -> int | None:
+    """Return the draws that the certificates rest on, None where a log does not tell."""
+    used = certificates.n0 + certificates.n
+    return None if np.any(used < 0) else int(used.sum())

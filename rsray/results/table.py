@@ -1,0 +1,182 @@
+"""The papers' table: a row per result, certified accuracy at growing radii, then the ACR."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rsray.core.radius import average_certified_radius, certified_accuracy
+from rsray.errors import UserError
+from rsray.results.certificates import Certificates
+from rsray.results.summary import largest_certifiable_radius
+
+if TYPE_CHECKING:
+    import rich.table
+
+DEFAULT_STEP = 0.25
+MOST_COLUMNS = 100
+UNKNOWN = "-"
+LATEX_ESCAPES = str.maketrans(
+    {c: rf"\{c}" for c in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result's figures; accuracy holds fractions [R], ACR is l2 in pixels of [0, 1]."""
+
+    name: str
+    sigma: float | None
+    accuracy: np.ndarray
+    acr: float
+    num_images: int
+    n: int | None
+    alpha: float | None
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """Rows over common radii [R]."""
+
+    radii: np.ndarray
+    rows: tuple[Row, ...]
+
+    @property
+    def radius_labels(self) -> list[str]:
+        """The radii with as many decimals as tell them apart, at least two."""
+        decimals = max([2, *(len(f"{r:.6g}".partition(".")[2]) for r in self.radii)])
+        return [f"{r:.{decimals}f}" for r in self.radii]
+
+    @property
+    def header(self) -> list[str]:
+        """The column titles."""
+        return ["result", "sigma", *self.radius_labels, "ACR", "images", "n", "alpha"]
+
+    def cells(self) -> list[list[str]]:
+        """Return the texts of the rows: accuracy in percent, everything rounded to nearest."""
+        return [_cells(row) for row in self.rows]
+
+
+def build(results: Sequence[Certificates], *, step: float = DEFAULT_STEP) -> ReportTable:
+    """Return the table of results at radii 0, step, 2 step ... up to the largest certifiable one.
+
+    Raises UserError for a step that is not positive or gives more than 100 columns.
+    """
+    radii = _radii(max(largest_certifiable_radius(result) for result in results), step)
+    return ReportTable(radii, tuple(_row(result, radii) for result in results))
+
+
+def _radii(largest: float, step: float) -> np.ndarray:
+    if not (math.isfinite(step) and step > 0 and largest / step < MOST_COLUMNS):
+        raise UserError(
+            f"radii step {step} is not allowed; it must be above {largest / MOST_COLUMNS:.3g}, "
+            f"for at most {MOST_COLUMNS} columns"
+        )
+    # Rounded: 3 * 0.1 lies above 0.3, and would leave out the images certified at 0.3 exactly.
+    radii: np.ndarray = np.round(np.arange(math.floor(largest / step + 1e-9) + 1) * step, 6)
+    return radii
+
+
+def _row(result: Certificates, radii: np.ndarray) -> Row:
+    return Row(
+        name=result.name,
+        sigma=result.parameter("sigma"),
+        accuracy=certified_accuracy(result.radius, result.correct, radii),
+        acr=average_certified_radius(result.radius, result.correct),
+        num_images=len(result),
+        n=result.parameter("n"),
+        alpha=result.parameter("alpha"),
+    )
+
+
+def _cells(row: Row) -> list[str]:
+    accuracy = [f"{100 * fraction:.1f}" for fraction in row.accuracy]
+    counts = [f"{row.num_images}", _or_unknown(row.n, "d"), _or_unknown(row.alpha, "g")]
+    return [row.name, _sigma(row.sigma), *accuracy, f"{row.acr:.3f}", *counts]
+
+
+def _or_unknown(value: Any, spec: str) -> str:
+    return UNKNOWN if value is None else format(value, spec)
+
+
+def _sigma(sigma: float | None) -> str:
+    """Return 0.50 as the papers print it, and 0.125 in full."""
+    if sigma is None:
+        return UNKNOWN
+    return f"{sigma:.2f}" if round(sigma, 2) == sigma else f"{sigma:g}"
+
+
+def rich_table(table: ReportTable, *, width: int) -> "rich.table.Table":
+    """Return the table for a terminal; radii become rows where the columns would not fit."""
+    import rich.box
+    import rich.console
+    import rich.markup
+    import rich.table
+
+    # Measured against a width that never squeezes, else every table seems to fit.
+    roomy = rich.console.Console(width=10_000, file=io.StringIO())
+    grid = [table.header, *table.cells()]
+    for candidate in (grid, [list(column) for column in zip(*grid, strict=True)]):
+        shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        shown.caption = "certified accuracy in % at each l2 radius; images in [0, 1]"
+        shown.caption_justify = "left"
+        for position, title in enumerate(candidate[0]):
+            shown.add_column(
+                rich.markup.escape(title), justify="right" if position else "left", overflow="fold"
+            )
+        for cells in candidate[1:]:
+            shown.add_row(*(rich.markup.escape(cell) for cell in cells))
+        if roomy.measure(shown).maximum <= width:
+            break
+    return shown
+
+
+def markdown(table: ReportTable) -> str:
+    """Return a GitHub-flavoured table, certified accuracy in percent."""
+    rule = ["---", *["---:"] * (len(table.header) - 1)]
+    rows = [table.header, rule, *table.cells()]
+    return "".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |\n" for row in rows)
+
+
+def latex(table: ReportTable) -> str:
+    """Return a tabular in the style of the booktabs package, certified accuracy in percent."""
+    count = len(table.radii)
+    radii = " & ".join(table.radius_labels)
+    body = [" & ".join(cell.translate(LATEX_ESCAPES) for cell in row) for row in table.cells()]
+    lines = [
+        r"% \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{l{'r' * (count + 5)}}}",
+        r"\toprule",
+        rf" & & \multicolumn{{{count}}}{{c}}{{Certified accuracy (\%) at $\ell_2$ radius}}"
+        r" & & & & \\",
+        rf"\cmidrule(lr){{3-{count + 2}}}",
+        rf"Result & $\sigma$ & {radii} & ACR & Images & $n$ & $\alpha$ \\",
+        r"\midrule",
+        *(rf"{row} \\" for row in body),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(table: ReportTable) -> str:
+    """Return CSV for programs: fractions and ACR unrounded, empty where a value is unknown."""
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(table.header)
+    for row in table.rows:
+        tail = [row.acr, row.num_images, row.n, row.alpha]
+        writer.writerow([row.name, row.sigma, *(float(a) for a in row.accuracy), *tail])
+    return sink.getvalue()
+
+
+TEXT_FORMATS: dict[str, Callable[[ReportTable], str]] = {
+    "markdown": markdown,
+    "latex": latex,
+    "csv": comma_separated,
+}

@@ -1,0 +1,146 @@
+"""Folders that runs are written to: local paths and URIs (`s3://`, `gs://`, `file://`) alike.
+
+A file that exists is complete: local writes go to a temporary name and are renamed; object stores
+show an object only once it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from rsray.errors import UserError
+
+TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on some filesystem. Cheap to pickle: only its address travels."""
+
+    uri: str  # an absolute local path, or a URI
+
+    @classmethod
+    def of(cls, where: str | os.PathLike[str]) -> Folder:
+        """Return the folder at a local path (made absolute) or URI; raises UserError for a bad URI."""
+        text = os.fspath(where)
+        if "://" not in text:
+            return cls(str(Path(text).expanduser().absolute()))
+        folder = cls(text.rstrip("/"))
+        folder._filesystem()
+        return folder
+
+    def __str__(self) -> str:
+        """Return the address as the user would type it."""
+        return self.uri
+
+    def __truediv__(self, name: str) -> Folder:
+        """Return the folder `name` inside."""
+        return Folder(f"{self.uri.rstrip('/')}/{name}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on this machine's file system."""
+        return "://" not in self.uri or self.uri.startswith("file://")
+
+    @property
+    def local_path(self) -> Path:
+        """The path of a local folder."""
+        return Path(self._filesystem()[1])
+
+    def _filesystem(self) -> tuple[Any, str]:
+        if "://" not in self.uri:
+            return fs.LocalFileSystem(), self.uri
+        try:
+            found, path = fs.FileSystem.from_uri(self.uri)
+        except (pa.ArrowException, ValueError, OSError) as problem:
+            raise UserError(f"{self.uri} cannot be reached: {problem}") from problem
+        return found, path
+
+    def make(self) -> Folder:
+        """Create the folder (and its parents) if it is not there; returns it."""
+        filesystem, path = self._filesystem()
+        try:
+            filesystem.create_dir(path, recursive=True)
+        except OSError as problem:
+            raise UserError(f"cannot create folder {self.uri}: {problem}") from problem
+        return self
+
+    def exists(self, name: str = "") -> bool:
+        """Tell whether the folder, or a file or folder `name` in it, exists."""
+        return bool(self._info(name).type != fs.FileType.NotFound)
+
+    def is_file(self, name: str = "") -> bool:
+        """Tell whether the address, or `name` in it, is a file."""
+        return bool(self._info(name).type == fs.FileType.File)
+
+    def _info(self, name: str) -> Any:
+        filesystem, path = self._filesystem()
+        return filesystem.get_file_info(f"{path}/{name}" if name else path)
+
+    def names(self, suffix: str = "") -> list[str]:
+        """Return the sorted names in the folder that end in `suffix`; none if it does not exist."""
+        filesystem, path = self._filesystem()
+        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(
+            info.base_name
+            for info in found
+            if info.base_name.endswith(suffix) and not info.base_name.startswith(TEMPORARY)
+        )
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file; raises FileNotFoundError."""
+        filesystem, path = self._filesystem()
+        with filesystem.open_input_stream(f"{path}/{name}", compression=None) as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file so that it appears whole or not at all, replacing one of that name."""
+        filesystem, path = self._filesystem()
+        if not self.is_local:
+            with filesystem.open_output_stream(f"{path}/{name}", compression=None) as stream:
+                stream.write(data)
+            return
+        temporary = Path(path) / f"{TEMPORARY}{os.getpid()}-{name}"
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(Path(path) / name)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def delete(self, name: str) -> None:
+        """Delete a file or folder in the folder, if it is there."""
+        filesystem, path = self._filesystem()
+        kind = self._info(name).type
+        if kind == fs.FileType.Directory:
+            filesystem.delete_dir(f"{path}/{name}")
+        elif kind == fs.FileType.File:
+            filesystem.delete_file(f"{path}/{name}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; UserError if another rsray is writing to it.
+
+        Local folders only: the lock goes with the process, so a killed run leaves none behind.
+        """
+        if not self.is_local:
+            yield
+            return
+        with (self.local_path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as problem:
+                raise UserError(f"another rsray is writing to {self.uri}: wait or use another --out") from problem
+            yield

@@ -1,0 +1,272 @@
+"""A training run from configuration to weights, in one process of one or several workers."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rsray import models
+from rsray.config import TrainConfig, from_yaml, to_yaml
+from rsray.core.hardware import device_name, resolve_precision
+from rsray.data import ImageSplit, dataset_spec, open_split
+from rsray.data.splits import subset, train_validation
+from rsray.errors import UserError
+from rsray.objectives import Objective
+from rsray.storage import Folder
+from rsray.training.augment import augment
+from rsray.training.checkpoint import latest_checkpoint, save_checkpoint
+from rsray.training.metrics import MetricsLog
+from rsray.training.randomness import generator, permutation
+from rsray.training.source import Source
+from rsray.training.step import Batch, Network, Stepper, Tally
+from rsray.training.validation import Projection, project
+from rsray.versions import versions
+
+RUN_FILE, WEIGHTS = "run.yaml", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Team:
+    """The workers that share a run. The default is one worker alone."""
+
+    rank: int = 0
+    world: int = 1
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
+    sum_over: Callable[[Tensor], Tensor] = lambda tensor: tensor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: called after each step with figures only when they are cheap to have."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    row: dict[str, Any] | None = None  # the epoch's figures, after its last step
+
+
+@dataclass
+class Training:
+    """One worker's training run."""
+
+    config: TrainConfig
+    run: Folder | None  # None: nothing is written (a trial of a search)
+    device: torch.device
+    team: Team = field(default_factory=Team)
+    on_progress: Callable[[Progress], None] = lambda progress: None
+
+    def __post_init__(self) -> None:
+        """Open the data, build the model and the optimiser, and continue from a checkpoint."""
+        config = self.config
+        self.split = open_training_split(config)
+        chosen = subset(len(self.split), config.limit, config.seed)
+        held_in, held_out = train_validation(self.split.labels[chosen], config.validation, config.seed)
+        self.source = Source(self.split, chosen[held_in], self.device)
+        self.held_out = Source(self.split, chosen[held_out], self.device)
+        self.augmentation = config.augmentation or dataset_spec(config.dataset).augmentation
+        self.precision = resolve_precision(config.precision, self.device)
+        torch.manual_seed(config.seed)
+        self.model = build_model(config, self.split).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.objective = config.build_objective()
+        self.companion = self.objective.companion(self.split.num_classes)
+        if self.companion is not None:
+            self.companion = self.companion.to(self.device)
+        self._make_optimisers()
+        self.epoch = self._resume()
+        self.network = Network(self.team.wrap(self.model), self.precision)
+        self.stepper = Stepper(self.network, self.optimiser, world=self.team.world)
+
+    def _make_optimisers(self) -> None:
+        config = self.config
+        options = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+        self.optimiser = torch.optim.SGD(self.model.parameters(), **options)
+        self.optimisers = {"optimiser": self.optimiser}
+        if self.companion is not None:
+            self.optimisers["companion_optimiser"] = torch.optim.SGD(
+                self.companion.parameters(), **options
+            )
+        self.schedules = {
+            name: torch.optim.lr_scheduler.MultiStepLR(
+                optimiser, list(config.lr_drops), gamma=config.lr_decay
+            )
+            for name, optimiser in self.optimisers.items()
+        }
+
+    def _resume(self) -> int:
+        state = latest_checkpoint(self.run) if self.run is not None else None
+        if state is None:
+            return 0
+        self.model.load_state_dict(state["model"])
+        if self.companion is not None:
+            self.companion.load_state_dict(state["companion"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state[name])
+            self.schedules[name].load_state_dict(state[f"{name}_schedule"])
+        return int(state["epoch"])
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"model": self.model.state_dict()}
+        if self.companion is not None:
+            state["companion"] = self.companion.state_dict()
+        for name, optimiser in self.optimisers.items():
+            state[name] = optimiser.state_dict()
+            state[f"{name}_schedule"] = self.schedules[name].state_dict()
+        return state
+
+    def run_epochs(self, on_epoch: Callable[[dict[str, Any]], bool | None] = lambda row: None) -> None:
+        """Train the epochs that remain; `on_epoch` gets each epoch's figures and may return True to stop."""
+        is_writer = self.team.rank == 0 and self.run is not None
+        log = MetricsLog(self.run, self.epoch) if is_writer and self.run is not None else None
+        while self.epoch < self.config.epochs:
+            row = self._train_epoch()
+            if not math.isfinite(row["loss"]):
+                raise DivergedError(f"the loss became {row['loss']} in epoch {row['epoch']}: lower lr or trade_off")
+            self.epoch += 1
+            if is_writer and self.run is not None and log is not None:
+                save_checkpoint(self.run, self.epoch, self._state())
+                log.add(row)
+            if on_epoch(row):
+                break
+        if log is not None:
+            log.close()
+        if is_writer:
+            self._write_weights()
+
+    def _train_epoch(self) -> dict[str, Any]:
+        config, epoch = self.config, self.epoch
+        torch.manual_seed(config.seed * 1_000_003 + epoch)  # dropout and the like, in user models
+        objective = self.objective.at_epoch(epoch, config.lr_drops)
+        lr = float(self.optimiser.param_groups[0]["lr"])
+        tally, started = Tally(self.device), time.perf_counter()
+        self.network.module.train()
+        self._steps(objective, tally)
+        for schedule in self.schedules.values():
+            schedule.step()
+        figures = tally.read(self.team.sum_over)
+        seconds = time.perf_counter() - started
+        row = {
+            "epoch": epoch,
+            **{key: figures[key] for key in ("loss", "classification_loss", "robustness_loss")},
+            "lr": lr,
+            "noisy_accuracy": figures["noisy_accuracy"],
+            "draws_per_second": figures["draws"] / seconds,
+            "seconds": seconds,
+        }
+        self.on_progress(Progress(epoch, config.epochs, 1, 1, row))
+        return row
+
+    def _steps(self, objective: Objective, tally: Tally) -> None:
+        config = self.config
+        orders, spans = self._orders()
+        for step, (images, labels) in enumerate(self.source.batches(orders)):
+            rows, global_size = spans[step]
+            key = (config.seed, self.epoch, step)
+            draws = generator(torch.device("cpu"), *key, "augment", rows.start)
+            images = augment(images, self.augmentation, draws)
+            batch = Batch(images, labels, rows, global_size, key)
+            self.stepper.step(batch, objective, tally, self.companion)
+            self._companion_step(objective, batch, self.epoch * len(orders) + step)
+            self.on_progress(Progress(self.epoch, config.epochs, step + 1, len(orders)))
+
+    def _orders(self) -> tuple[list[Tensor], list[tuple[range, int]]]:
+        """Return this worker's positions in each global batch, and which rows of it they are."""
+        order = permutation(len(self.source), self.config.seed, self.epoch)
+        orders, spans = [], []
+        for batch in order.split(self.config.batch_size):
+            if len(batch) < self.team.world:
+                continue
+            low = len(batch) * self.team.rank // self.team.world
+            high = len(batch) * (self.team.rank + 1) // self.team.world
+            orders.append(batch[low:high])
+            spans.append((range(low, high), len(batch)))
+        return orders, spans
+
+    def _companion_step(self, objective: Objective, batch: Batch, step: int) -> None:
+        if self.companion is None or not objective.companion_due(step):
+            return
+        images = batch.images_BCHW.float().div_(255)
+        draws = generator(images.device, *batch.key, "companion", batch.rows.start)
+        optimiser = self.optimisers["companion_optimiser"]
+        optimiser.zero_grad(set_to_none=True)
+        objective.companion_loss(self.network, self.companion, images, batch.labels_B, draws).backward()
+        optimiser.step()
+
+    def project(self, num_draws: int) -> Projection:
+        """Return the projected ACR on the validation split (see validation.py)."""
+        if not len(self.held_out):
+            raise UserError("validation is 0: there are no held-out images to project ACR on")
+        images, labels = self.held_out._cached()
+        return project(
+            self.model, images, labels, sigma=self.config.sigma, precision=self.precision,
+            seed=self.config.seed, num_draws=num_draws,
+        )
+
+    def _write_weights(self) -> None:
+        assert self.run is not None
+        metadata = {"rsray": json.dumps(run_record(self.config, self.split), default=str)}
+        self.run.write(WEIGHTS, models.weights_bytes(self.model, metadata))
+
+
+class DivergedError(UserError):
+    """Training produced a loss that is not a number."""
+
+
+def open_training_split(config: TrainConfig) -> ImageSplit:
+    """Return the training split that a configuration names."""
+    return open_split(config.dataset, "train", config.data_root, image_size=config.image_size)
+
+
+def build_model(config: TrainConfig, split: ImageSplit) -> nn.Module:
+    """Return the untrained model for the split's images; UserError if it does not fit them."""
+    model = models.build(
+        config.model,
+        image_shape=split.image_shape,
+        num_classes=split.num_classes,
+        dataset=config.dataset,
+    )
+    models.check(model, split.image_shape, split.num_classes)
+    return model
+
+
+def run_record(config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
+    """Return what run.yaml holds: the configuration, what the data turned out to be, versions."""
+    return {
+        **config.model_dump(mode="json"),
+        "data": {
+            "num_classes": split.num_classes,
+            "image_shape": list(split.image_shape),
+            "num_images": len(split),
+        },
+        "versions": versions(),
+    }
+
+
+def claim_run(run: Folder, config: TrainConfig, split: ImageSplit, device: torch.device) -> bool:
+    """Make RUN this configuration's own; returns whether it is finished already.
+
+    Raises UserError when it belongs to another run, naming the first differences.
+    """
+    if run.is_file():
+        raise UserError(f"{run} is a file: --out needs a folder")
+    if run.exists(RUN_FILE):
+        old = from_yaml(run.read(RUN_FILE), f"{run}/{RUN_FILE}")
+        differences = config.differences(old)
+        if differences:
+            raise UserError(
+                f"{run} belongs to another run: {'; '.join(differences[:3])}; use another --out"
+            )
+        return run.exists(WEIGHTS)
+    if run.exists() and [name for name in run.names() if not name.startswith(".")]:
+        raise UserError(f"{run} is not empty and is no rsray run; use another --out")
+    run.make()
+    record = {**run_record(config, split), "device": device_name(device)}
+    run.write(RUN_FILE, to_yaml(record))
+    return False

@@ -1,0 +1,47 @@
+"""metrics.jsonl (a line per epoch) and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rsray.storage import Folder
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Keeps the lines of a run; a run that continues drops the lines of epochs it does again."""
+
+    def __init__(self, run: Folder, epochs_done: int) -> None:
+        """Read what an earlier start left, up to the epoch that is resumed."""
+        self._run = run
+        self.rows: list[dict[str, Any]] = []
+        if run.exists(METRICS):
+            lines = run.read(METRICS).decode().splitlines()
+            rows = [json.loads(line) for line in lines if line.strip()]
+            self.rows = [row for row in rows if row["epoch"] < epochs_done]
+        self._events: Any = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append an epoch's figures; `row` has `epoch` and plain numbers."""
+        self.rows.append(row)
+        text = "".join(json.dumps(line) + "\n" for line in self.rows)
+        self._run.write(METRICS, text.encode())
+        if self._run.is_local:
+            self._add_events(row)
+
+    def _add_events(self, row: dict[str, Any]) -> None:
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(self._run.local_path / "tensorboard"))
+        for key, value in row.items():
+            if key != "epoch" and value is not None:
+                self._events.add_scalar(key, value, row["epoch"])
+        self._events.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._events is not None:
+            self._events.close()

@@ -1,0 +1,50 @@
+"""The random numbers of training: functions of (seed, epoch, step, position in the batch) alone.
+
+The noise of a global batch is made in shards of fixed size, so several workers that split the
+batch draw the same noise as one worker that takes it whole.
+"""
+
+# Shapes: B images of this worker's part of the batch, M noise draws per image, C H W an image.
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+SHARD = 8  # images of the global batch that share a noise stream
+
+
+def generator(device: torch.device, *key: int | str) -> torch.Generator:
+    """Return a generator seeded by a hash of the key."""
+    digest = hashlib.blake2b(":".join(map(str, key)).encode(), digest_size=8).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest, "little"))
+
+
+def permutation(num_images: int, seed: int, epoch: int) -> Tensor:
+    """Return the order in which an epoch visits the images [num_images] (int64, on the CPU)."""
+    return torch.randperm(num_images, generator=generator(torch.device("cpu"), seed, "order", epoch))
+
+
+def batch_noise(
+    rows: range,
+    num_draws: int,
+    image_shape: tuple[int, ...],
+    sigma: float,
+    key: tuple[int, int, int],
+    device: torch.device,
+) -> Tensor:
+    """Return N(0, sigma^2) noise [B, M, C, H, W] for rows of the global batch; key = (seed, epoch, step).
+
+    The memory is channels-last (and says so for one channel too, where torch cannot tell).
+    """
+    channels, height, width = image_shape
+    first = rows.start // SHARD
+    shards = math.ceil(rows.stop / SHARD) - first
+    flat = torch.empty((shards, SHARD * num_draws, height, width, channels), device=device)
+    for shard in range(shards):
+        flat[shard].normal_(0.0, sigma, generator=generator(device, *key, first + shard))
+    offset = (rows.start - first * SHARD) * num_draws
+    mine = flat.flatten(0, 1)[offset : offset + len(rows) * num_draws]
+    return mine.permute(0, 3, 1, 2).unflatten(0, (len(rows), num_draws))

@@ -1,0 +1,148 @@
+"""One optimiser step: noise, one forward pass over all draws, per-image losses, backward."""
+
+# Shapes: B images, M noise draws per image, K classes, C H W an image.
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rsray.objectives import Objective
+from rsray.training.randomness import batch_noise, generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This worker's rows of a global batch: images uint8 [B, C, H, W], labels [B], on the device."""
+
+    images_BCHW: Tensor
+    labels_B: Tensor
+    rows: range  # positions in the global batch
+    global_size: int
+    key: tuple[int, int, int]  # seed, epoch, step
+
+
+class Network:
+    """The classifier as the objectives call it: autocast to the precision, channels-last input."""
+
+    def __init__(self, module: nn.Module, precision: str) -> None:
+        """Wrap a module (or its data-parallel wrapper)."""
+        self.module, self.precision = module, precision
+
+    def __call__(self, images_NCHW: Tensor) -> Tensor:
+        """Return logits [N, K]."""
+        with self._autocast(images_NCHW.device.type):
+            logits: Tensor = self.module(images_NCHW)
+        return logits
+
+    def _autocast(self, device_type: str) -> AbstractContextManager[object]:
+        if self.precision == "bf16":
+            return torch.autocast(device_type, torch.bfloat16)
+        return nullcontext()
+
+
+class Tally:
+    """Sums of an epoch's figures on the device: nothing is transferred until `read`."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Start at zero."""
+        self._sums = torch.zeros(5, dtype=torch.float64, device=device)
+
+    def add(self, classification_B: Tensor, robustness_B: Tensor, logits_BMK: Tensor, labels_B: Tensor) -> None:
+        """Add a group of images."""
+        hits = (logits_BMK.argmax(-1) == labels_B[:, None]).sum()
+        images, draws = len(labels_B), logits_BMK.shape[0] * logits_BMK.shape[1]
+        self._sums += torch.stack(
+            [
+                classification_B.detach().sum().double(),
+                robustness_B.detach().sum().double(),
+                hits.double(),
+                hits.new_tensor(images, dtype=torch.float64),
+                hits.new_tensor(draws, dtype=torch.float64),
+            ]
+        )
+
+    def read(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
+        """Return the means so far (of all workers, with `reduce` a sum over them)."""
+        classification, robustness, hits, images, draws = reduce(self._sums.clone()).tolist()
+        return {
+            "loss": (classification + robustness) / max(images, 1),
+            "classification_loss": classification / max(images, 1),
+            "robustness_loss": robustness / max(images, 1),
+            "noisy_accuracy": hits / max(draws, 1),
+            "draws": draws,
+        }
+
+
+class Stepper:
+    """Makes optimiser steps; splits a batch into groups of images when memory is short.
+
+    A group holds all draws of its images, so the gradient is that of the whole batch, exactly but
+    for batch-norm statistics.
+    """
+
+    def __init__(self, network: Network, optimiser: torch.optim.Optimizer, *, world: int = 1) -> None:
+        """Make a stepper for this worker's network."""
+        self.network, self.optimiser, self.world = network, optimiser, world
+        self.group_size: int | None = None  # images per forward pass; None: the whole batch
+
+    def step(
+        self, batch: Batch, objective: Objective, tally: Tally, companion: nn.Module | None = None
+    ) -> None:
+        """Make one step; halves the group on out-of-memory and starts the step again."""
+        while True:
+            self.optimiser.zero_grad(set_to_none=True)
+            try:
+                steps = self._backward(batch, objective, companion)
+                break
+            except torch.OutOfMemoryError:
+                size = self.group_size or len(batch.rows)
+                if size == 1:
+                    raise
+                self.group_size = (size + 1) // 2
+                torch.cuda.empty_cache()
+        self.optimiser.step()
+        for figures in steps:
+            tally.add(*figures)
+
+    def _backward(
+        self, batch: Batch, objective: Objective, companion: nn.Module | None
+    ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        size = self.group_size or len(batch.rows)
+        figures = []
+        for start in range(0, len(batch.rows), size):
+            part = slice(start, min(start + size, len(batch.rows)))
+            is_last = part.stop == len(batch.rows)
+            with nullcontext() if is_last else self._no_sync():
+                figures.append(self._group(batch, part, objective, companion))
+        return figures
+
+    def _group(
+        self, batch: Batch, part: slice, objective: Objective, companion: nn.Module | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        images = batch.images_BCHW[part].float().div_(255)
+        labels = batch.labels_B[part]
+        rows = batch.rows[part]
+        noise = batch_noise(
+            rows, objective.num_draws, tuple(images.shape[1:]), objective.sigma, batch.key, images.device
+        )
+        draws = generator(images.device, *batch.key, "objective", rows.start)
+        step = objective.step(
+            self.network, images, labels, noise, companion=companion, generator=draws
+        )
+        # Data-parallel training averages over workers: scale so that the result is the sum over
+        # all images of the global batch divided by their number, however it was split.
+        (step.terms.total_B.sum() * (self.world / batch.global_size)).backward()
+        return (
+            step.terms.classification_B.detach(),
+            step.terms.robustness_B.detach(),
+            step.logits_BMK.detach(),
+            labels,
+        )
+
+    def _no_sync(self) -> AbstractContextManager[object]:
+        no_sync = getattr(self.network.module, "no_sync", None)
+        return no_sync() if no_sync is not None else nullcontext()

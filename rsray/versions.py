@@ -1,0 +1,19 @@
+"""The versions that a result was made with, for run.yaml, certify.yaml and table metadata."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = ("rsray", "torch", "torchvision", "ray", "optuna", "numpy", "scipy", "pyarrow")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

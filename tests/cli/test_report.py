@@ -1,0 +1,108 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from rsray_cli.report import report
+from typer.testing import CliRunner
+
+from rsray.errors import UserError
+from rsray.results.certificates import write_certificates
+from rsray.results.cohen import read_log
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+
+
+@pytest.fixture
+def rsray():
+    app = typer.Typer()
+    app.command()(report)
+    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def cert(tmp_path):
+    size = 20
+    label = np.arange(size) % 10
+    prediction = np.where(np.arange(size) % 4 == 3, -1, label)
+    radius = np.where(prediction < 0, 0.0, np.linspace(0.1, 0.9, size))
+    columns = {
+        "index": np.arange(size) * 100, "label": label, "prediction": prediction, "radius": radius,
+        "correct": prediction == label, "p_a_lower": np.full(size, 0.9),
+        "p_b_upper": np.full(size, 0.1), "count_a": np.full(size, 990), "n0": np.full(size, 100),
+        "n": np.full(size, 1000), "skipped": np.zeros(size, dtype=bool),
+    }  # fmt: skip
+    metadata = {"sigma": 0.5, "alpha": 0.001, "bound": "clopper-pearson", "n": 1000}
+    write_certificates(tmp_path / "cert" / "certificates.parquet", columns, metadata)
+    return tmp_path / "cert"
+
+
+def test_one_result_in_every_format(rsray, cert):
+    for name, mark in (("table", "ACR"), ("markdown", "| --- |"), ("latex", r"\toprule")):
+        result = rsray(cert, "--format", name)
+        assert result.exit_code == 0 and mark in result.stdout and result.stderr == ""
+    result = rsray(cert, "--format", "csv", "--radii", "0.5")
+    (row,) = csv.DictReader(io.StringIO(result.stdout))
+    assert row["0.00"] == "0.75" and "0.25" not in row and row["n"] == "1000"
+
+
+def test_files_and_warnings(rsray, cert, tmp_path):
+    log, plot, page = (tmp_path / name for name in ("toy-0.50.tsv", "c.svg", "c.html"))
+    assert rsray(cert, "--export-cohen", log, "--plot", plot).exit_code == 0
+    assert read_log(log).radius.max() == 0.857 and plot.stat().st_size > 1000
+    result = rsray(cert, log, "--html", page)
+    assert result.exit_code == 0
+    lines = result.stderr.splitlines()
+    assert lines and all(line.startswith("warning: ") for line in lines)
+    assert "unknown, so not compared" in page.read_text()
+    assert "warning" not in result.stdout
+
+
+def test_common_images(rsray, cert, tmp_path):
+    log = tmp_path / "short.tsv"
+    log.write_text("100\t1\t1\t0.5\t1\t2.0\n200\t2\t2\t0.5\t1\t2.0\n250\t5\t5\t0.5\t1\t2.0\n")
+    assert "the images differ" in rsray(cert, log).stderr
+    result = rsray(cert, log, "--common", "--format", "csv")
+    assert "the images differ" not in result.stderr
+    assert [row["images"] for row in csv.DictReader(io.StringIO(result.stdout))] == ["2", "2"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--format", "word"], ["--plot", "c.jpg"], ["--radii", "0"], ["nosuch"],
+        ["{cert}", "--export-cohen", "x.tsv"],
+    ],
+)  # fmt: skip
+def test_mistakes(rsray, cert, arguments):
+    result = rsray(cert, *(argument.format(cert=cert) for argument in arguments))
+    assert isinstance(result.exception, UserError) and "\n" not in str(result.exception)
+    assert result.stdout == ""
+
+
+def test_help_names_every_option(rsray):
+    text = rsray("--help").stdout
+    for option in ("--format", "--plot", "--html", "--export-cohen", "--common", "--radii"):
+        assert option in text
+
+
+def test_published_logs_side_by_side(rsray):
+    logs = [SHARED / "reference" / "mnist" / f"{n}-0.50.tsv" for n in ("gaussian", "macer")]
+    if not logs[0].exists():
+        pytest.skip(f"no published logs in {SHARED}")
+    result = rsray(*logs)
+    assert "1.559" in result.stdout and "1.590" in result.stdout
+
+
+def test_importing_the_command_imports_nothing_heavy():
+    script = "import json, sys, rsray_cli.report; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True
+    )
+    heavy = {"numpy", "pyarrow", "matplotlib", "torch", "ray"}
+    assert not heavy & set(json.loads(done.stdout))

@@ -1,0 +1,94 @@
+import gzip
+import struct
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from rsray.data import open_split
+from rsray.errors import UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+LABELS = np.array([3, 1, 4, 1, 9], np.uint8)
+
+
+def idx(array):
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write(folder, pixels=PIXELS, labels=LABELS, zipped=False, prefix="t10k"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+        data, path = idx(array), folder / f"{prefix}-{name}-ubyte"
+        if zipped:
+            data, path = gzip.compress(data), path.with_name(path.name + ".gz")
+        path.write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("folder", ["", "raw", "mnist", "MNIST/raw", "mnist/MNIST/raw"])
+def test_every_layout(tmp_path, folder, zipped):
+    write(tmp_path / folder, zipped=zipped)
+    for root in (str(tmp_path), tmp_path.as_uri()):
+        split = open_split("mnist", "test", root)
+        np.testing.assert_array_equal(split.labels, LABELS)
+        np.testing.assert_array_equal(split.images([4, 0, 4])[:, 0], PIXELS[[4, 0, 4]])
+
+
+def test_damaged_idx_files(tmp_path):
+    folder = write(tmp_path)
+    images = folder / "t10k-images-idx3-ubyte"
+    whole = images.read_bytes()
+    for data in (whole[:-1], whole + b"x", whole[:7], b"", b"<html>not found</html>"):
+        images.write_bytes(data)
+        with pytest.raises(UserError, match="t10k-images-idx3-ubyte: (truncated|not an idx)"):
+            open_split("mnist", "test", str(tmp_path))
+    images.unlink()
+    images.with_name(images.name + ".gz").write_bytes(gzip.compress(whole)[:-9])
+    labels = folder / "t10k-labels-idx1-ubyte"
+    labels.rename(folder / "t10k-labels-idx1-ubyte.gz").write_bytes(b"not gzip")
+    with pytest.raises(UserError, match="gz: truncated or damaged"):
+        open_split("mnist", "test", str(tmp_path))
+
+
+def test_inconsistent_mnist(tmp_path):
+    write(tmp_path, labels=LABELS[:4])
+    with pytest.raises(UserError, match="5 images but 4 labels"):
+        open_split("mnist", "test", str(tmp_path))
+    write(tmp_path, labels=LABELS + np.uint8(1))
+    with pytest.raises(UserError, match="image 4 has label 10; labels must be 0..9"):
+        open_split("mnist", "test", str(tmp_path))
+    write(tmp_path, pixels=PIXELS[:, :20])
+    with pytest.raises(UserError, match="must be \\(1, 28, 28\\)"):
+        open_split("mnist", "test", str(tmp_path))
+    write(tmp_path, pixels=PIXELS[:0], labels=LABELS[:0])
+    with pytest.raises(UserError, match="no images"):
+        open_split("mnist", "test", str(tmp_path))
+
+
+def test_real_mnist_is_torchvisions(shared_data):
+    split = open_split("mnist", "test", shared_data)
+    assert split.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert (len(split), split.num_classes, split.image_shape) == (10_000, 10, (1, 28, 28))
+    assert np.bincount(split.labels).tolist()[:3] == [980, 1135, 1032]
+    train = open_split("mnist", "train", shared_data)
+    assert len(train) == 60_000 and train.num_bytes == 47_040_000
+    # The mean and deviation that everyone normalises MNIST with.
+    pixels = train.images(np.arange(60_000)) / np.float32(255)
+    assert pixels.mean() == pytest.approx(0.1307, abs=1e-4)
+    assert pixels.std() == pytest.approx(0.3081, abs=1e-4)
+
+
+def test_svhn_like_torchvision(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 4), np.uint8)
+    labels = np.array([[10], [1], [9], [10]], np.uint8)
+    savemat(tmp_path / "test_32x32.mat", {"X": pixels, "y": labels})
+    split = open_split("svhn", "test", str(tmp_path))
+    assert split.labels.tolist() == [0, 1, 9, 0]
+    np.testing.assert_array_equal(split.images([2])[0], pixels[..., 2].transpose(2, 0, 1))
+    whole = (tmp_path / "test_32x32.mat").read_bytes()
+    for data in (whole[: len(whole) // 2], b"", b"nothing"):
+        (tmp_path / "test_32x32.mat").write_bytes(data)
+        with pytest.raises(UserError, match="test_32x32.mat: truncated or damaged"):
+            open_split("svhn", "test", str(tmp_path))

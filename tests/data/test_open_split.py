@@ -1,0 +1,98 @@
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rsray.data import DATASETS, dataset_spec, open_split
+from rsray.data.download import download
+from rsray.data.location import Location
+from rsray.errors import UserError
+
+
+def test_specs_agree_with_their_names():
+    names = "digits mnist svhn cifar10 imagenet mini-imagenet50 imagefolder parquet".split()
+    assert list(DATASETS) == names
+    assert all(spec.name == name for name, spec in DATASETS.items())
+    assert {name for name, spec in DATASETS.items() if spec.skip != 1} == {"imagenet"}
+    assert DATASETS["imagenet"].skip == 100
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match="did you mean 'cifar10'.*mini-imagenet50, imagefolder"):
+        dataset_spec("cifar")
+    with pytest.raises(UserError, match="no split 'val': allowed: train, test"):
+        open_split("digits", "val")
+    with pytest.raises(UserError, match="image size 64: mnist images are 28 pixels"):
+        open_split("mnist", "test", image_size=64)
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
+def test_missing_says_where_and_how(name, tmp_path):
+    with pytest.raises(UserError) as caught:
+        open_split(name, "test", str(tmp_path))
+    message = str(caught.value)
+    assert str(tmp_path) in message and f"{tmp_path}/{name}/" in message and "\n" not in message
+    assert ("--download" in message) == (name in ("mnist", "svhn", "cifar10"))
+
+
+def test_digits_are_scikit_learns():
+    train, test = open_split("digits", "train"), open_split("digits", "test")
+    assert (len(train), len(test)) == (1347, 450)
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    np.testing.assert_array_equal(np.concatenate([train.labels, test.labels]), data.target)
+    expected = [[round(v * 255 / 16) for v in row] for row in data.images[1350]]
+    np.testing.assert_array_equal(test.images([3])[0, 0], expected)
+    assert train.images([]).shape == (0, 1, 8, 8)
+    with pytest.raises(IndexError):
+        train.images([1347])
+
+
+def test_pickle_is_small_and_reads_again():
+    split = open_split("digits", "test")
+    before = split.images([0, 5])
+    data = pickle.dumps(split)
+    assert len(data) < 1000
+    np.testing.assert_array_equal(pickle.loads(data).images([0, 5]), before)
+
+
+def test_root_of_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("RSRAY_DATA_ROOT", str(tmp_path / "elsewhere"))
+    with pytest.raises(UserError, match="elsewhere/train-images"):
+        open_split("mnist", "train")
+    monkeypatch.delenv("RSRAY_DATA_ROOT")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path}/data/train-images"):
+        open_split("mnist", "train")
+
+
+def test_reading_needs_neither_torch_nor_ray():
+    code = "import sys; from rsray.data import open_split; open_split('digits', 'test').images([0])"
+    code += "; assert not {'torch', 'torchvision', 'ray'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_download_moves_files_when_all_are_there(tmp_path):
+    def fetch(folder):
+        os.makedirs(f"{folder}/MNIST/raw")
+        for name in ("a-ubyte", "a-ubyte.gz"):
+            with open(f"{folder}/MNIST/raw/{name}", "w") as file:
+                file.write("x")
+
+    download("mnist", fetch, Location.parse(str(tmp_path)))
+    found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert found == ["mnist/MNIST/raw/a-ubyte"]
+
+
+def test_failed_download_leaves_nothing_and_tells_why(tmp_path):
+    def fetch(folder):
+        open(f"{folder}/half", "w").close()
+        raise RuntimeError("no route\nto host")
+
+    with pytest.raises(UserError, match="mnist: the download failed: no route to host"):
+        download("mnist", fetch, Location.parse(str(tmp_path)))
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]

@@ -1,0 +1,216 @@
+import io
+import json
+import pickle
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from rsray.data import open_split
+from rsray.errors import UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 5, 4, 3), np.uint8)  # N, H, W, C
+LABELS = np.arange(20) % 4
+
+
+def encoded(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+PNGS = [encoded(image) for image in PIXELS]
+
+
+def write(path, images=PNGS, labels=LABELS, rows=slice(None), group=7, **columns):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {"image": images, "label": labels, **columns}
+    table = pa.table(
+        {k: v if isinstance(v, pa.Array) else pa.array(list(v)[rows]) for k, v in columns.items()}
+    )
+    pq.write_table(table, path, row_group_size=group)
+
+
+def tensors(kind):
+    if kind == "fixed-shape HWC":
+        return pa.FixedShapeTensorArray.from_numpy_ndarray(PIXELS)
+    if kind == "fixed-shape CHW":
+        return pa.FixedShapeTensorArray.from_numpy_ndarray(
+            np.ascontiguousarray(PIXELS.transpose(0, 3, 1, 2))
+        )
+    return pa.array(PIXELS.tolist(), pa.list_(pa.list_(pa.list_(pa.uint8(), 3))))
+
+
+COLUMNS = {
+    "struct": lambda: [{"bytes": data, "path": "x"} for data in PNGS],
+    "binary": lambda: PNGS,
+    "large binary": lambda: pa.array(PNGS, pa.large_binary()),
+    **{
+        kind: lambda kind=kind: tensors(kind)
+        for kind in ("fixed-shape HWC", "fixed-shape CHW", "nested lists")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_every_image_column(tmp_path, kind):
+    write(tmp_path / "test.parquet", COLUMNS[kind]())
+    for root in (str(tmp_path), tmp_path.as_uri(), str(tmp_path / "test.parquet")):
+        split = pickle.loads(pickle.dumps(open_split("parquet", "test", root)))
+        assert (split.image_shape, split.num_classes) == ((3, 5, 4), 4)
+        order = [19, 0, 7, 7, 6, 13, 14]
+        expected = PIXELS[order].transpose(0, 3, 1, 2)
+        np.testing.assert_array_equal(split.images(order), expected)
+        assert split.labels.tolist() == LABELS.tolist()
+    small = open_split("parquet", "test", str(tmp_path), image_size=3)
+    assert small.images([3]).shape == (1, 3, 3, 3)
+
+
+def test_flat_square_grey(tmp_path):
+    pixels = np.arange(2 * 16, dtype=np.uint8).reshape(2, 16)
+    write(tmp_path / "train.parquet", pa.array(list(pixels)), [0, 1])
+    split = open_split("parquet", "train", str(tmp_path))
+    np.testing.assert_array_equal(split.images([0, 1]), pixels.reshape(2, 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-0.parquet", "test-0.parquet"),
+        ("train.parquet", "validation.parquet"),
+        ("data/train/a.parquet", "data/test/a.parquet"),
+        ("parquet/train_1.parquet", "parquet/val_1.parquet"),
+    ],
+)
+def test_splits_by_name_share_their_classes(tmp_path, names):
+    words = np.array(["dog", "cat", "eel", "ant"])[LABELS]
+    write(tmp_path / names[0], labels=words, rows=slice(0, 2))
+    write(tmp_path / names[1], labels=words, rows=slice(2, 4))
+    train, test = (open_split("parquet", s, str(tmp_path)) for s in ("train", "test"))
+    assert train.class_names == test.class_names == ("ant", "cat", "dog", "eel")
+    assert (train.labels.tolist(), test.labels.tolist()) == ([2, 1], [3, 0])
+
+
+def test_split_column(tmp_path):
+    where = ["train"] * 15 + ["validation"] * 5
+    write(tmp_path / "all.parquet", split=where)
+    test = open_split("parquet", "test", str(tmp_path))
+    np.testing.assert_array_equal(test.images([1])[0], PIXELS[16].transpose(2, 0, 1))
+    assert len(open_split("parquet", "train", str(tmp_path))) == 15
+    write(tmp_path / "all.parquet", split=["a"] * 20)
+    with pytest.raises(UserError, match="column 'split'; it has a"):
+        open_split("parquet", "train", str(tmp_path))
+
+
+def test_seeded_split(tmp_path):
+    write(tmp_path / "mine.parquet")
+    train, test = (open_split("parquet", s, str(tmp_path)) for s in ("train", "test"))
+    assert (len(train), np.bincount(test.labels).tolist()) == (16, [1, 1, 1, 1])
+    pixels = np.concatenate([s.images(range(len(s))) for s in (train, test)]).reshape(20, -1)
+    assert len(np.unique(pixels, axis=0)) == 20
+
+
+def test_class_names_of_hugging_face(tmp_path):
+    feature = {"label": {"names": ["zero", "one", "two", "three", "four"], "_type": "ClassLabel"}}
+    metadata = {b"huggingface": json.dumps({"info": {"features": feature}}).encode()}
+    table = pa.table({"image": PNGS, "label": LABELS}).replace_schema_metadata(metadata)
+    pq.write_table(table, tmp_path / "test.parquet")
+    split = open_split("parquet", "test", str(tmp_path))
+    assert split.num_classes == 5 and split.class_names[4] == "four"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([-1] * 20, "labels -1..-1"),
+        ([10**9] * 20, "labels 1000000000"),
+        ([0.5] * 20, "column 'label' is of type double; must be integer or text"),
+        ([None] + [1] * 19, "1 rows without a label"),
+    ],
+)
+def test_bad_labels(tmp_path, labels, message):
+    write(tmp_path / "test.parquet", labels=labels)
+    with pytest.raises(UserError, match=message):
+        open_split("parquet", "test", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (encoded(PIXELS[0][:4]), "test.parquet row 9: 4 x 4 pixels .* among images of 4 x 5"),
+        (b"junk", "test.parquet row 9: not a readable image"),
+        (None, "test.parquet row 9: no image bytes"),
+    ],
+)
+def test_bad_image_is_named(tmp_path, image, message):
+    write(tmp_path / "test.parquet", PNGS[:9] + [image] + PNGS[10:])
+    split = open_split("parquet", "test", str(tmp_path))
+    split.images([8, 10])
+    with pytest.raises(UserError, match=message):
+        split.images(range(20))
+
+
+def test_colour_among_grey_is_named(tmp_path):
+    write(tmp_path / "test.parquet", [encoded(PIXELS[0, :, :, 0])] + PNGS[1:])
+    split = open_split("parquet", "test", str(tmp_path))
+    assert split.image_shape == (1, 5, 4)
+    with pytest.raises(UserError, match="row 1: a RGB image among grey ones"):
+        split.images([0, 1])
+
+
+def test_bad_files(tmp_path):
+    path = tmp_path / "test.parquet"
+    write(path)
+    whole = path.read_bytes()
+    for data in (whole[:-30], b"", b"PAR1junkPAR1"):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="test.parquet: damaged or not Parquet"):
+            open_split("parquet", "test", str(tmp_path))
+    write(path, other=list(range(20)))
+    pq.write_table(pq.read_table(path).drop(["label"]), path)
+    with pytest.raises(UserError, match="no label column.*label or labels; found image, other"):
+        open_split("parquet", "test", str(tmp_path))
+    write(path, pa.array([1.5] * 20))
+    with pytest.raises(UserError, match="images are of type double"):
+        open_split("parquet", "test", str(tmp_path))
+    write(path, [], [], rows=slice(0))
+    with pytest.raises(UserError):
+        open_split("parquet", "test", str(tmp_path))
+
+
+def test_pages_damaged_inside_are_named(tmp_path):
+    path = tmp_path / "test.parquet"
+    write(path, group=20)
+    data = bytearray(path.read_bytes())
+    data[4:40] = bytes(36)  # the header of the first page
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="test.parquet"):
+        open_split("parquet", "test", str(tmp_path)).images(range(20))
+
+
+def test_second_file_without_the_columns(tmp_path):
+    write(tmp_path / "test-0.parquet")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "test-1.parquet")
+    with pytest.raises(UserError, match="test-1.parquet: has no column"):
+        open_split("parquet", "test", str(tmp_path))
+
+
+def test_threads_read_the_same(tmp_path):
+    write(tmp_path / "test.parquet", group=2)
+    split = open_split("parquet", "test", str(tmp_path))
+    expected, wrong = PIXELS.transpose(0, 3, 1, 2), []
+
+    def read(seed):
+        rows = np.random.default_rng(seed).permutation(20)
+        if not np.array_equal(split.images(rows), expected[rows]):
+            wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from rsray.data import selected, subset, train_validation
+from rsray.errors import UserError
+
+LABELS = np.random.default_rng(1).choice(7, size=1003, p=[0.4, 0.3, 0.1, 0.1, 0.05, 0.04, 0.01])
+
+
+@pytest.mark.parametrize("validation", [0.2, 0.013, 100, 1, 0])
+def test_train_validation_partitions_and_stratifies(validation):
+    train, held = train_validation(LABELS, validation, seed=3)
+    count = round(validation * 1003) if isinstance(validation, float) else validation
+    assert len(held) == count
+    assert train.dtype == held.dtype == np.int64
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, held])), np.arange(1003))
+    assert (np.diff(train) > 0).all() and (np.diff(held) > 0).all()
+    share = np.bincount(LABELS[held], minlength=7)
+    assert (np.abs(share - np.bincount(LABELS) * count / 1003) < 1).all()
+
+
+def test_train_validation_depends_on_the_seed_only():
+    one, again, other = (train_validation(LABELS, 0.3, seed)[1] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_train_validation_mixes_within_a_class():
+    _, held = train_validation(np.zeros(1000, int), 500, seed=0)
+    assert 200 < (held < 500).sum() < 300
+
+
+@pytest.mark.parametrize("validation", [1.0, -0.1, 1003, -1, 1.5])
+def test_train_validation_refuses(validation):
+    with pytest.raises(UserError, match=f"validation {validation}"):
+        train_validation(LABELS, validation, seed=0)
+
+
+def test_subset():
+    whole = subset(50, None, seed=2)
+    np.testing.assert_array_equal(np.sort(whole), np.arange(50))
+    np.testing.assert_array_equal(subset(50, 20, seed=2), whole[:20])
+    np.testing.assert_array_equal(subset(50, 99, seed=2), whole)
+    with pytest.raises(UserError, match="limit 0"):
+        subset(50, 0, seed=2)
+
+
+def test_selected():
+    np.testing.assert_array_equal(selected(10, 1, 3, None), [1, 4, 7])
+    np.testing.assert_array_equal(selected(10, 0, 3, 2), [0, 3])
+    np.testing.assert_array_equal(selected(10_000, 0, 20, None), np.arange(500) * 20)
+    for start, skip, limit in [(10, 1, None), (-1, 1, None), (0, 0, None), (0, 1, 0)]:
+        with pytest.raises(UserError):
+            selected(10, start, skip, limit)

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from rsray.errors import UserError
+from rsray.results import compare
+from rsray.results.certificates import write_certificates
+from rsray.results.cohen import write_log
+
+
+def write(folder, result):
+    write_certificates(folder / "certificates.parquet", result.columns(), result.metadata)
+
+
+def test_loads_every_kind_of_result(tmp_path, make):
+    write(tmp_path / "cert", make())
+    write(tmp_path / "search" / "best" / "certificates", make(50))
+    write_log(tmp_path / "log-0.50.tsv", make(60))
+    loaded = {
+        "cert": compare.load(tmp_path / "cert"),
+        "cert file": compare.load(tmp_path / "cert" / "certificates.parquet"),
+        "cert uri": compare.load(f"file://{tmp_path}/cert/"),
+        "search": compare.load(f"{tmp_path}/search/"),
+        "best": compare.load(tmp_path / "search" / "best"),
+        "inner": compare.load(tmp_path / "search" / "best" / "certificates"),
+        "log": compare.load(tmp_path / "log-0.50.tsv"),
+    }
+    assert [len(result) for result in loaded.values()] == [40, 40, 40, 50, 50, 50, 60]
+    names = [result.name for result in loaded.values()]
+    assert names == ["cert", "cert", "cert", "search", "search", "search", "log-0.50"]
+
+
+@pytest.mark.parametrize(
+    ("inside", "match"),
+    [
+        ("nothing", "no run; expected a CERT folder"),
+        ("counts", "unfinished certification"),
+        ("run.yaml", "training run without"),
+        ("tune.yaml", "unfinished search"),
+    ],
+)
+def test_a_folder_that_is_no_result(tmp_path, inside, match):
+    (tmp_path / inside).write_text("")
+    with pytest.raises(UserError, match=match) as caught:
+        compare.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_other_paths(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    for name, match in (("summary.json", "is no result"), ("gone", "does not exist")):
+        with pytest.raises(UserError, match=match):
+            compare.load(tmp_path / name)
+
+
+def test_equal_names_are_told_apart(tmp_path, make):
+    for run in ("a", "b"):
+        write(tmp_path / run / "cert", make())
+    names = [r.name for r in compare.load_all([tmp_path / "a/cert", tmp_path / "b/cert"])]
+    assert names == [f"cert ({tmp_path}/a/cert)", f"cert ({tmp_path}/b/cert)"]
+
+
+def test_like_results_warn_of_nothing_known(make):
+    one, two = make(name="a", split="test"), make(name="b", split="test")
+    assert compare.differences([one, two]) == []
+    assert compare.differences([one]) == []
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("n", 7),
+        ("n0", 5),
+        ("alpha", 0.01),
+        ("sigma", 0.25),
+        ("bound", "tcertify"),
+        ("dataset", "x"),
+    ],
+)
+def test_each_difference_is_named_with_its_values(make, parameter, value):
+    one, two = make(name="a", split="test"), make(name="b", split="test", **{parameter: value})
+    (warning,) = compare.differences([one, two])
+    assert warning.startswith(f"{parameter} differs: {one.parameter(parameter)} (a), {value} (b)")
+
+
+def test_images_labels_and_the_unknown(make):
+    one, two = make(40, name="a"), make(30, name="b", start=5, skip=2, alpha=None)
+    images, labels, unknown = compare.differences([one, two])
+    assert "a: 40 images (0, 1 ... 39); b: 30 images (5, 7 ... 63)" in images
+    assert "18 shared indices" in labels
+    assert unknown == "unknown, so not compared: split (a); split, alpha (b)"
+
+
+def test_restrict_to_the_common_images(make):
+    one, two = make(40, name="a", seconds=3), make(40, name="b", start=5, skip=2)
+    shared = compare.common_indices([one, two])
+    assert shared.tolist() == sorted(set(one.index) & set(two.index))
+    short, other = compare.restrict([one, two], shared)
+    np.testing.assert_array_equal(short.index, shared)
+    np.testing.assert_array_equal(other.index, shared)
+    np.testing.assert_array_equal(short.radius, one.radius[shared])
+    assert "seconds" not in short.metadata and short.name == "a"
+    with pytest.raises(UserError, match="share no image"):
+        compare.common_indices([one, make(3, start=100)])
+    with pytest.raises(ValueError, match="lacks 1 of 2"):
+        compare.restrict([one], np.array([3, 1000]))
+
+
+def test_describe_indices():
+    assert compare.describe_indices(np.array([7])) == "1 image (7)"
+    assert compare.describe_indices(np.array([1, 2, 9])) == "3 images (some of 1 to 9)"

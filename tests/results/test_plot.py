@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from rsray.errors import UserError
+from rsray.results import plot
+
+
+def test_curve_is_the_exact_step_function(make):
+    result = make()
+    radius, accuracy = plot.curve(result)
+    for at in np.concatenate([[0.0], np.linspace(1e-9, 1.3, 200), result.radius[result.correct]]):
+        expected = sum(result.correct & (result.radius >= at)) / len(result)
+        corner = np.searchsorted(radius, at, side="left")  # steps-pre: the corner to the right
+        drawn = accuracy[corner] if corner < len(radius) else 0.0
+        assert drawn == pytest.approx(expected, abs=1e-12)
+
+
+def test_figure_names_axes_and_acr(make):
+    results = [make(30 + i, name=f"result {i} costs $") for i in range(9)]
+    figure = plot.draw(results)
+    (axes,) = figure.axes
+    assert "radius" in axes.get_xlabel() and "accuracy" in axes.get_ylabel()
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    acr = np.mean(results[0].radius * results[0].correct)
+    assert texts[0] == rf"result 0 costs \$ (ACR {acr:.3f})"
+    looks = {(to_hex(line.get_color()), line.get_linestyle()) for line in axes.lines}
+    assert len(looks) == len(axes.lines) == 9
+
+
+@pytest.mark.parametrize(
+    ("suffix", "magic"), [(".png", b"\x89PNG"), (".PDF", b"%PDF"), (".svg", b"<?xml")]
+)
+def test_files(tmp_path, make, suffix, magic):
+    plot.save_plot([make()], tmp_path / f"curve{suffix}")
+    assert (tmp_path / f"curve{suffix}").read_bytes().startswith(magic)
+
+
+def test_other_suffixes(tmp_path, make):
+    for name in ("curve.jpg", "curve"):
+        with pytest.raises(UserError, match=r"\.png, \.svg, \.pdf"):
+            plot.save_plot([make()], tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_certified(make):
+    result = make(6)
+    for name in ("radius", "correct"):
+        getattr(result, name)[:] = 0
+    assert plot.render(plot.draw([result]), ".png")

@@ -1,0 +1,87 @@
+import csv
+import io
+
+import pytest
+import rich.console
+
+from rsray.errors import UserError
+from rsray.results import compare, table
+
+PUBLISHED = {
+    "cifar10/cohen-resnet110-0.25": "0.429",
+    "cifar10/cohen-resnet110-0.50": "0.538",
+    "cifar10/cohen-resnet110-1.00": "0.542",
+    "imagenet/cohen-resnet50-0.50": "0.733",
+    "mnist/gaussian-0.25": "0.910",
+    "mnist/gaussian-0.50": "1.559",
+    "mnist/macer-0.25": "0.921",
+    "mnist/macer-0.50": "1.590",
+    "mnist/smoothadv-0.50": "1.687",
+    "cifar10/macer-resnet20-0.50": "0.661",
+}
+
+
+@pytest.mark.parametrize(("log", "acr"), PUBLISHED.items())
+def test_published_acr_to_the_printed_digit(reference, log, acr):
+    shown = table.build([compare.load(reference / f"{log}.tsv")])
+    assert shown.cells()[0][shown.header.index("ACR")] == acr
+
+
+def test_published_curve(reference):
+    # The percentages were counted with awk: correct == 1 and radius >= r, of 500 lines.
+    shown = table.build([compare.load(reference / "imagenet/cohen-resnet50-0.50.tsv")], step=0.5)
+    assert shown.radius_labels == ["0.00", "0.50", "1.00", "1.50"]
+    assert shown.cells()[0][2:6] == ["57.2", "45.8", "37.2", "28.6"]
+
+
+def test_accuracy_by_brute_force(make):
+    result = make()
+    (row,) = table.build([result], step=0.1).rows
+    assert len(row.accuracy) == 13  # up to 1.231
+    for position, fraction in enumerate(row.accuracy):
+        at = position / 10
+        assert fraction == sum(result.correct & (result.radius >= at)) / len(result)
+
+
+def test_radii_reach_the_largest_of_all_results(make):
+    shown = table.build([make(), make(sigma=1.0, name="b")])
+    assert shown.radius_labels[-1] == "2.25"
+    assert table.build([make()], step=0.125).radius_labels[:2] == ["0.000", "0.125"]
+
+
+@pytest.mark.parametrize("step", [0.0, -0.25, float("nan"), float("inf"), 1e-6])
+def test_a_bad_step(make, step):
+    with pytest.raises(UserError, match=r"radii step .* is not allowed"):
+        table.build([make()], step=step)
+
+
+def test_csv_is_unrounded(make):
+    result = make(alpha=None, n=None)
+    header, row = csv.reader(io.StringIO(table.comma_separated(table.build([result]))))
+    values = dict(zip(header, row, strict=True))
+    assert float(values["ACR"]) == pytest.approx((result.radius * result.correct).mean(), abs=1e-15)
+    assert float(values["0.00"]) == result.correct.mean()
+    assert values["alpha"] == "" and values["n"] == "1000" and values["images"] == "40"
+
+
+def test_markdown_and_latex_escape_names(make):
+    shown = table.build([make(name="a|b_c&50%")])
+    lines = table.markdown(shown).splitlines()
+    assert lines[2].startswith("| a\\|b_c&50% | 0.50 |")
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    latex = table.latex(shown)
+    assert r"a|b\_c\&50\% & 0.50 &" in latex and r"\toprule" in latex
+    body = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    widths = [line.replace(r"\&", "").count("&") for line in body[1:]]
+    assert set(widths) == {len(shown.header) - 1}
+    assert body[0].count("&") + 5 - 1 == len(shown.header) - 1  # one cell spans five radii
+
+
+@pytest.mark.parametrize("width", [300, 60])
+def test_terminal_table_never_cuts_a_number(make, width):
+    shown = table.build([make(name="[bold]first"), make(name="second", sigma=2.0)])
+    console = rich.console.Console(width=width, file=io.StringIO(), record=True)
+    console.print(table.rich_table(shown, width=width))
+    words = console.export_text().split()
+    assert all(cell in words for row in shown.cells() for cell in row)
+    assert all(label in words for label in shown.radius_labels)
