@@ -138,6 +138,30 @@ class CertifyConfig(Config):
         return self
 
 
+class TuneConfig(Config):
+    """A search: `train` is the setting to start from, `search` the SPEC of each key that varies."""
+
+    where_fields: ClassVar[frozenset[str]] = frozenset({"concurrent", "data_root"})
+
+    train: TrainConfig
+    search: dict[str, str]
+    trials: Positive = 20
+    concurrent: Positive | None = None  # None: one per GPU, or per CPU core
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15  # of the training images
+    num_draws: Positive = 256  # per validation image, for the projected ACR
+    report_every: Positive = 2  # epochs between looks at the projected ACR
+    reduction: Annotated[int, Field(ge=2)] = 3  # ASHA keeps the best 1/reduction at each rung
+    n: Positive = 100_000  # estimation draws per test image of the winner's certificates
+    skip: Positive = 1
+    limit: Positive | None = None
+    seed: NonNegative = 0
+
+    @model_validator(mode="after")
+    def _can_certify(self) -> Self:
+        check_settings(self.n, 0.001)
+        return self
+
+
 def choose(value: str, allowed: Iterable[str], what: str) -> str:
     """Return `value` if it is allowed; UserError that lists what is and guesses what was meant."""
     names = list(allowed)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 
 from rsray.models import Normalise
 
@@ -36,6 +35,8 @@ def fold(model: nn.Module, image_shape: tuple[int, int, int]) -> Folded:
     network, mean_C, std_C = _peel(copy.deepcopy(model).eval())
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         return Folded(network, mean_C, std_C, batch_norm_folded=False)
+    from torch.fx.experimental.optimization import fuse  # takes a second to import
+
     try:
         folded = fuse(network)
     except Exception as problem:  # a user's forward may raise anything at all when traced

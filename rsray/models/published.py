@@ -26,7 +26,9 @@ CONTAINERS = ("state_dict", "net", "model_state_dict", "model")  # where the wei
 LAYER_STATISTICS = {"0.means": "mean", "0.mean": "mean", "0.sds": "std", "0.std": "std"}
 
 
-def load_published(path: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
+def load_published(
+    path: str | os.PathLike[str] | bytes, model: nn.Module, where: str | None = None
+) -> dict[str, Any]:
     """Load the checkpoint into `model` (of `build`); return its metadata, such as arch and epoch.
 
     Metadata `normalised` is True when the checkpoint kept a normalisation layer before the
@@ -34,39 +36,40 @@ def load_published(path: str | os.PathLike[str], model: nn.Module) -> dict[str, 
     then set to the identity), and None when the file does not tell. Raises UserError for a file
     that is absent, damaged, holds code, or is of another network; the model is then unchanged.
     """
-    content = _read(Path(path))
-    state, metadata = _split(content, path)
+    where = where or ("in memory" if isinstance(path, bytes) else str(path))
+    content = _read(path, where)
+    state, metadata = _split(content, where)
     state, has_layer = _strip(state, _network(model).state_dict().keys())
-    _refuse_other_statistics(state, model, path)
+    _refuse_other_statistics(state, model, where)
     normalised = True if has_layer else (False if set(content) == {"net", "epoch"} else None)
     weights = {key: value for key, value in state.items() if key not in LAYER_STATISTICS}
-    fit(_network(model), _with_batch_counts(weights, _network(model)), str(path))
+    fit(_network(model), _with_batch_counts(weights, _network(model)), where)
     if normalised is False:
         _remove_normalisation(model)
     return {**metadata, "normalised": normalised}
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: str | os.PathLike[str] | bytes, where: str) -> Mapping[str, Any]:
     """Return what the file holds; only tensors and plain containers are let through."""
     try:
-        file = io.BytesIO(path.read_bytes())
+        file = io.BytesIO(path if isinstance(path, bytes) else Path(path).read_bytes())
     except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+        raise UserError(f"checkpoint {where} cannot be read: {error.strerror}") from error
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"checkpoint {path} is refused: it is damaged, or holds more than tensors and numbers"
+            f"checkpoint {where} is refused: it is damaged, or holds more than tensors and numbers"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"checkpoint {path} is damaged or not a PyTorch checkpoint") from error
+        raise UserError(f"checkpoint {where} is damaged or not a PyTorch checkpoint") from error
     if not isinstance(content, Mapping):
-        raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict")
+        raise UserError(f"checkpoint {where} holds a {type(content).__name__}, not a state dict")
     return content
 
 
 def _split(
-    content: Mapping[str, Any], path: str | os.PathLike[str]
+    content: Mapping[str, Any], where: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the state dict and the plain values kept beside it."""
     inside = next((key for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
@@ -74,7 +77,7 @@ def _split(
     state = {key: value for key, value in found.items() if isinstance(value, Tensor)}
     if not state or len(state) != len(found):
         raise UserError(
-            f"checkpoint {path} holds no state dict; its keys are {', '.join(map(str, content))}"
+            f"checkpoint {where} holds no state dict; its keys are {', '.join(map(str, content))}"
         )
     plain = (str, int, float, bool)
     metadata = {key: value for key, value in content.items() if isinstance(value, plain)}
@@ -105,7 +108,7 @@ def _network(model: nn.Module) -> nn.Module:
 
 
 def _refuse_other_statistics(
-    state: Mapping[str, Tensor], model: nn.Module, path: str | os.PathLike[str]
+    state: Mapping[str, Tensor], model: nn.Module, where: str
 ) -> None:
     """Raise UserError when the checkpoint kept statistics that are not the model's."""
     layer = getattr(model, "normalise", None)
@@ -118,7 +121,7 @@ def _refuse_other_statistics(
         )
         if theirs.shape != ours.shape or not torch.allclose(theirs, ours.cpu(), atol=1e-3):
             raise UserError(
-                f"checkpoint {path} normalises with {key} = {theirs.tolist()}, "
+                f"checkpoint {where} normalises with {key} = {theirs.tolist()}, "
                 f"the model with {ours.tolist()}"
             )
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from torch import nn
-from torchvision.models import resnet50 as torchvision_resnet50  # type: ignore[import-untyped]
 
 from rsray.errors import UserError
 
@@ -17,5 +16,7 @@ def resnet50(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """
     if image_shape[0] != 3:
         raise UserError(f"model 'resnet50' takes images of 3 channels, got {image_shape[0]}")
+    from torchvision.models import resnet50 as torchvision_resnet50  # takes a second to import
+
     network: nn.Module = torchvision_resnet50(weights=None, num_classes=num_classes)
     return network

@@ -34,13 +34,15 @@ def weights_bytes(model: nn.Module, metadata: Mapping[str, str] | None = None) -
     return bytes(save(_unshared(state), metadata=dict(metadata or {})))
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike[str] | bytes) -> None:
+def load_weights(
+    model: nn.Module, path: str | os.PathLike[str] | bytes, where: str | None = None
+) -> None:
     """Load weights from a safetensors file, or its bytes, into `model`.
 
-    Raises UserError when the file is absent, damaged, or of another network; the model is then
+    `where` names bytes in messages. Raises UserError when the file is absent, damaged, or of another network; the model is then
     unchanged.
     """
-    where = "in memory" if isinstance(path, bytes) else str(path)
+    where = where or ("in memory" if isinstance(path, bytes) else str(path))
     try:
         state = load(path if isinstance(path, bytes) else Path(path).read_bytes())
     except OSError as error:

@@ -10,17 +10,21 @@ from rsray.storage import Folder
 METRICS = "metrics.jsonl"
 
 
+def read_metrics(run: Folder) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl; none if there is no file yet."""
+    if not run.exists(METRICS):
+        return []
+    lines = run.read(METRICS).decode().splitlines()
+    return [json.loads(line) for line in lines if line.strip()]
+
+
 class MetricsLog:
     """Keeps the lines of a run; a run that continues drops the lines of epochs it does again."""
 
     def __init__(self, run: Folder, epochs_done: int) -> None:
         """Read what an earlier start left, up to the epoch that is resumed."""
         self._run = run
-        self.rows: list[dict[str, Any]] = []
-        if run.exists(METRICS):
-            lines = run.read(METRICS).decode().splitlines()
-            rows = [json.loads(line) for line in lines if line.strip()]
-            self.rows = [row for row in rows if row["epoch"] < epochs_done]
+        self.rows = [row for row in read_metrics(run) if row["epoch"] < epochs_done]
         self._events: Any = None
 
     def add(self, row: dict[str, Any]) -> None:

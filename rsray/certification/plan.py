@@ -1,0 +1,130 @@
+"""Which draws are still owed, cut into work items. Pure functions of what was asked and what is stored."""
+
+# Shapes: N selected images, T estimation blocks per image.
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ITEM_SECONDS = 5.0  # of work per task: Ray Data costs tens of milliseconds per task
+SMALLEST_SECONDS = 0.5  # when there is little work, tasks shrink to keep every actor busy
+TASKS_PER_ACTOR = 6  # so that actors finish together
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How many draws an image gets: n0 of selection (one block), n of estimation in blocks."""
+
+    n0: int
+    n: int
+    block_size: int
+
+    @property
+    def num_blocks(self) -> int:
+        """The number of estimation blocks T of an image."""
+        return -(-self.n // self.block_size)
+
+    def block_draws(self, block: int) -> int:
+        """Return the draws of estimation block `block`: the last one may be short."""
+        return min(self.block_size, self.n - block * self.block_size)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A contiguous range of an image's estimation blocks, with its selection draws if they are owed."""
+
+    index: int
+    label: int
+    first_block: int
+    num_blocks: int
+    selection: bool  # whether this item stores the selection draws too
+    selected_class: int  # known from stored selection draws; -1 when not
+
+    def draws(self, plan: Draws) -> int:
+        """Return the number of draws the item makes at most."""
+        blocks = range(self.first_block, self.first_block + self.num_blocks)
+        return sum(map(plan.block_draws, blocks)) + (plan.n0 if self.selected_class < 0 else 0)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What is stored of N images: selection [N], estimation blocks [N, T], the selected class [N]."""
+
+    selection_N: NDArray[np.bool_]
+    estimation_NT: NDArray[np.bool_]
+    selected_class_N: NDArray[np.int64]  # -1 where the selection is not stored
+
+    @classmethod
+    def nothing(cls, num_images: int, num_blocks: int) -> Done:
+        """Return the state of a run that has not begun."""
+        return cls(
+            np.zeros(num_images, dtype=bool),
+            np.zeros((num_images, num_blocks), dtype=bool),
+            np.full(num_images, -1, dtype=np.int64),
+        )
+
+
+def wants_estimation(selected_class: int, label: int, sampling: str) -> bool:
+    """Tell whether an image's estimation draws can matter.
+
+    With `skip`, an image whose selected class is not its label contributes 0 to ACR and to every
+    certified accuracy whatever the estimation says (METHODS.md, section 1).
+    """
+    return sampling != "skip" or selected_class < 0 or selected_class == label
+
+
+def owed(
+    indices_N: NDArray[np.int64], labels_N: NDArray[np.int64], done: Done, draws: Draws, *,
+    sampling: str, blocks_per_item: int,
+) -> Iterator[Item]:
+    """Yield the items whose draws are owed and not stored, in the order of the images."""
+    for i, (index, label) in enumerate(zip(indices_N.tolist(), labels_N.tolist(), strict=True)):
+        selected = int(done.selected_class_N[i])
+        needs_selection = not done.selection_N[i]
+        missing = np.flatnonzero(~done.estimation_NT[i])
+        if not wants_estimation(selected, label, sampling):
+            missing = missing[:0]
+        runs = _runs(missing, blocks_per_item)
+        if not runs and needs_selection:
+            runs = [(0, 0)]
+        for first, length in runs:
+            yield Item(index, label, first, length, needs_selection, selected)
+            needs_selection = False
+
+
+def group(items: Sequence[Item], draws: Draws, target_draws: int) -> list[list[Item]]:
+    """Return the items in tasks of about `target_draws` draws each, in order."""
+    tasks: list[list[Item]] = []
+    filled = 0
+    for item in items:
+        if not tasks or filled >= target_draws:
+            tasks.append([])
+            filled = 0
+        tasks[-1].append(item)
+        filled += item.draws(draws)
+    return tasks
+
+
+def task_draws(total_draws: int, actors: int, draws_per_second: float) -> int:
+    """Return how many draws a task should make.
+
+    Several seconds of work for one actor; less when there is so little to do that actors would
+    otherwise wait for one another at the end.
+    """
+    fair = total_draws / max(1, actors * TASKS_PER_ACTOR)
+    seconds = min(ITEM_SECONDS, max(SMALLEST_SECONDS, fair / draws_per_second))
+    return max(1, round(seconds * draws_per_second))
+
+
+def _runs(blocks: NDArray[np.int64], longest: int) -> list[tuple[int, int]]:
+    """Return (first, length) of the contiguous runs in sorted `blocks`, cut to `longest`."""
+    if not len(blocks):
+        return []
+    breaks = np.flatnonzero(np.diff(blocks) != 1) + 1
+    runs = []
+    for part in np.split(blocks, breaks):
+        runs += [(int(part[at]), len(part[at : at + longest])) for at in range(0, len(part), longest)]
+    return runs

@@ -1,0 +1,186 @@
+"""Durable counts: Parquet parts in CERT/counts, each written whole, read back for plan and decision."""
+
+# Shapes: N selected images, T estimation blocks per image.
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rsray.certification.plan import Done, Draws
+from rsray.core.counts import ClassCounts
+from rsray.core.noise import Stage
+from rsray.errors import UserError
+from rsray.storage import Folder
+
+log = logging.getLogger(__name__)
+RUN_KEY = b"rsray"
+
+
+def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, kind, nullable=False, metadata={"meaning": meaning})
+
+
+COUNTS = pa.schema(
+    [
+        _field("index", pa.int64(), "index of the image in its split"),
+        _field("label", pa.int32(), "class of the image"),
+        _field("stage", pa.string(), "selection or estimation"),
+        _field("block", pa.int32(), "number of the block of draws within image and stage"),
+        _field("draws", pa.int64(), "noisy copies in the block"),
+        _field("classes", pa.list_(pa.int32()), "classes that were seen, ascending"),
+        _field("counts", pa.list_(pa.int64()), "draws that fell in each of them"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The images of a run: indices in the split [N], ascending, and their labels [N]."""
+
+    indices: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    def positions(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where each index stands; UserError for one that was not selected."""
+        found = np.searchsorted(self.indices, indices)
+        found = np.minimum(found, len(self.indices) - 1)
+        strangers = indices[self.indices[found] != indices]
+        if len(strangers):
+            raise UserError(f"the stored counts hold image {strangers[0]}, which this run does not select")
+        return found
+
+
+def block_rows(
+    index: int, label: int, stage: Stage, blocks: list[tuple[int, int]], counts_TK: NDArray[np.int64]
+) -> list[dict[str, object]]:
+    """Return rows of COUNTS for the counts of some blocks, given as (block, draws)."""
+    rows: list[dict[str, object]] = []
+    for (block, draws), counts_K in zip(blocks, counts_TK, strict=True):
+        classes = np.flatnonzero(counts_K)
+        rows.append(
+            {
+                "index": index,
+                "label": label,
+                "stage": stage,
+                "block": block,
+                "draws": draws,
+                "classes": classes.tolist(),
+                "counts": counts_K[classes].tolist(),
+            }
+        )
+    return rows
+
+
+class CountStore:
+    """The parts of one run. Only the driver writes; `run_id` keeps other runs' parts out."""
+
+    def __init__(self, cert: Folder, run_id: str) -> None:
+        """Open CERT/counts, creating it."""
+        self.folder = (cert / "counts").make()
+        self.run_id = run_id
+
+    def append(self, table: pa.Table) -> None:
+        """Write one part; it exists whole or not at all."""
+        schema = COUNTS.with_metadata({RUN_KEY: json.dumps({"run": self.run_id}).encode()})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.cast(COUNTS).replace_schema_metadata(schema.metadata), sink, compression="zstd")
+        name = f"part-{len(self.names()):06d}-{uuid.uuid4().hex[:8]}.parquet"
+        self.folder.write(name, sink.getvalue().to_pybytes())
+
+    def names(self) -> list[str]:
+        """Return the names of the parts."""
+        return self.folder.names(".parquet")
+
+    def drop_damaged(self) -> list[str]:
+        """Delete parts that cannot be read (cut off by a crash) and return their names.
+
+        Their blocks are owed again. UserError if a part belongs to another run.
+        """
+        damaged = []
+        for name in self.names():
+            try:
+                self._read(name)
+            except (pa.ArrowException, OSError) as problem:
+                log.warning("%s/%s is damaged and will be counted again: %s", self.folder, name, problem)
+                self.folder.delete(name)
+                damaged.append(name)
+        return damaged
+
+    def parts(self) -> Iterator[pa.Table]:
+        """Yield the parts, one at a time."""
+        for name in self.names():
+            yield self._read(name)
+
+    def _read(self, name: str) -> pa.Table:
+        table = pq.read_table(pa.BufferReader(self.folder.read(name)))
+        run = json.loads((table.schema.metadata or {}).get(RUN_KEY, b"{}")).get("run")
+        if run != self.run_id:
+            raise UserError(f"{self.folder}/{name} holds counts of another run")
+        return table
+
+    def done(self, selected: Selected, draws: Draws) -> Done:
+        """Return what is stored of the selected images; raises ValueError for a block stored twice."""
+        done = Done.nothing(len(selected.indices), draws.num_blocks)
+        for table in self.parts():
+            position = selected.positions(_numpy(table, "index"))
+            block, stage = _numpy(table, "block"), _is_selection(table)
+            self._mark(done.selection_N, position[stage])
+            self._mark(done.estimation_NT, position[~stage], block[~stage])
+            tops = class_counts(table.filter(pa.array(stage)), len(selected.indices), selected).top()
+            done.selected_class_N[tops >= 0] = tops[tops >= 0]
+        return done
+
+    def _mark(self, seen: NDArray[np.bool_], *where: NDArray[np.int64]) -> None:
+        keys = np.ravel_multi_index(where, seen.shape)
+        if len(np.unique(keys)) < len(keys) or seen[where].any():
+            raise ValueError(f"a block of draws is stored twice in {self.folder}")
+        seen[where] = True
+
+    def totals(self, selected: Selected) -> tuple[ClassCounts, ClassCounts]:
+        """Return the selection and estimation counts of the selected images, summed over blocks."""
+        sums: dict[bool, ClassCounts | None] = {True: None, False: None}
+        for table in self.parts():
+            stage = _is_selection(table)
+            for is_selection, chosen in ((True, stage), (False, ~stage)):
+                part = class_counts(table.filter(pa.array(chosen)), len(selected.indices), selected)
+                sums[is_selection] = _add(sums[is_selection], part)
+        empty = ClassCounts.gather(len(selected.indices), *(np.empty(0, dtype=np.int64),) * 3)
+        return sums[True] or empty, sums[False] or empty
+
+
+def class_counts(table: pa.Table, num_images: int, selected: Selected) -> ClassCounts:
+    """Return the counts in rows of COUNTS, summed by (image, class)."""
+    lengths = np.diff(table["classes"].combine_chunks().offsets.to_numpy()) if len(table) else []
+    position = np.repeat(selected.positions(_numpy(table, "index")), lengths)
+    classes = table["classes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    counts = table["counts"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return ClassCounts.gather(
+        num_images, position.astype(np.int64), classes.astype(np.int64), counts.astype(np.int64)
+    )
+
+
+def _add(total: ClassCounts | None, part: ClassCounts) -> ClassCounts:
+    if total is None:
+        return part
+    return ClassCounts.gather(
+        part.num_images,
+        np.concatenate([total.image_E, part.image_E]),
+        np.concatenate([total.classes_E, part.classes_E]),
+        np.concatenate([total.counts_E, part.counts_E]),
+    )
+
+
+def _numpy(table: pa.Table, column: str) -> NDArray[np.int64]:
+    return table[column].to_numpy().astype(np.int64)
+
+
+def _is_selection(table: pa.Table) -> NDArray[np.bool_]:
+    return np.asarray(table["stage"].to_numpy(zero_copy_only=False) == "selection", dtype=bool)

@@ -1,0 +1,1 @@
+"""Everything that runs on Ray: the only place that imports ray and optuna."""

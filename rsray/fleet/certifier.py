@@ -1,0 +1,311 @@
+"""The certification fleet: work items through Ray Data to a pool of actors, counts back to one writer.
+
+Items travel without pixels: an actor reads its images where it counts them, so nothing but a few
+integers per image moves through the cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from rsray.certification.evaluation import Evaluation, choose_evaluation
+from rsray.certification.folder import PROGRESS, Claimed, claim, finish, recorded_evaluation
+from rsray.certification.plan import Item, group, owed, task_draws
+from rsray.certification.running import Running
+from rsray.certification.sampler import Sampler
+from rsray.certification.source import ClassifierSource
+from rsray.certification.store import COUNTS, Selected
+from rsray.certification.work import WorkRules, do_item
+from rsray.config import CertifyConfig
+from rsray.core.hardware import available_cpus
+from rsray.data import ImageSplit
+from rsray.errors import UserError
+from rsray.fleet.session import cluster_cpus, cluster_gpus, session
+from rsray.storage import Folder
+
+log = logging.getLogger(__name__)
+FLUSH_SECONDS = 4.0  # between parts of counts; grows with the run
+MAX_ROUNDS = 3  # a block lost with its actor is planned again
+OnProgress = Callable[[dict[str, Any]], None]
+
+TASK = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("label", pa.int32()),
+        ("first_block", pa.int32()),
+        ("num_blocks", pa.int32()),
+        ("selection", pa.bool_()),
+        ("selected_class", pa.int32()),
+    ]
+)
+ANSWER = pa.schema([*COUNTS, pa.field("error", pa.string())])
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """How many actors of which size."""
+
+    actors: int
+    cpus: float
+    gpus: float
+
+    @property
+    def threads(self) -> int:
+        """Torch threads of an actor: exactly its share of cores."""
+        return max(1, int(self.cpus))
+
+
+class CountingActor:
+    """Holds the network and counts; one per GPU or CPU core."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        """Build the engine from what the driver sent."""
+        import ray
+
+        torch.set_num_threads(job["threads"])
+        sys.path[:0] = [path for path in job["search_path"] if path not in sys.path]
+        source: ClassifierSource = ray.get(job["source"])
+        self.split: ImageSplit = job["split"]
+        self.rules: WorkRules = job["rules"]
+        evaluation: Evaluation = job["evaluation"]
+        device = torch.device(evaluation.device)
+        self.sampler = Sampler(
+            source.build(self.split).to(device),
+            evaluation,
+            image_shape=self.split.image_shape,
+            num_classes=self.split.num_classes,
+            sigma=job["sigma"],
+            seed=job["seed"],
+        )
+
+    def __call__(self, task: pa.Table) -> pa.Table:
+        """Return the counts of a task's items; an item that fails gives one row that says why."""
+        rows: list[dict[str, Any]] = []
+        for values in task.to_pylist():
+            item = Item(**values)
+            try:
+                image = self.split.images([item.index])[0]
+                rows += do_item(self.sampler, image, item, self.rules)
+            except Exception as problem:  # one image's fault must not cost the others their draws
+                rows.append(_failure(item, problem))
+        return pa.Table.from_pylist(rows, schema=ANSWER)
+
+
+def _failure(item: Item, problem: Exception) -> dict[str, Any]:
+    reason = f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
+    return {
+        "index": item.index, "label": item.label, "stage": "failed", "block": item.first_block,
+        "draws": 0, "classes": [], "counts": [], "error": reason,
+    }
+
+
+def certify(
+    config: CertifyConfig,
+    cert: Folder,
+    source: ClassifierSource,
+    split: ImageSplit,
+    selected: Selected,
+    *,
+    address: str | None = None,
+    on_progress: OnProgress = lambda snapshot: None,
+) -> dict[str, Any]:
+    """Certify the selected images and return the summary; CERT is complete when this returns.
+
+    Draws that CERT already holds are not made again. Images that fail are left out and named
+    under `failed` in the summary. Raises UserError when CERT belongs to another run.
+    """
+    evaluation = recorded_evaluation(cert, config)
+    cert.make()
+    with cert.locked(), session(address):
+        fleet = plan_fleet(config)
+        evaluation = evaluation or _choose(config, source, split, fleet)
+        claimed = claim(cert, config, evaluation)
+        claimed.store.drop_damaged()
+        return _Certification(claimed, source, split, selected, fleet, on_progress).run()
+
+
+def plan_fleet(config: CertifyConfig) -> Fleet:
+    """Return the fleet that a run gets: one actor per GPU, or per CPU core, unless it says otherwise."""
+    gpus, cpus = cluster_gpus(), cluster_cpus()
+    per_actor = config.gpus_per_actor if config.gpus_per_actor is not None else float(gpus > 0)
+    if per_actor > 0:
+        if gpus < min(per_actor, 1):
+            raise UserError(f"gpus-per-actor is {per_actor}, but the cluster has {gpus:g} GPUs")
+        actors = config.actors or max(1, int(gpus / per_actor))
+        return Fleet(actors, max(0.1, min(1.0, cpus / actors / 2)), per_actor)
+    actors = config.actors or cpus
+    if actors > cpus:
+        raise UserError(f"actors is {actors}, but the cluster has {cpus} CPU cores")
+    return Fleet(actors, max(1, cpus // actors), 0.0)
+
+
+def _choose(config: CertifyConfig, source: ClassifierSource, split: ImageSplit, fleet: Fleet) -> Evaluation:
+    """Measure evaluations on a machine and with the resources of an actor."""
+    import ray
+
+    def measure(source: ClassifierSource, split: ImageSplit, precision: str, threads: int) -> Evaluation:
+        torch.set_num_threads(threads)
+        device = torch.device("cuda" if fleet.gpus > 0 else "cpu")
+        model = source.build(split).to(device)
+        return choose_evaluation(model, split.image_shape, precision=precision, device=device)
+
+    arguments = (source, split, config.precision, fleet.threads)
+    is_here = fleet.gpus == 0 and cluster_cpus() == available_cpus()
+    if is_here:
+        before = torch.get_num_threads()
+        try:
+            return measure(*arguments)
+        finally:
+            torch.set_num_threads(before)
+    task = ray.remote(num_cpus=fleet.cpus, num_gpus=fleet.gpus)(measure)
+    chosen: Evaluation = ray.get(task.remote(*arguments))
+    return chosen
+
+
+class _Certification:
+    """The driver's side of one run: plan, send, write, watch."""
+
+    def __init__(
+        self,
+        claimed: Claimed,
+        source: ClassifierSource,
+        split: ImageSplit,
+        selected: Selected,
+        fleet: Fleet,
+        on_progress: OnProgress,
+    ) -> None:
+        import ray
+
+        self.claimed, self.config, self.store = claimed, claimed.config, claimed.store
+        self.source, self.split, self.selected, self.fleet = source, split, selected, fleet
+        self.on_progress = on_progress
+        self.failed: dict[int, str] = {}
+        self.waiting: list[pa.Table] = []
+        self.owed_draws = 0
+        self.started = self.flushed = time.perf_counter()
+        self.weights = ray.put(source)
+        self.running = Running(
+            selected, claimed.draws, self.config.sigma, self.config.alpha, self.config.sampling
+        )
+
+    def run(self) -> dict[str, Any]:
+        for attempt in range(MAX_ROUNDS):
+            done = self.store.done(self.selected, self.claimed.draws)
+            if attempt == 0:
+                self.running.begin(done)
+            tasks = self._tasks(done)
+            if not tasks:
+                break
+            self._work(tasks)
+        self._report()
+        seconds = self.claimed.spent_seconds + time.perf_counter() - self.started
+        return finish(self.claimed, self.selected, seconds=seconds, failed=self.failed)
+
+    def _tasks(self, done: Any) -> list[list[Item]]:
+        config, draws = self.config, self.claimed.draws
+        speed = max(self.claimed.evaluation.draws_per_second, 1.0)
+        total = int((~done.estimation_NT).sum()) * draws.block_size + len(done.selection_N) * draws.n0
+        target = task_draws(total, self.fleet.actors, speed)
+        items = [
+            item
+            for item in owed(
+                self.selected.indices, self.selected.labels, done, draws,
+                sampling=config.sampling, blocks_per_item=max(1, target // draws.block_size),
+            )
+            if item.index not in self.failed
+        ]
+        self.owed_draws = self.running.draws_made + sum(item.draws(draws) for item in items)
+        return group(items, draws, target)
+
+    def _work(self, tasks: list[list[Item]]) -> None:
+        try:
+            for answer in self._answers(tasks):
+                self._take(answer)
+        finally:  # an interrupt keeps what has arrived
+            self._flush()
+
+    def _take(self, answer: pa.Table) -> None:
+        is_failed = pc.is_valid(answer["error"])
+        for row in answer.filter(is_failed).to_pylist():
+            self.failed[row["index"]] = row["error"]
+        counts = answer.filter(pc.invert(is_failed)).drop_columns("error")
+        if len(counts):
+            self.waiting.append(counts)
+            self.running.add(counts.to_pylist())
+        elapsed = time.perf_counter() - self.started
+        if time.perf_counter() - self.flushed >= max(FLUSH_SECONDS, elapsed / 100):
+            self._flush()
+        self.on_progress(self._snapshot())
+
+    def _flush(self) -> None:
+        if self.waiting:
+            self.store.append(pa.concat_tables(self.waiting))
+            self.waiting = []
+            self._report()
+        self.flushed = time.perf_counter()
+
+    def _snapshot(self) -> dict[str, Any]:
+        return self.running.snapshot(self.owed_draws, self.claimed.spent_seconds)
+
+    def _report(self) -> None:
+        snapshot = self._snapshot()
+        self.on_progress(snapshot)
+        self.claimed.folder.write(PROGRESS, json.dumps(snapshot, indent=2).encode())
+
+    def _answers(self, tasks: list[list[Item]]) -> Iterator[pa.Table]:
+        """Yield the counts of the tasks as actors finish them, in any order."""
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = False
+        for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        blocks = [_task_table(items) for items in tasks]
+        actors = min(self.fleet.actors, len(tasks))
+        stream = ray.data.from_arrow(blocks).map_batches(
+            CountingActor,
+            fn_constructor_args=[self._job()],
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
+            num_cpus=self.fleet.cpus,
+            num_gpus=self.fleet.gpus,
+        )
+        yield from stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+    def _job(self) -> dict[str, Any]:
+        return {
+            "source": self.weights,
+            "split": self.split,
+            "rules": WorkRules(self.claimed.draws, self.config.sampling),
+            "evaluation": self.claimed.evaluation,
+            "sigma": self.config.sigma,
+            "seed": self.config.seed,
+            "threads": self.fleet.threads,
+            "search_path": [path for path in sys.path if path],
+        }
+
+
+def _task_table(items: list[Item]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(item) for item in items], schema=TASK)
+
+
+def selected_images(config: CertifyConfig, split: ImageSplit) -> Selected:
+    """Return the images that --start, --skip and --limit select."""
+    from rsray.data import selected
+
+    indices = selected(len(split), config.start, config.skip, config.limit)
+    return Selected(indices, np.asarray(split.labels)[indices])
+

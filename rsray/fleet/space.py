@@ -1,0 +1,85 @@
+"""Search spaces: `key=SPEC` texts to Optuna distributions, and each objective's default space."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from rsray.config import TrainConfig, check_names, objective_fields
+from rsray.errors import UserError
+
+Space = dict[str, BaseDistribution]
+FORMS = "uniform(low,high), log(low,high), int(low,high), choice(a,b,...)"
+SPEC = re.compile(r"^\s*(uniform|log|int|choice)\s*\((.*)\)\s*$")
+
+# Ranges around the papers' settings, wide enough to hold the best of their ablations.
+DEFAULT_SPECS: dict[str, dict[str, str]] = {
+    "macer": {"trade_off": "log(0.5,32)", "hinge": "uniform(2,16)", "inverse_temperature": "log(2,64)"},
+    "gaussian": {"lr": "log(0.003,0.2)", "weight_decay": "log(1e-5,1e-2)"},
+    "smoothadv": {"epsilon": "log(0.1,4)"},
+    "stability": {"trade_off": "log(0.5,20)"},
+    "consistency": {"trade_off": "log(1,40)", "entropy_weight": "log(0.05,2)"},
+    "smoothmix": {"trade_off": "log(0.5,20)"},
+    "adre": {"trade_off": "log(0.02,0.5)"},
+    "adre-adv": {"trade_off": "log(0.02,0.5)"},
+    "sodm": {"trade_off": "log(1,100)"},
+}
+
+
+def parse_space(assignments: Iterable[str], objective: str) -> dict[str, str]:
+    """Return {key: SPEC} of `key=SPEC` texts, or the objective's default space without any.
+
+    Raises UserError for a key that training does not know or a SPEC that cannot be read.
+    """
+    specs: dict[str, str] = {}
+    for text in assignments:
+        key, separator, spec = text.partition("=")
+        if not separator:
+            raise UserError(f"--search {text!r} is not of the form key=SPEC, with SPEC one of {FORMS}")
+        specs[key.strip()] = spec.strip()
+    specs = specs or dict(DEFAULT_SPECS[objective])
+    known = [name for name in TrainConfig.model_fields if name != "settings"]
+    check_names(specs, [*known, *objective_fields(objective)], f"--search, objective {objective}")
+    distributions(specs)
+    return specs
+
+
+def distributions(specs: Mapping[str, str]) -> Space:
+    """Return the Optuna distribution of each SPEC; UserError that shows the forms."""
+    return {key: _distribution(key, spec) for key, spec in specs.items()}
+
+
+def _distribution(key: str, spec: str) -> BaseDistribution:
+    found = SPEC.match(spec)
+    if found is None:
+        raise UserError(f"--search {key}={spec!r} cannot be read: SPEC is one of {FORMS}")
+    kind, inside = found.groups()
+    values = [yaml.safe_load(part) for part in inside.split(",")]
+    try:
+        if kind == "choice":
+            return CategoricalDistribution(values)
+        low, high = (float(value) for value in values)
+        if kind == "int":
+            return IntDistribution(int(low), int(high))
+        return FloatDistribution(low, high, log=kind == "log")
+    except (TypeError, ValueError) as problem:
+        raise UserError(f"--search {key}={spec!r}: {problem}") from problem
+
+
+def first_point(space: Space, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the settings' own point in the space, or None when the space does not hold it."""
+    point = {key: settings.get(key) for key in space}
+    is_inside = all(
+        value is not None and distribution._contains(distribution.to_internal_repr(value))
+        for (key, value), distribution in zip(point.items(), space.values(), strict=True)
+    )
+    return point if is_inside else None
