@@ -70,7 +70,9 @@ class TrainConfig(Config):
     lr: Annotated[float, Field(gt=0)] = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    lr_drops: tuple[Positive, ...] = ()  # epochs (from 0) at whose start lr is multiplied by lr_decay
+    lr_drops: tuple[
+        Positive, ...
+    ] = ()  # epochs (from 0) at whose start lr is multiplied by lr_decay
     lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.1
     augmentation: str | None = None  # None: the data set's own
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # fraction of training images held out
@@ -105,7 +107,9 @@ class TrainConfig(Config):
 class CertifyConfig(Config):
     """One certification run: which images, how many draws, which bound."""
 
-    where_fields: ClassVar[frozenset[str]] = frozenset({"actors", "gpus_per_actor", "data_root", "source"})
+    where_fields: ClassVar[frozenset[str]] = frozenset(
+        {"actors", "gpus_per_actor", "data_root", "source"}
+    )
 
     source: str  # RUN folder or checkpoint file
     model_digest: str
@@ -193,7 +197,7 @@ def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
         if not separator or not key.strip():
             raise UserError(f"--set {pair!r} is not of the form key=value")
         try:
-            parsed[key.strip()] = _number_or_text(yaml.safe_load(value))
+            parsed[key.strip()] = parse_value(value)
         except yaml.YAMLError as problem:
             raise UserError(f"--set {pair!r}: the value is not valid YAML") from problem
     return parsed
@@ -207,7 +211,9 @@ def nest(flat: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict
     """
     values = dict(base or {})
     settings = dict(values.get("settings", {}))
-    objective = flat.get("objective", values.get("objective", TrainConfig.model_fields["objective"].default))
+    objective = flat.get(
+        "objective", values.get("objective", TrainConfig.model_fields["objective"].default)
+    )
     if objective != values.get("objective", objective):
         settings = {}
     own = objective_fields(objective)
@@ -244,8 +250,9 @@ def from_yaml(data: bytes, name: str) -> dict[str, Any]:
     return values
 
 
-def _number_or_text(value: Any) -> Any:
-    # YAML 1.1 reads 1e-3 as text; everyone who types it means the number.
+def parse_value(text: str) -> Any:
+    """Return the YAML value of a text; 1e-3, which YAML 1.1 reads as text, is a number."""
+    value = yaml.safe_load(text)
     if isinstance(value, str):
         try:
             return float(value)

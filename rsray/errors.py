@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: the message names the value and what is allowed, in one line.
+    """A mistake in what the user gave: one line that names the value and what is allowed.
 
     The command line prints it as `error: ...` and exits with status 2, without a traceback.
     """

@@ -30,7 +30,7 @@ class Folder:
 
     @classmethod
     def of(cls, where: str | os.PathLike[str]) -> Folder:
-        """Return the folder at a local path (made absolute) or URI; raises UserError for a bad URI."""
+        """Return the folder at a local path (made absolute) or URI; UserError for a bad URI."""
         text = os.fspath(where)
         if "://" not in text:
             return cls(str(Path(text).expanduser().absolute()))
@@ -142,5 +142,7 @@ class Folder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as problem:
-                raise UserError(f"another rsray is writing to {self.uri}: wait or use another --out") from problem
+                raise UserError(
+                    f"another rsray is writing to {self.uri}: wait or use another --out"
+                ) from problem
             yield

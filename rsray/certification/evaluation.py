@@ -45,7 +45,9 @@ class Evaluation:
 class EvaluatedNetwork:
     """The network in the form that an Evaluation names; input goes into `buffer`."""
 
-    def __init__(self, model: nn.Module, evaluation: Evaluation, image_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, model: nn.Module, evaluation: Evaluation, image_shape: tuple[int, int, int]
+    ) -> None:
         """Fold, convert and place a copy of `model` (already on its device)."""
         folded = fold(model, image_shape)
         network = folded.network
@@ -78,7 +80,9 @@ def make_buffer(
     if memory_format == "contiguous":
         return torch.zeros(shape, dtype=dtype, device=device)
     batch, channels, height, width = shape
-    return torch.zeros((batch, height, width, channels), dtype=dtype, device=device).permute(0, 3, 1, 2)
+    return torch.zeros((batch, height, width, channels), dtype=dtype, device=device).permute(
+        0, 3, 1, 2
+    )
 
 
 def choose_evaluation(
@@ -98,8 +102,12 @@ def choose_evaluation(
                 break
     best = pick({key: speed for key, (speed, _) in measured.items()}, _same_bits(measured))
     return Evaluation(
-        device.type, precision, best[0], best[1],
-        device_name=device_name(device), draws_per_second=measured[best][0],
+        device.type,
+        precision,
+        best[0],
+        best[1],
+        device_name=device_name(device),
+        draws_per_second=measured[best][0],
     )
 
 
@@ -135,7 +143,9 @@ def _measure(
 ) -> tuple[float, Tensor]:
     """Return (draws per second, logits of a fixed noisy input) of one candidate."""
     network = EvaluatedNetwork(model, evaluation, image_shape)
-    probe = torch.randn((evaluation.batch_size, *image_shape), generator=torch.Generator().manual_seed(0))
+    probe = torch.randn(
+        (evaluation.batch_size, *image_shape), generator=torch.Generator().manual_seed(0)
+    )
     network.buffer_BCHW.copy_(probe.mul_(0.25).add_(0.5))
     logits = network.logits()
     rounds, started = 0, _now(network.device)

@@ -53,7 +53,9 @@ def with_float32_head(network: nn.Module) -> nn.Module:
     next to nothing.
     """
     network = network.to(torch.bfloat16)
-    linears = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    linears = [
+        (name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)
+    ]
     if linears:
         name, last = linears[-1]
         parent_name, _, own_name = name.rpartition(".")

@@ -21,7 +21,10 @@ from rsray.storage import Folder
 from rsray.versions import versions
 
 CERT_FILE, TABLE, SUMMARY, PROGRESS = (
-    "certify.yaml", "certificates.parquet", "summary.json", "progress.json",
+    "certify.yaml",
+    "certificates.parquet",
+    "summary.json",
+    "progress.json",
 )
 
 
@@ -68,7 +71,8 @@ def recorded_evaluation(cert: Folder, config: CertifyConfig) -> Evaluation | Non
     differences = config.differences(record)
     if differences:
         raise UserError(
-            f"{cert} belongs to another certification: {'; '.join(differences[:3])}; use another --out"
+            f"{cert} belongs to another certification: {'; '.join(differences[:3])}; "
+            "use another --out"
         )
     return Evaluation(**record["evaluation"])
 
@@ -102,8 +106,11 @@ def finish(
     check_complete(selected, store.done(selected, claimed.draws), config.sampling, failed)
     kept = ~np.isin(selected.indices, list(failed))
     columns = certificate_columns(
-        selected, *store.totals(selected),
-        sigma=config.sigma, alpha=config.alpha, sampling=config.sampling,
+        selected,
+        *store.totals(selected),
+        sigma=config.sigma,
+        alpha=config.alpha,
+        sampling=config.sampling,
     )
     columns = {name: values[kept] for name, values in columns.items()}
     metadata = table_metadata(claimed)
@@ -115,7 +122,9 @@ def finish(
         "failed": {str(index): reason for index, reason in failed.items()},
     }
     write_certificates(f"{claimed.folder}/{TABLE}", columns, metadata)
-    summary = summarise(Certificates(name=str(claimed.folder), metadata=metadata, **columns), extra=extra)
+    summary = summarise(
+        Certificates(name=str(claimed.folder), metadata=metadata, **columns), extra=extra
+    )
     write_summary(f"{claimed.folder}/{SUMMARY}", summary)
     return summary
 
@@ -124,8 +133,24 @@ def table_metadata(claimed: Claimed) -> dict[str, Any]:
     """Return the parameters that every certificate of the run depends on."""
     config, evaluation = claimed.config, claimed.evaluation
     kept = (
-        "sigma", "alpha", "bound", "sampling", "seed", "dataset", "split", "model", "n0", "n",
-        "block_size", "start", "skip", "limit", "precision", "model_digest", "source", "image_size",
+        "sigma",
+        "alpha",
+        "bound",
+        "sampling",
+        "seed",
+        "dataset",
+        "split",
+        "model",
+        "n0",
+        "n",
+        "block_size",
+        "start",
+        "skip",
+        "limit",
+        "precision",
+        "model_digest",
+        "source",
+        "image_size",
     )
     values = config.model_dump(mode="json")
     return {
@@ -137,5 +162,3 @@ def table_metadata(claimed: Claimed) -> dict[str, Any]:
         "compiled": evaluation.compiled,
         "versions": claimed.versions,
     }
-
-

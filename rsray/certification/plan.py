@@ -1,4 +1,4 @@
-"""Which draws are still owed, cut into work items. Pure functions of what was asked and what is stored."""
+"""Which draws are still owed, cut into work items: pure functions of the request and the store."""
 
 # Shapes: N selected images, T estimation blocks per image.
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Item:
-    """A contiguous range of an image's estimation blocks, with its selection draws if they are owed."""
+    """A range of an image's estimation blocks, with its selection draws if they are owed."""
 
     index: int
     label: int
@@ -51,7 +51,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Done:
-    """What is stored of N images: selection [N], estimation blocks [N, T], the selected class [N]."""
+    """What is stored of N images: selection, estimation blocks, the selected class."""
 
     selection_N: NDArray[np.bool_]
     estimation_NT: NDArray[np.bool_]
@@ -77,8 +77,13 @@ def wants_estimation(selected_class: int, label: int, sampling: str) -> bool:
 
 
 def owed(
-    indices_N: NDArray[np.int64], labels_N: NDArray[np.int64], done: Done, draws: Draws, *,
-    sampling: str, blocks_per_item: int,
+    indices_N: NDArray[np.int64],
+    labels_N: NDArray[np.int64],
+    done: Done,
+    draws: Draws,
+    *,
+    sampling: str,
+    blocks_per_item: int,
 ) -> Iterator[Item]:
     """Yield the items whose draws are owed and not stored, in the order of the images."""
     for i, (index, label) in enumerate(zip(indices_N.tolist(), labels_N.tolist(), strict=True)):
@@ -126,5 +131,7 @@ def _runs(blocks: NDArray[np.int64], longest: int) -> list[tuple[int, int]]:
     breaks = np.flatnonzero(np.diff(blocks) != 1) + 1
     runs = []
     for part in np.split(blocks, breaks):
-        runs += [(int(part[at]), len(part[at : at + longest])) for at in range(0, len(part), longest)]
+        runs += [
+            (int(part[at]), len(part[at : at + longest])) for at in range(0, len(part), longest)
+        ]
     return runs

@@ -37,7 +37,9 @@ class Running:
         blocks = done.estimation_NT.sum(axis=1)
         tops, labels = done.selected_class_N.tolist(), self.selected.labels.tolist()
         for i, index in enumerate(self.selected.indices.tolist()):
-            wanted = self.draws.num_blocks if wants_estimation(tops[i], labels[i], self.sampling) else 0
+            wanted = (
+                self.draws.num_blocks if wants_estimation(tops[i], labels[i], self.sampling) else 0
+            )
             if done.selection_N[i] and blocks[i] >= wanted:
                 self.images_done += 1
             elif done.selection_N[i] or blocks[i]:
@@ -60,7 +62,9 @@ class Running:
     def _close_if_done(self, index: int, label: int, state: dict[str, Any]) -> None:
         if state["top"] < 0:
             return
-        wanted = self.draws.num_blocks if wants_estimation(state["top"], label, self.sampling) else 0
+        wanted = (
+            self.draws.num_blocks if wants_estimation(state["top"], label, self.sampling) else 0
+        )
         if state["blocks"] < wanted:
             return
         self.images_done += 1

@@ -1,6 +1,7 @@
 """The counting engine: noisy copies of an image in, class counts of every block out."""
 
-# Shapes: B draws in a batch, D draws of a work item, S draws of a noise slab, C H W an image, K classes.
+# Shapes: B draws in a batch, D draws of a work item, S draws of a noise slab, C H W an image,
+# K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -51,12 +52,18 @@ class Sampler:
         image = torch.from_numpy(image_CHW).to(self._device).float().div_(255)
         if self._network.mean_C is not None and self._network.std_C is not None:
             mean, std = self._network.mean_C, self._network.std_C
-            image = (image - mean.to(self._device)[:, None, None]) / std.to(self._device)[:, None, None]
+            image = (image - mean.to(self._device)[:, None, None]) / std.to(self._device)[
+                :, None, None
+            ]
         return image
 
     @torch.inference_mode()
     def counts(
-        self, image_CHW: NDArray[np.uint8], index: int, stage: Stage, blocks: Sequence[tuple[int, int]]
+        self,
+        image_CHW: NDArray[np.uint8],
+        index: int,
+        stage: Stage,
+        blocks: Sequence[tuple[int, int]],
     ) -> NDArray[np.int64]:
         """Return the class counts [len(blocks), K] of blocks given as (block, draws).
 
@@ -84,7 +91,9 @@ class Sampler:
             raise BadLogitsError(f"the network returned NaN for image {index}")
         return counts
 
-    def _parts(self, index: int, stage: Stage, blocks: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+    def _parts(
+        self, index: int, stage: Stage, blocks: Sequence[tuple[int, int]]
+    ) -> Iterator[Tensor]:
         for block, draws in blocks:
             stream = Stream(self.seed, index, stage, block)
             yield from slabs(stream, draws, self.image_shape, self.sigma, self._device)
@@ -97,7 +106,7 @@ class Sampler:
         target.copy_(noise_SCHW.add_(centre_CHW))
 
     def _classify(self, classes_B: Tensor) -> Tensor:
-        """Store the classes of the batch in the buffer; returns a sum that is NaN if a logit was."""
+        """Store the classes of the buffered batch; returns a sum that is NaN if a logit was."""
         top_B, index_B = self._network.logits().max(1)
         classes_B.copy_(index_B)
         return top_B.sum()

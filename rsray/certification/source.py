@@ -88,7 +88,9 @@ def _open_file(file: Folder) -> ClassifierSource:
 
 
 def _described(where: str, weights: bytes, record: dict[str, Any]) -> ClassifierSource:
-    known = {key: record.get(key) for key in ("model", "dataset", "data_root", "image_size", "sigma")}
+    known = {
+        key: record.get(key) for key in ("model", "dataset", "data_root", "image_size", "sigma")
+    }
     return ClassifierSource(where, weights, False, _digest(weights), **known)
 
 
@@ -102,7 +104,9 @@ def _metadata(weights: bytes, where: str) -> dict[str, Any]:
             with safe_open(file.name, framework="numpy") as opened:
                 metadata = opened.metadata() or {}
     except SafetensorError as problem:
-        raise UserError(f"checkpoint {where} is damaged or not a safetensors file: {problem}") from problem
+        raise UserError(
+            f"checkpoint {where} is damaged or not a safetensors file: {problem}"
+        ) from problem
     record: dict[str, Any] = json.loads(metadata.get("rsray", "{}"))
     return record
 

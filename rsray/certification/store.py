@@ -1,4 +1,4 @@
-"""Durable counts: Parquet parts in CERT/counts, each written whole, read back for plan and decision."""
+"""Durable counts: Parquet parts in CERT/counts, each written whole."""
 
 # Shapes: N selected images, T estimation blocks per image.
 from __future__ import annotations
@@ -8,6 +8,7 @@ import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 RUN_KEY = b"rsray"
 
 
-def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field[pa.DataType]:
     return pa.field(name, kind, nullable=False, metadata={"meaning": meaning})
 
 
@@ -54,12 +55,18 @@ class Selected:
         found = np.minimum(found, len(self.indices) - 1)
         strangers = indices[self.indices[found] != indices]
         if len(strangers):
-            raise UserError(f"the stored counts hold image {strangers[0]}, which this run does not select")
+            raise UserError(
+                f"the stored counts hold image {strangers[0]}, which this run does not select"
+            )
         return found
 
 
 def block_rows(
-    index: int, label: int, stage: Stage, blocks: list[tuple[int, int]], counts_TK: NDArray[np.int64]
+    index: int,
+    label: int,
+    stage: Stage,
+    blocks: list[tuple[int, int]],
+    counts_TK: NDArray[np.int64],
 ) -> list[dict[str, object]]:
     """Return rows of COUNTS for the counts of some blocks, given as (block, draws)."""
     rows: list[dict[str, object]] = []
@@ -91,7 +98,9 @@ class CountStore:
         """Write one part; it exists whole or not at all."""
         schema = COUNTS.with_metadata({RUN_KEY: json.dumps({"run": self.run_id}).encode()})
         sink = pa.BufferOutputStream()
-        pq.write_table(table.cast(COUNTS).replace_schema_metadata(schema.metadata), sink, compression="zstd")
+        pq.write_table(
+            table.cast(COUNTS).replace_schema_metadata(schema.metadata), sink, compression="zstd"
+        )
         name = f"part-{len(self.names()):06d}-{uuid.uuid4().hex[:8]}.parquet"
         self.folder.write(name, sink.getvalue().to_pybytes())
 
@@ -109,7 +118,9 @@ class CountStore:
             try:
                 self._read(name)
             except (pa.ArrowException, OSError) as problem:
-                log.warning("%s/%s is damaged and will be counted again: %s", self.folder, name, problem)
+                log.warning(
+                    "%s/%s is damaged and will be counted again: %s", self.folder, name, problem
+                )
                 self.folder.delete(name)
                 damaged.append(name)
         return damaged
@@ -127,14 +138,16 @@ class CountStore:
         return table
 
     def done(self, selected: Selected, draws: Draws) -> Done:
-        """Return what is stored of the selected images; raises ValueError for a block stored twice."""
+        """Return what is stored of the selected images; ValueError for a block stored twice."""
         done = Done.nothing(len(selected.indices), draws.num_blocks)
         for table in self.parts():
             position = selected.positions(_numpy(table, "index"))
             block, stage = _numpy(table, "block"), _is_selection(table)
             self._mark(done.selection_N, position[stage])
             self._mark(done.estimation_NT, position[~stage], block[~stage])
-            tops = class_counts(table.filter(pa.array(stage)), len(selected.indices), selected).top()
+            tops = class_counts(
+                table.filter(pa.array(stage)), len(selected.indices), selected
+            ).top()
             done.selected_class_N[tops >= 0] = tops[tops >= 0]
         return done
 
@@ -158,10 +171,10 @@ class CountStore:
 
 def class_counts(table: pa.Table, num_images: int, selected: Selected) -> ClassCounts:
     """Return the counts in rows of COUNTS, summed by (image, class)."""
-    lengths = np.diff(table["classes"].combine_chunks().offsets.to_numpy()) if len(table) else []
+    lists: Any = [table[name].combine_chunks() for name in ("classes", "counts")]
+    lengths = np.diff(lists[0].offsets.to_numpy()) if len(table) else []
     position = np.repeat(selected.positions(_numpy(table, "index")), lengths)
-    classes = table["classes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    counts = table["counts"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    classes, counts = (each.flatten().to_numpy(zero_copy_only=False) for each in lists)
     return ClassCounts.gather(
         num_images, position.astype(np.int64), classes.astype(np.int64), counts.astype(np.int64)
     )

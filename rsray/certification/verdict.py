@@ -24,7 +24,7 @@ def certificate_columns(
     alpha: float,
     sampling: str,
 ) -> dict[str, NDArray[np.generic]]:
-    """Return the certificates of the selected images as columns (CONTRACT.md), by Cohen's CERTIFY."""
+    """Return the certificates of the selected images as columns, by Cohen's CERTIFY."""
     decision = certify_hard(selection, estimation, sigma=sigma, alpha=alpha)
     skipped = np.array(
         [
@@ -53,7 +53,9 @@ def check_complete(selected: Selected, done: Done, sampling: str, failed: dict[i
     wants = np.array(
         [
             wants_estimation(top, label, sampling)
-            for top, label in zip(done.selected_class_N.tolist(), selected.labels.tolist(), strict=True)
+            for top, label in zip(
+                done.selected_class_N.tolist(), selected.labels.tolist(), strict=True
+            )
         ],
         dtype=bool,
     )

@@ -1,4 +1,4 @@
-"""What an actor does with a work item: selection if it is needed, the estimation blocks, rows out."""
+"""What an actor does with a work item: selection if needed, estimation blocks, rows out."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ ABSTAIN = -1
 
 @dataclass(frozen=True)
 class Decision:
-    """What the draws of N images say: prediction (-1 = abstain), radius in pixels, the bounds used."""
+    """What the draws of N images say: prediction (-1 = abstain), radius in pixels, bounds."""
 
     prediction: NDArray[np.int32]
     radius: NDArray[np.float64]
@@ -52,7 +52,9 @@ def certify_hard(
     )
 
 
-def predict_hard(counts: ClassCounts, *, alpha: float) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+def predict_hard(
+    counts: ClassCounts, *, alpha: float
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Return Cohen et al.'s PREDICT for N images: predictions [N] (-1 = abstain) and p-values [N].
 
     The p-value is that of the exact two-sided binomial test of the top count against the two top

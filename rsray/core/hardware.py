@@ -47,7 +47,9 @@ def resolve_precision(precision: str | None, device: torch.device) -> str:
     if precision is None:
         return "bf16" if computes_bf16(device.type) else "fp32"
     if precision not in PRECISIONS:
-        raise UserError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+        raise UserError(
+            f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}"
+        )
     return precision
 
 

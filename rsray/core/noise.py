@@ -19,7 +19,10 @@ from torch import Tensor
 
 Stage = Literal["selection", "estimation", "pilot", "validation"]
 STAGES: tuple[Stage, ...] = ("selection", "estimation", "pilot", "validation")
-SLAB_VALUES = {"cpu": 2**16, "cuda": 2**24}  # values per slab: L2 cache on a CPU, a full grid on a GPU
+SLAB_VALUES = {
+    "cpu": 2**16,
+    "cuda": 2**24,
+}  # values per slab: L2 cache on a CPU, a full grid on a GPU
 _MASK = 0xFFFFFFFF
 
 
@@ -65,7 +68,11 @@ def slab_draws(image_shape: tuple[int, ...], device: torch.device) -> int:
 
 
 def slabs(
-    stream: Stream, draws: int, image_shape: tuple[int, int, int], sigma: float, device: torch.device
+    stream: Stream,
+    draws: int,
+    image_shape: tuple[int, int, int],
+    sigma: float,
+    device: torch.device,
 ) -> Iterator[Tensor]:
     """Yield the stream's first `draws` draws of N(0, sigma^2 I) as float32 slabs [S, C, H, W].
 
@@ -82,7 +89,11 @@ def slabs(
 
 
 def block_noise(
-    stream: Stream, draws: int, image_shape: tuple[int, int, int], sigma: float, device: torch.device
+    stream: Stream,
+    draws: int,
+    image_shape: tuple[int, int, int],
+    sigma: float,
+    device: torch.device,
 ) -> Tensor:
-    """Return all the stream's first `draws` draws at once [draws, C, H, W] (small blocks, tests)."""
+    """Return the stream's first `draws` draws at once [draws, C, H, W]."""
     return torch.cat([slab.clone() for slab in slabs(stream, draws, image_shape, sigma, device)])

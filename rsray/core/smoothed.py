@@ -1,4 +1,4 @@
-"""SmoothedClassifier: certify and predict single images with any torch module, without a cluster."""
+"""SmoothedClassifier: certify and predict images with any torch module, without a cluster."""
 
 # Shapes: B draws in a batch, K classes, C H W an image.
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rsray.errors import UserError
 
 @dataclass(frozen=True)
 class Certificate:
-    """One image's certificate: class (-1 = abstain), l2 radius in pixels of [0, 1], and its evidence."""
+    """One image's class (-1 = abstain), its l2 radius in pixels of [0, 1], and the evidence."""
 
     prediction: int
     radius: float
@@ -123,9 +123,7 @@ class SmoothedClassifier:
             self.model.train(was_training)
 
     @torch.inference_mode()
-    def _count(
-        self, image: Tensor, n: int, generator: torch.Generator | None
-    ) -> NDArray[np.int64]:
+    def _count(self, image: Tensor, n: int, generator: torch.Generator | None) -> NDArray[np.int64]:
         parameter = next(self.model.parameters(), None)
         device = image.device if parameter is None else parameter.device
         source = device if generator is None else generator.device

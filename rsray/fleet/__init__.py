@@ -1,1 +1,23 @@
-"""Everything that runs on Ray: the only place that imports ray and optuna."""
+"""Everything that runs on Ray: the only place that imports ray and optuna.
+
+Ray reads its settings when it is imported, so they are made here, before any module of this
+package can import it. What the user has set stays.
+"""
+
+import os
+
+# RAY.md, sections 0, 1 and 5.
+ENVIRONMENT = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use the driver's environment as it is
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray prints an error for every actor pool that is none (ray #53727).
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command, not only the search
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+for _key, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_key, _value)

@@ -1,4 +1,4 @@
-"""The certification fleet: work items through Ray Data to a pool of actors, counts back to one writer.
+"""The certification fleet: work items through Ray Data to actors, counts back to one writer.
 
 Items travel without pixels: an actor reads its images where it counts them, so nothing but a few
 integers per image moves through the cluster.
@@ -39,16 +39,15 @@ FLUSH_SECONDS = 4.0  # between parts of counts; grows with the run
 MAX_ROUNDS = 3  # a block lost with its actor is planned again
 OnProgress = Callable[[dict[str, Any]], None]
 
-TASK = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("label", pa.int32()),
-        ("first_block", pa.int32()),
-        ("num_blocks", pa.int32()),
-        ("selection", pa.bool_()),
-        ("selected_class", pa.int32()),
-    ]
-)
+_TASK_FIELDS: dict[str, pa.DataType] = {
+    "index": pa.int64(),
+    "label": pa.int32(),
+    "first_block": pa.int32(),
+    "num_blocks": pa.int32(),
+    "selection": pa.bool_(),
+    "selected_class": pa.int32(),
+}
+TASK = pa.schema(_TASK_FIELDS)
 ANSWER = pa.schema([*COUNTS, pa.field("error", pa.string())])
 
 
@@ -105,8 +104,14 @@ class CountingActor:
 def _failure(item: Item, problem: Exception) -> dict[str, Any]:
     reason = f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
     return {
-        "index": item.index, "label": item.label, "stage": "failed", "block": item.first_block,
-        "draws": 0, "classes": [], "counts": [], "error": reason,
+        "index": item.index,
+        "label": item.label,
+        "stage": "failed",
+        "block": item.first_block,
+        "draws": 0,
+        "classes": [],
+        "counts": [],
+        "error": reason,
     }
 
 
@@ -136,7 +141,7 @@ def certify(
 
 
 def plan_fleet(config: CertifyConfig) -> Fleet:
-    """Return the fleet that a run gets: one actor per GPU, or per CPU core, unless it says otherwise."""
+    """Return the fleet of a run: one actor per GPU, or per CPU core, unless it says otherwise."""
     gpus, cpus = cluster_gpus(), cluster_cpus()
     per_actor = config.gpus_per_actor if config.gpus_per_actor is not None else float(gpus > 0)
     if per_actor > 0:
@@ -150,11 +155,15 @@ def plan_fleet(config: CertifyConfig) -> Fleet:
     return Fleet(actors, max(1, cpus // actors), 0.0)
 
 
-def _choose(config: CertifyConfig, source: ClassifierSource, split: ImageSplit, fleet: Fleet) -> Evaluation:
+def _choose(
+    config: CertifyConfig, source: ClassifierSource, split: ImageSplit, fleet: Fleet
+) -> Evaluation:
     """Measure evaluations on a machine and with the resources of an actor."""
     import ray
 
-    def measure(source: ClassifierSource, split: ImageSplit, precision: str, threads: int) -> Evaluation:
+    def measure(
+        source: ClassifierSource, split: ImageSplit, precision: str, threads: int
+    ) -> Evaluation:
         torch.set_num_threads(threads)
         device = torch.device("cuda" if fleet.gpus > 0 else "cpu")
         model = source.build(split).to(device)
@@ -215,13 +224,19 @@ class _Certification:
     def _tasks(self, done: Any) -> list[list[Item]]:
         config, draws = self.config, self.claimed.draws
         speed = max(self.claimed.evaluation.draws_per_second, 1.0)
-        total = int((~done.estimation_NT).sum()) * draws.block_size + len(done.selection_N) * draws.n0
+        total = (
+            int((~done.estimation_NT).sum()) * draws.block_size + len(done.selection_N) * draws.n0
+        )
         target = task_draws(total, self.fleet.actors, speed)
         items = [
             item
             for item in owed(
-                self.selected.indices, self.selected.labels, done, draws,
-                sampling=config.sampling, blocks_per_item=max(1, target // draws.block_size),
+                self.selected.indices,
+                self.selected.labels,
+                done,
+                draws,
+                sampling=config.sampling,
+                blocks_per_item=max(1, target // draws.block_size),
             )
             if item.index not in self.failed
         ]
@@ -272,7 +287,7 @@ class _Certification:
         context.execution_options.preserve_order = False
         for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        blocks = [_task_table(items) for items in tasks]
+        blocks: list[Any] = [_task_table(items) for items in tasks]
         actors = min(self.fleet.actors, len(tasks))
         stream = ray.data.from_arrow(blocks).map_batches(
             CountingActor,
@@ -283,7 +298,10 @@ class _Certification:
             num_cpus=self.fleet.cpus,
             num_gpus=self.fleet.gpus,
         )
-        yield from stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        answers: Any = stream.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        )
+        yield from answers
 
     def _job(self) -> dict[str, Any]:
         return {
@@ -308,4 +326,3 @@ def selected_images(config: CertifyConfig, split: ImageSplit) -> Selected:
 
     indices = selected(len(split), config.start, config.skip, config.limit)
     return Selected(indices, np.asarray(split.labels)[indices])
-

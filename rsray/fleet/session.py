@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import tempfile
 import warnings
@@ -13,29 +14,8 @@ from typing import Any
 
 from rsray.errors import UserError
 
-# Set before ray is imported, unless the user set them (RAY.md, sections 0, 1 and 5).
-ENVIRONMENT = {
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use the driver's environment as it is
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Ray prints an error for every actor pool that is none (ray #53727); its log files keep the rest.
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_DEDUP_LOGS": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_RESULT_BUFFER_LENGTH": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-}
+CONNECT_SECONDS = 5.0
 STORE_BYTES = 300 * 2**20  # object store of the embedded Ray: counts and images in flight are small
-
-
-def prepare_environment() -> None:
-    """Set what Ray reads from the environment when it is imported."""
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
 
 
 @contextmanager
@@ -46,23 +26,38 @@ def session(address: str | None = None, *, dashboard: bool = False) -> Iterator[
     session that is already open is used and left open. Raises UserError when the cluster does not
     answer.
     """
-    prepare_environment()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
 
     if ray.is_initialized():
         yield ray
         return
     where = address or os.environ.get("RAY_ADDRESS")
+    if where is not None:
+        _check_reachable(where)
     try:
         _start(ray, where, dashboard)
     except (ConnectionError, RuntimeError, ValueError) as problem:
         if where is None:
             raise
-        raise UserError(f"no Ray cluster answers at {where!r}: {str(problem).splitlines()[0]}") from problem
+        raise UserError(
+            f"no Ray cluster answers at {where!r}: {str(problem).splitlines()[0]}"
+        ) from problem
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_reachable(where: str) -> None:
+    """Raise UserError at once when nothing listens there; Ray itself would try for minutes."""
+    host, separator, port = where.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        return  # "auto", "local": Ray knows where
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as problem:
+        raise UserError(f"no Ray cluster answers at {where!r}: {problem}") from problem
 
 
 def _start(ray: Any, where: str | None, dashboard: bool) -> None:

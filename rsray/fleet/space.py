@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -14,7 +13,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from rsray.config import TrainConfig, check_names, objective_fields
+from rsray.config import TrainConfig, check_names, objective_fields, parse_value
 from rsray.errors import UserError
 
 Space = dict[str, BaseDistribution]
@@ -23,7 +22,11 @@ SPEC = re.compile(r"^\s*(uniform|log|int|choice)\s*\((.*)\)\s*$")
 
 # Ranges around the papers' settings, wide enough to hold the best of their ablations.
 DEFAULT_SPECS: dict[str, dict[str, str]] = {
-    "macer": {"trade_off": "log(0.5,32)", "hinge": "uniform(2,16)", "inverse_temperature": "log(2,64)"},
+    "macer": {
+        "trade_off": "log(0.5,32)",
+        "hinge": "uniform(2,16)",
+        "inverse_temperature": "log(2,64)",
+    },
     "gaussian": {"lr": "log(0.003,0.2)", "weight_decay": "log(1e-5,1e-2)"},
     "smoothadv": {"epsilon": "log(0.1,4)"},
     "stability": {"trade_off": "log(0.5,20)"},
@@ -44,7 +47,9 @@ def parse_space(assignments: Iterable[str], objective: str) -> dict[str, str]:
     for text in assignments:
         key, separator, spec = text.partition("=")
         if not separator:
-            raise UserError(f"--search {text!r} is not of the form key=SPEC, with SPEC one of {FORMS}")
+            raise UserError(
+                f"--search {text!r} is not of the form key=SPEC, with SPEC one of {FORMS}"
+            )
         specs[key.strip()] = spec.strip()
     specs = specs or dict(DEFAULT_SPECS[objective])
     known = [name for name in TrainConfig.model_fields if name != "settings"]
@@ -63,7 +68,7 @@ def _distribution(key: str, spec: str) -> BaseDistribution:
     if found is None:
         raise UserError(f"--search {key}={spec!r} cannot be read: SPEC is one of {FORMS}")
     kind, inside = found.groups()
-    values = [yaml.safe_load(part) for part in inside.split(",")]
+    values = [parse_value(part) for part in inside.split(",")]
     try:
         if kind == "choice":
             return CategoricalDistribution(values)
@@ -78,8 +83,12 @@ def _distribution(key: str, spec: str) -> BaseDistribution:
 def first_point(space: Space, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the settings' own point in the space, or None when the space does not hold it."""
     point = {key: settings.get(key) for key in space}
-    is_inside = all(
-        value is not None and distribution._contains(distribution.to_internal_repr(value))
-        for (key, value), distribution in zip(point.items(), space.values(), strict=True)
-    )
+    is_inside = all(_holds(space[key], value) for key, value in point.items())
     return point if is_inside else None
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return value is not None and distribution._contains(distribution.to_internal_repr(value))
+    except ValueError:  # what a categorical distribution says of a stranger
+        return False

@@ -18,7 +18,7 @@ from rsray.config import TrainConfig
 from rsray.core.hardware import available_cpus, default_device
 from rsray.data import ImageSplit
 from rsray.errors import UserError
-from rsray.fleet.session import cluster_cpus, cluster_gpus, prepare_environment, session
+from rsray.fleet.session import cluster_cpus, cluster_gpus, session
 from rsray.storage import Folder
 from rsray.training.loop import Progress, Team, Training, claim_run
 from rsray.training.metrics import read_metrics
@@ -51,7 +51,6 @@ def train(
     pay). Several workers, or a cluster, train data-parallel in a Ray Train worker group; a lost
     worker restarts the group. Raises UserError when RUN belongs to another run.
     """
-    prepare_environment()
     device = default_device()
     if claim_run(run, config, split, device):
         return False
@@ -64,7 +63,9 @@ def train(
     return True
 
 
-def _fit_here(config: TrainConfig, run: Folder, device: torch.device, on_progress: OnProgress) -> None:
+def _fit_here(
+    config: TrainConfig, run: Folder, device: torch.device, on_progress: OnProgress
+) -> None:
     _quiet()
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -101,7 +102,9 @@ def _fit_group(config: TrainConfig, run: Folder, on_progress: OnProgress) -> Non
     from ray.train.torch import TorchTrainer
 
     workers = max(1, config.workers)
-    gpus = config.gpus_per_worker if config.gpus_per_worker is not None else float(cluster_gpus() > 0)
+    gpus = (
+        config.gpus_per_worker if config.gpus_per_worker is not None else float(cluster_gpus() > 0)
+    )
     _check_room(workers, gpus)
     resources = {"CPU": max(1, cluster_cpus() // workers)} if not gpus else {"GPU": gpus, "CPU": 1}
     name = f".ray-train-{uuid.uuid4().hex[:8]}"
@@ -156,7 +159,9 @@ def _check_room(workers: int, gpus: float) -> None:
     need = workers * (gpus or 1)
     if need > have:
         kind = "GPUs" if gpus else "CPU cores"
-        raise UserError(f"workers is {workers}: that needs {need:g} {kind}, the cluster has {have:g}")
+        raise UserError(
+            f"workers is {workers}: that needs {need:g} {kind}, the cluster has {have:g}"
+        )
 
 
 def _worker_loop(arguments: dict[str, Any]) -> None:

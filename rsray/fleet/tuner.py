@@ -20,6 +20,7 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from ray.tune import Callback
 
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import CertifyConfig, TrainConfig, TuneConfig, from_yaml, nest, to_yaml
@@ -35,9 +36,14 @@ from rsray.training.loop import Progress, Training, open_training_split
 from rsray.versions import versions
 
 STUDY, STUDY_FILE, TUNE_FILE, TRIALS, BEST = (
-    "rsray", "study.journal", "tune.yaml", "trials.parquet", "best.yaml",
+    "rsray",
+    "study.journal",
+    "tune.yaml",
+    "trials.parquet",
+    "best.yaml",
 )
 METRIC = "projected_acr"
+KILLED = "killed"  # marks trials that died with an earlier start: they are run again
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,9 @@ class Watch:
     certifying: Callable[[dict[str, Any]], None] = lambda snapshot: None
 
 
-def tune(config: TuneConfig, out: Folder, *, address: str | None = None, watch: Watch | None = None) -> dict[str, Any]:
+def tune(
+    config: TuneConfig, out: Folder, *, address: str | None = None, watch: Watch | None = None
+) -> dict[str, Any]:
     """Search, retrain the winner on all training images, certify it; returns the summary.
 
     TUNE is complete when this returns. Trials, training and certification that TUNE already holds
@@ -77,7 +85,9 @@ def tune(config: TuneConfig, out: Folder, *, address: str | None = None, watch: 
         _search(config, study, watch)
         write_trials(out, study)
         best = best_config(config, study)
-        out.write(BEST, to_yaml(best.model_dump(mode="json", exclude={"workers", "gpus_per_worker"})))
+        out.write(
+            BEST, to_yaml(best.model_dump(mode="json", exclude={"workers", "gpus_per_worker"}))
+        )
         watch.phase("train")
         run = out / "best"
         train(best, run, open_training_split(best), on_progress=watch.training)
@@ -94,7 +104,9 @@ def claim_tune(out: Folder, config: TuneConfig) -> None:
     if out.exists(TUNE_FILE):
         differences = config.differences(from_yaml(out.read(TUNE_FILE), f"{out}/{TUNE_FILE}"))
         if differences:
-            raise UserError(f"{out} belongs to another search: {'; '.join(differences[:3])}; use another --out")
+            raise UserError(
+                f"{out} belongs to another search: {'; '.join(differences[:3])}; use another --out"
+            )
         return
     if [name for name in out.names() if not name.startswith(".")]:
         raise UserError(f"{out} is not empty and is no search; use another --out")
@@ -109,6 +121,7 @@ def _open_study(out: Folder) -> optuna.Study:
         storage=storage, study_name=STUDY, direction="maximize", load_if_exists=True
     )
     for trial in study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING)):
+        storage.set_trial_user_attr(trial._trial_id, KILLED, True)
         storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
     return study
 
@@ -116,7 +129,7 @@ def _open_study(out: Folder) -> optuna.Study:
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that a search need not repeat: completed, or failed by their own fault."""
     ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.FAIL))
-    return [trial for trial in ended if trial.state == TrialState.COMPLETE or trial.intermediate_values]
+    return [trial for trial in ended if KILLED not in trial.user_attrs]
 
 
 def _search(config: TuneConfig, study: optuna.Study, watch: Watch) -> None:
@@ -145,8 +158,11 @@ def _search(config: TuneConfig, study: optuna.Study, watch: Watch) -> None:
             tune_config=ray.tune.TuneConfig(
                 search_alg=_searcher(config, study),
                 scheduler=ASHAScheduler(
-                    metric=METRIC, mode="max", time_attr="training_iteration",
-                    max_t=reports + 1, grace_period=max(1, reports // 4),
+                    metric=METRIC,
+                    mode="max",
+                    time_attr="training_iteration",
+                    max_t=reports + 1,
+                    grace_period=max(1, reports // 4),
                     reduction_factor=config.reduction,
                 ),
                 num_samples=missing,
@@ -154,8 +170,10 @@ def _search(config: TuneConfig, study: optuna.Study, watch: Watch) -> None:
                 reuse_actors=True,
             ),
             run_config=ray.tune.RunConfig(
-                name="search", storage_path=scratch, verbose=0,
-                callbacks=[_watcher(config, len(_finished(study)), watch)],
+                name="search",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[Watcher(config.trials, len(_finished(study)), watch)],
             ),
         )
         tuner.fit()
@@ -166,15 +184,17 @@ def _searcher(config: TuneConfig, study: optuna.Study) -> Any:
 
     space = distributions(config.search)
     start = first_point(space, {**config.train.model_dump(), **config.train.settings})
-    is_new = not study.get_trials()
+    was_tried = any(trial.params == start for trial in _finished(study))
     # A search that continues gets other numbers than its first part, not the same again.
     seed = config.seed + len(study.get_trials())
     return OptunaSearch(
         dict(space),
         metric=METRIC,
         mode="max",
-        points_to_evaluate=[start] if start and is_new else None,
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, config.trials // 3 + 1)),
+        points_to_evaluate=[start] if start and not was_tried else None,
+        sampler=optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=min(10, config.trials // 3 + 1)
+        ),
         study_name=STUDY,
         storage=study._storage,
     )
@@ -202,43 +222,58 @@ def _trial(params: dict[str, Any], job: dict[str, Any]) -> None:
             return
         projection = training.project(config.num_draws)
         ray.tune.report(
-            {METRIC: projection.acr, "accuracy": projection.accuracy, "epoch": done, "loss": row["loss"]}
+            {
+                METRIC: projection.acr,
+                "accuracy": projection.accuracy,
+                "epoch": done,
+                "loss": row["loss"],
+            }
         )
 
     training.run_epochs(report)
 
 
-def _watcher(config: TuneConfig, already: int, watch: Watch) -> Any:
-    from ray.tune import Callback
+class Watcher(Callback):  # type: ignore[misc]
+    """Passes on what trials report. Tune pickles its callbacks: what draws stays behind."""
 
-    class Watcher(Callback):
-        """Passes on what trials report."""
+    def __init__(self, trials: int, already: int, watch: Watch) -> None:
+        self.trials, self.finished, self.watch = trials, already, watch
+        self.best: float | None = None
 
-        def __init__(self) -> None:
-            self.finished = already
-            self.best: float | None = None
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the functions that draw."""
+        return {**self.__dict__, "watch": Watch()}
 
-        def _event(self, kind: str, trial: Any, result: dict[str, Any]) -> None:
-            acr = result.get(METRIC)
-            if acr is not None:
-                self.best = acr if self.best is None else max(self.best, acr)
-            event = TrialEvent(
-                kind, self.finished, config.trials, dict(trial.config), result.get("epoch"), acr, self.best
-            )
-            watch.trial(event)
+    def _event(self, kind: str, trial: Any, result: dict[str, Any]) -> None:
+        acr = result.get(METRIC)
+        if acr is not None:
+            self.best = acr if self.best is None else max(self.best, acr)
+        event = TrialEvent(
+            kind,
+            self.finished,
+            self.trials,
+            dict(trial.config),
+            result.get("epoch"),
+            acr,
+            self.best,
+        )
+        self.watch.trial(event)
 
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            self._event("report", trial, result)
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
+    ) -> None:
+        """Tell of a report."""
+        self._event("report", trial, result)
 
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            self.finished += 1
-            self._event("done", trial, trial.last_result or {})
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Tell of a trial that ended, early or at full length."""
+        self.finished += 1
+        self._event("done", trial, trial.last_result or {})
 
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            self.finished += 1
-            self._event("failed", trial, trial.last_result or {})
-
-    return Watcher()
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Tell of a trial that raised."""
+        self.finished += 1
+        self._event("failed", trial, trial.last_result or {})
 
 
 def best_config(config: TuneConfig, study: optuna.Study) -> TrainConfig:
@@ -270,12 +305,18 @@ def write_trials(out: Folder, study: optuna.Study) -> None:
     out.write(TRIALS, sink.getvalue().to_pybytes())
 
 
-def _certify_best(config: TuneConfig, best: TrainConfig, run: Folder, watch: Watch) -> dict[str, Any]:
+def _certify_best(
+    config: TuneConfig, best: TrainConfig, run: Folder, watch: Watch
+) -> dict[str, Any]:
     source = open_source(str(run))
     split = open_split(best.dataset, "test", best.data_root, image_size=best.image_size)
     wanted = certify_config(config, best, source, split.num_classes)
     return certify(
-        wanted, run / "certificates", source, split, selected_images(wanted, split),
+        wanted,
+        run / "certificates",
+        source,
+        split,
+        selected_images(wanted, split),
         on_progress=watch.certifying,
     )
 

@@ -68,9 +68,7 @@ def _read(path: str | os.PathLike[str] | bytes, where: str) -> Mapping[str, Any]
     return content
 
 
-def _split(
-    content: Mapping[str, Any], where: str
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _split(content: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the state dict and the plain values kept beside it."""
     inside = next((key for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
     found = content if inside is None else content[inside]
@@ -107,9 +105,7 @@ def _network(model: nn.Module) -> nn.Module:
     return model.get_submodule("network") if is_wrapped else model
 
 
-def _refuse_other_statistics(
-    state: Mapping[str, Tensor], model: nn.Module, where: str
-) -> None:
+def _refuse_other_statistics(state: Mapping[str, Tensor], model: nn.Module, where: str) -> None:
     """Raise UserError when the checkpoint kept statistics that are not the model's."""
     layer = getattr(model, "normalise", None)
     for key, name in LAYER_STATISTICS.items():

@@ -39,8 +39,8 @@ def load_weights(
 ) -> None:
     """Load weights from a safetensors file, or its bytes, into `model`.
 
-    `where` names bytes in messages. Raises UserError when the file is absent, damaged, or of another network; the model is then
-    unchanged.
+    `where` names bytes in messages. Raises UserError when the file is absent, damaged, or of
+    another network; the model is then unchanged.
     """
     where = where or ("in memory" if isinstance(path, bytes) else str(path))
     try:

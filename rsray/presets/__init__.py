@@ -13,17 +13,36 @@ from rsray.config import TrainConfig, choose, nest, scaled_drops
 
 # What a data set starts from when no preset is named; the objective's own defaults do the rest.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {"model": "lenet", "epochs": 16, "lr": 0.05, "lr_drops": (4, 14), "trade_off": 4.0, "deferred": True},
+    "digits": {
+        "model": "lenet",
+        "epochs": 16,
+        "lr": 0.05,
+        "lr_drops": (4, 14),
+        "trade_off": 4.0,
+        "deferred": True,
+    },
     "mnist": {"model": "lenet", "epochs": 30, "lr": 0.01, "lr_drops": (10, 20), "trade_off": 16.0},
     "svhn": {"model": "resnet110", "epochs": 150, "lr": 0.01, "lr_drops": (60, 120)},
     "cifar10": {"model": "resnet110", "epochs": 150, "lr": 0.01, "lr_drops": (60, 120)},
     "imagenet": {
-        "model": "resnet50", "epochs": 120, "lr": 0.1, "lr_drops": (30, 60, 90), "batch_size": 256,
-        "weight_decay": 1e-4, "num_draws": 2, "trade_off": 6.0,
+        "model": "resnet50",
+        "epochs": 120,
+        "lr": 0.1,
+        "lr_drops": (30, 60, 90),
+        "batch_size": 256,
+        "weight_decay": 1e-4,
+        "num_draws": 2,
+        "trade_off": 6.0,
     },
     "mini-imagenet50": {
-        "model": "resnet50", "epochs": 120, "lr": 0.1, "lr_drops": (30, 60, 90), "batch_size": 64,
-        "weight_decay": 1e-4, "num_draws": 2, "trade_off": 6.0,
+        "model": "resnet50",
+        "epochs": 120,
+        "lr": 0.1,
+        "lr_drops": (30, 60, 90),
+        "batch_size": 64,
+        "weight_decay": 1e-4,
+        "num_draws": 2,
+        "trade_off": 6.0,
     },
     "imagefolder": {"model": "resnet20", "epochs": 30, "lr_drops": (15, 25)},
     "parquet": {"model": "resnet20", "epochs": 30, "lr_drops": (15, 25)},
@@ -48,7 +67,9 @@ def presets() -> dict[str, Preset]:
     found: dict[str, Preset] = {}
     for file in sorted(resources.files(__name__).iterdir(), key=lambda entry: entry.name):
         if file.name.endswith(".yaml"):
-            found |= _read(yaml.safe_load(file.read_text(encoding="utf-8")), file.name.removesuffix(".yaml"))
+            found |= _read(
+                yaml.safe_load(file.read_text(encoding="utf-8")), file.name.removesuffix(".yaml")
+            )
     return found
 
 
@@ -57,7 +78,9 @@ def preset(name: str) -> Preset:
     return presets()[choose(name, presets(), "preset")]
 
 
-def train_config(flat: dict[str, Any], *, preset_name: str | None = None, base: dict[str, Any] | None = None) -> TrainConfig:
+def train_config(
+    flat: dict[str, Any], *, preset_name: str | None = None, base: dict[str, Any] | None = None
+) -> TrainConfig:
     """Return the configuration of a training run: defaults, then preset or `base`, then `flat`.
 
     When `epochs` is changed and `lr_drops` is not, the drops move in proportion.

@@ -68,13 +68,17 @@ class Training:
         config = self.config
         self.split = open_training_split(config)
         chosen = subset(len(self.split), config.limit, config.seed)
-        held_in, held_out = train_validation(self.split.labels[chosen], config.validation, config.seed)
+        held_in, held_out = train_validation(
+            self.split.labels[chosen], config.validation, config.seed
+        )
         self.source = Source(self.split, chosen[held_in], self.device)
         self.held_out = Source(self.split, chosen[held_out], self.device)
         self.augmentation = config.augmentation or dataset_spec(config.dataset).augmentation
         self.precision = resolve_precision(config.precision, self.device)
         torch.manual_seed(config.seed)
-        self.model = build_model(config, self.split).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = build_model(config, self.split).to(
+            self.device, memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
         self.objective = config.build_objective()
         self.companion = self.objective.companion(self.split.num_classes)
         if self.companion is not None:
@@ -86,7 +90,11 @@ class Training:
 
     def _make_optimisers(self) -> None:
         config = self.config
-        options = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+        options: dict[str, Any] = {
+            "lr": config.lr,
+            "momentum": config.momentum,
+            "weight_decay": config.weight_decay,
+        }
         self.optimiser = torch.optim.SGD(self.model.parameters(), **options)
         self.optimisers = {"optimiser": self.optimiser}
         if self.companion is not None:
@@ -121,14 +129,18 @@ class Training:
             state[f"{name}_schedule"] = self.schedules[name].state_dict()
         return state
 
-    def run_epochs(self, on_epoch: Callable[[dict[str, Any]], bool | None] = lambda row: None) -> None:
-        """Train the epochs that remain; `on_epoch` gets each epoch's figures and may return True to stop."""
+    def run_epochs(
+        self, on_epoch: Callable[[dict[str, Any]], bool | None] = lambda row: None
+    ) -> None:
+        """Train the epochs that remain; `on_epoch` gets their figures, and stops with True."""
         is_writer = self.team.rank == 0 and self.run is not None
         log = MetricsLog(self.run, self.epoch) if is_writer and self.run is not None else None
         while self.epoch < self.config.epochs:
             row = self._train_epoch()
             if not math.isfinite(row["loss"]):
-                raise DivergedError(f"the loss became {row['loss']} in epoch {row['epoch']}: lower lr or trade_off")
+                raise DivergedError(
+                    f"the loss became {row['loss']} in epoch {row['epoch']}: lower lr or trade_off"
+                )
             self.epoch += 1
             if is_writer and self.run is not None and log is not None:
                 save_checkpoint(self.run, self.epoch, self._state())
@@ -196,7 +208,9 @@ class Training:
         draws = generator(images.device, *batch.key, "companion", batch.rows.start)
         optimiser = self.optimisers["companion_optimiser"]
         optimiser.zero_grad(set_to_none=True)
-        objective.companion_loss(self.network, self.companion, images, batch.labels_B, draws).backward()
+        objective.companion_loss(
+            self.network, self.companion, images, batch.labels_B, draws
+        ).backward()
         optimiser.step()
 
     def project(self, num_draws: int) -> Projection:
@@ -205,8 +219,13 @@ class Training:
             raise UserError("validation is 0: there are no held-out images to project ACR on")
         images, labels = self.held_out._cached()
         return project(
-            self.model, images, labels, sigma=self.config.sigma, precision=self.precision,
-            seed=self.config.seed, num_draws=num_draws,
+            self.model,
+            images,
+            labels,
+            sigma=self.config.sigma,
+            precision=self.precision,
+            seed=self.config.seed,
+            num_draws=num_draws,
         )
 
     def _write_weights(self) -> None:

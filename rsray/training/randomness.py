@@ -24,7 +24,9 @@ def generator(device: torch.device, *key: int | str) -> torch.Generator:
 
 def permutation(num_images: int, seed: int, epoch: int) -> Tensor:
     """Return the order in which an epoch visits the images [num_images] (int64, on the CPU)."""
-    return torch.randperm(num_images, generator=generator(torch.device("cpu"), seed, "order", epoch))
+    return torch.randperm(
+        num_images, generator=generator(torch.device("cpu"), seed, "order", epoch)
+    )
 
 
 def batch_noise(
@@ -35,9 +37,9 @@ def batch_noise(
     key: tuple[int, int, int],
     device: torch.device,
 ) -> Tensor:
-    """Return N(0, sigma^2) noise [B, M, C, H, W] for rows of the global batch; key = (seed, epoch, step).
+    """Return N(0, sigma^2) noise [B, M, C, H, W] for rows of the batch `key` = (seed, epoch, step).
 
-    The memory is channels-last (and says so for one channel too, where torch cannot tell).
+    The memory is channels-last.
     """
     channels, height, width = image_shape
     first = rows.start // SHARD
@@ -47,4 +49,4 @@ def batch_noise(
         flat[shard].normal_(0.0, sigma, generator=generator(device, *key, first + shard))
     offset = (rows.start - first * SHARD) * num_draws
     mine = flat.flatten(0, 1)[offset : offset + len(rows) * num_draws]
-    return mine.permute(0, 3, 1, 2).unflatten(0, (len(rows), num_draws))
+    return mine.reshape(len(rows), num_draws, height, width, channels).permute(0, 1, 4, 2, 3)

@@ -30,7 +30,7 @@ class Source:
         return len(self.indices)
 
     def batches(self, orders: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images uint8 [B, C, H, W], labels [B]) on the device for each list of positions."""
+        """Yield (images uint8 [B, C, H, W], labels [B]) on the device, per list of positions."""
         bytes_in_memory = len(self) * int(np.prod(self.split.image_shape))
         fits = bytes_in_memory <= IN_MEMORY_BYTES
         return self._resident(orders) if fits else self._streamed(orders)

@@ -16,7 +16,7 @@ from rsray.training.randomness import batch_noise, generator
 
 @dataclass(frozen=True)
 class Batch:
-    """This worker's rows of a global batch: images uint8 [B, C, H, W], labels [B], on the device."""
+    """A worker's rows of a global batch: images uint8 [B, C, H, W], labels [B], on the device."""
 
     images_BCHW: Tensor
     labels_B: Tensor
@@ -51,7 +51,9 @@ class Tally:
         """Start at zero."""
         self._sums = torch.zeros(5, dtype=torch.float64, device=device)
 
-    def add(self, classification_B: Tensor, robustness_B: Tensor, logits_BMK: Tensor, labels_B: Tensor) -> None:
+    def add(
+        self, classification_B: Tensor, robustness_B: Tensor, logits_BMK: Tensor, labels_B: Tensor
+    ) -> None:
         """Add a group of images."""
         hits = (logits_BMK.argmax(-1) == labels_B[:, None]).sum()
         images, draws = len(labels_B), logits_BMK.shape[0] * logits_BMK.shape[1]
@@ -84,7 +86,9 @@ class Stepper:
     for batch-norm statistics.
     """
 
-    def __init__(self, network: Network, optimiser: torch.optim.Optimizer, *, world: int = 1) -> None:
+    def __init__(
+        self, network: Network, optimiser: torch.optim.Optimizer, *, world: int = 1
+    ) -> None:
         """Make a stepper for this worker's network."""
         self.network, self.optimiser, self.world = network, optimiser, world
         self.group_size: int | None = None  # images per forward pass; None: the whole batch
@@ -127,7 +131,12 @@ class Stepper:
         labels = batch.labels_B[part]
         rows = batch.rows[part]
         noise = batch_noise(
-            rows, objective.num_draws, tuple(images.shape[1:]), objective.sigma, batch.key, images.device
+            rows,
+            objective.num_draws,
+            tuple(images.shape[1:]),
+            objective.sigma,
+            batch.key,
+            images.device,
         )
         draws = generator(images.device, *batch.key, "objective", rows.start)
         step = objective.step(

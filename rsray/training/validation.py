@@ -1,4 +1,4 @@
-"""Projected ACR on held-out training images: an estimate to compare models with, not a certificate."""
+"""Projected ACR on held-out training images: an estimate to rank models, not a certificate."""
 
 # Shapes: G images in a group, m draws per image, K classes, C H W an image.
 from __future__ import annotations

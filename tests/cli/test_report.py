@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from rsray_cli.report import report
 from typer.testing import CliRunner
 
 from rsray.errors import UserError
 from rsray.results.certificates import write_certificates
 from rsray.results.cohen import read_log
+from rsray_cli.report import report
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 

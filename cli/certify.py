@@ -1,0 +1,141 @@
+"""`rsray certify`: certified radii of a test set."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rsray_cli import options
+
+
+def certify(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT",
+            help="A RUN folder, a .safetensors file or a published .pth.tar checkpoint.",
+            show_default=False,
+        ),
+    ],
+    dataset: options.Dataset = None,
+    data_root: options.DataRoot = None,
+    split: Annotated[str, typer.Option(help="Which images: test or train.")] = "test",
+    model: options.Model = None,
+    sigma: options.Sigma = None,
+    n0: Annotated[int, typer.Option(help="Selection draws per image.")] = 100,
+    n: Annotated[int, typer.Option(help="Estimation draws per image.")] = 100_000,
+    alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = 0.001,
+    bound: Annotated[
+        str, typer.Option(help="Confidence bound: clopper-pearson.")
+    ] = "clopper-pearson",
+    sampling: Annotated[
+        str,
+        typer.Option(
+            help="fixed: n draws each; skip: none where the selection already misses the label (same ACR and curve, less work)."
+        ),
+    ] = "fixed",
+    start: options.Start = 0,
+    skip: options.Skip = None,
+    limit: options.Limit = None,
+    actors: options.Actors = None,
+    gpus_per_actor: options.GpusPerActor = None,
+    precision: options.Precision = None,
+    block_size: Annotated[int, typer.Option(help="Draws per stored block of counts.")] = 1000,
+    image_size: options.ImageSize = None,
+    download: options.Download = False,
+    seed: options.Seed = 0,
+    address: options.Address = None,
+    out: options.Out = None,
+) -> None:
+    """Certify a test set by hard randomized smoothing (Cohen et al. 2019, CERTIFY).
+
+    Each certificate holds with probability at least 1 - alpha: the smoothed classifier predicts its
+    class everywhere within the l2 radius. Writes CERT: certify.yaml, counts/, certificates.parquet
+    and summary.json. Draws that CERT already holds are not made again.
+
+    Example: rsray certify runs/my-run --skip 10 --out runs/my-cert
+    """
+    from rsray.certification.source import open_source
+    from rsray.config import CertifyConfig
+    from rsray.core.bounds import check_settings
+    from rsray.core.hardware import default_device, resolve_precision
+    from rsray.data import dataset_spec, open_split
+    from rsray.errors import UserError
+    from rsray.fleet.certifier import selected_images
+    from rsray.storage import Folder
+
+    check_settings(n, alpha, n0)
+    if bound != "clopper-pearson":
+        raise UserError(f"bound {bound!r} is not available; choose clopper-pearson")
+    found = open_source(source).given(
+        model=model, dataset=dataset, data_root=data_root, image_size=image_size, sigma=sigma
+    )
+    missing = [name for name in ("model", "dataset", "sigma") if getattr(found, name) is None]
+    if missing:
+        raise UserError(f"{source} does not say its {missing[0]}: give --{missing[0]}")
+    assert found.dataset is not None
+    images = open_split(
+        found.dataset, split, found.data_root, image_size=found.image_size, download=download
+    )
+    found.build(images)  # a checkpoint that does not fit is refused before anything starts
+    config = CertifyConfig.make(
+        {
+            "source": source,
+            "model_digest": found.digest,
+            "dataset": found.dataset,
+            "data_root": found.data_root,
+            "image_size": found.image_size,
+            "split": split,
+            "model": found.model,
+            "num_classes": images.num_classes,
+            "sigma": found.sigma,
+            "n0": n0,
+            "n": n,
+            "alpha": alpha,
+            "bound": bound,
+            "sampling": sampling,
+            "block_size": block_size,
+            "start": start,
+            "skip": skip if skip is not None else dataset_spec(found.dataset).skip,
+            "limit": limit,
+            "seed": seed,
+            "actors": actors,
+            "gpus_per_actor": gpus_per_actor,
+            "precision": resolve_precision(precision, default_device()),
+        }
+    )
+    where = out or options.new_folder("certify", found.dataset, found.sigma)
+    _certify(
+        config, where, Folder.of(where), found, images, selected_images(config, images), address
+    )
+
+
+def _certify(config, where, folder, source, images, selected, address):  # type: ignore[no-untyped-def]
+    from rsray.fleet.certifier import certify as certify_on_ray
+    from rsray_cli.live import CertifyBar, bars, duration, say
+    from rsray_cli.results import show
+
+    say(
+        f"certifying {len(selected.indices):,} images of {config.dataset}, sigma {config.sigma:g}, "
+        f"n {config.n:,}, alpha {config.alpha:g} -> {where}"
+    )
+    with bars() as shown:
+        summary = certify_on_ray(
+            config, folder, source, images, selected, address=address, on_progress=CertifyBar(shown)
+        )
+    show(where)
+    speed = summary["draws_per_second"] or 0.0
+    say(f"{summary['draws']:,} draws in {duration(summary['seconds'])}, {speed:,.0f} draws/s")
+    say(f"next: rsray report {where} --plot curve.png")
+    _name_failures(summary["failed"])
+
+
+def _name_failures(failed: dict[str, str]) -> None:
+    from rsray_cli.live import say
+
+    if failed:
+        for index, reason in list(failed.items())[:20]:
+            say(f"failed: image {index}: {reason}")
+        say(f"{len(failed)} images have no certificate; the figures above are over the others")
+        raise typer.Exit(1)

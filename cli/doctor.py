@@ -1,0 +1,78 @@
+"""`rsray doctor`: is this machine ready, and what will rsray use of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rsray_cli import options
+
+
+def doctor(
+    data_root: options.DataRoot = None,
+    address: options.Address = None,
+    ray: Annotated[
+        bool, typer.Option("--ray/--no-ray", help="Start or reach Ray to check it.")
+    ] = True,
+) -> None:
+    """Check versions, hardware, data sets and Ray; exits with status 1 if something is broken."""
+    from rsray.core.hardware import (
+        available_cpus,
+        computes_bf16,
+        default_device,
+        device_name,
+        resolve_precision,
+    )
+    from rsray.versions import versions
+
+    print("versions   " + ", ".join(f"{name} {found}" for name, found in versions().items()))
+    device = default_device()
+    print(f"device     {device.type}: {device_name(device)}, {available_cpus()} CPU cores")
+    native = "computed by the hardware" if computes_bf16(device.type) else "not in the hardware"
+    print(f"precision  {resolve_precision(None, device)} by default (bf16 is {native})")
+    _print_space()
+    _print_data(data_root)
+    if ray and not _check_ray(address):
+        raise typer.Exit(1)
+
+
+def _print_space() -> None:
+    import shutil
+
+    free = shutil.disk_usage(".").free
+    print(f"disk       {free / 1e9:.0f} GB free here")
+
+
+def _print_data(data_root: str | None) -> None:
+    from rsray.data import DATASETS, open_split
+    from rsray.errors import UserError
+
+    for name in DATASETS:
+        try:
+            split = open_split(name, "test", data_root)
+        except UserError as problem:
+            print(f"data       {name}: not usable ({problem})")
+        else:
+            print(f"data       {name}: {len(split):,} test images, {split.num_classes} classes")
+
+
+def _check_ray(address: str | None) -> bool:
+    import time
+
+    from rsray.errors import UserError
+    from rsray.fleet.session import cluster_cpus, cluster_gpus, session
+
+    started = time.perf_counter()
+    try:
+        with session(address) as ray:
+            answer = ray.get(ray.remote(num_cpus=1)(lambda: 42).remote(), timeout=60)
+            nodes = sum(node["Alive"] for node in ray.nodes())
+            print(
+                f"ray        {nodes} node(s), {cluster_cpus()} CPU cores, {cluster_gpus():g} GPUs, "
+                f"a task ran after {time.perf_counter() - started:.1f} s"
+            )
+            return bool(answer == 42)
+    except UserError as problem:
+        print(f"ray        broken: {problem}")
+        return False

@@ -1,0 +1,96 @@
+"""Options that several commands share, so that they are worded once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        help="digits (embedded), mnist, svhn, cifar10, imagenet, mini-imagenet50, imagefolder or parquet.",
+        show_default=False,
+    ),
+]
+DataRoot = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the data is: a folder or URI; R and R/<dataset> are searched. (default: $RSRAY_DATA_ROOT or ./data)",
+        show_default=False,
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Side in pixels, for imagefolder and parquet of mixed sizes.", show_default=False
+    ),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch a missing data set where torchvision can.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="lenet, resnet20, resnet110, resnet50 or package.module:factory.", show_default=False
+    ),
+]
+Sigma = Annotated[
+    float | None,
+    typer.Option(help="Noise standard deviation, in pixels of [0, 1].", show_default=False),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="fp32 or bf16. (default: bf16 where the hardware computes it)", show_default=False
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Decides every random number.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to run on. (default: $RAY_ADDRESS, else an embedded Ray)",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or URI for the results; the same folder again continues. (default: a new one in ./runs)",
+        show_default=False,
+    ),
+]
+Actors = Annotated[
+    int | None,
+    typer.Option(
+        help="Certification actors. (default: one per GPU, or per CPU core)", show_default=False
+    ),
+]
+GpusPerActor = Annotated[
+    float | None,
+    typer.Option(
+        help="GPUs of one actor; may be a fraction. (default: 1 where there are GPUs)",
+        show_default=False,
+    ),
+]
+Start = Annotated[int, typer.Option(help="First test image.")]
+Skip = Annotated[
+    int | None,
+    typer.Option(help="Take every K-th test image. (default: 1; imagenet 100)", show_default=False),
+]
+Limit = Annotated[
+    int | None, typer.Option(help="Take at most this many images.", show_default=False)
+]
+
+
+def given(**values: object) -> dict[str, object]:
+    """Return the options that the user gave."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def new_folder(command: str, *parts: object) -> str:
+    """Return a name for a result in ./runs that is not taken."""
+    from datetime import datetime
+
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return "/".join(["runs", "-".join([command, *map(str, parts), stamp])])

@@ -1,0 +1,197 @@
+"""SmoothedClassifier on any module: counts, reproducibility, errors, no side effects."""
+
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rsray.core.decide import ABSTAIN
+from rsray.core.smoothed import SmoothedClassifier
+from rsray.errors import UserError
+
+IMAGE = torch.rand((1, 4, 4), generator=torch.Generator().manual_seed(0))
+
+
+def network(classes=5):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, classes))  # fmt: skip
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class BareFunction(nn.Module):
+    """No parameters, no buffers."""
+
+    def forward(self, images):
+        bright = images.mean((1, 2, 3))
+        return torch.stack([bright, -bright, torch.full_like(bright, -9.0)], dim=1)
+
+
+def test_counts_are_those_of_a_loop_over_draws():
+    model, n = network().eval(), 300
+    smoothed = SmoothedClassifier(model, 0.5, 5, batch_size=n)
+    noise = torch.randn((n, 1, 4, 4), generator=seeded())
+    with torch.no_grad():
+        each = [int(model((IMAGE + 0.5 * eta)[None]).argmax()) for eta in noise]
+    assert np.array_equal(smoothed.counts(IMAGE, n, seeded()), np.bincount(each, minlength=5))
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("batch_size", [1, 64, 400])
+def test_every_draw_is_counted(n, batch_size):
+    counts = SmoothedClassifier(network(), 0.5, 5, batch_size=batch_size).counts(IMAGE, n)
+    assert counts.shape == (5,) and counts.dtype == np.int64 and counts.sum() == n
+
+
+def test_one_generator_one_result():
+    smoothed = SmoothedClassifier(network(), 0.5, 5)
+    first = smoothed.certify(IMAGE, n0=20, n=500, generator=seeded(3))
+    assert smoothed.certify(IMAGE, n0=20, n=500, generator=seeded(3)) == first
+    other = [smoothed.counts(IMAGE, 500, seeded(s)).tolist() for s in (3, 4)]
+    assert other[0] != other[1]
+
+
+def test_selection_and_estimation_draws_are_different():
+    smoothed = SmoothedClassifier(network(), 0.5, 5)
+    generator = seeded(3)
+    assert not np.array_equal(
+        smoothed.counts(IMAGE, 400, generator), smoothed.counts(IMAGE, 400, generator)
+    )
+
+
+def test_without_a_generator_torchs_own_is_used():
+    smoothed = SmoothedClassifier(network(), 0.5, 5)
+    results = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        results.append(smoothed.counts(IMAGE, 300).tolist())
+    assert results[0] == results[1]
+
+
+def test_module_without_parameters():
+    certificate = SmoothedClassifier(BareFunction(), 0.1, 3).certify(IMAGE, n=1000)
+    assert certificate.prediction == 0 and not certificate.abstained
+    assert certificate.count_a == certificate.n == 1000 and certificate.n0 == 100
+    assert certificate.p_a_lower == pytest.approx(0.001**1e-3)
+    assert certificate.p_b_upper == pytest.approx(1 - certificate.p_a_lower)
+    assert certificate.radius == pytest.approx(0.1 * NormalDist().inv_cdf(0.001**1e-3))
+
+
+def test_a_coin_abstains():
+    class Coin(nn.Module):
+        def forward(self, images):
+            return torch.stack([images.mean((1, 2, 3)), torch.zeros(len(images))], dim=1)
+
+    smoothed = SmoothedClassifier(Coin(), 0.5, 2)
+    black = torch.zeros(1, 4, 4)
+    certificate = smoothed.certify(black, n=2000, generator=seeded())
+    assert certificate.abstained and certificate.prediction == ABSTAIN and certificate.radius == 0
+    prediction = smoothed.predict(black, n=1000, generator=seeded())
+    assert prediction.prediction == ABSTAIN and prediction.p_value > 0.001
+
+
+def test_predict_names_the_class():
+    prediction = SmoothedClassifier(BareFunction(), 0.1, 3).predict(IMAGE, n=100)
+    assert prediction.prediction == 0
+    assert prediction.p_value == pytest.approx(2 * 0.5**100)
+    assert (prediction.n, prediction.alpha) == (100, 0.001)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_model_is_left_as_it_was(training):
+    model = network().train(training)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    smoothed = SmoothedClassifier(model, 0.5, 5)
+    results = [smoothed.counts(IMAGE, 200, seeded()).tolist() for _ in range(2)]
+    assert results[0] == results[1]  # no dropout, no running statistics
+    assert all(module.training is training for module in model.modules())
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_is_restored_after_an_error(training):
+    class Broken(nn.Module):
+        def forward(self, images):
+            raise RuntimeError("broken")
+
+    model = Broken().train(training)
+    with pytest.raises(RuntimeError, match="broken"):
+        SmoothedClassifier(model, 0.5, 5).counts(IMAGE, 10)
+    assert model.training is training
+
+
+def test_image_is_not_changed_and_may_be_of_any_number_type():
+    image = (IMAGE * 255).round()
+    before = image.clone()
+    smoothed = SmoothedClassifier(network(), 0.5, 5)
+    want = smoothed.counts(image, 200, seeded())
+    assert torch.equal(image, before)
+    for dtype in (torch.float64, torch.uint8):
+        assert np.array_equal(smoothed.counts(image.to(dtype), 200, seeded()), want)
+
+
+def test_model_stays_on_its_device():
+    model = network()
+    smoothed = SmoothedClassifier(model, 0.5, 5)
+    smoothed.counts(IMAGE, 10)
+    assert smoothed.model is model
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_the_image_and_generator_may_live_on_the_cpu():
+    smoothed = SmoothedClassifier(network().cuda(), 0.5, 5)
+    counts = smoothed.counts(IMAGE, 500, seeded())
+    assert next(smoothed.model.parameters()).is_cuda
+    on_cpu = SmoothedClassifier(network(), 0.5, 5).counts(IMAGE, 500, seeded())
+    assert np.abs(counts - on_cpu).sum() <= 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sigma": 0}, "sigma is 0: .*positive"),
+        ({"sigma": -0.5}, "sigma is -0.5"),
+        ({"sigma": float("nan")}, "sigma is nan"),
+        ({"num_classes": 1}, "num_classes is 1: .*at least 2"),
+        ({"batch_size": 0}, "batch_size is 0: .*at least 1"),
+    ],
+)
+def test_bad_settings_are_the_users_mistake(settings, message):
+    with pytest.raises(UserError, match=message):
+        SmoothedClassifier(**{"model": network(), "sigma": 0.5, "num_classes": 5, **settings})
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (1, 1, 4, 4)])
+def test_an_image_must_be_one_image(shape):
+    smoothed = SmoothedClassifier(network(), 0.5, 5)
+    for ask in (smoothed.certify, smoothed.predict):
+        with pytest.raises(UserError, match=r"image has shape .*expected \[C, H, W\]"):
+            ask(torch.zeros(shape))
+
+
+def test_the_wrong_number_of_logits_is_named():
+    with pytest.raises(UserError, match=r"returned shape \(10, 5\): expected \[10, 7\] logits"):
+        SmoothedClassifier(network(), 0.5, 7).counts(IMAGE, 10)
+
+
+def test_settings_with_which_nothing_could_be_certified_are_refused():
+    smoothed = SmoothedClassifier(network(), 0.5, 5)
+    with pytest.raises(UserError, match="n must be at least 10"):
+        smoothed.certify(IMAGE, n=5)
+    with pytest.raises(UserError, match="n0 is 0"):
+        smoothed.certify(IMAGE, n0=0, n=100)
+    with pytest.raises(UserError, match="alpha is 0"):
+        smoothed.certify(IMAGE, n=100, alpha=0)
+
+
+def test_it_is_a_public_name():
+    import rsray
+
+    assert rsray.SmoothedClassifier is SmoothedClassifier

@@ -1,0 +1,134 @@
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from rsray.certification.source import open_source
+from rsray.config import CertifyConfig
+from rsray.data import open_split
+from rsray.errors import UserError
+from rsray.fleet.certifier import certify, selected_images
+from rsray.storage import Folder
+
+
+@pytest.fixture
+def job(ray_session, digits_run, tmp_path):
+    source = open_source(str(digits_run))
+    split = open_split("digits", "test")
+
+    def run(name, on_progress=lambda snapshot: None, source=source, **settings):
+        values = {
+            "source": source.where, "model_digest": source.digest, "dataset": "digits",
+            "model": source.model, "num_classes": 10, "sigma": 0.25, "n": 2000, "skip": 30,
+            "block_size": 500, "precision": "fp32", "actors": 2,
+        }  # fmt: skip
+        config = CertifyConfig.make({**values, **settings})
+        folder = Folder.of(tmp_path / name)
+        chosen = selected_images(config, split)
+        return certify(config, folder, source, split, chosen, on_progress=on_progress)
+
+    return run
+
+
+def rows(folder):
+    return pq.read_table(folder / "certificates.parquet").to_pylist()
+
+
+def test_result_does_not_depend_on_actors_or_split(job, tmp_path):
+    one = job("one", actors=1)
+    two = job("two", actors=2)
+    assert rows(tmp_path / "one") == rows(tmp_path / "two")
+    assert one["acr"] == two["acr"] > 0
+    assert one["num_images"] == 15
+
+
+def test_an_interrupted_run_continues_where_it_stopped(job, tmp_path):
+    job("whole", n=20_000)
+
+    def stop_early(snapshot):
+        if snapshot["draws"] > 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job("cut", on_progress=stop_early, n=20_000)
+    cut = tmp_path / "cut"
+    stored = pq.read_table(cut / "counts").num_rows
+    assert stored > 0 and not (cut / "certificates.parquet").exists()
+    again = job("cut", n=20_000, actors=1)
+    assert rows(cut) == rows(tmp_path / "whole")
+    progress = json.loads((cut / "progress.json").read_text())
+    assert 0 < progress["draws"] < again["draws"]  # only what was missing was drawn
+
+
+def test_a_cut_off_counts_file_is_counted_again(job, tmp_path):
+    job("whole")
+    job("cut")
+    cut = tmp_path / "cut"
+    part = next((cut / "counts").iterdir())
+    part.write_bytes(part.read_bytes()[:100])
+    (cut / "certificates.parquet").unlink()
+    job("cut")
+    assert rows(cut) == rows(tmp_path / "whole")
+
+
+def test_skip_gives_the_same_acr_and_curve_with_fewer_draws(job, tmp_path):
+    fixed, skip = job("fixed", skip=5), job("skip", skip=5, sampling="skip")
+    assert skip["acr"] == fixed["acr"]
+    assert skip["certified_accuracy"] == fixed["certified_accuracy"]
+    skipped = [row for row in rows(tmp_path / "skip") if row["skipped"]]
+    assert skipped and all(row["n"] == 0 and row["radius"] == 0 for row in skipped)
+    assert skip["draws"] < fixed["draws"]
+
+
+def test_another_runs_folder_is_refused_by_name_of_the_difference(job):
+    job("mine")
+    with pytest.raises(UserError, match="sigma is 0.5 now but was 0.25"):
+        job("mine", sigma=0.5)
+
+
+def test_seed_decides_the_counts(job, tmp_path):
+    job("a")
+    job("b")
+    job("c", seed=1)
+    counts = {name: [row["count_a"] for row in rows(tmp_path / name)] for name in "abc"}
+    assert counts["a"] == counts["b"] != counts["c"]
+
+
+def test_an_image_that_fails_is_named_and_costs_no_other(ray_session, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "fussy_model.py").write_text(
+        "import torch\n"
+        "class Fussy(torch.nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.linear = torch.nn.Linear(64, num_classes)\n"
+        "    def forward(self, images):\n"
+        "        if 0.345 < float(images.mean()) < 0.45:\n"
+        "            raise ValueError('this image is too bright')\n"
+        "        return self.linear(images.flatten(1))\n"
+    )
+    import fussy_model
+
+    from rsray import models
+
+    models.save_weights(fussy_model.Fussy(10), tmp_path / "model.safetensors")
+    source = open_source(str(tmp_path / "model.safetensors")).given(
+        model="fussy_model:Fussy", dataset="digits", sigma=0.01
+    )
+    split = open_split("digits", "test")
+    bright = np.flatnonzero(split.images(range(450)).mean(axis=(1, 2, 3)) / 255 > 0.345)
+    config = CertifyConfig.make(
+        {
+            "source": source.where, "model_digest": source.digest, "dataset": "digits",
+            "model": source.model, "num_classes": 10, "sigma": 0.01, "n": 1000, "skip": 9,
+            "precision": "fp32",
+        }
+    )  # fmt: skip
+    chosen = selected_images(config, split)
+    expected = sorted(set(bright.tolist()) & set(chosen.indices.tolist()))
+    assert 0 < len(expected) < len(chosen.indices)
+    summary = certify(config, Folder.of(tmp_path / "cert"), source, split, chosen)
+    assert sorted(int(index) for index in summary["failed"]) == expected
+    assert "too bright" in summary["failed"][str(expected[0])]
+    assert summary["num_images"] == len(chosen.indices) - len(expected)

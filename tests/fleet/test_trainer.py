@@ -1,0 +1,56 @@
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from rsray.errors import UserError
+from rsray.fleet.trainer import train
+from rsray.presets import train_config
+from rsray.storage import Folder
+from rsray.training.loop import open_training_split
+
+
+def small(**flat):
+    settings = {"dataset": "digits", "limit": 320, "epochs": 3, "num_draws": 4, "precision": "fp32"}
+    return train_config({**settings, **flat})
+
+
+def losses(run):
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_one_worker_trains_in_this_process_and_a_finished_run_stays(tmp_path):
+    config = small()
+    seen = []
+    split = open_training_split(config)
+    assert train(config, Folder.of(tmp_path / "run"), split, on_progress=seen.append)
+    assert [progress.row["epoch"] for progress in seen if progress.row] == [0, 1, 2]
+    before = (tmp_path / "run/model.safetensors").read_bytes()
+    assert not train(config, Folder.of(tmp_path / "run"), split)
+    assert (tmp_path / "run/model.safetensors").read_bytes() == before
+
+
+def test_a_fault_of_the_users_comes_out_as_it_is(tmp_path):
+    config = small(lr=1e30, objective="gaussian")
+    with pytest.raises(UserError, match="loss became"):
+        train(config, Folder.of(tmp_path / "run"), open_training_split(config))
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one_does(tmp_path):
+    split = open_training_split(small())
+    train(small(), Folder.of(tmp_path / "one"), split)
+    seen = []
+    train(small(workers=2), Folder.of(tmp_path / "two"), split, on_progress=seen.append)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    assert [progress.row["epoch"] for progress in seen] == [0, 1, 2]
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for key in one:
+        assert two[key].sub(one[key]).abs().max() < 1e-3
+    assert [p.name for p in (tmp_path / "two").iterdir() if p.name.startswith(".ray")] == []
+
+
+def test_more_workers_than_cores_are_refused(ray_session, tmp_path):
+    config = small(workers=1000)
+    with pytest.raises(UserError, match="workers is 1000"):
+        train(config, Folder.of(tmp_path / "run"), open_training_split(config))

@@ -1,0 +1,250 @@
+"""Configurations: what is refused and in which words, what overrides what, and the way to YAML."""
+
+import dataclasses
+import math
+
+import pytest
+
+from rsray.config import (
+    CertifyConfig,
+    TrainConfig,
+    TuneConfig,
+    choose,
+    from_yaml,
+    nest,
+    objective_fields,
+    parse_assignments,
+    scaled_drops,
+    to_yaml,
+)
+from rsray.errors import UserError
+from rsray.objectives import OBJECTIVES
+from rsray.presets import DEFAULTS, train_config
+
+CERTIFY = {
+    "source": "run", "model_digest": "0" * 64, "dataset": "digits", "model": "lenet",
+    "num_classes": 10, "sigma": 0.25,
+}  # fmt: skip
+
+
+def refusal(call, *arguments, **keywords):
+    """Return the message with which the call refuses its arguments: a UserError of one line."""
+    with pytest.raises(UserError) as refused:
+        call(*arguments, **keywords)
+    message = str(refused.value)
+    assert message and "\n" not in message and "pydantic" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("lr=1e-3", 1e-3), ("lr=1E3", 1000.0), ("lr=-2.5e-4", -2.5e-4), ("lr=.5", 0.5), ("lr=3", 3),
+        ("lr=0.05", 0.05), ("lr_drops=[30, 60]", [30, 60]), ("lr_drops=[]", []),
+        ("deferred=true", True), ("deferred=False", False), ("deferred=no", False),
+        ("limit=null", None), ("limit=", None), ("model=resnet20", "resnet20"),
+        ("model=my.net:make", "my.net:make"), ("data_root=a=b", "a=b"), (" attack =ddn", "ddn"),
+    ],
+)  # fmt: skip
+def test_set_reads_values(text, value):
+    (parsed,) = parse_assignments([text]).values()
+    assert parsed == value and type(parsed) is type(value)
+
+
+def test_set_later_wins():
+    assert parse_assignments(["lr=1", "hinge=2", "lr=3"]) == {"lr": 3, "hinge": 2}
+
+
+@pytest.mark.parametrize("text", ["x", "", "=3", " =3", "a={", "a=[1", "a='"])
+def test_set_refuses(text):
+    assert repr(text) in refusal(parse_assignments, [text])
+
+
+def test_unknown_setting_gets_a_hint():
+    message = refusal(train_config, {"dataset": "digits", "tradeoff": 1})
+    assert "'tradeoff'" in message and "did you mean trade_off?" in message and "inverse_temperature" in message
+    assert "did you mean epochs?" in refusal(train_config, {"dataset": "digits", "epoch": 1})
+    # known, but of another objective
+    message = refusal(train_config, {"dataset": "digits", "objective": "gaussian", "hinge": 8})
+    assert "'hinge'" in message and "gaussian" in message
+
+
+@pytest.mark.parametrize(
+    ("flat", "words"),
+    [
+        ({"sigma": 0}, "sigma is 0"), ({"sigma": -1}, "sigma is -1"), ({"sigma": "big"}, "sigma is 'big'"),
+        ({"sigma": math.nan}, "sigma is nan"), ({"sigma": math.inf}, "sigma is inf"),
+        ({"epochs": 0}, "epochs is 0"), ({"epochs": 1.5}, "epochs is 1.5"), ({"batch_size": 0}, "batch_size is 0"),
+        ({"lr": 0}, "lr is 0"), ({"lr": None}, "lr is None"), ({"momentum": 1}, "momentum is 1"),
+        ({"weight_decay": -1}, "weight_decay is -1"), ({"lr_drops": 5}, "lr_drops is 5"),
+        ({"lr_drops": [0]}, "lr_drops.0 is 0"), ({"lr_decay": 0}, "lr_decay is 0"), ({"lr_decay": 2}, "lr_decay is 2"),
+        ({"validation": 1}, "validation is 1"), ({"limit": 0}, "limit is 0"), ({"seed": -1}, "seed is -1"),
+        ({"workers": -1}, "workers is -1"), ({"gpus_per_worker": -1}, "gpus_per_worker is -1"),
+        ({"image_size": 0}, "image_size is 0"), ({"model": 3}, "model is 3"),
+        ({"trade_off": -1}, "trade_off must be at least 0, got -1"), ({"trade_off": "much"}, "'much'"),
+        ({"num_draws": 0}, "num_draws must be at least 1, got 0"), ({"hinge": 0}, "hinge must be greater than 0"),
+        ({"objective": "maser"}, "'maser'"), ({"objective": "smoothadv", "attack": "fgsm"}, "'fgsm'"),
+    ],
+)  # fmt: skip
+def test_train_refuses(flat, words):
+    assert words in refusal(train_config, {"dataset": "digits", **flat})
+
+
+def test_fields_are_frozen_and_unknown_keys_refused():
+    config = TrainConfig.make({"dataset": "digits"})
+    with pytest.raises(ValueError, match="frozen"):
+        config.sigma = 1.0
+    assert "foo is not a known setting" in refusal(TrainConfig.make, {"dataset": "digits", "foo": 1})
+    assert "dataset is missing" in refusal(TrainConfig.make, {})
+    message = refusal(TrainConfig.make, {"dataset": "digits", "settings": {"hing": 8}})
+    assert "'hing'" in message and "did you mean hinge?" in message
+
+
+def test_settings_reach_the_objective():
+    config = train_config({"dataset": "digits", "sigma": 0.5, "hinge": 4, "num_draws": 3})
+    objective = config.build_objective()
+    assert (objective.sigma, objective.hinge, objective.num_draws) == (0.5, 4.0, 3)
+    assert config.settings["hinge"] == 4.0 and set(config.settings) == set(objective_fields("macer"))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_resolved_spells_out_every_setting(name):
+    config = train_config({"dataset": "digits", "objective": name})
+    fields = {field.name for field in dataclasses.fields(OBJECTIVES[name])} - {"sigma"}
+    assert set(config.settings) == fields
+    assert config.resolved() == config
+    assert config.build_objective() == TrainConfig.make(config.model_dump()).build_objective()
+
+
+def test_precedence_of_flat_over_preset_over_defaults():
+    preset = train_config({}, preset_name="macer-cifar10-0.50")
+    assert (preset.settings["trade_off"], preset.sigma) == (4.0, 0.5)
+    config = train_config({"trade_off": 1.0, "batch_size": 8}, preset_name="macer-cifar10-0.50")
+    assert (config.settings["trade_off"], config.batch_size, config.sigma, config.model) == (1.0, 8, 0.5, "resnet110")
+    assert config.preset == "macer-cifar10-0.50"
+    plain = train_config({"dataset": "mnist"})
+    assert (plain.epochs, plain.lr_drops, plain.settings["trade_off"]) == (30, (10, 20), 16.0)
+    assert train_config({"dataset": "mnist", "lr": 0.5}).lr == 0.5
+    base = {"dataset": "mnist", "lr": 0.2, "sigma": 1.0, "settings": {"hinge": 3.0}}
+    config = train_config({"sigma": 0.5}, base=base)
+    assert (config.lr, config.sigma, config.settings["hinge"], config.epochs) == (0.2, 0.5, 3.0, 10)
+    assert base["sigma"] == 1.0 and base["settings"] == {"hinge": 3.0}, "the base was changed"
+
+
+def test_another_objective_drops_the_presets_settings():
+    config = train_config({"objective": "gaussian"}, preset_name="macer-digits")
+    assert config.settings == {"num_draws": 1} and config.epochs == 16
+    config = train_config({"objective": "adre", "num_draws": 4}, preset_name="macer-digits")
+    assert config.settings["num_draws"] == 4 and "hinge" not in config.settings
+    assert nest({"objective": "macer"}, {"objective": "macer", "settings": {"hinge": 2}})["settings"] == {"hinge": 2}
+
+
+@pytest.mark.parametrize("dataset", DEFAULTS)
+def test_defaults_build_with_every_objective(dataset):
+    for name in OBJECTIVES:
+        config = train_config({"dataset": dataset, "objective": name})
+        assert config.objective == name and all(drop < config.epochs for drop in config.lr_drops)
+
+
+def test_epochs_move_the_drops():
+    name = "macer-cifar10-0.25"  # 440 epochs, drops at 200 and 400
+    assert train_config({"epochs": 44}, preset_name=name).lr_drops == (20, 40)
+    assert train_config({"epochs": 880}, preset_name=name).lr_drops == (400, 800)
+    assert train_config({"epochs": 1}, preset_name=name).lr_drops == ()
+    assert train_config({"epochs": 44, "lr_drops": [3]}, preset_name=name).lr_drops == (3,)
+    assert train_config({}, preset_name=name).lr_drops == (200, 400)
+    assert scaled_drops((30, 60), 90, 9) == (3, 6)
+    assert scaled_drops((30, 31), 90, 9) == (3,), "drops that fall together are one"
+
+
+def test_yaml_round_trip():
+    for flat in (
+        {"dataset": "digits"},
+        {"dataset": "mnist", "objective": "smoothadv", "lr": 1e-5, "weight_decay": 1e-20, "limit": 7},
+        {"dataset": "parquet", "data_root": "s3://Größe/1e3", "model": "my.net:make", "objective": "sodm"},
+        {"dataset": "imagenet", "sigma": 0.1 + 0.2, "precision": "bf16", "gpus_per_worker": 0.5},
+    ):
+        config = train_config(flat)
+        text = to_yaml(config.model_dump(mode="json"))
+        again = TrainConfig.make(from_yaml(text, "run.yaml"))
+        assert again == config and again.differences(from_yaml(text, "run.yaml")) == []
+        assert again.build_objective() == config.build_objective()
+        assert b"!!python" not in text
+
+
+@pytest.mark.parametrize(
+    "data", [b"a: [", b"- 1", b"", b"text", b"\xff\xfe\x00", b"a: !!python/object:os.system {}"]
+)
+def test_bad_yaml(data):
+    assert refusal(from_yaml, data, "run.yaml").startswith("run.yaml ")
+
+
+def test_differences_name_what_decides():
+    config = train_config({"dataset": "digits", "sigma": 0.25, "trade_off": 3.0})
+    assert config.differences(config.model_dump(mode="json")) == []
+    other = train_config({"dataset": "digits", "sigma": 0.5, "trade_off": 3.0})
+    assert config.differences(other.model_dump(mode="json")) == ["sigma is 0.25 now but was 0.5"]
+    other = train_config({"dataset": "digits", "trade_off": 4.0})
+    (line,) = config.differences(other.model_dump(mode="json"))
+    assert line.startswith("settings is") and "3.0" in line and "4.0" in line
+    where = {"workers": 7, "data_root": "/elsewhere", "gpus_per_worker": 0.5}
+    elsewhere = train_config({"dataset": "digits", "trade_off": 3.0, **where})
+    assert config.differences(elsewhere.model_dump(mode="json")) == []
+    assert not set(where) & set(config.identity()) and "seed" in config.identity()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n": 9}, "n is 9"), ({"n": 0}, "n is 0"), ({"n0": 0}, "n0 is 0"), ({"alpha": 2}, "alpha is 2"),
+        ({"alpha": 0}, "alpha is 0"), ({"alpha": math.nan}, "alpha is nan"), ({"sigma": -0.5}, "sigma is -0.5"),
+        ({"bound": "clopper"}, "did you mean clopper-pearson?"), ({"sampling": "skipp"}, "did you mean skip?"),
+        ({"num_classes": 1}, "num_classes is 1"), ({"start": -1}, "start is -1"), ({"skip": 0}, "skip is 0"),
+        ({"limit": 0}, "limit is 0"), ({"block_size": 0}, "block_size is 0"), ({"actors": 0}, "actors is 0"),
+        ({"gpus_per_actor": -1}, "gpus_per_actor is -1"), ({"n1": 3}, "n1 is not a known setting"),
+    ],
+)  # fmt: skip
+def test_certify_refuses(change, words):
+    assert words in refusal(CertifyConfig.make, {**CERTIFY, **change})
+
+
+def test_certify_refuses_exactly_what_can_certify_nothing():
+    # All n draws hit: p_A = alpha^(1/n) > 1/2 means n > log2(1/alpha); log2(1000) = 9.97.
+    assert CertifyConfig.make({**CERTIFY, "n": 10}).n == 10
+    assert "at least 10" in refusal(CertifyConfig.make, {**CERTIFY, "n": 9})
+    # alpha = 1/4: two draws give p_A = 1/2 exactly, which certifies nothing.
+    assert "at least 3" in refusal(CertifyConfig.make, {**CERTIFY, "n": 2, "alpha": 0.25})
+    assert CertifyConfig.make({**CERTIFY, "n": 3, "alpha": 0.25}).alpha == 0.25
+
+
+def test_certify_defaults_and_identity():
+    config = CertifyConfig.make(CERTIFY)
+    assert (config.n0, config.n, config.alpha, config.bound) == (100, 100_000, 0.001, "clopper-pearson")
+    moved = CertifyConfig.make({**CERTIFY, "source": "elsewhere", "actors": 3, "gpus_per_actor": 1})
+    assert moved.identity() == config.identity()
+    other = CertifyConfig.make({**CERTIFY, "model_digest": "1" * 64})
+    assert [line.split()[0] for line in config.differences(other.identity())] == ["model_digest"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"trials": 0}, "trials is 0"), ({"concurrent": 0}, "concurrent is 0"),
+        ({"validation": 0}, "validation is 0"), ({"validation": 1}, "validation is 1"),
+        ({"num_draws": 0}, "num_draws is 0"), ({"reduction": 1}, "reduction is 1"),
+        ({"report_every": 0}, "report_every is 0"), ({"n": 3}, "n is 3"), ({"seed": -1}, "seed is -1"),
+        ({"search": ["a"]}, "search is ['a']"), ({"trial": 3}, "trial is not a known setting"),
+        ({"train": {"dataset": "digits", "sigma": -1}}, "train.sigma is -1"),
+    ],
+)  # fmt: skip
+def test_tune_refuses(change, words):
+    given = {"train": train_config({"dataset": "digits"}), "search": {"trade_off": "log(1,9)"}}
+    assert TuneConfig.make(given).trials == 20
+    assert words in refusal(TuneConfig.make, {**given, **change})
+
+
+def test_choose():
+    assert choose("b", ["a", "b"], "letter") == "b"
+    assert refusal(choose, "smothadv", OBJECTIVES, "objective").startswith(
+        "objective 'smothadv' is unknown (did you mean smoothadv?); choose one of gaussian, macer"
+    )

@@ -1,0 +1,83 @@
+"""Batched augmentation against one image at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from rsray.errors import UserError
+from rsray.training.augment import PADDING, augment
+
+
+def batch(size=24, shape=(3, 6, 7)):
+    generator = torch.Generator().manual_seed(size)
+    return torch.randint(0, 256, (size, *shape), generator=generator, dtype=torch.uint8)
+
+
+def seeded(seed=5):
+    return torch.Generator().manual_seed(seed)
+
+
+def crop_flip_one(image, is_flipped, top, left):
+    """Mirror, surround with zeros, cut out."""
+    _, height, width = image.shape
+    mirrored = image[:, :, ::-1] if is_flipped else image
+    padded = np.pad(mirrored, ((0, 0), (PADDING, PADDING), (PADDING, PADDING)))
+    return padded[:, top : top + height, left : left + width]
+
+
+def test_crop_flip_is_a_slow_loop():
+    images, draws = batch(), seeded()
+    flips = torch.rand(len(images), generator=draws) < 0.5
+    tops, lefts = torch.randint(0, 2 * PADDING + 1, (2, len(images)), generator=draws)
+    expected = [
+        crop_flip_one(image.numpy(), bool(flip), int(top), int(left))
+        for image, flip, top, left in zip(images, flips, tops, lefts, strict=True)
+    ]
+    found = augment(images, "crop-flip", seeded())
+    assert found.dtype == torch.uint8 and found.shape == images.shape
+    np.testing.assert_array_equal(found.numpy(), np.stack(expected))
+
+
+def test_every_crop_and_both_mirrors_come_up_equally_often():
+    image = torch.arange(1, 26, dtype=torch.uint8).view(1, 1, 5, 5)
+    many = augment(image.expand(20_000, -1, -1, -1), "crop-flip", seeded())
+    outcomes, counts = many.flatten(1).unique(dim=0, return_counts=True)
+    possible = {
+        crop_flip_one(image[0].numpy(), flip, top, left).tobytes()
+        for flip in (False, True)
+        for top in range(2 * PADDING + 1)
+        for left in range(2 * PADDING + 1)
+    }
+    assert {outcome.numpy().tobytes() for outcome in outcomes} == possible
+    # 162 outcomes, some alike (a corner of one pixel): the most frequent 123 times on average.
+    assert counts.min() > 60
+
+
+def test_the_input_is_left_alone():
+    images = batch()
+    before = images.clone()
+    augment(images, "crop-flip", seeded())
+    assert torch.equal(images, before)
+
+
+def test_none_is_the_identity():
+    images, draws = batch(), seeded()
+    assert augment(images, "none", draws) is images
+    assert torch.equal(draws.get_state(), seeded().get_state()), "no number is drawn"
+
+
+def test_random_resized_crop_only_mirrors_here():
+    images = batch(200)
+    found = augment(images, "random-resized-crop", seeded())
+    kept = (found == images).flatten(1).all(1)
+    mirrored = (found == images.flip(-1)).flatten(1).all(1)
+    assert (kept | mirrored).all() and 60 < kept.sum() < 140
+
+
+def test_one_image_and_grey_images():
+    assert augment(batch(1, (1, 8, 8)), "crop-flip", seeded()).shape == (1, 1, 8, 8)
+
+
+def test_unknown_kind():
+    with pytest.raises(UserError, match="'cutout' is unknown; choose one of none, crop-flip"):
+        augment(batch(), "cutout", seeded())

@@ -1,0 +1,233 @@
+"""A run from configuration to weights: what it writes, that it learns, and what it refuses."""
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+
+from rsray import models
+from rsray.config import TrainConfig, scaled_drops
+from rsray.core.hardware import computes_bf16
+from rsray.errors import UserError
+from rsray.objectives import OBJECTIVES
+from rsray.training.loop import DivergedError, claim_run, open_training_split, run_record
+from rsray.training.metrics import read_metrics
+
+CPU = torch.device("cpu")
+# CONTRACT.md, `metrics.jsonl`.
+KEYS = {
+    "epoch", "loss", "classification_loss", "robustness_loss", "lr", "noisy_accuracy",
+    "draws_per_second", "seconds",
+}  # fmt: skip
+# The smallest settings that still run every part of a method.
+TINY = {
+    "smoothadv": {"num_steps": 2, "warm_up_epochs": 0},
+    "adre": {"num_draws": 2},
+    "adre-adv": {"num_draws": 2, "num_steps": 2, "warm_up_epochs": 0},
+    "sodm": {"num_draws": 2, "mapping_draws": 5, "mapping_interval": 1},
+    "smoothmix": {"num_draws": 2, "num_steps": 2, "warm_up_epochs": 0},
+    "macer": {"num_draws": 2, "deferred": False},
+}
+
+
+def test_a_run_writes_what_the_contract_says(lab):
+    run = lab.folder("run")
+    config = lab.config(epochs=4, limit=400, lr=0.1, batch_size=16)
+    training = lab.training(config, run)
+    training.run_epochs()
+    rows = [json.loads(line) for line in (run.local_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3] and all(set(row) >= KEYS for row in rows)
+    assert all(math.isfinite(row[key]) for row in rows for key in KEYS)
+    assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
+    assert rows[-1]["noisy_accuracy"] > rows[0]["noisy_accuracy"] > 0
+    assert all(row["loss"] == row["classification_loss"] + row["robustness_loss"] for row in rows)
+    assert list((run.local_path / "tensorboard").glob("events.out.tfevents.*"))
+    assert (run / "checkpoints").names() == ["epoch-00003.pt", "epoch-00004.pt"]
+    # The weights load back into a new network of the architecture that run.yaml names.
+    record = yaml.safe_load((run.local_path / "run.yaml").read_text())
+    again = TrainConfig.make({k: v for k, v in record.items() if k in TrainConfig.model_fields})
+    assert again == config and record["versions"]["torch"] == torch.__version__
+    assert record["data"] == {"num_classes": 10, "image_shape": [1, 8, 8], "num_images": 1347}
+    model = models.build(record["model"], image_shape=(1, 8, 8), num_classes=10, dataset="digits")
+    models.load_weights(model, run.local_path / "model.safetensors")
+    for key, value in training.model.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+    assert not [name for name in run.local_path.rglob("*") if ".tmp" in name.name]
+
+
+def test_nothing_is_written_without_a_folder(lab, tmp_path):
+    assert len(lab.rows(lab.config())) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_seed_decides_the_loss(lab):
+    first, same, other = (
+        [row["loss"] for row in lab.rows(lab.config(seed=seed))] for seed in (3, 3, 4)
+    )
+    assert first == same and first[0] != other[0] and first[1] != other[1]
+
+
+def test_on_epoch_stops_the_run(lab):
+    training = lab.training(lab.config(epochs=5))
+    training.run_epochs(lambda row: row["epoch"] == 1)
+    assert training.epoch == 2
+
+
+def test_the_learning_rate_falls_at_the_drops(lab):
+    rows = lab.rows(lab.config(epochs=4, lr=0.1, lr_drops=[1, 3], lr_decay=0.5, limit=32))
+    assert [row["lr"] for row in rows] == pytest.approx([0.1, 0.05, 0.05, 0.025], rel=1e-12)
+
+
+def test_the_drops_of_a_shortened_schedule(lab):
+    drops = scaled_drops((2, 4), 8, 4)
+    rows = lab.rows(lab.config(epochs=4, lr=0.1, lr_drops=list(drops), limit=32))
+    assert [row["lr"] for row in rows] == pytest.approx([0.1, 0.01, 0.001, 0.001], rel=1e-12)
+
+
+def test_momentum_and_weight_decay_are_those_of_sgd(lab):
+    """Two steps by hand: v = 0.9 v + g + decay w; w = w - lr v."""
+    config = lab.config(epochs=1, batch_size=32, limit=64, weight_decay=0.01, lr=0.1)
+    training = lab.training(config)
+    weight = list(training.model.parameters())[-1]
+    value, velocity, seen = weight.detach().clone().double(), 0.0, []
+
+    def look(*_):
+        seen.append(weight.grad.clone().double())
+
+    training.optimiser.register_step_pre_hook(look)
+    training.run_epochs()
+    assert len(seen) == 2
+    for gradient in seen:
+        velocity = 0.9 * velocity + gradient + 0.01 * value
+        value = value - 0.1 * velocity
+    torch.testing.assert_close(weight.detach().double(), value, rtol=1e-5, atol=1e-6)
+
+
+def test_every_epoch_visits_every_image_once(lab):
+    training = lab.training(lab.config(limit=50, batch_size=16))
+    seen = []
+    for epoch in range(2):
+        training.epoch = epoch
+        orders, spans = training._orders()
+        assert [len(order) for order in orders] == [size for _, size in spans] == [16, 16, 16, 2]
+        seen.append(torch.cat(orders).tolist())
+    assert sorted(seen[0]) == sorted(seen[1]) == list(range(50)) and seen[0] != seen[1]
+
+
+def test_deferred_macer_has_no_robustness_term_before_the_first_drop(lab):
+    changes = {"objective": "macer", "num_draws": 4, "trade_off": 4.0, "deferred": True}
+    rows = lab.rows(lab.config(**changes, epochs=4, lr=0.1, lr_drops=[3], limit=256))
+    assert [row["robustness_loss"] for row in rows[:3]] == [0.0, 0.0, 0.0]
+    assert rows[3]["robustness_loss"] > 0
+
+
+def test_an_absurd_learning_rate(lab):
+    run = lab.folder("run")
+    with pytest.raises(DivergedError, match="lower lr") as refused:
+        lab.rows(lab.config(lr=1e12, epochs=5), run)
+    assert isinstance(refused.value, UserError) and "\n" not in str(refused.value)
+    assert not run.exists("model.safetensors")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_trains(name, lab):
+    changes = {"num_draws": 2, **TINY.get(name, {})}
+    config = lab.config(objective=name, epochs=1, limit=16, batch_size=8, **changes)
+    training = lab.training(config, lab.folder("run"))
+    before = {key: value.clone() for key, value in training.model.state_dict().items()}
+    companion = training.companion and {
+        key: value.clone() for key, value in training.companion.state_dict().items()
+    }
+    training.run_epochs()
+    (row,) = read_metrics(lab.folder("run"))
+    assert all(math.isfinite(row[key]) for key in KEYS) and row["loss"] != 0
+    for key, value in training.model.state_dict().items():
+        assert value.isfinite().all() and value.dtype == torch.float32
+        assert not value.is_floating_point() or "fc" not in key or not torch.equal(value, before[key])
+    assert all(p.requires_grad for p in training.model.parameters()) and training.model.training
+    assert (name == "sodm") == (companion is not None)
+    if companion:
+        assert not torch.equal(training.companion.outer.bias, companion["outer.bias"])
+        state = torch.load(
+            lab.folder("run").local_path / "checkpoints" / "epoch-00001.pt", weights_only=True
+        )
+        assert torch.equal(state["companion"]["outer.bias"], training.companion.outer.bias)
+
+
+def test_draws_are_counted(lab):
+    seen = {}
+    for name, draws in (("gaussian", 1), ("macer", 3)):
+        training = lab.training(lab.config(objective=name, num_draws=draws, epochs=1, limit=20))
+        row = []
+        training.run_epochs(row.append)
+        seen[name] = row[0]["draws_per_second"] * row[0]["seconds"]
+    assert seen == pytest.approx({"gaussian": 20, "macer": 60})
+
+
+def test_bfloat16(lab):
+    exact, rounded = (lab.rows(lab.config(precision=p)) for p in ("fp32", "bf16"))
+    assert exact[0]["loss"] != rounded[0]["loss"]
+    assert exact[0]["loss"] == pytest.approx(rounded[0]["loss"], rel=0.05)
+    training = lab.training(lab.config(precision="bf16"))
+    assert {p.dtype for p in training.model.parameters()} == {torch.float32}
+    chosen = lab.training(lab.config(precision=None)).precision
+    assert chosen == ("bf16" if computes_bf16("cpu") else "fp32")
+    with pytest.raises(UserError, match="'fp16' is unknown; choose one of fp32, bf16"):
+        lab.training(lab.config(precision="fp16"))
+
+
+def test_claim_run(lab):
+    run, config = lab.folder("run"), lab.config()
+    split = open_training_split(config)
+    assert claim_run(run, config, split, CPU) is False
+    assert claim_run(run, config, split, CPU) is False, "claimed, but not finished"
+    for changes, words in (
+        ({"sigma": 0.5}, "sigma is 0.5 now but was 0.25"),
+        ({"seed": 1}, "seed is 1 now but was 0"),
+        ({"lr_drops": [1]}, r"lr_drops is \[1\] now but was \[\]"),
+        ({"num_draws": 2}, "settings is .*2.* now but was .*1"),
+        ({"sigma": 0.5, "lr": 1.0}, "sigma is .*; lr is 1.0"),
+    ):
+        with pytest.raises(UserError, match=words) as refused:
+            claim_run(run, lab.config(**changes), split, CPU)
+        assert str(run) in str(refused.value) and "\n" not in str(refused.value)
+    assert claim_run(run, lab.config(workers=3, data_root="/elsewhere"), split, CPU) is False
+    lab.rows(config, run)
+    assert claim_run(run, config, split, CPU) is True
+
+
+def test_claim_run_refuses_what_is_no_run(lab, tmp_path):
+    config = lab.config()
+    split = open_training_split(config)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / ".DS_Store").write_text("")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "run.yaml").write_text("a: [")
+    for name, words in (("file", "is a file"), ("full", "is not empty"), ("odd", "not valid YAML")):
+        with pytest.raises(UserError, match=words):
+            claim_run(lab.folder(name), config, split, CPU)
+    assert (tmp_path / "full" / "thesis.tex").exists()
+    assert claim_run(lab.folder("hidden"), config, split, CPU) is False
+
+
+def test_the_weights_carry_their_run(lab):
+    from safetensors import safe_open
+
+    run, config = lab.folder("run"), lab.config(epochs=1)
+    lab.rows(config, run)
+    with safe_open(run.local_path / "model.safetensors", framework="pt") as opened:
+        record = json.loads(opened.metadata()["rsray"])
+    assert record == json.loads(json.dumps(run_record(config, open_training_split(config))))
+
+
+def test_a_missing_data_set_and_a_model_that_does_not_fit(lab, tmp_path, monkeypatch):
+    monkeypatch.delenv("RSRAY_DATA_ROOT", raising=False)
+    with pytest.raises(UserError, match="mnist"):
+        lab.training(lab.config(dataset="mnist", data_root=str(tmp_path)))
+    with pytest.raises(UserError, match="'lenett' is unknown"):
+        lab.training(lab.config(model="lenett"))

@@ -1,0 +1,175 @@
+"""A run that was interrupted ends with the weights of one that was not, bit for bit."""
+
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from rsray.errors import UserError
+from rsray.storage import Folder
+from rsray.training.checkpoint import latest_checkpoint, save_checkpoint
+from rsray.training.metrics import MetricsLog, read_metrics
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def cut_after(epoch):
+    def on_epoch(row):
+        if row["epoch"] == epoch:
+            raise PowerCutError
+
+    return on_epoch
+
+
+class Moody(nn.Module):
+    """Dropout and batch norm: state and random numbers that do not belong to the trainer."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.3),
+            nn.Linear(24, 10),
+        )  # fmt: skip
+
+    def forward(self, images):
+        return self.net(images)
+
+
+@pytest.fixture
+def moody(monkeypatch):
+    module = types.ModuleType("moody_net")
+    module.make = Moody
+    monkeypatch.setitem(sys.modules, "moody_net", module)
+    return "moody_net:make"
+
+
+METHODS = {
+    "gaussian": {},
+    "macer": {"num_draws": 2, "deferred": True, "trade_off": 4.0},
+    "sodm": {"num_draws": 2, "mapping_draws": 4, "mapping_interval": 1},
+    "smoothmix": {"num_draws": 2, "num_steps": 2},
+    "stability": {},
+}
+
+
+def same(left, right):
+    return set(left) == set(right) and all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resumed_equals_uninterrupted(name, lab, moody):
+    run = lab.folder("run")
+    config = lab.config(
+        objective=name, model=moody, epochs=4, lr_drops=[1, 3], limit=40, batch_size=16, **METHODS[name]
+    )
+    whole = lab.weights(config)
+    with pytest.raises(PowerCutError):
+        lab.training(config, run).run_epochs(cut_after(1))
+    assert not run.exists("model.safetensors")
+    resumed = lab.training(config, run)
+    assert resumed.epoch == 2
+    resumed.run_epochs()
+    assert same(resumed.model.state_dict(), whole)
+    rows = read_metrics(run)
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+    assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.005, 0.005, 0.0005])
+    assert (run / "checkpoints").names() == ["epoch-00003.pt", "epoch-00004.pt"]
+
+
+def test_cut_before_the_first_and_after_the_last_epoch(lab):
+    run, config = lab.folder("run"), lab.config()
+    whole = lab.weights(config)
+    first = lab.training(config, run)
+    first.on_progress = lambda progress: (_ for _ in ()).throw(PowerCutError)
+    with pytest.raises(PowerCutError):
+        first.run_epochs()
+    with pytest.raises(PowerCutError):
+        lab.training(config, run).run_epochs(cut_after(1))
+    assert not run.exists("model.safetensors")
+    resumed = lab.training(config, run)
+    assert resumed.epoch == 2
+    resumed.run_epochs()
+    assert same(resumed.model.state_dict(), whole) and run.exists("model.safetensors")
+    assert [row["epoch"] for row in read_metrics(run)] == [0, 1]
+
+
+def test_without_the_newest_checkpoint_the_one_before_goes_on(lab):
+    run, config = lab.folder("run"), lab.config(epochs=3)
+    whole = lab.weights(config)
+    with pytest.raises(PowerCutError):
+        lab.training(config, run).run_epochs(cut_after(1))
+    (run / "checkpoints").delete("epoch-00002.pt")
+    resumed = lab.training(config, run)
+    assert resumed.epoch == 1
+    resumed.run_epochs()
+    assert same(resumed.model.state_dict(), whole)
+    assert [row["epoch"] for row in read_metrics(run)] == [0, 1, 2], "no line twice"
+
+
+def test_the_state_is_of_tensors_and_numbers_only(lab):
+    run = lab.folder("run")
+    lab.rows(lab.config(epochs=1), run)
+    state = latest_checkpoint(run)  # weights_only
+    assert state["epoch"] == 1 and set(state) >= {"model", "optimiser", "optimiser_schedule"}
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "half"])
+def test_a_damaged_checkpoint(damage, lab):
+    run, config = lab.folder("run"), lab.config()
+    with pytest.raises(PowerCutError):
+        lab.training(config, run).run_epochs(cut_after(0))
+    file = run.local_path / "checkpoints" / "epoch-00001.pt"
+    good = file.read_bytes()
+    file.write_bytes(
+        {"empty": b"", "cut": good[:-1000], "noise": b"hello world\n", "half": good[: len(good) // 2]}[damage]
+    )
+    with pytest.raises(UserError, match="epoch-00001.pt is damaged") as refused:
+        lab.training(config, run)
+    assert "\n" not in str(refused.value)
+    file.unlink()
+    assert lab.training(config, run).epoch == 0, "what the message advises works"
+
+
+def test_a_checkpoint_is_never_executed(tmp_path):
+    import pickle
+
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "epoch-00001.pt").write_bytes(pickle.dumps({"epoch": Trap()}, protocol=2))
+    with pytest.raises(UserError, match="damaged"):
+        latest_checkpoint(Folder.of(tmp_path / "run"))
+    torch.save({"epoch": Trap()}, folder / "epoch-00001.pt")
+    with pytest.raises(UserError, match="damaged"):
+        latest_checkpoint(Folder.of(tmp_path / "run"))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_the_newest_of_many_epochs_is_taken(tmp_path):
+    run = Folder.of(tmp_path)
+    assert latest_checkpoint(run) is None
+    for epoch in (9, 10, 99, 100, 101):
+        save_checkpoint(run, epoch, {"value": torch.tensor(epoch)})
+    assert latest_checkpoint(run)["value"] == 101
+    assert (run / "checkpoints").names() == ["epoch-00100.pt", "epoch-00101.pt"]
+    (tmp_path / "checkpoints" / ".tmp-77-epoch-00102.pt").write_bytes(b"half")  # of a killed process
+    assert latest_checkpoint(run)["epoch"] == 101
+
+
+def test_metrics_drop_the_epochs_that_are_done_again(tmp_path):
+    run = Folder.of(tmp_path)
+    log = MetricsLog(run, 0)
+    for epoch in range(3):
+        log.add({"epoch": epoch, "loss": float(epoch)})
+    log.close()
+    log = MetricsLog(run, 1)
+    log.add({"epoch": 1, "loss": 10.0})
+    log.close()
+    assert read_metrics(run) == [{"epoch": 0, "loss": 0.0}, {"epoch": 1, "loss": 10.0}]

@@ -1,0 +1,176 @@
+"""However a batch is split (groups, workers, shards), it is the same batch: noise and gradient."""
+
+import pytest
+import torch
+
+from rsray.training.loop import Team
+from rsray.training.randomness import SHARD, batch_noise, generator, permutation
+
+CPU = torch.device("cpu")
+SHAPE = (2, 3, 5)
+ONE_STEP = {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.1, "lr_drops": []}
+
+
+def noise(rows, num_draws=3, sigma=0.5, key=(0, 1, 2)):
+    return batch_noise(rows, num_draws, SHAPE, sigma, key, CPU)
+
+
+def test_noise_of_rows_is_a_slice_of_the_whole():
+    whole = noise(range(37))
+    assert whole.shape == (37, 3, *SHAPE)
+    assert torch.equal(noise(range(0, 37)), whole)
+    for low in range(0, 37, 5):
+        for high in (low + 1, low + SHARD, 36, 37):
+            if low < high <= 37:
+                assert torch.equal(noise(range(low, high)), whole[low:high]), (low, high)
+
+
+@pytest.mark.parametrize("num_draws", [1, 2, 16])
+def test_noise_of_random_partitions(num_draws):
+    whole = noise(range(53), num_draws)
+    chooser = torch.Generator().manual_seed(num_draws)
+    for _ in range(20):
+        cuts = torch.randint(1, 53, (4,), generator=chooser).unique().tolist()
+        parts = [noise(range(a, b), num_draws) for a, b in zip([0, *cuts], [*cuts, 53], strict=True)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_longer_batch_begins_with_the_shorter():
+    assert torch.equal(noise(range(60))[:11], noise(range(11)))
+
+
+def test_noise_is_gaussian_and_independent():
+    values = noise(range(400), num_draws=8, sigma=0.5).double()
+    flat = values.reshape(400, 8, -1)
+    count = flat.numel()
+    assert abs(flat.mean()) < 5 * 0.5 / count**0.5
+    assert abs(flat.std() - 0.5) < 5 * 0.5 / (2 * count) ** 0.5
+    rows = flat.flatten(1) / 0.5
+    correlation = (rows @ rows.T / rows.shape[1]).fill_diagonal_(0)
+    assert correlation.abs().max() < 6 / rows.shape[1] ** 0.5, "two images share draws"
+    assert len(flat.flatten().unique()) > 0.99 * count
+
+
+def test_every_part_of_the_key_counts():
+    base = noise(range(8))
+    for key in ((1, 1, 2), (0, 2, 2), (0, 1, 3), (1, 0, 2), (0, 12, 0)):
+        assert not torch.equal(noise(range(8), key=key), base)
+    assert not torch.equal(permutation(50, 0, 0), permutation(50, 0, 1))
+    assert torch.equal(permutation(50, 0, 1), permutation(50, 0, 1))
+    assert torch.equal(permutation(50, 3, 1).sort().values, torch.arange(50))
+    assert generator(CPU, 1, 23).initial_seed() != generator(CPU, 12, 3).initial_seed()
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    noise(range(9))
+    permutation(9, 0, 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def weights(lab, config, team=None, group_size=None, rows=None):
+    training = lab.training(config, team=team)
+    training.stepper.group_size = group_size
+    training.run_epochs(lambda row: rows.append(row) if rows is not None else None)
+    return training.model.state_dict()
+
+
+METHODS = {
+    "gaussian": {},
+    "macer": {"num_draws": 3, "trade_off": 4.0, "deferred": False},
+    "consistency": {},
+    "adre": {"num_draws": 3},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("group_size", [1, 5, 30, 31, 99])
+def test_groups_give_the_gradient_of_the_batch(name, group_size, lab):
+    config = lab.config(objective=name, limit=31, batch_size=31, **ONE_STEP, **METHODS[name])
+    whole_rows, rows = [], []
+    whole = weights(lab, config, rows=whole_rows)
+    grouped = weights(lab, config, group_size=group_size, rows=rows)
+    for key, value in whole.items():
+        torch.testing.assert_close(grouped[key], value, rtol=1e-5, atol=1e-6)
+    assert rows[0]["loss"] == pytest.approx(whole_rows[0]["loss"], rel=1e-5)
+    assert rows[0]["noisy_accuracy"] == whole_rows[0]["noisy_accuracy"]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("name", METHODS)
+def test_workers_together_make_the_step_of_one(name, world, lab):
+    """Data-parallel training averages gradients; with plain SGD that averages the weights."""
+    config = lab.config(objective=name, limit=31, batch_size=31, **ONE_STEP, **METHODS[name])
+    alone_rows, rows, sums = [], [], []
+    alone = weights(lab, config, rows=alone_rows)
+
+    def sum_over(mine):
+        sums.append(mine.clone())
+        return torch.stack(sums).sum(0)
+
+    parts = [weights(lab, config, Team(rank, world, sum_over=sum_over), rows=rows) for rank in range(world)]
+    for key, value in alone.items():
+        mean = torch.stack([part[key] for part in parts]).mean(0)
+        torch.testing.assert_close(mean, value, rtol=1e-5, atol=1e-6)
+    assert any(not torch.equal(parts[0][key], parts[1][key]) for key in alone)
+    assert rows[-1]["loss"] == pytest.approx(alone_rows[0]["loss"], rel=1e-5)
+    assert rows[-1]["noisy_accuracy"] == pytest.approx(alone_rows[0]["noisy_accuracy"])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_workers_share_out_every_batch(world, lab):
+    teams = [lab.training(lab.config(limit=50, batch_size=16), team=Team(rank, world)) for rank in range(world)]
+    shared = [team._orders() for team in teams]
+    alone, _ = lab.training(lab.config(limit=50, batch_size=16))._orders()
+    kept = [batch for batch in alone if len(batch) >= world]  # a worker never gets an empty part
+    for step, batch in enumerate(kept):
+        assert torch.equal(torch.cat([orders[step] for orders, _ in shared]), batch)
+        spans = [spans[step] for _, spans in shared]
+        assert [row for rows, _ in spans for row in rows] == list(range(len(batch)))
+        assert {size for _, size in spans} == {len(batch)}
+    assert {len(orders) for orders, _ in shared} == {len(kept)}
+
+
+def test_only_the_first_worker_writes(lab):
+    config = lab.config(epochs=1, limit=32)
+    for rank in (1, 0):
+        run = lab.folder(f"run-{rank}")
+        lab.training(config, run, team=Team(rank, 2)).run_epochs()
+        assert run.exists("model.safetensors") == run.exists("metrics.jsonl") == (rank == 0)
+        assert run.exists("checkpoints") == (rank == 0)
+
+
+class Cramped:
+    """A network that runs out of memory above `most` images at a time."""
+
+    def __init__(self, network, most):
+        self.network, self.most, self.module = network, most, network.module
+        self.sizes = []
+
+    def __call__(self, images):
+        self.sizes.append(len(images))
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.network(images)
+
+
+def test_short_memory_halves_the_group(lab):
+    config = lab.config(limit=31, batch_size=31, **ONE_STEP)
+    whole = weights(lab, config)
+    training = lab.training(config)
+    training.stepper.network = cramped = Cramped(training.network, 8)
+    rows = []
+    training.run_epochs(lambda row: rows.append(row))
+    assert cramped.sizes == [31, 16, 8, 8, 8, 7] and training.stepper.group_size == 8
+    for key, value in whole.items():
+        torch.testing.assert_close(training.model.state_dict()[key], value, rtol=1e-5, atol=1e-6)
+    assert rows[0]["draws_per_second"] * rows[0]["seconds"] == pytest.approx(31), "counted once"
+
+
+def test_memory_too_short_for_one_image(lab):
+    training = lab.training(lab.config(limit=5, **ONE_STEP))
+    training.stepper.network = Cramped(training.network, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        training.run_epochs()
