@@ -62,9 +62,7 @@ def predict(
     found = open_source(source).given(
         model=model, dataset=dataset, data_root=data_root, image_size=image_size, sigma=sigma
     )
-    missing = [name for name in ("model", "dataset", "sigma") if getattr(found, name) is None]
-    if missing:
-        raise UserError(f"{source} does not say its {missing[0]}: give --{missing[0]}")
+    found = found.complete()
     assert found.dataset is not None and found.sigma is not None
     images = open_split(
         found.dataset, split, found.data_root, image_size=found.image_size, download=download

@@ -24,6 +24,8 @@ def presets(
         settings = train_config({}, preset_name=name).model_dump(mode="json", exclude={"preset"})
         print(to_yaml(settings).decode(), end="")
         return
+    import sys
+
     from rich.console import Console
     from rich.table import Table
 
@@ -41,7 +43,7 @@ def presets(
             _figure(found),
             found.cost,
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def _figure(chosen) -> str:  # type: ignore[no-untyped-def]

@@ -7,6 +7,7 @@ same when a run continues; where it runs (`workers`, `actors`, `data_root`, ...)
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Annotated, Any, ClassVar, Self
@@ -92,6 +93,9 @@ class TrainConfig(Config):
         """Return the objective with its settings; ValueError or UserError if it refuses them."""
         chosen = by_name(self.objective)
         check_names(self.settings, objective_fields(self.objective), f"objective {self.objective}")
+        for key, value in self.settings.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"objective {self.objective}: {key} is {value}: it must be finite")
         try:
             return TypeAdapter(chosen).validate_python({"sigma": self.sigma, **self.settings})
         except ValidationError as problem:

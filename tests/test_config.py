@@ -62,7 +62,11 @@ def test_set_refuses(text):
 
 def test_unknown_setting_gets_a_hint():
     message = refusal(train_config, {"dataset": "digits", "tradeoff": 1})
-    assert "'tradeoff'" in message and "did you mean trade_off?" in message and "inverse_temperature" in message
+    assert (
+        "'tradeoff'" in message
+        and "did you mean trade_off?" in message
+        and "inverse_temperature" in message
+    )
     assert "did you mean epochs?" in refusal(train_config, {"dataset": "digits", "epoch": 1})
     # known, but of another objective
     message = refusal(train_config, {"dataset": "digits", "objective": "gaussian", "hinge": 8})
@@ -94,7 +98,9 @@ def test_fields_are_frozen_and_unknown_keys_refused():
     config = TrainConfig.make({"dataset": "digits"})
     with pytest.raises(ValueError, match="frozen"):
         config.sigma = 1.0
-    assert "foo is not a known setting" in refusal(TrainConfig.make, {"dataset": "digits", "foo": 1})
+    assert "foo is not a known setting" in refusal(
+        TrainConfig.make, {"dataset": "digits", "foo": 1}
+    )
     assert "dataset is missing" in refusal(TrainConfig.make, {})
     message = refusal(TrainConfig.make, {"dataset": "digits", "settings": {"hing": 8}})
     assert "'hing'" in message and "did you mean hinge?" in message
@@ -104,7 +110,9 @@ def test_settings_reach_the_objective():
     config = train_config({"dataset": "digits", "sigma": 0.5, "hinge": 4, "num_draws": 3})
     objective = config.build_objective()
     assert (objective.sigma, objective.hinge, objective.num_draws) == (0.5, 4.0, 3)
-    assert config.settings["hinge"] == 4.0 and set(config.settings) == set(objective_fields("macer"))
+    assert config.settings["hinge"] == 4.0 and set(config.settings) == set(
+        objective_fields("macer")
+    )
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -120,7 +128,12 @@ def test_precedence_of_flat_over_preset_over_defaults():
     preset = train_config({}, preset_name="macer-cifar10-0.50")
     assert (preset.settings["trade_off"], preset.sigma) == (4.0, 0.5)
     config = train_config({"trade_off": 1.0, "batch_size": 8}, preset_name="macer-cifar10-0.50")
-    assert (config.settings["trade_off"], config.batch_size, config.sigma, config.model) == (1.0, 8, 0.5, "resnet110")
+    assert (config.settings["trade_off"], config.batch_size, config.sigma, config.model) == (
+        1.0,
+        8,
+        0.5,
+        "resnet110",
+    )
     assert config.preset == "macer-cifar10-0.50"
     plain = train_config({"dataset": "mnist"})
     assert (plain.epochs, plain.lr_drops, plain.settings["trade_off"]) == (30, (10, 20), 16.0)
@@ -136,7 +149,9 @@ def test_another_objective_drops_the_presets_settings():
     assert config.settings == {"num_draws": 1} and config.epochs == 16
     config = train_config({"objective": "adre", "num_draws": 4}, preset_name="macer-digits")
     assert config.settings["num_draws"] == 4 and "hinge" not in config.settings
-    assert nest({"objective": "macer"}, {"objective": "macer", "settings": {"hinge": 2}})["settings"] == {"hinge": 2}
+    assert nest({"objective": "macer"}, {"objective": "macer", "settings": {"hinge": 2}})[
+        "settings"
+    ] == {"hinge": 2}
 
 
 @pytest.mark.parametrize("dataset", DEFAULTS)
@@ -157,11 +172,42 @@ def test_epochs_move_the_drops():
     assert scaled_drops((30, 31), 90, 9) == (3,), "drops that fall together are one"
 
 
+def test_epochs_move_the_drops_of_a_short_config_file():
+    base = {"dataset": "digits", "lr_drops": [4]}  # epochs: the default, 10
+    assert train_config({"epochs": 5}, base=base).lr_drops == (2,)
+
+
+def test_epochs_as_a_float_move_the_drops():
+    assert train_config({"dataset": "digits", "epochs": 8.0}).lr_drops == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("trade_off", math.nan), ("hinge", math.inf), ("trade_off", math.inf)]
+)
+def test_objective_refuses_what_is_not_finite(key, value):
+    assert key in refusal(train_config, {"dataset": "digits", key: value})
+
+
+def test_objective_that_is_a_list():
+    assert "objective" in refusal(train_config, {"dataset": "digits", "objective": [1]})
+
+
 def test_yaml_round_trip():
     for flat in (
         {"dataset": "digits"},
-        {"dataset": "mnist", "objective": "smoothadv", "lr": 1e-5, "weight_decay": 1e-20, "limit": 7},
-        {"dataset": "parquet", "data_root": "s3://Größe/1e3", "model": "my.net:make", "objective": "sodm"},
+        {
+            "dataset": "mnist",
+            "objective": "smoothadv",
+            "lr": 1e-5,
+            "weight_decay": 1e-20,
+            "limit": 7,
+        },
+        {
+            "dataset": "parquet",
+            "data_root": "s3://Größe/1e3",
+            "model": "my.net:make",
+            "objective": "sodm",
+        },
         {"dataset": "imagenet", "sigma": 0.1 + 0.2, "precision": "bf16", "gpus_per_worker": 0.5},
     ):
         config = train_config(flat)
@@ -219,7 +265,12 @@ def test_certify_refuses_exactly_what_can_certify_nothing():
 
 def test_certify_defaults_and_identity():
     config = CertifyConfig.make(CERTIFY)
-    assert (config.n0, config.n, config.alpha, config.bound) == (100, 100_000, 0.001, "clopper-pearson")
+    assert (config.n0, config.n, config.alpha, config.bound) == (
+        100,
+        100_000,
+        0.001,
+        "clopper-pearson",
+    )
     moved = CertifyConfig.make({**CERTIFY, "source": "elsewhere", "actors": 3, "gpus_per_actor": 1})
     assert moved.identity() == config.identity()
     other = CertifyConfig.make({**CERTIFY, "model_digest": "1" * 64})

@@ -108,7 +108,10 @@ def loaded_by(script, *forbidden):
 
 def test_importing_rsray_loads_nothing_heavy():
     heavy = ("torch", "ray", "optuna", "numpy", "scipy", "pyarrow", "pydantic", "yaml")
-    assert loaded_by("import rsray\nassert rsray.__version__ and 'bounds' in rsray.__all__", *heavy) == []
+    assert (
+        loaded_by("import rsray\nassert rsray.__version__ and 'bounds' in rsray.__all__", *heavy)
+        == []
+    )
 
 
 def test_help_loads_nothing_heavy():

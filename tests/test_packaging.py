@@ -16,7 +16,16 @@ import rsray
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
-TOP_LEVEL = {"rsray", "cli", "clusters", "tests", "pyproject.toml", "README.md", "LICENSE", "CONTRIBUTING.md"}
+TOP_LEVEL = {
+    "rsray",
+    "cli",
+    "clusters",
+    "tests",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "CONTRIBUTING.md",
+}
 
 
 def folder_of(package):
@@ -101,7 +110,9 @@ def installed(tmp_path_factory):
 
 def test_no_module_called_cli_is_installed(installed):
     assert sorted(installed["top_level"]) == ["rsray", "rsray_cli"]
-    assert not [name for name in installed["files"] if name.split("/")[0] in ("cli", "tests", "cli.py")]
+    assert not [
+        name for name in installed["files"] if name.split("/")[0] in ("cli", "tests", "cli.py")
+    ]
     assert installed["cli"] is None or not Path(installed["cli"]).is_relative_to(ROOT)
     assert Path(installed["command"]).name == "main.py"
 

@@ -40,11 +40,17 @@ def test_builds(name):
 def test_macer_on_cifar10():
     expected = ("cifar10", "resnet110", 0.25, 440, 0.01, (200, 400), 64, 5e-4)
     assert figures("macer-cifar10-0.25", *TRAINING) == expected
-    assert figures("macer-cifar10-0.25", "num_draws", "hinge", "inverse_temperature", "trade_off") == (16, 8, 16, 12)
+    assert figures(
+        "macer-cifar10-0.25", "num_draws", "hinge", "inverse_temperature", "trade_off"
+    ) == (16, 8, 16, 12)
     assert figures("macer-cifar10-0.50", "sigma", "trade_off", "deferred") == (0.5, 4, False)
     assert figures("macer-cifar10-1.00", "sigma", "trade_off", "deferred") == (1.0, 12, True)
     for sigma in ("0.25", "0.50"):
-        assert figures(f"macer-cifar10-{sigma}-short", "epochs", "lr_drops", "lr") == (150, (60, 120), 0.01)
+        assert figures(f"macer-cifar10-{sigma}-short", "epochs", "lr_drops", "lr") == (
+            150,
+            (60, 120),
+            0.01,
+        )
 
 
 def test_macer_elsewhere():
@@ -53,7 +59,9 @@ def test_macer_elsewhere():
         assert figures(name, "model", "trade_off", "epochs", "num_draws") == ("lenet", 16, 440, 16)
         name = f"macer-imagenet-{sigma}"
         expected = ("resnet50", 120, 0.1, (30, 60, 90), 2, 6 if sigma == "0.25" else 3)
-        assert figures(name, "model", "epochs", "lr", "lr_drops", "num_draws", "trade_off") == expected
+        assert (
+            figures(name, "model", "epochs", "lr", "lr_drops", "num_draws", "trade_off") == expected
+        )
     for sigma in ("0.25", "0.50"):
         assert figures(f"macer-svhn-{sigma}", "dataset", "trade_off", "epochs") == ("svhn", 12, 440)
 
@@ -73,7 +81,9 @@ def test_published_figures():
         "gaussian-cifar10": (0.424, 0.525, 0.511),
     }  # fmt: skip
     for stem, values in expected.items():
-        assert tuple(preset(f"{stem}-{s}").published_acr for s in ("0.25", "0.50", "1.00")) == values
+        assert (
+            tuple(preset(f"{stem}-{s}").published_acr for s in ("0.25", "0.50", "1.00")) == values
+        )
 
 
 def test_deferral_waits_for_the_first_drop():
@@ -84,7 +94,9 @@ def test_deferral_waits_for_the_first_drop():
 
 
 def test_unknown_preset():
-    with pytest.raises(UserError, match=r"'macer-cifar-0.25' is unknown \(did you mean macer-cifar10-0.25\?\)"):
+    with pytest.raises(
+        UserError, match=r"'macer-cifar-0.25' is unknown \(did you mean macer-cifar10-0.25\?\)"
+    ):
         train_config({}, preset_name="macer-cifar-0.25")
 
 
@@ -95,7 +107,13 @@ def test_no_name_twice():
     for file in resources.files("rsray.presets").iterdir():
         if file.name.endswith(".yaml"):
             text = file.read_text(encoding="utf-8")
-            names += [line[:-1] for line in text.splitlines() if line.endswith(":") and line[0] not in " #"]
-            assert text.startswith("#") and "rsray train --preset" in text, "the header says how to run one"
+            names += [
+                line[:-1]
+                for line in text.splitlines()
+                if line.endswith(":") and line[0] not in " #"
+            ]
+            assert text.startswith("#") and "rsray train --preset" in text, (
+                "the header says how to run one"
+            )
             assert set(yaml.safe_load(text)) <= set(names)
     assert sorted(names) == sorted(NAMES)

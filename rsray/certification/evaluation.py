@@ -9,17 +9,27 @@ faster, so that two runs on one machine choose alike and count alike.
 # Shapes: B draws in a batch, C H W an image, K classes.
 from __future__ import annotations
 
+import logging
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rsray.certification.compiled import (
+    CompileError,
+    Forward,
+    compile_frozen,
+    compiled_batch,
+    is_worth_compiling,
+)
 from rsray.certification.fold import fold, with_float32_head
 from rsray.core.hardware import device_name
+from rsray.errors import UserError
 
+log = logging.getLogger(__name__)
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 WORTH_IT = 1.25  # how much faster an evaluation that changes bits must be
 TRIAL_SECONDS = 0.08  # measured per candidate
@@ -48,7 +58,11 @@ class EvaluatedNetwork:
     def __init__(
         self, model: nn.Module, evaluation: Evaluation, image_shape: tuple[int, int, int]
     ) -> None:
-        """Fold, convert and place a copy of `model` (already on its device)."""
+        """Fold, convert and place a copy of `model` (already on its device), and compile it.
+
+        Raises CompileError when the evaluation is compiled and this machine cannot: counting with
+        the network as it is would mix the counts of two functions.
+        """
         folded = fold(model, image_shape)
         network = folded.network
         if evaluation.precision == "bf16":
@@ -61,12 +75,15 @@ class EvaluatedNetwork:
         self.buffer_BCHW = make_buffer(
             (evaluation.batch_size, *image_shape), dtype, evaluation.memory_format, self.device
         )
+        self._forward: Forward = self.network
+        if evaluation.compiled:
+            self._forward = compile_frozen(self.network, self.buffer_BCHW, evaluation.precision)
 
-    @torch.inference_mode()
     def logits(self) -> Tensor:
         """Return float32 logits [B, K] of what is in the buffer."""
-        out: Tensor = self.network(self.buffer_BCHW)
-        return out.float()
+        # Compiled code is guarded against another mode than it was compiled in: no_grad.
+        with torch.inference_mode(False), torch.no_grad():
+            return self._forward(self.buffer_BCHW).float()
 
 
 def make_buffer(
@@ -86,28 +103,86 @@ def make_buffer(
 
 
 def choose_evaluation(
-    model: nn.Module, image_shape: tuple[int, int, int], *, precision: str, device: torch.device
+    model: nn.Module,
+    image_shape: tuple[int, int, int],
+    *,
+    precision: str,
+    device: torch.device,
+    compile: str = "auto",
+    work_seconds: float = 0.0,
 ) -> Evaluation:
-    """Return the fastest evaluation of the network here, by about a second of measuring."""
-    formats = ("channels_last", "contiguous")
-    batches = _batch_sizes(image_shape, device)
+    """Return the fastest evaluation of the network here, by about a second of measuring.
+
+    `compile` is auto, on or off; auto compiles for `work_seconds` of work per actor from
+    PAYS_SECONDS on. Take the seconds from compiled.nominal_speed rather than from a measurement,
+    and from the machine's cores or GPUs rather than from the number of actors: then two runs of
+    the same work choose, and count, alike. Where the network cannot be compiled, one line of
+    warning says so and the evaluation returned is not compiled. Raises UserError when the device
+    has no memory for a single draw.
+    """
+    if is_worth_compiling(compile, work_seconds):
+        chosen = _choose_compiled(model, image_shape, precision, device)
+        if chosen is not None:
+            return chosen
+    return _choose_eager(model, image_shape, precision, device)
+
+
+def _choose_compiled(
+    model: nn.Module, image_shape: tuple[int, int, int], precision: str, device: torch.device
+) -> Evaluation | None:
+    """Return the compiled evaluation, or None, with a warning, where there can be none."""
+    batch, name = compiled_batch(image_shape, device.type), device_name(device)
+    while batch:
+        found = Evaluation(device.type, precision, "channels_last", batch, True, name)
+        try:
+            return replace(found, draws_per_second=_measure(model, found, image_shape)[0])
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            batch //= 2
+        except CompileError as problem:
+            log.warning("the network is not compiled and runs as it is: %s", problem)
+            return None
+    raise _no_memory(device, image_shape)
+
+
+def _choose_eager(
+    model: nn.Module, image_shape: tuple[int, int, int], precision: str, device: torch.device
+) -> Evaluation:
+    """Return the fastest memory format and batch of the network as it is."""
     measured: dict[tuple[str, int], tuple[float, Tensor]] = {}
-    for memory_format in formats:
-        for batch in batches if memory_format == formats[0] else batches[-2:-1]:
-            candidate = Evaluation(device.type, precision, memory_format, batch)
-            try:
-                measured[memory_format, batch] = _measure(model, candidate, image_shape)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                break
+
+    def fits(memory_format: str, batch: int) -> bool:
+        candidate = Evaluation(device.type, precision, memory_format, batch)
+        try:
+            measured[memory_format, batch] = _measure(model, candidate, image_shape)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return False
+        return True
+
+    batches = _batch_sizes(image_shape, device)
+    fitting = [batch for batch in batches if fits("channels_last", batch)]
+    smaller = min(batches) // 2
+    while not fitting:  # every batch is too large: halve until one fits
+        if not smaller:
+            raise _no_memory(device, image_shape)
+        fitting = [smaller] if fits("channels_last", smaller) else []
+        smaller //= 2
+    fits("contiguous", fitting[len(fitting) // 2])
     best = pick({key: speed for key, (speed, _) in measured.items()}, _same_bits(measured))
     return Evaluation(
         device.type,
         precision,
-        best[0],
-        best[1],
+        *best,
         device_name=device_name(device),
         draws_per_second=measured[best][0],
+    )
+
+
+def _no_memory(device: torch.device, image_shape: tuple[int, int, int]) -> UserError:
+    return UserError(
+        f"{device} has no memory for one image of shape {image_shape}: free memory, "
+        "or take fewer actors per GPU"
     )
 
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from rsray.models import Normalise
@@ -52,18 +54,35 @@ def with_float32_head(network: nn.Module) -> nn.Module:
     bfloat16 logits have 8 bits: two classes would often tie and the lower one win. The layer costs
     next to nothing.
     """
+    name = _head(network)
     network = network.to(torch.bfloat16)
-    linears = [
-        (name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)
-    ]
-    if linears:
-        name, last = linears[-1]
-        parent_name, _, own_name = name.rpartition(".")
-        head = _Float32Linear(last)
-        if not name:
-            return head
-        setattr(network.get_submodule(parent_name), own_name, head)
+    if name is None:
+        return network
+    head = _Float32Linear(cast(nn.Linear, network.get_submodule(name)))
+    if not name:
+        return head
+    parent_name, _, own_name = name.rpartition(".")
+    setattr(network.get_submodule(parent_name), own_name, head)
     return network
+
+
+def _head(network: nn.Module) -> str | None:
+    """Return the name of the linear layer whose output the network returns, if there is one.
+
+    Where the network cannot be traced it is taken to be the one that was registered last.
+    """
+    if isinstance(network, nn.Linear):
+        return ""
+    try:
+        graph = torch.fx.symbolic_trace(network).graph
+    except Exception:  # a user's forward may raise anything at all when traced
+        names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+        return names[-1] if names else None
+    last = graph.output_node().args[0]
+    if not isinstance(last, torch.fx.Node) or last.op != "call_module" or len(last.users) > 1:
+        return None
+    name = str(last.target)
+    return name if isinstance(network.get_submodule(name), nn.Linear) else None
 
 
 class _Float32Linear(nn.Module):
@@ -80,11 +99,12 @@ class _Float32Linear(nn.Module):
 
 
 def _peel(model: nn.Module) -> tuple[nn.Module, Tensor | None, Tensor | None]:
-    is_wrapped = isinstance(model, nn.Sequential) and len(model) > 1
-    if not is_wrapped or not isinstance(model[0], Normalise):  # type: ignore[index]
+    if type(model) is not nn.Sequential or len(model) < 2:  # a subclass may do other things
         return model, None, None
-    layer = model[0]  # type: ignore[index]
-    rest = model[1] if len(model) == 2 else model[1:]  # type: ignore[arg-type, index]
+    layer = model[0]
+    if not isinstance(layer, Normalise):
+        return model, None, None
+    rest = model[1] if len(model) == 2 else model[1:]
     return rest, layer.mean.flatten().float(), layer.std.flatten().float()
 
 

@@ -103,6 +103,9 @@ def finish(
     certificate. Raises IncompleteError otherwise.
     """
     config, store = claimed.config, claimed.store
+    if len(failed) == len(selected.indices):
+        index, reason = next(iter(failed.items()))
+        raise UserError(f"no image could be certified; image {index}: {reason}")
     check_complete(selected, store.done(selected, claimed.draws), config.sampling, failed)
     kept = ~np.isin(selected.indices, list(failed))
     columns = certificate_columns(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-ITEM_SECONDS = 5.0  # of work per task: Ray Data costs tens of milliseconds per task
+ITEM_SECONDS = 10.0  # of work per task: the driver carries over 100 tasks a second (bench_fleet.py)
 SMALLEST_SECONDS = 0.5  # when there is little work, tasks shrink to keep every actor busy
 TASKS_PER_ACTOR = 6  # so that actors finish together
 

@@ -19,6 +19,14 @@ class BadLogitsError(ArithmeticError):
     """The network returned logits that are not numbers."""
 
 
+class ShortOfMemoryError(RuntimeError):
+    """A batch that fitted when the evaluation was chosen fits no more.
+
+    A smaller batch would be another evaluation than the one that the run's other counts were made
+    with, so it is not taken in the middle of a run.
+    """
+
+
 class Sampler:
     """Counts the classes of noisy copies of images, one work item at a time.
 
@@ -36,28 +44,32 @@ class Sampler:
         sigma: float,
         seed: int,
     ) -> None:
-        """Prepare a copy of `model`, which is on the evaluation's device."""
+        """Prepare a copy of `model`, which is on the evaluation's device; compiles if it says so.
+
+        Raises CompileError when the evaluation is compiled and this machine cannot compile.
+        """
         self.evaluation, self.image_shape, self.num_classes = evaluation, image_shape, num_classes
         self.sigma, self.seed = sigma, seed
         self._network = EvaluatedNetwork(model, evaluation, image_shape)
         self._device = self._network.device
-        self._scale = self._normalised_scale()
+        self._mean, self._std = self._statistics()
+        self._scale = None if self._std is None else 1.0 / self._std
 
-    def _normalised_scale(self) -> Tensor | None:
-        std_C = self._network.std_C
-        return None if std_C is None else (1.0 / std_C).to(self._device)[:, None, None]
+    def _statistics(self) -> tuple[Tensor | None, Tensor | None]:
+        """Return the mean and standard deviation of each channel [C, 1, 1], if any."""
+        mean_C, std_C = self._network.mean_C, self._network.std_C
+        if mean_C is None or std_C is None:
+            return None, None
+        return mean_C.to(self._device)[:, None, None], std_C.to(self._device)[:, None, None]
 
     def _centre(self, image_CHW: NDArray[np.uint8]) -> Tensor:
         """Return the clean image as the network sees it: in [0, 1], then normalised."""
         image = torch.from_numpy(image_CHW).to(self._device).float().div_(255)
-        if self._network.mean_C is not None and self._network.std_C is not None:
-            mean, std = self._network.mean_C, self._network.std_C
-            image = (image - mean.to(self._device)[:, None, None]) / std.to(self._device)[
-                :, None, None
-            ]
+        if self._mean is not None and self._std is not None:
+            image = (image - self._mean) / self._std
         return image
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def counts(
         self,
         image_CHW: NDArray[np.uint8],
@@ -67,29 +79,52 @@ class Sampler:
     ) -> NDArray[np.int64]:
         """Return the class counts [len(blocks), K] of blocks given as (block, draws).
 
-        One transfer from the device per call. Raises BadLogitsError when a logit is NaN.
+        One transfer from the device per call. Raises BadLogitsError when a logit is NaN and
+        ShortOfMemoryError when the device runs out of memory.
         """
         draws = [draws for _, draws in blocks]
         total, batch = sum(draws), self.evaluation.batch_size
-        classes_D = torch.empty(-(-total // batch) * batch, dtype=torch.int64, device=self._device)
-        checksum = torch.zeros((), device=self._device)
-        filled = done = 0
-        centre = self._centre(image_CHW)
+        rows = -(-total // batch) * batch
+        top_D = torch.empty(rows, device=self._device)
+        classes_D = torch.empty(rows, dtype=torch.int64, device=self._device)
+        try:
+            for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
+                here = slice(start, start + batch)
+                torch.max(logits_BK, 1, out=(top_D[here], classes_D[here]))
+        except torch.OutOfMemoryError as problem:
+            raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
+        is_bad = torch.isnan(top_D[:total]).any()  # the largest logit is NaN if any is
+        counts_K1 = self._count_by_block(classes_D[:total], draws, is_bad)
+        if counts_K1[-1]:
+            raise BadLogitsError(f"the network returned NaN for image {index}")
+        return counts_K1[:-1].reshape(len(draws), self.num_classes)
+
+    def _batches(
+        self,
+        image_CHW: NDArray[np.uint8],
+        index: int,
+        stage: Stage,
+        blocks: Sequence[tuple[int, int]],
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield (first draw, logits [B, K]) of batch after batch; use before advancing.
+
+        The last batch keeps its full shape: its rows beyond the last draw mean nothing.
+        """
+        batch, centre = self.evaluation.batch_size, self._centre(image_CHW)
+        done = filled = 0
         for part_SCHW in self._parts(index, stage, blocks):
-            taken = 0
-            while taken < len(part_SCHW):
-                room = min(batch - filled, len(part_SCHW) - taken)
-                self._put(centre, part_SCHW[taken : taken + room], filled)
+            taken, size = 0, len(part_SCHW)
+            self._add(centre, part_SCHW)
+            while taken < size:
+                room = min(batch - filled, size - taken)
+                target = self._network.buffer_BCHW[filled : filled + room]
+                target.copy_(part_SCHW[taken : taken + room])
                 filled, taken = filled + room, taken + room
                 if filled == batch:
-                    checksum += self._classify(classes_D[done : done + batch])
+                    yield done, self._network.logits()
                     done, filled = done + batch, 0
-        if filled:  # the last batch keeps its full shape: its other rows are what was there before
-            checksum += self._classify(classes_D[done : done + batch])
-        counts = self._count_by_block(classes_D[:total], draws)
-        if torch.isnan(checksum):
-            raise BadLogitsError(f"the network returned NaN for image {index}")
-        return counts
+        if filled:
+            yield done, self._network.logits()
 
     def _parts(
         self, index: int, stage: Stage, blocks: Sequence[tuple[int, int]]
@@ -98,24 +133,30 @@ class Sampler:
             stream = Stream(self.seed, index, stage, block)
             yield from slabs(stream, draws, self.image_shape, self.sigma, self._device)
 
-    def _put(self, centre_CHW: Tensor, noise_SCHW: Tensor, at: int) -> None:
-        """Write image + noise (normalised) into rows of the input buffer."""
-        target = self._network.buffer_BCHW[at : at + len(noise_SCHW)]
+    def _add(self, centre_CHW: Tensor, noise_SCHW: Tensor) -> None:
+        """Turn noise into noisy (normalised) images, in place: a slab at once, in the cache."""
         if self._scale is not None:
             noise_SCHW.mul_(self._scale)
-        target.copy_(noise_SCHW.add_(centre_CHW))
+        noise_SCHW.add_(centre_CHW)
 
-    def _classify(self, classes_B: Tensor) -> Tensor:
-        """Store the classes of the buffered batch; returns a sum that is NaN if a logit was."""
-        top_B, index_B = self._network.logits().max(1)
-        classes_B.copy_(index_B)
-        return top_B.sum()
-
-    def _count_by_block(self, classes_D: Tensor, draws: list[int]) -> NDArray[np.int64]:
-        lengths = torch.tensor(draws, device=self._device)
-        block_D = torch.repeat_interleave(
-            torch.arange(len(draws), device=self._device), lengths, output_size=len(classes_D)
-        )
+    def _count_by_block(
+        self, classes_D: Tensor, draws: list[int], is_bad: Tensor
+    ) -> NDArray[np.int64]:
+        """Return the counts of block after block, and a last one that says if a logit was NaN."""
         size = len(draws) * self.num_classes
-        flat = torch.bincount(block_D * self.num_classes + classes_D, minlength=size)
-        return flat.view(len(draws), self.num_classes).cpu().numpy()
+        if len(draws) > 1:
+            lengths = torch.tensor(draws, device=self._device)
+            first_D = torch.repeat_interleave(
+                torch.arange(0, size, self.num_classes, device=self._device),
+                lengths,
+                output_size=len(classes_D),
+            )
+            classes_D = classes_D + first_D
+        counts = torch.bincount(classes_D, minlength=size)
+        return torch.cat([counts, is_bad.long()[None]]).cpu().numpy()
+
+
+_SHORT = (
+    "{} ran out of memory at {} draws a batch, the batch in certify.yaml that all counts of the "
+    "run are made with: free memory, or take fewer actors per GPU, and run the same command again"
+)

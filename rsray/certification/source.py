@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,6 +50,15 @@ class ClassifierSource:
         else:
             models.load_weights(model, self.weights, self.where)
         return model.eval()
+
+    def complete(self) -> ClassifierSource:
+        """Return the source if all is known of it that certifying needs; UserError otherwise."""
+        for name in ("model", "dataset", "sigma"):
+            if getattr(self, name) is None:
+                raise UserError(f"{self.where} does not say its {name}: give --{name}")
+        if not 0 < float(self.sigma or 0) < math.inf:
+            raise UserError(f"sigma is {self.sigma}: the noise standard deviation must be positive")
+        return self
 
     def given(self, **known: Any) -> ClassifierSource:
         """Return the source with what the user said in place of what the files say."""
@@ -107,7 +117,12 @@ def _metadata(weights: bytes, where: str) -> dict[str, Any]:
         raise UserError(
             f"checkpoint {where} is damaged or not a safetensors file: {problem}"
         ) from problem
-    record: dict[str, Any] = json.loads(metadata.get("rsray", "{}"))
+    try:
+        record = json.loads(metadata.get("rsray", "{}"))
+    except ValueError as problem:
+        raise UserError(f"checkpoint {where}: its metadata is no JSON") from problem
+    if not isinstance(record, dict):
+        raise UserError(f"checkpoint {where}: its metadata is no rsray record")
     return record
 
 

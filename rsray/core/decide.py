@@ -1,15 +1,16 @@
 """Counts to certificates: pure arithmetic, repeatable without the model."""
 
-# Shapes: N images, K classes.
+# Shapes: N images, R radii asked about.
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from rsray.core.bounds import clopper_pearson_lower
+from rsray.core.bounds import bernstein_lower, clopper_pearson_lower, hoeffding_lower
+from rsray.core.confidence import answers, sequence_lower
 from rsray.core.counts import ClassCounts
 from rsray.core.radius import certified_radius
 
@@ -41,12 +42,78 @@ def certify_hard(
     top_N = selection.top()
     n_N = estimation.totals()
     count_a_N = estimation.of(top_N)
-    p_a_lower = clopper_pearson_lower(count_a_N, n_N, alpha)
+    return _one_sided(top_N, clopper_pearson_lower(count_a_N, n_N, alpha), count_a_N, n_N, sigma)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What soft smoothing keeps of N images' draws, by class; `hits` are the hard counts."""
+
+    selection_sums: ClassCounts  # of soft probabilities
+    sums: ClassCounts
+    square_sums: ClassCounts
+    hits: ClassCounts
+    n: NDArray[np.int64]
+
+
+def certify_soft(moments: Moments, *, sigma: float, alpha: float, bound: str) -> Decision:
+    """Return the certificates of the SOFT smoothed classifier (MACER paper, appendix A.2).
+
+    That classifier, argmax_c E softmax_c(x + noise), is another one than Cohen et al.'s, which
+    counts classes. The class is the one with the largest mean soft probability in the selection
+    draws; `bound` ("hoeffding", equation 23, or "bernstein", equation 26) bounds its mean from
+    below. With probability at least 1 - alpha over an image's draws, the soft smoothed classifier
+    predicts that class everywhere within sigma * Phi^-1(bound). `count_a` stays the hard count.
+    """
+    top_N = moments.selection_sums.top()
+    sums_N = moments.sums.of(top_N)
+    if bound == "hoeffding":
+        lower = hoeffding_lower(sums_N, moments.n, alpha)
+    elif bound == "bernstein":
+        lower = bernstein_lower(sums_N, moments.square_sums.of(top_N), moments.n, alpha)
+    else:
+        raise ValueError(f"{bound!r} is no soft bound; choose hoeffding or bernstein")
+    return _one_sided(top_N, lower, moments.hits.of(top_N), moments.n, sigma)
+
+
+def certify_at_radii(
+    selection: ClassCounts,
+    estimation: ClassCounts,
+    *,
+    sigma: float,
+    alpha: float,
+    at_radius: tuple[float, ...],
+) -> Decision:
+    """Return the certificates of N images whose draws stopped once the radii were answered.
+
+    The bound is a confidence sequence's, valid under any stopping rule: with probability at least
+    1 - alpha over an image's draws, the smoothed classifier predicts the class everywhere within
+    the radius. An image stopped early has a smaller radius than n draws would have given.
+    """
+    top_N, n_N = selection.top(), estimation.totals()
+    hits_N = estimation.of(top_N)
+    decision = _one_sided(top_N, sequence_lower(hits_N, n_N, alpha), hits_N, n_N, sigma)
+    radii_R = np.asarray(at_radius, dtype=np.float64)
+    above_NR = answers(hits_N, n_N, special.ndtr(radii_R / sigma), alpha) > 0
+    reached_N = np.where(above_NR, radii_R, 0.0).max(axis=1, initial=0.0)
+    # The answer and the bound say the same; this keeps rounding from telling them apart.
+    certified = decision.prediction != ABSTAIN
+    radius = np.where(certified, np.maximum(decision.radius, reached_N), 0.0)
+    return replace(decision, radius=radius)
+
+
+def _one_sided(
+    top_N: NDArray[np.int64],
+    lower_N: NDArray[np.float64],
+    count_a_N: NDArray[np.int64],
+    n_N: NDArray[np.int64],
+    sigma: float,
+) -> Decision:
     return Decision(
-        prediction=np.where(p_a_lower > 0.5, top_N, ABSTAIN).astype(np.int32),
-        radius=certified_radius(p_a_lower, sigma),
-        p_a_lower=p_a_lower,
-        p_b_upper=1.0 - p_a_lower,
+        prediction=np.where(lower_N > 0.5, top_N, ABSTAIN).astype(np.int32),
+        radius=certified_radius(lower_N, sigma),
+        p_a_lower=lower_N,
+        p_b_upper=1.0 - lower_N,
         count_a=count_a_N,
         n=n_N,
     )

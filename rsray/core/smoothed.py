@@ -105,6 +105,8 @@ class SmoothedClassifier:
 
         With probability at least 1 - alpha over the draws, a class that is returned is g's.
         """
+        if n < 1 or not 0 < alpha < 1:
+            raise UserError(f"n must be at least 1 and alpha in (0, 1), got n {n}, alpha {alpha}")
         counts = ClassCounts.dense(self.counts(image, n, generator)[None])
         prediction, p_value = predict_hard(counts, alpha=alpha)
         return Prediction(int(prediction[0]), float(p_value[0]), n, alpha)
@@ -115,12 +117,13 @@ class SmoothedClassifier:
         """Return how many of n noisy copies of the image fall in each class [K]."""
         if image.dim() != 3:
             raise UserError(f"image has shape {tuple(image.shape)}: expected [C, H, W], one image")
-        was_training = self.model.training
+        modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
             return self._count(image, n, generator)
         finally:
-            self.model.train(was_training)
+            for module, was_training in modes:
+                module.training = was_training
 
     @torch.inference_mode()
     def _count(self, image: Tensor, n: int, generator: torch.Generator | None) -> NDArray[np.int64]:
@@ -138,5 +141,7 @@ class SmoothedClassifier:
                     f"the model returned shape {tuple(logits_BK.shape)}: expected "
                     f"[{shape[0]}, {self.num_classes}] logits"
                 )
+            if torch.isnan(logits_BK).any():
+                raise ArithmeticError("the model returned NaN for a noisy copy of the image")
             counts_K += logits_BK.argmax(1).bincount(minlength=self.num_classes)
         return counts_K.cpu().numpy()

@@ -7,11 +7,10 @@ integers per image moves through the cluster.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -31,10 +30,10 @@ from rsray.config import CertifyConfig
 from rsray.core.hardware import available_cpus
 from rsray.data import ImageSplit
 from rsray.errors import UserError
+from rsray.fleet.ingest import Fleet, stream
 from rsray.fleet.session import cluster_cpus, cluster_gpus, session
 from rsray.storage import Folder
 
-log = logging.getLogger(__name__)
 FLUSH_SECONDS = 4.0  # between parts of counts; grows with the run
 MAX_ROUNDS = 3  # a block lost with its actor is planned again
 OnProgress = Callable[[dict[str, Any]], None]
@@ -49,20 +48,6 @@ _TASK_FIELDS: dict[str, pa.DataType] = {
 }
 TASK = pa.schema(_TASK_FIELDS)
 ANSWER = pa.schema([*COUNTS, pa.field("error", pa.string())])
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """How many actors of which size."""
-
-    actors: int
-    cpus: float
-    gpus: float
-
-    @property
-    def threads(self) -> int:
-        """Torch threads of an actor: exactly its share of cores."""
-        return max(1, int(self.cpus))
 
 
 class CountingActor:
@@ -245,7 +230,9 @@ class _Certification:
 
     def _work(self, tasks: list[list[Item]]) -> None:
         try:
-            for answer in self._answers(tasks):
+            for answer in stream(
+                [_task_table(items) for items in tasks], CountingActor, self._job(), self.fleet
+            ):
                 self._take(answer)
         finally:  # an interrupt keeps what has arrived
             self._flush()
@@ -277,31 +264,6 @@ class _Certification:
         snapshot = self._snapshot()
         self.on_progress(snapshot)
         self.claimed.folder.write(PROGRESS, json.dumps(snapshot, indent=2).encode())
-
-    def _answers(self, tasks: list[list[Item]]) -> Iterator[pa.Table]:
-        """Yield the counts of the tasks as actors finish them, in any order."""
-        import ray.data
-
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = False
-        for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        blocks: list[Any] = [_task_table(items) for items in tasks]
-        actors = min(self.fleet.actors, len(tasks))
-        stream = ray.data.from_arrow(blocks).map_batches(
-            CountingActor,
-            fn_constructor_args=[self._job()],
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
-            num_cpus=self.fleet.cpus,
-            num_gpus=self.fleet.gpus,
-        )
-        answers: Any = stream.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=0
-        )
-        yield from answers
 
     def _job(self) -> dict[str, Any]:
         return {

@@ -12,6 +12,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from yaml import YAMLError
 
 from rsray.config import TrainConfig, check_names, objective_fields, parse_value
 from rsray.errors import UserError
@@ -68,16 +69,19 @@ def _distribution(key: str, spec: str) -> BaseDistribution:
     if found is None:
         raise UserError(f"--search {key}={spec!r} cannot be read: SPEC is one of {FORMS}")
     kind, inside = found.groups()
-    values = [parse_value(part) for part in inside.split(",")]
     try:
+        values = [parse_value(part) for part in inside.split(",")]
+        if any(value is None or value != value for value in values):
+            raise ValueError("a value is missing or not a number")
         if kind == "choice":
             return CategoricalDistribution(values)
         low, high = (float(value) for value in values)
         if kind == "int":
             return IntDistribution(int(low), int(high))
         return FloatDistribution(low, high, log=kind == "log")
-    except (TypeError, ValueError) as problem:
-        raise UserError(f"--search {key}={spec!r}: {problem}") from problem
+    except (TypeError, ValueError, YAMLError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise UserError(f"--search {key}={spec!r}: {reason}; SPEC is one of {FORMS}") from problem
 
 
 def first_point(space: Space, settings: Mapping[str, Any]) -> dict[str, Any] | None:

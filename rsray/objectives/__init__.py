@@ -44,6 +44,6 @@ __all__ = [
 
 def by_name(name: str) -> type[Objective]:
     """Return the objective class of that name; raises UserError that lists the names."""
-    if name not in OBJECTIVES:
+    if not isinstance(name, str) or name not in OBJECTIVES:
         raise UserError(f"objective {name!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name]

@@ -93,8 +93,10 @@ def train_config(
         start = _defaults(flat)
     values = nest(flat, start)
     epochs = flat.get("epochs")
-    if isinstance(epochs, int) and "lr_drops" not in flat and start.get("lr_drops"):
-        values["lr_drops"] = scaled_drops(start["lr_drops"], start["epochs"], epochs)
+    drops = start.get("lr_drops")
+    if isinstance(epochs, int | float) and epochs >= 1 and "lr_drops" not in flat and drops:
+        before = start.get("epochs", TrainConfig.model_fields["epochs"].default)
+        values["lr_drops"] = scaled_drops(drops, before, int(epochs))
     return TrainConfig.make(values).resolved()
 
 

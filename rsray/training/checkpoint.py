@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import zipfile
 from typing import Any
 
 import torch
@@ -13,6 +14,14 @@ from rsray.storage import Folder
 
 KEEP = 2
 FOLDER = "checkpoints"
+DAMAGE = (
+    zipfile.BadZipFile,
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    KeyError,
+    ValueError,
+)
 
 
 def save_checkpoint(run: Folder, epoch: int, state: dict[str, Any]) -> None:
@@ -32,13 +41,18 @@ def latest_checkpoint(run: Folder) -> dict[str, Any] | None:
     if not names:
         return None
     try:
-        state: dict[str, Any] = torch.load(
-            io.BytesIO(folder.read(names[-1])), map_location="cpu", weights_only=True
-        )
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as problem:
+        return _load(folder.read(names[-1]))
+    except DAMAGE as problem:
         raise UserError(
             f"{folder}/{names[-1]} is damaged; delete it to continue from the epoch before"
         ) from problem
+
+
+def _load(content: bytes) -> dict[str, Any]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if archive.testzip() is not None:  # torch.load does not look at the checksums
+            raise zipfile.BadZipFile("a checksum is wrong")
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state
 
 

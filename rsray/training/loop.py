@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from rsray import models
-from rsray.config import TrainConfig, from_yaml, to_yaml
+from rsray.config import TrainConfig, choose, from_yaml, to_yaml
 from rsray.core.hardware import device_name, resolve_precision
 from rsray.data import ImageSplit, dataset_spec, open_split
 from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
 from rsray.objectives import Objective
 from rsray.storage import Folder
-from rsray.training.augment import augment
+from rsray.training.augment import AUGMENTATIONS, augment
 from rsray.training.checkpoint import latest_checkpoint, save_checkpoint
 from rsray.training.metrics import MetricsLog
 from rsray.training.randomness import generator, permutation
@@ -29,6 +29,7 @@ from rsray.training.step import Batch, Network, Stepper, Tally
 from rsray.training.validation import Projection, project
 from rsray.versions import versions
 
+LARGEST_WEIGHT = 1e6  # beyond it a network computes nothing but overflow
 RUN_FILE, WEIGHTS = "run.yaml", "model.safetensors"
 
 
@@ -137,20 +138,26 @@ class Training:
         log = MetricsLog(self.run, self.epoch) if is_writer and self.run is not None else None
         while self.epoch < self.config.epochs:
             row = self._train_epoch()
-            if not math.isfinite(row["loss"]):
-                raise DivergedError(
-                    f"the loss became {row['loss']} in epoch {row['epoch']}: lower lr or trade_off"
-                )
+            self._check_converging(row)
             self.epoch += 1
             if is_writer and self.run is not None and log is not None:
+                log.add(row)  # first: a line beyond the last checkpoint is dropped on resuming
                 save_checkpoint(self.run, self.epoch, self._state())
-                log.add(row)
             if on_epoch(row):
                 break
         if log is not None:
             log.close()
         if is_writer:
             self._write_weights()
+
+    def _check_converging(self, row: dict[str, Any]) -> None:
+        """Raise DivergedError when the loss, or what the last step left of the weights, is lost."""
+        largest = max(float(weight.detach().abs().max()) for weight in self.model.parameters())
+        if not math.isfinite(row["loss"]) or not largest < LARGEST_WEIGHT:
+            raise DivergedError(
+                f"the loss became {row['loss']:g} and the largest weight {largest:g} in epoch "
+                f"{row['epoch']}: lower lr or trade_off"
+            )
 
     def _train_epoch(self) -> dict[str, Any]:
         config, epoch = self.config, self.epoch
@@ -211,6 +218,10 @@ class Training:
         objective.companion_loss(
             self.network, self.companion, images, batch.labels_B, draws
         ).backward()
+        share = len(batch.rows) / batch.global_size
+        for weight in self.companion.parameters():  # every worker makes the same step
+            if weight.grad is not None:
+                weight.grad = self.team.sum_over(weight.grad * share)
         optimiser.step()
 
     def project(self, num_draws: int) -> Projection:
@@ -255,6 +266,14 @@ def build_model(config: TrainConfig, split: ImageSplit) -> nn.Module:
     return model
 
 
+def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device) -> None:
+    """Raise UserError for settings that only show when training begins: before RUN is claimed."""
+    resolve_precision(config.precision, device)
+    if config.augmentation is not None:
+        choose(config.augmentation, AUGMENTATIONS, "augmentation")
+    build_model(config, split)
+
+
 def run_record(config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
     """Return what run.yaml holds: the configuration, what the data turned out to be, versions."""
     return {
@@ -285,6 +304,7 @@ def claim_run(run: Folder, config: TrainConfig, split: ImageSplit, device: torch
         return run.exists(WEIGHTS)
     if run.exists() and [name for name in run.names() if not name.startswith(".")]:
         raise UserError(f"{run} is not empty and is no rsray run; use another --out")
+    check_settings(config, split, device)  # a typo does not claim the folder
     run.make()
     record = {**run_record(config, split), "device": device_name(device)}
     run.write(RUN_FILE, to_yaml(record))

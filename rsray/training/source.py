@@ -58,9 +58,10 @@ class Source:
             )
 
         with ThreadPoolExecutor(1) as ahead:
-            waiting = ahead.submit(read, orders[0]) if orders else None
-            for following in [*orders[1:], None]:
-                assert waiting is not None
-                images, labels = waiting.result()
-                waiting = ahead.submit(read, following) if following is not None else None
+            waiting = [ahead.submit(read, order) for order in orders[:1]]
+            for following in range(1, len(orders) + 1):
+                images, labels = waiting.pop().result()
+                waiting += [
+                    ahead.submit(read, order) for order in orders[following : following + 1]
+                ]
                 yield images.to(self.device), labels.to(self.device)

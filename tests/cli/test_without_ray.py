@@ -11,9 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 import rsray
+from rsray.certification import predictions
+from rsray.certification.evaluation import Evaluation
+from rsray.certification.source import open_source
 from rsray.core.smoothed import SmoothedClassifier
 from rsray.data import open_split
 from rsray.presets import presets, train_config
@@ -68,6 +71,8 @@ def place(tmp_path_factory):
     (root / "text.parquet").write_text("hello\n")
     (root / "text.safetensors").write_text("hello\n")
     save_file({"weight": torch.zeros(2, 2)}, root / "other.safetensors")
+    (root / "odd.safetensors").write_bytes(save({"weight": torch.zeros(2)}, {"rsray": "no JSON"}))
+    (root / "list.safetensors").write_bytes(save({"weight": torch.zeros(2)}, {"rsray": "[1]"}))
     (root / "broken.yaml").write_text("a: [\n")
     (root / "list.yaml").write_text("- 1\n")
     (root / "unknown.yaml").write_text("dataset: digits\ntradeoff: 1\n")
@@ -196,6 +201,17 @@ MISTAKES = [
     ("tune --dataset digits --validation 0", "validation is 0"),
     ("tune --dataset digits --n 3", "n is 3"),
     ("tune --dataset digits --set tradeoff=1", "did you mean trade_off"),
+    ("certify {place}/odd.safetensors --dataset digits --model lenet --sigma 1", "odd.safetensors"),
+    (
+        "certify {place}/list.safetensors --dataset digits --model lenet --sigma 1",
+        "list.safetensors",
+    ),
+    ("train --dataset digits --set objective=[1]", "objective"),
+    ("predict {place}/run --limit 1 --sigma -1", "sigma is -1"),
+    ("predict {place}/run --limit 1 --sigma 0", "sigma is 0"),
+    ("tune --dataset digits --trials 0 --search trade_off=choice([1,2],3)", "choice([1,2],3)"),
+    ("tune --dataset digits --trials 0 --search trade_off=uniform(nan,1)", "uniform(nan,1)"),
+    ("tune --dataset digits --trials 0 --search trade_off=choice()", "choice()"),
 ]
 
 
@@ -214,7 +230,10 @@ def test_a_mistake_is_one_line(line, named, rsray_command, place, tmp_path, monk
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
     """What a shell sees: the status, one line on stderr, nothing on stdout."""
     code = "from rsray_cli.main import run; run()"
-    for arguments, named in ((["nosuch"], "nosuch"), (["certify", "nothing", "--n", "5"], "n is 5")):
+    for arguments, named in (
+        (["nosuch"], "nosuch"),
+        (["certify", "nothing", "--n", "5"], "n is 5"),
+    ):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path
         )
@@ -227,7 +246,9 @@ def test_version(rsray_command):
     assert rsray_command("--version") == Result(0, f"rsray {rsray.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["train", "certify", "predict", "tune", "report", "presets", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "certify", "predict", "tune", "report", "presets", "doctor"]
+)
 def test_help(command, rsray_command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     result = rsray_command(command, "--help")
@@ -255,15 +276,33 @@ def test_presets_list(rsray_command, monkeypatch):
         assert entry.published_acr is None or f"{entry.published_acr:.3f}" in line
 
 
+def test_presets_list_in_a_pipe(rsray_command, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert "macer-cifar10-0.50-short" in rsray_command("presets").out
+
+
 def test_presets_show_runs_as_config(rsray_command):
     for name in ("macer-digits", "macer-cifar10-1.00"):
         result = rsray_command("presets", name)
         assert (result.status, result.err) == (0, "")
-        assert result.out.startswith(f"# rsray train --preset {name}\n") and "# cost: " in result.out
+        assert (
+            result.out.startswith(f"# rsray train --preset {name}\n") and "# cost: " in result.out
+        )
         shown = train_config({}, base=yaml.safe_load(result.out))
         assert shown.identity() == train_config({}, preset_name=name).identity()
 
 
+@pytest.fixture
+def same_evaluation(monkeypatch):
+    """The choice of an evaluation measures speed, and a busy machine may choose another one."""
+
+    def choose(model, image_shape, *, precision, device):
+        return Evaluation(device.type, precision, "channels_last", 96)
+
+    monkeypatch.setattr(predictions, "choose_evaluation", choose)
+
+
+@pytest.mark.usefixtures("same_evaluation")
 def test_predict_prints_the_table(rsray_command, place, tmp_path):
     arguments = ("predict", place / "run", "--n", 200, "--start", 2, "--skip", 3, "--limit", 12)
     result = rsray_command(*arguments, "--out", tmp_path / "p.parquet")
@@ -274,23 +313,23 @@ def test_predict_prints_the_table(rsray_command, place, tmp_path):
     assert [int(row[0]) for row in rows] == list(range(2, 38, 3))
     test = open_split("digits", "test")
     assert [int(row[1]) for row in rows] == test.labels[2:38:3].tolist()
-    predictions = [int(row[2]) for row in rows]
+    classes = [int(row[2]) for row in rows]
     right = sum(int(row[1]) == int(row[2]) for row in rows)
-    assert right >= 6 and set(predictions) <= set(range(-1, 10))
+    assert right >= 6 and set(classes) <= set(range(-1, 10))
     assert all((float(row[3]) <= 0.001) == (int(row[2]) >= 0) for row in rows)
     (said,) = result.err.splitlines()
-    assert said.startswith(f"12 images: {right} right, {predictions.count(-1)} abstained")
+    assert said.startswith(f"12 images: {right} right, {classes.count(-1)} abstained")
     stored = pq.read_table(tmp_path / "p.parquet").to_pydict()
-    assert stored["prediction"] == predictions and stored["index"] == list(range(2, 38, 3))
+    assert stored["prediction"] == classes and stored["index"] == list(range(2, 38, 3))
     assert rsray_command(*arguments).out == result.out, "the seed decides"
     assert rsray_command(*arguments, "--seed", 1).out != result.out
 
 
 def test_predict_agrees_with_the_library(rsray_command, place):
     """Where the command is certain, other draws of the same smoothed classifier say the same."""
-    from rsray.certification.source import open_source
-
-    result = rsray_command("predict", place / "run", "--n", 1000, "--limit", 8, "--precision", "fp32")
+    result = rsray_command(
+        "predict", place / "run", "--n", 1000, "--limit", 8, "--precision", "fp32"
+    )
     test = open_split("digits", "test")
     smoothed = SmoothedClassifier(open_source(str(place / "run")).build(test), 0.25, 10)
     generator, compared = torch.Generator().manual_seed(5), 0
@@ -304,12 +343,14 @@ def test_predict_agrees_with_the_library(rsray_command, place):
     assert compared >= 4
 
 
+@pytest.mark.usefixtures("same_evaluation")
 def test_predict_abstains_with_one_draw(rsray_command, place):
     result = rsray_command("predict", place / "run", "--n", 1, "--limit", 3)
     assert result.status == 0
     assert [line.split("\t")[2] for line in result.out.splitlines()[1:]] == ["-1"] * 3
 
 
+@pytest.mark.usefixtures("same_evaluation")
 def test_predict_of_the_weights_file_alone(rsray_command, place):
     """model.safetensors carries model, data set and sigma in its metadata."""
     folder, file = (

@@ -37,7 +37,10 @@ def test_clopper_pearson_is_statsmodels(n):
         )
         # The upper bound is taken from 1: exact to the rounding of 1, not of a tiny bound.
         np.testing.assert_allclose(
-            clopper_pearson_upper(counts, n, alpha), np.nan_to_num(upper, nan=1), rtol=1e-12, atol=3e-16
+            clopper_pearson_upper(counts, n, alpha),
+            np.nan_to_num(upper, nan=1),
+            rtol=1e-12,
+            atol=3e-16,
         )
 
 

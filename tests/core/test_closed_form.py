@@ -95,8 +95,7 @@ def test_real_draws_through_the_smoothed_classifier(linear):
     smoothed = SmoothedClassifier(model, SIGMA, 2)
     generator = torch.Generator().manual_seed(0)
     certificates = [
-        smoothed.certify(torch.from_numpy(image) / 255, N0, N, ALPHA, generator)
-        for image in images
+        smoothed.certify(torch.from_numpy(image) / 255, N0, N, ALPHA, generator) for image in images
     ]
     prediction = np.array([each.prediction for each in certificates])
     radius = np.array([each.radius for each in certificates])

@@ -120,7 +120,9 @@ def test_pixels_and_draws_are_uncorrelated():
 
 def test_the_first_values_of_many_blocks_are_normal():
     # Seeds of neighbouring blocks must not give related streams.
-    first = [noise(Stream(0, 0, "estimation", block), 1, (1, 4, 4))[0, 0, 0, 0] for block in range(2000)]
+    first = [
+        noise(Stream(0, 0, "estimation", block), 1, (1, 4, 4))[0, 0, 0, 0] for block in range(2000)
+    ]
     assert stats.kstest(np.array(first), "norm").pvalue > 1e-3
     assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 4.5 / np.sqrt(2000)
 

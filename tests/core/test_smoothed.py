@@ -191,6 +191,28 @@ def test_settings_with_which_nothing_could_be_certified_are_refused():
         smoothed.certify(IMAGE, n=100, alpha=0)
 
 
+def test_nan_logits_get_no_certificate():
+    class Broken(nn.Module):
+        def forward(self, images):
+            return torch.full((len(images), 3), torch.nan)
+
+    with pytest.raises(ArithmeticError):
+        SmoothedClassifier(Broken(), 0.5, 3).certify(IMAGE, n=100)
+
+
+def test_layers_that_were_frozen_stay_frozen():
+    model = network().train()
+    model[2].eval()  # a batch norm whose statistics are to stay
+    SmoothedClassifier(model, 0.5, 5).counts(IMAGE, 10)
+    assert model[0].training and not model[2].training
+
+
+@pytest.mark.parametrize("settings", [{"n": 0}, {"n": -5}, {"alpha": 2.0}, {"alpha": 0.0}], ids=str)
+def test_predict_refuses_useless_settings(settings):
+    with pytest.raises(UserError):
+        SmoothedClassifier(network(), 0.5, 5).predict(IMAGE, **settings)
+
+
 def test_it_is_a_public_name():
     import rsray
 

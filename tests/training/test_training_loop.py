@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -37,18 +38,21 @@ def test_a_run_writes_what_the_contract_says(lab):
     config = lab.config(epochs=4, limit=400, lr=0.1, batch_size=16)
     training = lab.training(config, run)
     training.run_epochs()
-    rows = [json.loads(line) for line in (run.local_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (run.local_path / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3] and all(set(row) >= KEYS for row in rows)
     assert all(math.isfinite(row[key]) for row in rows for key in KEYS)
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
     assert rows[-1]["noisy_accuracy"] > rows[0]["noisy_accuracy"] > 0
-    assert all(row["loss"] == row["classification_loss"] + row["robustness_loss"] for row in rows)
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["classification_loss"] + row["robustness_loss"])
     assert list((run.local_path / "tensorboard").glob("events.out.tfevents.*"))
     assert (run / "checkpoints").names() == ["epoch-00003.pt", "epoch-00004.pt"]
     # The weights load back into a new network of the architecture that run.yaml names.
     record = yaml.safe_load((run.local_path / "run.yaml").read_text())
     again = TrainConfig.make({k: v for k, v in record.items() if k in TrainConfig.model_fields})
-    assert again == config and record["versions"]["torch"] == torch.__version__
+    assert again == config and record["versions"]["torch"] == version("torch")
     assert record["data"] == {"num_classes": 10, "image_shape": [1, 8, 8], "num_images": 1347}
     model = models.build(record["model"], image_shape=(1, 8, 8), num_classes=10, dataset="digits")
     models.load_weights(model, run.local_path / "model.safetensors")
@@ -131,6 +135,22 @@ def test_an_absurd_learning_rate(lab):
     assert not run.exists("model.safetensors")
 
 
+def test_a_last_step_that_diverges(lab):
+    run = lab.folder("run")
+    with pytest.raises(DivergedError):
+        lab.rows(lab.config(lr=1e38, epochs=1, batch_size=64), run)
+
+
+@pytest.mark.parametrize(
+    "typo", [{"model": "lenett"}, {"precision": "fp16"}, {"augmentation": "cutout"}]
+)
+def test_a_typo_does_not_claim_the_folder(typo, lab):
+    run = lab.folder("run")
+    with pytest.raises(UserError):
+        lab.rows(lab.config(**typo), run)
+    lab.rows(lab.config(), run)  # the corrected command, same --out
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_trains(name, lab):
     changes = {"num_draws": 2, **TINY.get(name, {})}
@@ -145,7 +165,9 @@ def test_every_objective_trains(name, lab):
     assert all(math.isfinite(row[key]) for key in KEYS) and row["loss"] != 0
     for key, value in training.model.state_dict().items():
         assert value.isfinite().all() and value.dtype == torch.float32
-        assert not value.is_floating_point() or "fc" not in key or not torch.equal(value, before[key])
+        assert (
+            not value.is_floating_point() or "fc" not in key or not torch.equal(value, before[key])
+        )
     assert all(p.requires_grad for p in training.model.parameters()) and training.model.training
     assert (name == "sodm") == (companion is not None)
     if companion:

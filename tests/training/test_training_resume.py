@@ -64,7 +64,13 @@ def same(left, right):
 def test_resumed_equals_uninterrupted(name, lab, moody):
     run = lab.folder("run")
     config = lab.config(
-        objective=name, model=moody, epochs=4, lr_drops=[1, 3], limit=40, batch_size=16, **METHODS[name]
+        objective=name,
+        model=moody,
+        epochs=4,
+        lr_drops=[2, 3],
+        limit=40,
+        batch_size=16,
+        **METHODS[name],
     )
     whole = lab.weights(config)
     with pytest.raises(PowerCutError):
@@ -76,7 +82,7 @@ def test_resumed_equals_uninterrupted(name, lab, moody):
     assert same(resumed.model.state_dict(), whole)
     rows = read_metrics(run)
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
-    assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.005, 0.005, 0.0005])
+    assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.05, 0.005, 0.0005])
     assert (run / "checkpoints").names() == ["epoch-00003.pt", "epoch-00004.pt"]
 
 
@@ -125,13 +131,54 @@ def test_a_damaged_checkpoint(damage, lab):
     file = run.local_path / "checkpoints" / "epoch-00001.pt"
     good = file.read_bytes()
     file.write_bytes(
-        {"empty": b"", "cut": good[:-1000], "noise": b"hello world\n", "half": good[: len(good) // 2]}[damage]
+        {
+            "empty": b"",
+            "cut": good[:-1000],
+            "noise": b"hello world\n",
+            "half": good[: len(good) // 2],
+        }[damage]
     )
     with pytest.raises(UserError, match="epoch-00001.pt is damaged") as refused:
         lab.training(config, run)
     assert "\n" not in str(refused.value)
     file.unlink()
     assert lab.training(config, run).epoch == 0, "what the message advises works"
+
+
+def test_a_flipped_bit(lab):
+    run, config = lab.folder("run"), lab.config(epochs=1)
+    lab.rows(config, run)
+    file = run.local_path / "checkpoints" / "epoch-00001.pt"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 64  # in the middle of a tensor
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        latest_checkpoint(run)
+
+
+def test_noise_that_starts_like_a_pickle(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "epoch-00001.pt").write_bytes(b"c\xb2\n\xff\n")
+    with pytest.raises(UserError, match="damaged"):
+        latest_checkpoint(Folder.of(tmp_path))
+
+
+def test_cut_between_the_checkpoint_and_the_metrics(lab, monkeypatch):
+    run, config = lab.folder("run"), lab.config(epochs=3)
+    write = Folder.write
+
+    def cut(self, name, data):
+        wrote = (run / "checkpoints").exists("epoch-00002.pt")
+        if wrote or (name == "metrics.jsonl" and b'"epoch": 1' in data):
+            raise PowerCutError
+        write(self, name, data)
+
+    monkeypatch.setattr(Folder, "write", cut)
+    with pytest.raises(PowerCutError):
+        lab.training(config, run).run_epochs()
+    monkeypatch.undo()
+    lab.training(config, run).run_epochs()
+    assert [row["epoch"] for row in read_metrics(run)] == [0, 1, 2]
 
 
 def test_a_checkpoint_is_never_executed(tmp_path):
@@ -159,7 +206,9 @@ def test_the_newest_of_many_epochs_is_taken(tmp_path):
         save_checkpoint(run, epoch, {"value": torch.tensor(epoch)})
     assert latest_checkpoint(run)["value"] == 101
     assert (run / "checkpoints").names() == ["epoch-00100.pt", "epoch-00101.pt"]
-    (tmp_path / "checkpoints" / ".tmp-77-epoch-00102.pt").write_bytes(b"half")  # of a killed process
+    (tmp_path / "checkpoints" / ".tmp-77-epoch-00102.pt").write_bytes(
+        b"half"
+    )  # of a killed process
     assert latest_checkpoint(run)["epoch"] == 101
 
 

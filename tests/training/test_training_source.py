@@ -78,3 +78,7 @@ def test_a_streamed_epoch_may_be_left_early(streamed):
     next(reading)
     reading.close()
     assert len(list(source.batches(orders))) == 9
+
+
+def test_no_batches_at_all(streamed):
+    assert list(Source(open_split("digits", "train"), np.arange(1), CPU).batches([])) == []

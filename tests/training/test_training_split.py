@@ -1,5 +1,9 @@
 """However a batch is split (groups, workers, shards), it is the same batch: noise and gradient."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import pytest
 import torch
 
@@ -31,7 +35,9 @@ def test_noise_of_random_partitions(num_draws):
     chooser = torch.Generator().manual_seed(num_draws)
     for _ in range(20):
         cuts = torch.randint(1, 53, (4,), generator=chooser).unique().tolist()
-        parts = [noise(range(a, b), num_draws) for a, b in zip([0, *cuts], [*cuts, 53], strict=True)]
+        parts = [
+            noise(range(a, b), num_draws) for a, b in zip([0, *cuts], [*cuts, 53], strict=True)
+        ]
         assert torch.equal(torch.cat(parts), whole)
 
 
@@ -110,7 +116,10 @@ def test_workers_together_make_the_step_of_one(name, world, lab):
         sums.append(mine.clone())
         return torch.stack(sums).sum(0)
 
-    parts = [weights(lab, config, Team(rank, world, sum_over=sum_over), rows=rows) for rank in range(world)]
+    parts = [
+        weights(lab, config, Team(rank, world, sum_over=sum_over), rows=rows)
+        for rank in range(world)
+    ]
     for key, value in alone.items():
         mean = torch.stack([part[key] for part in parts]).mean(0)
         torch.testing.assert_close(mean, value, rtol=1e-5, atol=1e-6)
@@ -119,9 +128,34 @@ def test_workers_together_make_the_step_of_one(name, world, lab):
     assert rows[-1]["noisy_accuracy"] == pytest.approx(alone_rows[0]["noisy_accuracy"])
 
 
+def test_workers_share_one_companion(lab):
+    settings = {"num_draws": 2, "mapping_draws": 4, "mapping_interval": 1}
+    config = lab.config(objective="sodm", limit=31, batch_size=31, **ONE_STEP, **settings)
+    # A team of threads: `sum_over` meets the other worker's tensor at a barrier, as all_reduce does.
+    barrier, box = threading.Barrier(2, timeout=10), {}
+
+    def sum_over(rank, mine):
+        box[rank] = mine.clone()
+        barrier.wait()
+        total = box[0] + box[1]
+        barrier.wait()
+        return mine.copy_(total)
+
+    teams = [Team(rank, 2, sum_over=partial(sum_over, rank)) for rank in range(2)]
+    trainings = [lab.training(config, team=team) for team in teams]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda training: training.run_epochs(), trainings))
+    first, second = (training.companion.state_dict() for training in trainings)
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value)
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_workers_share_out_every_batch(world, lab):
-    teams = [lab.training(lab.config(limit=50, batch_size=16), team=Team(rank, world)) for rank in range(world)]
+    teams = [
+        lab.training(lab.config(limit=50, batch_size=16), team=Team(rank, world))
+        for rank in range(world)
+    ]
     shared = [team._orders() for team in teams]
     alone, _ = lab.training(lab.config(limit=50, batch_size=16))._orders()
     kept = [batch for batch in alone if len(batch) >= world]  # a worker never gets an empty part

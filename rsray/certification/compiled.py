@@ -1,0 +1,129 @@
+"""torch.compile with the weights frozen into the code, and when that pays.
+
+Compiled code rounds at other places than eager code, so whether a network is compiled is part of
+the certified function. Number of threads, batch size and memory format were seen not to change a
+bit of compiled logits on a CPU (torch 2.15: LeNet at batches 64 to 384, ResNet-50 at 4 and 8, one
+thread and two); batch and format are constants of the image size all the same.
+"""
+
+# Shapes: B draws in a batch, C H W an image, K classes.
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PAYS_SECONDS = 120.0  # of work per actor: from here the 8-16 s of compiling are won back
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}  # compiled against eager logits, relative to the largest
+_FRESH_CODE = 10_000  # instances of a class share torch's recompile limit; each compiles once
+# What one core or one GPU was seen to do in these networks, operations per second: round figures.
+_NOMINAL = {
+    ("cpu", "fp32"): 8e10,
+    ("cpu", "bf16"): 2.5e11,
+    ("cuda", "fp32"): 2e13,
+    ("cuda", "bf16"): 1e14,
+}
+Forward = Callable[[Tensor], Tensor]
+
+
+class CompileError(RuntimeError):
+    """The network cannot be compiled here."""
+
+
+def compile_frozen(network: nn.Module, buffer_BCHW: Tensor, precision: str) -> Forward:
+    """Return `network` compiled for inputs of exactly the shape and strides of `buffer`.
+
+    The function is ready: nothing is compiled when it is called. It raises RuntimeError rather
+    than compile again, say for another number of threads. Raises CompileError, in one line, when
+    there is no compiler, the network cannot be traced whole, or the compiled logits are not the
+    network's.
+    """
+    device = buffer_BCHW.device
+    compiled: Any = torch.compile(network, fullgraph=True, dynamic=False)
+    # Noise in the buffer while it is compiled: zeros could hide a difference.
+    generator = torch.Generator().manual_seed(0)
+    buffer_BCHW.copy_(torch.rand(buffer_BCHW.shape, generator=generator))
+    try:
+        with torch.no_grad(), _settings(device):
+            for _ in range(3):  # CUDA graphs: run, record, replay
+                got = compiled(buffer_BCHW).float().clone()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as problem:  # tracer, code generator and C++ compiler raise what they like
+        raise CompileError(_first_line(problem)) from problem
+    _check(network, buffer_BCHW, got, TOLERANCE[precision])
+
+    def forward(images_BCHW: Tensor) -> Tensor:
+        with torch.compiler.set_stance("fail_on_recompile"):
+            out: Tensor = compiled(images_BCHW)
+        return out
+
+    return forward
+
+
+@contextlib.contextmanager
+def _settings(device: torch.device) -> Iterator[None]:
+    """Set torch's compiler for the time of compiling; generated code stays in its own cache."""
+    import torch._dynamo.config as dynamo  # these take seconds to import
+    import torch._inductor.config as inductor
+
+    chosen: dict[str, Any] = {"freezing": True}
+    if device.type == "cuda":
+        chosen["triton.cudagraphs"] = True
+    else:
+        chosen["compile_threads"] = 1  # an actor keeps to its share of the cores
+    limits = {"recompile_limit": _FRESH_CODE, "accumulated_recompile_limit": _FRESH_CODE}
+    with inductor.patch(chosen), dynamo.patch(limits):
+        yield
+
+
+@torch.no_grad()
+def _check(network: nn.Module, buffer_BCHW: Tensor, got_BK: Tensor, tolerance: float) -> None:
+    want_BK = network(buffer_BCHW).float()
+    difference = float((got_BK - want_BK).abs().max())
+    if not difference <= tolerance * (1e-3 + float(want_BK.abs().max())):
+        raise CompileError(f"its logits differ from the network's by {difference:.3g}")
+
+
+def _first_line(problem: Exception) -> str:
+    cause = problem.__cause__ or problem
+    line = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+    return f"{type(cause).__name__}: {line}"[:200]
+
+
+def compiled_batch(image_shape: tuple[int, int, int], device_type: str) -> int:
+    """Return the batch of a compiled network: fixed by the image size and the device type."""
+    values = math.prod(image_shape)
+    if device_type == "cuda":
+        return 2048 if values < 10_000 else 256
+    return 128 if values < 2_000 else 96 if values < 20_000 else 8
+
+
+def is_worth_compiling(compile: str, work_seconds: float) -> bool:
+    """Decide `--compile auto|on|off` for an actor with so much work before it."""
+    return compile == "on" or (compile == "auto" and work_seconds >= PAYS_SECONDS)
+
+
+@torch.no_grad()
+def nominal_speed(
+    model: nn.Module, image_shape: tuple[int, int, int], precision: str, device_type: str
+) -> float:
+    """Return about how many draws per second one core or GPU makes, without measuring.
+
+    It counts the operations of one forward pass, so it is the same whatever else the machine
+    does: what `auto` decides must not differ between two runs of the same work.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    parameter = next(model.parameters(), torch.zeros(()))
+    image = torch.zeros((1, *image_shape), dtype=parameter.dtype, device=parameter.device)
+    network = copy.deepcopy(model).eval()
+    with FlopCounterMode(display=False) as counter:
+        network(image)
+    operations: int = counter.get_total_flops()
+    return _NOMINAL[device_type, precision] / max(operations, 1)

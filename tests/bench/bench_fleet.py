@@ -1,0 +1,68 @@
+"""How many work items a second the driver carries, and so how many actors it can keep busy.
+
+    uv run python tests/bench/bench_fleet.py [--items 1000] [--actors 8]
+
+The items do nothing, so the driver and Ray Data are all that is measured. The baseline in the same
+run is the plain loop over the same items, without Ray.
+"""
+
+import argparse
+import time
+
+import pyarrow as pa
+
+from rsray.certification.plan import ITEM_SECONDS, Item
+from rsray.fleet.certifier import ANSWER, _task_table
+from rsray.fleet.ingest import Fleet, stream
+from rsray.fleet.session import session
+
+
+class Idle:
+    """Answers an item with one row of counts, at once."""
+
+    def __init__(self, job):
+        self.job = job
+
+    def __call__(self, task):
+        rows = [
+            {
+                "index": row["index"], "label": 0, "stage": "estimation", "block": 0,
+                "draws": 1000, "classes": [0, 1], "counts": [999, 1], "error": None,
+            }
+            for row in task.to_pylist()
+        ]  # fmt: skip
+        return pa.Table.from_pylist(rows, schema=ANSWER)
+
+
+def main():
+    """Print items per second with and without Ray."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=1000)
+    parser.add_argument("--actors", type=int, default=8, help="idle actors; they share the cores")
+    options = parser.parse_args()
+    count, fleet = options.items, Fleet(options.actors, 0.05, 0)
+    tasks = [_task_table([Item(i, 0, 0, 1, False, 0)]) for i in range(count)]
+    idle, started = Idle({}), time.perf_counter()
+    rows = sum(len(idle(task)) for task in tasks)
+    bare = count / (time.perf_counter() - started)
+    with session("local"):
+        sum(len(answer) for answer in stream(tasks[:8], Idle, {}, fleet))  # processes start
+        started, arrived, first = time.perf_counter(), 0, 0.0
+        for answer in stream(tasks, Idle, {}, fleet):
+            first = first or time.perf_counter() - started
+            arrived += len(answer)
+        total = time.perf_counter() - started
+    assert arrived == rows == count
+    rate = (count - 1) / (total - first)
+    print(f"plain loop       {bare:12,.0f} items/s")
+    print(
+        f"driver + Ray Data{rate:12,.1f} items/s  ({1000 / rate:.1f} ms an item; first after {first:.1f} s)"
+    )
+    print(f"ratio            {rate / bare:12.4f}")
+    print(
+        f"items of {ITEM_SECONDS:g} s: the driver is the limit from {rate * ITEM_SECONDS:,.0f} actors"
+    )
+
+
+if __name__ == "__main__":
+    main()

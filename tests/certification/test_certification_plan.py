@@ -1,0 +1,175 @@
+"""The plan as properties over random states of the store."""
+
+import numpy as np
+import pytest
+
+from rsray.certification.plan import (
+    ITEM_SECONDS,
+    SMALLEST_SECONDS,
+    Done,
+    Draws,
+    Item,
+    _runs,
+    group,
+    owed,
+    task_draws,
+    wants_estimation,
+)
+
+CLASSES = 3
+
+
+def random_state(seed):
+    """Images, draws and a store that holds anything from nothing to everything."""
+    rng = np.random.default_rng(seed)
+    size, n, block_size = rng.integers(1, 20), int(rng.integers(1, 400)), int(rng.integers(1, 60))
+    draws = Draws(int(rng.integers(1, 50)), n, block_size)
+    indices = np.sort(rng.choice(1000, size, replace=False)).astype(np.int64)
+    labels = rng.integers(0, CLASSES, size)
+    selection = rng.random(size) < rng.random()
+    done = Done(
+        selection,
+        rng.random((size, draws.num_blocks)) < rng.random(),
+        np.where(selection, rng.integers(0, CLASSES, size), -1),
+    )
+    return indices, labels, done, draws, int(rng.integers(1, 9))
+
+
+def expected(indices, labels, done, draws, sampling):
+    """Every owed (index, stage, block), by the definition."""
+    pairs = set()
+    for i, index in enumerate(indices.tolist()):
+        if not done.selection_N[i]:
+            pairs.add((index, "selection", 0))
+        top = done.selected_class_N[i]
+        if sampling == "skip" and top >= 0 and top != labels[i]:
+            continue
+        blocks = range(draws.num_blocks)
+        pairs |= {(index, "estimation", b) for b in blocks if not done.estimation_NT[i, b]}
+    return pairs
+
+
+def owed_blocks(items):
+    found = [(item.index, "selection", 0) for item in items if item.selection]
+    for item in items:
+        blocks = range(item.first_block, item.first_block + item.num_blocks)
+        found += [(item.index, "estimation", block) for block in blocks]
+    return found
+
+
+@pytest.mark.parametrize("sampling", ["fixed", "skip"])
+@pytest.mark.parametrize("seed", range(60))
+def test_every_owed_block_exactly_once_and_no_other(seed, sampling):
+    indices, labels, done, draws, longest = random_state(seed)
+    items = list(owed(indices, labels, done, draws, sampling=sampling, blocks_per_item=longest))
+    found = owed_blocks(items)
+    assert len(found) == len(set(found))
+    assert set(found) == expected(indices, labels, done, draws, sampling)
+    assert all(item.num_blocks <= longest for item in items)
+    assert all(item.num_blocks or item.selection for item in items)  # no empty work
+    assert [item.index for item in items] == sorted(item.index for item in items)
+    position = {index: i for i, index in enumerate(indices.tolist())}
+    for item in items:
+        i = position[item.index]
+        assert item.label == labels[i] and item.selected_class == done.selected_class_N[i]
+
+
+@pytest.mark.parametrize("sampling", ["fixed", "skip"])
+@pytest.mark.parametrize("seed", range(20))
+def test_doing_some_of_it_over_and_over_comes_to_an_end(seed, sampling):
+    indices, labels, done, draws, longest = random_state(seed)
+    rng = np.random.default_rng(seed + 1000)
+    truth = rng.integers(0, CLASSES, len(indices))
+    done.selected_class_N[:] = np.where(done.selection_N, truth, -1)
+    position = {index: i for i, index in enumerate(indices.tolist())}
+    for _ in range(200):
+        items = list(owed(indices, labels, done, draws, sampling=sampling, blocks_per_item=longest))
+        if not items:
+            break
+        for k in rng.permutation(len(items))[: max(1, len(items) // 2)]:
+            item, i = items[k], position[items[k].index]
+            if item.selection:
+                done.selection_N[i], done.selected_class_N[i] = True, truth[i]
+            if wants_estimation(truth[i], item.label, sampling):
+                blocks = slice(item.first_block, item.first_block + item.num_blocks)
+                assert not done.estimation_NT[i, blocks].any()
+                done.estimation_NT[i, blocks] = True
+    assert not items
+    assert done.selection_N.all()
+    needed = (truth == labels) | (sampling == "fixed")
+    assert done.estimation_NT[needed].all()
+
+
+@pytest.mark.parametrize(
+    ("n", "block_size"), [(1, 1), (130, 40), (120, 40), (39, 40), (100_000, 1000)]
+)
+def test_blocks_add_up_to_n(n, block_size):
+    draws = Draws(100, n, block_size)
+    sizes = [draws.block_draws(block) for block in range(draws.num_blocks)]
+    assert sum(sizes) == n and all(0 < size <= block_size for size in sizes)
+    assert set(sizes[:-1]) <= {block_size}
+
+
+def test_an_items_draws():
+    draws = Draws(10, 130, 40)
+    assert Item(0, 1, 0, 2, True, -1).draws(draws) == 10 + 80
+    assert Item(0, 1, 2, 2, False, 1).draws(draws) == 40 + 10  # the last block is short
+    assert Item(0, 1, 0, 0, True, -1).draws(draws) == 10
+
+
+def test_nothing_done():
+    done = Done.nothing(3, 4)
+    assert not done.selection_N.any() and done.estimation_NT.shape == (3, 4)
+    assert done.selected_class_N.tolist() == [-1, -1, -1] and not done.estimation_NT.any()
+
+
+def test_wants_estimation():
+    assert all(wants_estimation(top, 1, "fixed") for top in (-1, 0, 1))
+    assert [wants_estimation(top, 1, "skip") for top in (-1, 0, 1)] == [True, False, True]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_runs_are_contiguous_and_cover(seed):
+    rng = np.random.default_rng(seed)
+    blocks = np.flatnonzero(rng.random(40) < rng.random())
+    longest = int(rng.integers(1, 8))
+    runs = _runs(blocks, longest)
+    assert [b for first, length in runs for b in range(first, first + length)] == blocks.tolist()
+    assert all(1 <= length <= longest for _, length in runs)
+    for (first, length), (following, _) in zip(runs, runs[1:], strict=False):
+        assert following > first + length or length == longest  # cut only when full
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_tasks_hold_the_items_in_order_and_are_about_the_target(seed):
+    indices, labels, done, draws, longest = random_state(seed)
+    items = list(owed(indices, labels, done, draws, sampling="fixed", blocks_per_item=longest))
+    target = int(np.random.default_rng(seed).integers(1, 500))
+    tasks = group(items, draws, target)
+    assert [item for task in tasks for item in task] == items
+    assert all(tasks)
+    sizes = [[item.draws(draws) for item in task] for task in tasks]
+    assert all(sum(size) >= target for size in sizes[:-1])
+    assert all(sum(size[:-1]) < target for size in sizes)  # one item fewer would be too little
+
+
+def test_no_items_no_tasks():
+    assert group([], Draws(1, 1, 1), 100) == []
+
+
+@pytest.mark.parametrize("speed", [0.5, 700.0, 2e5])
+@pytest.mark.parametrize("actors", [1, 2, 64, 1000])
+def test_task_draws_are_monotone_and_bounded(actors, speed):
+    totals = [0, 1, 10, 1000, 10**5, 10**7, 10**9, 10**12]
+    sizes = [task_draws(total, actors, speed) for total in totals]
+    assert sizes == sorted(sizes)
+    low, high = max(1, round(SMALLEST_SECONDS * speed)), max(1, round(ITEM_SECONDS * speed))
+    assert all(low <= size <= high for size in sizes)
+    assert sizes[0] == low and sizes[-1] == high
+    assert all(isinstance(size, int) for size in sizes)
+
+
+@pytest.mark.parametrize("total", [10**4, 10**6, 10**8])
+def test_more_actors_get_tasks_that_are_no_larger(total):
+    sizes = [task_draws(total, actors, 1000.0) for actors in range(1, 200)]
+    assert sizes == sorted(sizes, reverse=True)

@@ -1,0 +1,154 @@
+"""What an item yields, and what its counts come to."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rsray.certification.plan import Done, Draws, Item
+from rsray.certification.store import Selected
+from rsray.certification.verdict import IncompleteError, certificate_columns, check_complete
+from rsray.certification.work import WorkRules, do_item
+from rsray.core.counts import ClassCounts
+from rsray.results.certificates import CERTIFICATES
+
+DRAWS = Draws(n0=10, n=130, block_size=40)
+IMAGE = np.zeros((1, 2, 2), np.uint8)
+
+
+class FakeSampler:
+    """Every draw falls in `selected` at selection, in class 2 at estimation; calls are noted."""
+
+    def __init__(self, selected):
+        self.selected, self.calls = selected, []
+
+    def counts(self, image, index, stage, blocks):
+        self.calls.append((index, stage, list(blocks)))
+        counts = np.zeros((len(blocks), 4), dtype=np.int64)
+        counts[:, self.selected if stage == "selection" else 2] = [draws for _, draws in blocks]
+        return counts
+
+
+SELECTION = (7, "selection", [(0, 10)])
+
+
+def estimation(*blocks):
+    return (7, "estimation", [(block, DRAWS.block_draws(block)) for block in blocks])
+
+
+@pytest.mark.parametrize(
+    ("sampling", "top", "item", "calls", "stored"),
+    [
+        # index 7, label 1: (first block, number, stores selection, known class)
+        ("fixed", 1, (0, 2, True, -1), [SELECTION, estimation(0, 1)], "SEE"),
+        ("fixed", 3, (0, 2, True, -1), [SELECTION, estimation(0, 1)], "SEE"),  # a miss counts on
+        ("fixed", 1, (2, 2, False, -1), [estimation(2, 3)], "EE"),  # needs no selection
+        ("fixed", 1, (2, 2, False, 1), [estimation(2, 3)], "EE"),
+        ("fixed", 1, (0, 0, True, -1), [SELECTION], "S"),
+        ("skip", 1, (0, 2, True, -1), [SELECTION, estimation(0, 1)], "SEE"),
+        ("skip", 3, (0, 2, True, -1), [SELECTION], "S"),
+        ("skip", 3, (2, 2, False, -1), [SELECTION], ""),  # another item stores the selection
+        ("skip", 1, (2, 2, False, -1), [SELECTION, estimation(2, 3)], "EE"),
+        ("skip", 1, (2, 2, False, 1), [estimation(2, 3)], "EE"),  # known from the store
+        ("skip", 1, (0, 0, True, -1), [SELECTION], "S"),
+    ],
+)
+def test_do_item(sampling, top, item, calls, stored):
+    first, number, stores_selection, known = item
+    sampler = FakeSampler(top)
+    rows = do_item(
+        sampler,
+        IMAGE,
+        Item(7, 1, first, number, stores_selection, known),
+        WorkRules(DRAWS, sampling),
+    )
+    assert sampler.calls == calls
+    assert "".join(row["stage"][0].upper() for row in rows) == stored
+    assert {(row["index"], row["label"]) for row in rows} <= {(7, 1)}
+    for row in rows:
+        assert sum(row["counts"]) == row["draws"]
+        assert row["classes"] == [top if row["stage"] == "selection" else 2]
+    blocks = [row["block"] for row in rows if row["stage"] == "estimation"]
+    assert blocks == list(range(first, first + len(blocks)))
+
+
+@pytest.fixture
+def verdict():
+    """Six images: sure, wrong, torn, missed at selection, no selection draws, tied selection."""
+    selected = Selected(np.array([2, 5, 8, 11, 14, 17]), np.array([0, 0, 0, 0, 0, 1]))
+    selection = np.array([[10, 0, 0], [0, 10, 0], [9, 1, 0], [1, 9, 0], [0, 0, 0], [5, 5, 0]])
+    estimated = np.array([[130, 0, 0], [5, 125, 0], [65, 65, 0], [0, 0, 0], [0, 0, 0], [125, 5, 0]])
+
+    def columns(sampling):
+        return certificate_columns(
+            selected,
+            *map(ClassCounts.dense, (selection, estimated)),
+            sigma=0.5,
+            alpha=0.01,
+            sampling=sampling,
+        )
+
+    return columns
+
+
+def radius(hits):
+    return 0.5 * stats.norm.ppf(stats.beta.ppf(0.01, hits, 130 - hits + 1))
+
+
+def test_columns_by_hand(verdict):
+    columns = verdict("skip")
+    assert list(columns) == CERTIFICATES.names
+    assert columns["index"].tolist() == [2, 5, 8, 11, 14, 17]
+    assert columns["label"].tolist() == [0, 0, 0, 0, 0, 1] and columns["label"].dtype == np.int32
+    assert columns["prediction"].tolist() == [0, 1, -1, -1, -1, 0]
+    assert columns["correct"].tolist() == [True, False, False, False, False, False]
+    want = [radius(130), radius(125), 0, 0, 0, radius(125)]
+    np.testing.assert_allclose(columns["radius"], want, rtol=1e-9)
+    assert columns["count_a"].tolist() == [130, 125, 65, 0, 0, 125]
+    assert columns["n0"].tolist() == [10, 10, 10, 10, 0, 10]
+    assert columns["n"].tolist() == [130, 130, 130, 0, 0, 130]
+    lower = stats.beta.ppf(0.01, [130, 125, 65], [1, 6, 66])
+    np.testing.assert_allclose(columns["p_a_lower"][:3], lower, rtol=1e-9)
+    np.testing.assert_allclose(columns["p_b_upper"], 1 - columns["p_a_lower"], rtol=1e-12)
+    # Class 1 was selected for 5 and 11 and class 0 for 17 (the tie), against their labels.
+    assert columns["skipped"].tolist() == [False, True, False, True, False, True]
+
+
+def test_nothing_is_skipped_with_fixed_sampling(verdict):
+    columns = verdict("fixed")
+    assert not columns["skipped"].any()
+    for name, values in verdict("skip").items():
+        if name != "skipped":
+            assert np.array_equal(values, columns[name])
+
+
+def state():
+    """Images 0..4 of label 0, all stored; image 3 was selected as class 1."""
+    done = Done(np.ones(5, bool), np.ones((5, 4), bool), np.array([0, 0, 0, 1, 0]))
+    return Selected(np.arange(5) * 10, np.zeros(5, int)), done
+
+
+def test_complete_runs_pass():
+    for sampling in ("fixed", "skip"):
+        check_complete(*state(), sampling, {})
+
+
+def test_missing_images_are_named():
+    selected, done = state()
+    done.estimation_NT[1, 2] = False
+    done.estimation_NT[3] = False
+    done.selection_N[4], done.selected_class_N[4] = False, -1
+    with pytest.raises(IncompleteError, match="draws of 3 images are missing: 10, 30, 40$"):
+        check_complete(selected, done, "fixed", {})
+    with pytest.raises(IncompleteError, match="draws of 2 images are missing: 10, 40$"):
+        check_complete(selected, done, "skip", {})  # 30 missed its label: nothing is owed
+    with pytest.raises(IncompleteError, match="draws of 1 images are missing: 40$"):
+        check_complete(selected, done, "skip", {10: "cannot be read"})
+    check_complete(selected, done, "skip", {10: "cannot be read", 40: "NaN"})
+
+
+def test_many_missing_images_are_not_all_named():
+    selected = Selected(np.arange(25), np.zeros(25, int))
+    with pytest.raises(
+        IncompleteError, match=r"draws of 25 images are missing: 0, 1, .*, 9 \.\.\.$"
+    ):
+        check_complete(selected, Done.nothing(25, 2), "fixed", {})
