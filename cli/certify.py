@@ -27,14 +27,31 @@ def certify(
     n: Annotated[int, typer.Option(help="Estimation draws per image.")] = 100_000,
     alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = 0.001,
     bound: Annotated[
-        str, typer.Option(help="Confidence bound: clopper-pearson.")
+        str,
+        typer.Option(
+            help="clopper-pearson; tcertify: bounds the runner-up too, for more classes; hoeffding or bernstein: of the SOFT smoothed classifier."
+        ),
     ] = "clopper-pearson",
     sampling: Annotated[
         str,
         typer.Option(
-            help="fixed: n draws each; skip: none where the selection already misses the label (same ACR and curve, less work)."
+            help="fixed: n draws each; skip: none where the selection already misses the label (same ACR and curve, less work); adaptive: as skip, and no more draws than --tolerance asks."
         ),
     ] = "fixed",
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            help="Of adaptive: the radius, over sigma, that an image may be expected to lose against n draws; judged by its n0 selection draws."
+        ),
+    ] = 0.01,
+    at_radius: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="R",
+            help="Only decide whether the radius is at least R, and stop an image's draws once that is known; several: 0.25,0.5 or the option again. No ACR, a fraction of the draws.",
+            show_default=False,
+        ),
+    ] = None,
     start: options.Start = 0,
     skip: options.Skip = None,
     limit: options.Limit = None,
@@ -57,17 +74,18 @@ def certify(
     Example: rsray certify runs/my-run --skip 10 --out runs/my-cert
     """
     from rsray.certification.source import open_source
-    from rsray.config import CertifyConfig
-    from rsray.core.bounds import check_settings
+    from rsray.config import SAMPLING, CertifyConfig, choose
+    from rsray.core.bounds import BOUNDS, check_settings
     from rsray.core.hardware import default_device, resolve_precision
     from rsray.data import dataset_spec, open_split
     from rsray.errors import UserError
     from rsray.fleet.certifier import selected_images
     from rsray.storage import Folder
 
-    check_settings(n, alpha, n0)
-    if bound != "clopper-pearson":
-        raise UserError(f"bound {bound!r} is not available; choose clopper-pearson")
+    choose(bound, BOUNDS, "bound")
+    choose(sampling, SAMPLING, "sampling")
+    check_settings(n, alpha, n0, bound)
+    radii = _radii(at_radius or [])
     found = open_source(source).given(
         model=model, dataset=dataset, data_root=data_root, image_size=image_size, sigma=sigma
     )
@@ -95,6 +113,8 @@ def certify(
             "alpha": alpha,
             "bound": bound,
             "sampling": sampling,
+            "tolerance": tolerance,
+            "at_radius": radii,
             "block_size": block_size,
             "start": start,
             "skip": skip if skip is not None else dataset_spec(found.dataset).skip,
@@ -109,6 +129,22 @@ def certify(
     _certify(
         config, where, Folder.of(where), found, images, selected_images(config, images), address
     )
+
+
+def _radii(texts: list[str]) -> list[float]:
+    """Return the radii in texts such as "0.25,0.5", ascending; UserError for one that is none."""
+    from rsray.errors import UserError
+
+    parts = [part for text in texts for part in text.replace(",", " ").split()]
+    try:
+        radii = sorted({float(part) for part in parts})
+    except ValueError as problem:
+        raise UserError(
+            f"at-radius {' '.join(texts)!r} is no list of radii, for example 0.25,0.5"
+        ) from problem
+    if radii and not (radii[0] >= 0 and radii[-1] < float("inf")):
+        raise UserError(f"at-radius is {radii[0]:g}: radii are finite and at least 0")
+    return radii
 
 
 def _certify(config, where, folder, source, images, selected, address):  # type: ignore[no-untyped-def]
@@ -127,6 +163,10 @@ def _certify(config, where, folder, source, images, selected, address):  # type:
     show(where)
     speed = summary["draws_per_second"] or 0.0
     say(f"{summary['draws']:,} draws in {duration(summary['seconds'])}, {speed:,.0f} draws/s")
+    for radius, accuracy in summary.get("at_radius", {}).items():
+        say(f"certified accuracy at radius {radius}: {accuracy:.2%}")
+    if "at_radius" in summary:
+        say(f"{summary['undecided']} images undecided at n; ACR and other radii are bounds from below")
     say(f"next: rsray report {where} --plot curve.png")
     _name_failures(summary["failed"])
 

@@ -13,6 +13,7 @@ from rsray_cli.certify import certify
 from rsray_cli.doctor import doctor
 from rsray_cli.predict import predict
 from rsray_cli.presets import presets
+from rsray_cli.recertify import recertify
 from rsray_cli.report import report
 from rsray_cli.train import train
 from rsray_cli.tune import tune
@@ -46,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (tune, train, certify, predict, report, presets, doctor):
+for command in (tune, train, certify, recertify, predict, report, presets, doctor):
     app.command()(command)
 
 
@@ -66,7 +67,7 @@ def run() -> NoReturn:
     """Run the command line; the exit status is 0, 2 for the user's mistake, 130 when interrupted."""
     sys.path.insert(0, os.getcwd())  # so that --model package.module:factory finds the user's code
     try:
-        status = app(standalone_mode=False)
+        status = app(args=_spread(sys.argv[1:]), standalone_mode=False)
     except ClickException as problem:
         _stop(problem.format_message(), MISTAKE)  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
@@ -85,6 +86,17 @@ def run() -> NoReturn:
     if status == INTERRUPTED:  # how typer tells of Ctrl-C
         _stop(SAVED, INTERRUPTED)
     sys.exit(status if isinstance(status, int) else DONE)
+
+
+def _spread(arguments: list[str]) -> list[str]:
+    """Return the arguments with `--at-radius 0.25 0.5` as one option for each number."""
+    spread: list[str] = []
+    for argument in arguments:
+        is_number = argument.replace(".", "", 1).isdigit()
+        if is_number and len(spread) > 1 and spread[-2] == "--at-radius":
+            spread += ["--at-radius"]
+        spread += [argument]
+    return spread
 
 
 def _stop(message: str, status: int) -> NoReturn:

@@ -15,7 +15,9 @@ from typing import Annotated, Any, ClassVar, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from rsray.core.bounds import BOUNDS, check_settings
+from rsray.core.bounds import BOUNDS, SOFT_BOUNDS, check_settings
+from rsray.core.confidence import sequence_lower
+from rsray.core.radius import certified_radius
 from rsray.errors import UserError
 from rsray.objectives import Objective, by_name
 
@@ -129,6 +131,8 @@ class CertifyConfig(Config):
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.001
     bound: str = "clopper-pearson"
     sampling: str = "fixed"
+    tolerance: Annotated[float, Field(gt=0)] = 0.01  # of adaptive: lost radius over sigma
+    at_radius: tuple[Annotated[float, Field(ge=0)], ...] = ()  # stop once these are answered
     block_size: Positive = 1_000
     start: NonNegative = 0
     skip: Positive = 1
@@ -142,8 +146,30 @@ class CertifyConfig(Config):
     def _can_certify(self) -> Self:
         choose(self.bound, BOUNDS, "bound")
         choose(self.sampling, SAMPLING, "sampling")
-        check_settings(self.n, self.alpha, self.n0)
+        check_settings(self.n, self.alpha, self.n0, self.bound)
+        if self.at_radius:
+            self._can_answer()
         return self
+
+    def _can_answer(self) -> None:
+        """Raise UserError for radii that no confidence sequence of n draws can answer."""
+        if self.bound != "clopper-pearson" or self.sampling == "adaptive":
+            raise UserError(
+                "at-radius has a bound and a stopping rule of its own: leave bound at "
+                f"clopper-pearson (it is {self.bound}) and choose sampling fixed or skip "
+                f"(it is {self.sampling})"
+            )
+        top = float(certified_radius(sequence_lower(self.n, self.n, self.alpha), self.sigma))
+        if max(self.at_radius) > top:
+            raise UserError(
+                f"at-radius {max(self.at_radius):g} cannot be reached: with sigma {self.sigma:g}, "
+                f"n {self.n} and alpha {self.alpha:g} the largest radius is {top:.4g}"
+            )
+
+    @property
+    def soft(self) -> bool:
+        """Whether the certified classifier is the soft smoothed one."""
+        return self.bound in SOFT_BOUNDS
 
 
 class TuneConfig(Config):

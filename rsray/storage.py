@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,72 @@ from pyarrow import fs
 from rsray.errors import UserError
 
 TEMPORARY = ".tmp-"
+
+
+PathLike = str | os.PathLike[str]
+
+
+@lru_cache(maxsize=32)
+def locate(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the filesystem of an absolute path or URI and the path inside it.
+
+    Kept, since s3:// asks the network. Raises UserError for a URI that neither pyarrow nor fsspec
+    can open.
+    """
+    if "://" not in uri:
+        return fs.LocalFileSystem(), uri
+    try:
+        return fs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as refused:
+        return _locate_with_fsspec(uri, refused)
+    except OSError as problem:
+        raise UserError(f"cannot reach {uri}: {one_line(problem)}") from problem
+
+
+def _locate_with_fsspec(uri: str, refused: Exception) -> tuple[fs.FileSystem, str]:
+    try:
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+        filesystem, path = url_to_fs(uri)
+    except (ImportError, ValueError) as problem:
+        raise UserError(
+            f"cannot open {uri}: {one_line(refused)} "
+            "(allowed: a local path, file://, s3://, gs://, or a URI that fsspec can open)"
+        ) from problem
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), str(path)  # type: ignore[abstract]
+
+
+def one_line(problem: BaseException) -> str:
+    """Return an exception's message on one line, or its type's name when it has none."""
+    return " ".join(str(problem).split()) or type(problem).__name__
+
+
+def read_file(path: PathLike) -> bytes:
+    """Return the content of a file at a path or URI; UserError names one that cannot be read."""
+    folder, name = _split(path)
+    try:
+        return folder.read(name)
+    except FileNotFoundError as problem:
+        raise UserError(f"{os.fspath(path)} does not exist") from problem
+    except OSError as problem:
+        raise UserError(f"cannot read {os.fspath(path)}: {one_line(problem)}") from problem
+
+
+def write_file(path: PathLike, content: bytes) -> None:
+    """Write a file at a path or URI, whole or not at all, making its folder if needed.
+
+    Raises UserError where nothing can be written.
+    """
+    folder, name = _split(path)
+    try:
+        folder.make().write(name, content)
+    except OSError as problem:
+        raise UserError(f"cannot write {os.fspath(path)}: {one_line(problem)}") from problem
+
+
+def _split(path: PathLike) -> tuple[Folder, str]:
+    parent, _, name = Folder.of(path).uri.rpartition("/")
+    return Folder(parent or "/"), name
 
 
 @dataclass(frozen=True)
@@ -35,7 +102,7 @@ class Folder:
         if "://" not in text:
             return cls(str(Path(text).expanduser().absolute()))
         folder = cls(text.rstrip("/"))
-        folder._filesystem()
+        locate(folder.uri)
         return folder
 
     def __str__(self) -> str:
@@ -54,24 +121,15 @@ class Folder:
     @property
     def local_path(self) -> Path:
         """The path of a local folder."""
-        return Path(self._filesystem()[1])
-
-    def _filesystem(self) -> tuple[Any, str]:
-        if "://" not in self.uri:
-            return fs.LocalFileSystem(), self.uri
-        try:
-            found, path = fs.FileSystem.from_uri(self.uri)
-        except (pa.ArrowException, ValueError, OSError) as problem:
-            raise UserError(f"{self.uri} cannot be reached: {problem}") from problem
-        return found, path
+        return Path(locate(self.uri)[1])
 
     def make(self) -> Folder:
         """Create the folder (and its parents) if it is not there; returns it."""
-        filesystem, path = self._filesystem()
+        filesystem, path = locate(self.uri)
         try:
             filesystem.create_dir(path, recursive=True)
         except OSError as problem:
-            raise UserError(f"cannot create folder {self.uri}: {problem}") from problem
+            raise UserError(f"cannot create folder {self.uri}: {one_line(problem)}") from problem
         return self
 
     def exists(self, name: str = "") -> bool:
@@ -83,12 +141,12 @@ class Folder:
         return bool(self._info(name).type == fs.FileType.File)
 
     def _info(self, name: str) -> Any:
-        filesystem, path = self._filesystem()
+        filesystem, path = locate(self.uri)
         return filesystem.get_file_info(f"{path}/{name}" if name else path)
 
     def names(self, suffix: str = "") -> list[str]:
         """Return the sorted names in the folder that end in `suffix`; none if it does not exist."""
-        filesystem, path = self._filesystem()
+        filesystem, path = locate(self.uri)
         found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(
             info.base_name
@@ -98,13 +156,13 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file; raises FileNotFoundError."""
-        filesystem, path = self._filesystem()
+        filesystem, path = locate(self.uri)
         with filesystem.open_input_stream(f"{path}/{name}", compression=None) as stream:
             return bytes(stream.read())
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file so that it appears whole or not at all, replacing one of that name."""
-        filesystem, path = self._filesystem()
+        filesystem, path = locate(self.uri)
         if not self.is_local:
             with filesystem.open_output_stream(f"{path}/{name}", compression=None) as stream:
                 stream.write(data)
@@ -122,7 +180,7 @@ class Folder:
 
     def delete(self, name: str) -> None:
         """Delete a file or folder in the folder, if it is there."""
-        filesystem, path = self._filesystem()
+        filesystem, path = locate(self.uri)
         kind = self._info(name).type
         if kind == fs.FileType.Directory:
             filesystem.delete_dir(f"{path}/{name}")

@@ -19,7 +19,7 @@ ALLOWED = {
     "storage": {"errors"},
     "objectives": {"core", "errors"},
     "models": {"core", "errors"},
-    "data": {"core", "errors"},
+    "data": {"core", "errors", "storage"},
     "config": {"core", "errors", "objectives"},
     "presets": {"config", "errors"},
     "results": {"core", "errors", "storage", "versions", "config", "data", "presets"},

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 PAYS_SECONDS = 120.0  # of work per actor: from here the 8-16 s of compiling are won back
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}  # compiled against eager logits, relative to the largest
+# Compiled against eager logits, relative to the largest: it is wrong code that is looked for, and
+# logits of noise may be small differences of large numbers.
+TOLERANCE = {"fp32": 0.02, "bf16": 0.5}
 _FRESH_CODE = 10_000  # instances of a class share torch's recompile limit; each compiles once
 # What one core or one GPU was seen to do in these networks, operations per second: round figures.
 _NOMINAL = {

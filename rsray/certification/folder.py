@@ -9,23 +9,29 @@ from typing import Any
 
 import numpy as np
 
+from rsray.certification.demand import Demand
 from rsray.certification.evaluation import Evaluation
 from rsray.certification.plan import Draws
 from rsray.certification.store import CountStore, Selected
 from rsray.certification.verdict import certificate_columns, check_complete
 from rsray.config import CertifyConfig, from_yaml, to_yaml
+from rsray.core.decide import Moments
+from rsray.core.radius import certified_accuracy
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, write_certificates
 from rsray.results.summary import summarise, write_summary
 from rsray.storage import Folder
 from rsray.versions import versions
 
-CERT_FILE, TABLE, SUMMARY, PROGRESS = (
+CERT_FILE, TABLE, SUMMARY, PROGRESS, AT_RADIUS = (
     "certify.yaml",
     "certificates.parquet",
     "summary.json",
     "progress.json",
+    "at_radius.json",
 )
+# Settings that only some runs have; at these values they are not part of what a run is called.
+OPTIONAL: dict[str, Any] = {"tolerance": 0.01, "at_radius": []}
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,26 @@ class Claimed:
         """How many draws each image gets, in which blocks."""
         return Draws(self.config.n0, self.config.n, self.config.block_size)
 
+    @property
+    def demand(self) -> Demand:
+        """Which of them it wants."""
+        config = self.config
+        return Demand(
+            self.draws,
+            config.sampling,
+            config.alpha,
+            config.bound,
+            config.sigma,
+            config.tolerance,
+            config.at_radius,
+        )
+
 
 def run_id(config: CertifyConfig) -> str:
     """Return a short name of everything that decides the counts."""
-    text = json.dumps(config.identity(), sort_keys=True)
+    values = config.identity()
+    known = {k: v for k, v in values.items() if k not in OPTIONAL or v != OPTIONAL[k]}
+    text = json.dumps(known, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -106,36 +128,94 @@ def finish(
     if len(failed) == len(selected.indices):
         index, reason = next(iter(failed.items()))
         raise UserError(f"no image could be certified; image {index}: {reason}")
-    check_complete(selected, store.done(selected, claimed.draws), config.sampling, failed)
+    done = store.done(selected, claimed.draws, claimed.demand)
+    check_complete(selected, done, config.sampling, failed)
+    columns = columns_of(claimed, selected)
     kept = ~np.isin(selected.indices, list(failed))
-    columns = certificate_columns(
+    columns = {name: values[kept] for name, values in columns.items()}
+    return conclude(claimed, columns, seconds=seconds, failed=failed)
+
+
+def columns_of(claimed: Claimed, selected: Selected) -> dict[str, np.ndarray]:
+    """Return the certificates that the stored counts say, as columns."""
+    config, store = claimed.config, claimed.store
+    selection, estimation = store.totals(selected)
+    moments = None
+    if config.soft:
+        selection_sums, sums = store.totals(selected, "sums")
+        _, squares = store.totals(selected, "square_sums")
+        moments = Moments(selection_sums, sums, squares, estimation, estimation.totals())
+    return certificate_columns(
         selected,
-        *store.totals(selected),
+        selection,
+        estimation,
         sigma=config.sigma,
         alpha=config.alpha,
         sampling=config.sampling,
+        bound=config.bound,
+        num_classes=config.num_classes,
+        at_radius=config.at_radius,
+        moments=moments,
     )
-    columns = {name: values[kept] for name, values in columns.items()}
-    metadata = table_metadata(claimed)
-    draws = int(columns["n0"].sum() + columns["n"].sum())
+
+
+def conclude(
+    claimed: Claimed,
+    columns: dict[str, np.ndarray],
+    *,
+    seconds: float | None,
+    failed: dict[int, str],
+    **more: Any,
+) -> dict[str, Any]:
+    """Write certificates.parquet and summary.json of the certificates; returns the summary."""
+    config, metadata = claimed.config, table_metadata(claimed)
     extra = {
         "seconds": seconds,
-        "draws": draws,
+        "draws": int(columns["n0"].sum() + columns["n"].sum()),
         "indices": {"start": config.start, "skip": config.skip, "limit": config.limit},
         "failed": {str(index): reason for index, reason in failed.items()},
+        **more,
     }
     write_certificates(f"{claimed.folder}/{TABLE}", columns, metadata)
-    summary = summarise(
-        Certificates(name=str(claimed.folder), metadata=metadata, **columns), extra=extra
-    )
+    if config.at_radius:
+        extra |= _at_radii(claimed, columns)
+    certificates = Certificates(name=str(claimed.folder), metadata=metadata, **columns)
+    summary = summarise(certificates, extra=extra)
     write_summary(f"{claimed.folder}/{SUMMARY}", summary)
     return summary
+
+
+def _at_radii(claimed: Claimed, columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Write at_radius.json and return what the summary says of it.
+
+    The draws of an image stop once the radii that were asked are answered, so its radius, and all
+    figures at other radii, are bounds from below.
+    """
+    radii, demand = claimed.config.at_radius, claimed.demand
+    accuracy = certified_accuracy(columns["radius"], columns["correct"], radii)
+    table = {f"{r:g}": float(a) for r, a in zip(radii, accuracy, strict=True)}
+    drawn = columns["n"] > 0
+    is_open = drawn & ~demand.answered(columns["count_a"], columns["n"])
+    record = {
+        "certified_accuracy": table,
+        "num_images": len(columns["index"]),
+        "undecided": int(is_open.sum()),  # at n draws, and counted as not certified
+        "draws": int(columns["n0"].sum() + columns["n"].sum()),
+        "draws_of_fixed": len(columns["index"]) * (claimed.config.n0 + claimed.config.n),
+    }
+    claimed.folder.write(AT_RADIUS, json.dumps(record, indent=2).encode())
+    return {
+        "at_radius": table,
+        "undecided": record["undecided"],
+        "acr_is_lower_bound": True,
+        "certified_accuracy_is_lower_bound": True,
+    }
 
 
 def table_metadata(claimed: Claimed) -> dict[str, Any]:
     """Return the parameters that every certificate of the run depends on."""
     config, evaluation = claimed.config, claimed.evaluation
-    kept = (
+    kept: tuple[str, ...] = (
         "sigma",
         "alpha",
         "bound",
@@ -156,8 +236,14 @@ def table_metadata(claimed: Claimed) -> dict[str, Any]:
         "image_size",
     )
     values = config.model_dump(mode="json")
+    if config.sampling == "adaptive":
+        kept = (*kept, "tolerance")
+    if config.at_radius:
+        kept = (*kept, "at_radius")
+        values["bound"] = "confidence-sequence"
     return {
         **{key: values[key] for key in kept},
+        "smoothing": "soft" if config.soft else "hard",
         "device": evaluation.device,
         "device_name": evaluation.device_name,
         "batch_size": evaluation.batch_size,

@@ -56,6 +56,7 @@ class Done:
     selection_N: NDArray[np.bool_]
     estimation_NT: NDArray[np.bool_]
     selected_class_N: NDArray[np.int64]  # -1 where the selection is not stored
+    wanted_N: NDArray[np.int64] | None = None  # estimation blocks, where images want unlike numbers
 
     @classmethod
     def nothing(cls, num_images: int, num_blocks: int) -> Done:
@@ -70,10 +71,10 @@ class Done:
 def wants_estimation(selected_class: int, label: int, sampling: str) -> bool:
     """Tell whether an image's estimation draws can matter.
 
-    With `skip`, an image whose selected class is not its label contributes 0 to ACR and to every
-    certified accuracy whatever the estimation says (METHODS.md, section 1).
+    With `skip` and `adaptive`, an image whose selected class is not its label contributes 0 to ACR
+    and to every certified accuracy whatever the estimation says (METHODS.md, section 1).
     """
-    return sampling != "skip" or selected_class < 0 or selected_class == label
+    return sampling == "fixed" or selected_class < 0 or selected_class == label
 
 
 def owed(
@@ -92,6 +93,8 @@ def owed(
         missing = np.flatnonzero(~done.estimation_NT[i])
         if not wants_estimation(selected, label, sampling):
             missing = missing[:0]
+        if done.wanted_N is not None:
+            missing = missing[missing < done.wanted_N[i]]
         runs = _runs(missing, blocks_per_item)
         if not runs and needs_selection:
             runs = [(0, 0)]

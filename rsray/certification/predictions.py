@@ -14,7 +14,7 @@ from rsray.certification.source import ClassifierSource
 from rsray.core.counts import ClassCounts
 from rsray.core.decide import predict_hard
 from rsray.data import ImageSplit
-from rsray.storage import Folder
+from rsray.storage import write_file
 
 _FIELDS: list[tuple[str, pa.DataType]] = [
     ("index", pa.int64()),
@@ -70,5 +70,4 @@ def write_predictions(path: str, predictions: pa.Table) -> None:
     """Write the predictions as a Parquet file, whole or not at all."""
     sink = pa.BufferOutputStream()
     pq.write_table(predictions, sink)
-    folder, _, name = Folder.of(path).uri.rpartition("/")
-    Folder(folder).make().write(name, sink.getvalue().to_pybytes())
+    write_file(path, sink.getvalue().to_pybytes())

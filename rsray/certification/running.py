@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from rsray.certification.demand import Demand
 from rsray.certification.plan import Done, Draws, wants_estimation
 from rsray.certification.store import Selected
-from rsray.core.bounds import clopper_pearson_lower
+from rsray.core.bounds import bernstein_lower, clopper_pearson_lower, hoeffding_lower
+from rsray.core.confidence import sequence_lower
 from rsray.core.radius import certified_radius
 
 
@@ -24,6 +26,7 @@ class Running:
     sigma: float
     alpha: float
     sampling: str
+    demand: Demand | None = None  # where images want unlike numbers of draws, or soft bounds
     images_done: int = 0
     draws_made: int = 0  # in this start
     _radius_sum: float = 0.0
@@ -34,49 +37,76 @@ class Running:
 
     def begin(self, done: Done) -> None:
         """Count what an earlier start left; its images are not scored until the end."""
+        wanted_N = done.wanted_N
         blocks = done.estimation_NT.sum(axis=1)
         tops, labels = done.selected_class_N.tolist(), self.selected.labels.tolist()
         for i, index in enumerate(self.selected.indices.tolist()):
             wanted = (
                 self.draws.num_blocks if wants_estimation(tops[i], labels[i], self.sampling) else 0
             )
+            if wanted_N is not None:
+                wanted = int(wanted_N[i])
             if done.selection_N[i] and blocks[i] >= wanted:
                 self.images_done += 1
             elif done.selection_N[i] or blocks[i]:
-                self._open[index] = {"top": tops[i], "blocks": int(blocks[i]), "counts": None}
+                state = {"top": tops[i], "blocks": int(blocks[i]), "counts": None, "wanted": wanted}
+                self._open[index] = state
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         """Add rows of counts as they arrive."""
         for row in rows:
             self.draws_made += row["draws"]
-            state = self._open.setdefault(row["index"], {"top": -1, "blocks": 0, "counts": {}})
+            state = self._open.setdefault(
+                row["index"], {"top": -1, "blocks": 0, "counts": {}, "wanted": None}
+            )
             if row["stage"] == "selection":
-                state["top"] = int(row["classes"][int(np.argmax(row["counts"]))])
+                values = row[self._rules.counted]
+                best = int(np.argmax(values))
+                state["top"] = int(row["classes"][best])
+                state["wanted"] = self._rules.blocks(row["label"], state["top"], values[best])
             else:
                 state["blocks"] += 1
                 if state["counts"] is not None:
-                    for cls, count in zip(row["classes"], row["counts"], strict=True):
-                        state["counts"][cls] = state["counts"].get(cls, 0) + count
+                    _add_counts(state["counts"], row)
             self._close_if_done(row["index"], row["label"], state)
+
+    @property
+    def _rules(self) -> Demand:
+        return self.demand or Demand(self.draws, self.sampling, self.alpha, sigma=self.sigma)
 
     def _close_if_done(self, index: int, label: int, state: dict[str, Any]) -> None:
         if state["top"] < 0:
             return
-        wanted = (
-            self.draws.num_blocks if wants_estimation(state["top"], label, self.sampling) else 0
-        )
-        if state["blocks"] < wanted:
-            return
+        counts, rules = state["counts"], self._rules
+        if state["blocks"] < state["wanted"]:
+            if not (rules.at_radius and counts):
+                return
+            hits, draws = counts.get(state["top"], _NONE)[0], _draws(self.draws, state["blocks"])
+            if not rules.answered(int(hits), draws):
+                return
         self.images_done += 1
-        counts = state["counts"]
         if counts is not None:
-            hits = counts.get(state["top"], 0) if wanted else 0
-            lower = clopper_pearson_lower(hits, self.draws.n, self.alpha)
-            radius = float(certified_radius(lower, self.sigma)) if state["top"] == label else 0.0
+            right = state["top"] == label and state["blocks"] > 0
+            radius = (
+                self._radius(counts.get(state["top"], _NONE), state["blocks"]) if right else 0.0
+            )
             self._radius_sum += radius
             self._radius_squares += radius**2
             self._scored += 1
         del self._open[index]
+
+    def _radius(self, evidence: list[float], blocks: int) -> float:
+        """Return an image's radius; for tcertify Clopper-Pearson's, which is seldom larger."""
+        (hits, sums, squares), n, rules = evidence, _draws(self.draws, blocks), self._rules
+        if rules.at_radius:
+            lower = sequence_lower(hits, n, self.alpha)
+        elif rules.bound == "hoeffding":
+            lower = hoeffding_lower(sums, n, self.alpha)
+        elif rules.bound == "bernstein":
+            lower = bernstein_lower(sums, squares, n, self.alpha)
+        else:
+            lower = clopper_pearson_lower(hits, n, self.alpha)
+        return float(certified_radius(lower, self.sigma))
 
     def snapshot(self, owed_draws: int, earlier_seconds: float) -> dict[str, Any]:
         """Return the figures of the progress line and of progress.json."""
@@ -100,3 +130,18 @@ class Running:
             "seconds": earlier_seconds + elapsed,
             "seconds_left": remaining / speed if speed > 0 else None,
         }
+
+
+_NONE = [0, 0.0, 0.0]  # hits, sum and sum of squares of a class that was not seen
+
+
+def _draws(draws: Draws, blocks: int) -> int:
+    return min(draws.n, blocks * draws.block_size)
+
+
+def _add_counts(counts: dict[int, list[float]], row: dict[str, Any]) -> None:
+    columns = [row["counts"], row.get("sums"), row.get("square_sums")]
+    zeros = [0.0] * len(row["classes"])
+    for cls, *values in zip(row["classes"], *(each or zeros for each in columns), strict=True):
+        known = counts.get(cls, _NONE)
+        counts[cls] = [old + new for old, new in zip(known, values, strict=True)]

@@ -19,6 +19,9 @@ class BadLogitsError(ArithmeticError):
     """The network returned logits that are not numbers."""
 
 
+STEPS = 2.0**24  # soft probabilities are kept in this many steps: all that float32 tells near 1
+
+
 class ShortOfMemoryError(RuntimeError):
     """A batch that fitted when the evaluation was chosen fits no more.
 
@@ -98,6 +101,46 @@ class Sampler:
         if counts_K1[-1]:
             raise BadLogitsError(f"the network returned NaN for image {index}")
         return counts_K1[:-1].reshape(len(draws), self.num_classes)
+
+    @torch.no_grad()
+    def moments(
+        self,
+        image_CHW: NDArray[np.uint8],
+        index: int,
+        stage: Stage,
+        blocks: Sequence[tuple[int, int]],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return counts, sums and sums of squares of soft probabilities, each [len(blocks), K].
+
+        Each probability is rounded down, and each square up, to a multiple of 2^-24: sound for
+        lower bounds, and sums of up to 2^29 draws are then exact in float64, so that no split or
+        order can change a bit. Raises as `counts` does.
+        """
+        draws = [draws for _, draws in blocks]
+        size, batch = (len(draws), self.num_classes), self.evaluation.batch_size
+        blocks_D = torch.repeat_interleave(
+            torch.arange(len(draws), device=self._device),
+            torch.tensor(draws, device=self._device),
+            output_size=sum(draws),
+        )
+        counts = torch.zeros(size, dtype=torch.int64, device=self._device)
+        sums = torch.zeros(size, dtype=torch.float64, device=self._device)
+        squares, bad = torch.zeros_like(sums), torch.zeros((), device=self._device).bool()
+        try:
+            for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
+                block_B = blocks_D[start : start + batch]
+                logits_BK = logits_BK[: len(block_B)]
+                bad |= torch.isnan(logits_BK).any()
+                soft_BK = (logits_BK.softmax(1).double() * STEPS).floor_().div_(STEPS)
+                sums.index_add_(0, block_B, soft_BK)
+                squares.index_add_(0, block_B, soft_BK.square_().mul_(STEPS).ceil_().div_(STEPS))
+                cell_B = block_B * self.num_classes + logits_BK.argmax(1)
+                counts.view(-1).index_add_(0, cell_B, torch.ones_like(cell_B))
+        except torch.OutOfMemoryError as problem:
+            raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
+        if bad:
+            raise BadLogitsError(f"the network returned NaN for image {index}")
+        return counts.cpu().numpy(), sums.cpu().numpy(), squares.cpu().numpy()
 
     def _batches(
         self,

@@ -3,11 +3,12 @@
 # Shapes: N selected images, T estimation blocks per image.
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rsray.certification.demand import Demand
 from rsray.certification.plan import Done, Draws
 from rsray.core.counts import ClassCounts
 from rsray.core.noise import Stage
@@ -38,6 +40,14 @@ COUNTS = pa.schema(
         _field("draws", pa.int64(), "noisy copies in the block"),
         _field("classes", pa.list_(pa.int32()), "classes that were seen, ascending"),
         _field("counts", pa.list_(pa.int64()), "draws that fell in each of them"),
+    ]
+)
+# For soft bounds, `classes` are all whose sum is not 0; a count of theirs may be.
+SOFT_COUNTS = pa.schema(
+    [
+        *COUNTS,
+        _field("sums", pa.list_(pa.float64()), "soft probabilities of each of them, summed"),
+        _field("square_sums", pa.list_(pa.float64()), "their squares, summed"),
     ]
 )
 
@@ -86,6 +96,33 @@ def block_rows(
     return rows
 
 
+def moment_rows(
+    index: int,
+    label: int,
+    stage: Stage,
+    blocks: list[tuple[int, int]],
+    moments: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]],
+) -> list[dict[str, object]]:
+    """Return rows of SOFT_COUNTS for (counts, sums, square sums) [T, K] of some blocks."""
+    rows: list[dict[str, object]] = []
+    for (block, draws), counts_K, sums_K, squares_K in zip(blocks, *moments, strict=True):
+        classes = np.flatnonzero((sums_K > 0) | (counts_K > 0))
+        rows.append(
+            {
+                "index": index,
+                "label": label,
+                "stage": stage,
+                "block": block,
+                "draws": draws,
+                "classes": classes.tolist(),
+                "counts": counts_K[classes].tolist(),
+                "sums": sums_K[classes].tolist(),
+                "square_sums": squares_K[classes].tolist(),
+            }
+        )
+    return rows
+
+
 class CountStore:
     """The parts of one run. Only the driver writes; `run_id` keeps other runs' parts out."""
 
@@ -96,13 +133,18 @@ class CountStore:
 
     def append(self, table: pa.Table) -> None:
         """Write one part; it exists whole or not at all."""
-        schema = COUNTS.with_metadata({RUN_KEY: json.dumps({"run": self.run_id}).encode()})
+        columns = SOFT_COUNTS if "sums" in table.column_names else COUNTS
+        metadata = {RUN_KEY: json.dumps({"run": self.run_id}).encode()}
         sink = pa.BufferOutputStream()
         pq.write_table(
-            table.cast(COUNTS).replace_schema_metadata(schema.metadata), sink, compression="zstd"
+            table.cast(columns).replace_schema_metadata(metadata), sink, compression="zstd"
         )
         name = f"part-{len(self.names()):06d}-{uuid.uuid4().hex[:8]}.parquet"
         self.folder.write(name, sink.getvalue().to_pybytes())
+
+    def has_sums(self) -> bool:
+        """Tell whether sums of soft probabilities are stored."""
+        return any("sums" in table.column_names for table in itertools.islice(self.parts(), 1))
 
     def names(self) -> list[str]:
         """Return the names of the parts."""
@@ -137,19 +179,47 @@ class CountStore:
             raise UserError(f"{self.folder}/{name} holds counts of another run")
         return table
 
-    def done(self, selected: Selected, draws: Draws) -> Done:
-        """Return what is stored of the selected images; ValueError for a block stored twice."""
-        done = Done.nothing(len(selected.indices), draws.num_blocks)
+    def done(self, selected: Selected, draws: Draws, demand: Demand | None = None) -> Done:
+        """Return what is stored of the selected images; ValueError for a block stored twice.
+
+        With a demand that decides for each image, `wanted_N` says how many blocks it wants.
+        """
+        demand = demand or Demand(draws, "fixed")
+        num_images = len(selected.indices)
+        done = Done.nothing(num_images, draws.num_blocks)
+        hits_N = np.zeros(num_images)
         for table in self.parts():
             position = selected.positions(_numpy(table, "index"))
             block, stage = _numpy(table, "block"), _is_selection(table)
             self._mark(done.selection_N, position[stage])
             self._mark(done.estimation_NT, position[~stage], block[~stage])
-            tops = class_counts(
-                table.filter(pa.array(stage)), len(selected.indices), selected
-            ).top()
+            part = class_counts(
+                table.filter(pa.array(stage)), num_images, selected, column=demand.counted
+            )
+            tops = part.top()
             done.selected_class_N[tops >= 0] = tops[tops >= 0]
-        return done
+            hits_N += part.of(tops)
+        if not demand.decides_per_image:
+            return done
+        return replace(done, wanted_N=self._wanted(selected, done, hits_N, demand))
+
+    def _wanted(
+        self, selected: Selected, done: Done, hits_N: NDArray[np.float64], demand: Demand
+    ) -> NDArray[np.int64]:
+        images = zip(
+            selected.labels.tolist(), done.selected_class_N.tolist(), hits_N.tolist(), strict=True
+        )
+        wanted_N = np.array([demand.blocks(*image) for image in images], dtype=np.int64)
+        if not demand.at_radius:
+            return wanted_N
+        hits_NT = np.full(done.estimation_NT.shape, -1, dtype=np.int64)
+        for table in self.parts():
+            table = table.filter(pa.array(~_is_selection(table)))
+            position = selected.positions(_numpy(table, "index"))
+            hits_NT[position, _numpy(table, "block")] = _hits(
+                table, done.selected_class_N[position]
+            )
+        return np.minimum(wanted_N, demand.blocks_until_answered(hits_NT))
 
     def _mark(self, seen: NDArray[np.bool_], *where: NDArray[np.int64]) -> None:
         keys = np.ravel_multi_index(where, seen.shape)
@@ -157,27 +227,40 @@ class CountStore:
             raise ValueError(f"a block of draws is stored twice in {self.folder}")
         seen[where] = True
 
-    def totals(self, selected: Selected) -> tuple[ClassCounts, ClassCounts]:
-        """Return the selection and estimation counts of the selected images, summed over blocks."""
+    def totals(self, selected: Selected, column: str = "counts") -> tuple[ClassCounts, ClassCounts]:
+        """Return the selection and estimation counts of the selected images, summed over blocks.
+
+        `column` may name the `sums` or `square_sums` of soft probabilities instead.
+        """
         sums: dict[bool, ClassCounts | None] = {True: None, False: None}
+        num_images = len(selected.indices)
         for table in self.parts():
             stage = _is_selection(table)
             for is_selection, chosen in ((True, stage), (False, ~stage)):
-                part = class_counts(table.filter(pa.array(chosen)), len(selected.indices), selected)
+                rows = table.filter(pa.array(chosen))
+                part = class_counts(rows, num_images, selected, column=column)
                 sums[is_selection] = _add(sums[is_selection], part)
-        empty = ClassCounts.gather(len(selected.indices), *(np.empty(0, dtype=np.int64),) * 3)
+        empty = ClassCounts.gather(num_images, *(np.empty(0, dtype=np.int64),) * 3)
         return sums[True] or empty, sums[False] or empty
 
 
-def class_counts(table: pa.Table, num_images: int, selected: Selected) -> ClassCounts:
-    """Return the counts in rows of COUNTS, summed by (image, class)."""
-    lists: Any = [table[name].combine_chunks() for name in ("classes", "counts")]
+def class_counts(
+    table: pa.Table, num_images: int, selected: Selected, *, column: str = "counts"
+) -> ClassCounts:
+    """Return the counts in rows of COUNTS (or sums of SOFT_COUNTS), summed by (image, class)."""
+    lists: Any = [table[name].combine_chunks() for name in ("classes", column)]
     lengths = np.diff(lists[0].offsets.to_numpy()) if len(table) else []
     position = np.repeat(selected.positions(_numpy(table, "index")), lengths)
-    classes, counts = (each.flatten().to_numpy(zero_copy_only=False) for each in lists)
-    return ClassCounts.gather(
-        num_images, position.astype(np.int64), classes.astype(np.int64), counts.astype(np.int64)
-    )
+    classes, values = (each.flatten().to_numpy(zero_copy_only=False) for each in lists)
+    kept = values.astype(np.int64) if column == "counts" else values.astype(np.float64)
+    return ClassCounts.gather(num_images, position.astype(np.int64), classes.astype(np.int64), kept)
+
+
+def _hits(table: pa.Table, class_R: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return each row's count of the class named for it."""
+    rows = Selected(np.arange(len(table)), np.zeros(len(table), dtype=np.int64))
+    numbered = table.set_column(0, "index", pa.array(rows.indices))
+    return np.asarray(class_counts(numbered, len(table), rows).of(class_R), dtype=np.int64)
 
 
 def _add(total: ClassCounts | None, part: ClassCounts) -> ClassCounts:

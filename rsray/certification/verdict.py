@@ -7,8 +7,10 @@ from numpy.typing import NDArray
 
 from rsray.certification.plan import Done, wants_estimation
 from rsray.certification.store import Selected
+from rsray.core.bounds import SOFT_BOUNDS
 from rsray.core.counts import ClassCounts
-from rsray.core.decide import certify_hard
+from rsray.core.decide import Moments, certify_at_radii, certify_hard, certify_soft
+from rsray.core.tcertify import certify_tcertify
 
 
 class IncompleteError(RuntimeError):
@@ -23,13 +25,35 @@ def certificate_columns(
     sigma: float,
     alpha: float,
     sampling: str,
+    bound: str = "clopper-pearson",
+    num_classes: int = 2,
+    at_radius: tuple[float, ...] = (),
+    moments: Moments | None = None,
 ) -> dict[str, NDArray[np.generic]]:
-    """Return the certificates of the selected images as columns, by Cohen's CERTIFY."""
-    decision = certify_hard(selection, estimation, sigma=sigma, alpha=alpha)
+    """Return the certificates of the selected images as columns, by the bound that is named.
+
+    `num_classes` is needed for tcertify, `moments` for soft bounds.
+    """
+    chosen = selection.top()
+    if at_radius:
+        decision = certify_at_radii(
+            selection, estimation, sigma=sigma, alpha=alpha, at_radius=at_radius
+        )
+    elif bound in SOFT_BOUNDS:
+        if moments is None:
+            raise ValueError(f"the {bound} bound needs sums of soft probabilities")
+        chosen = moments.selection_sums.top()
+        decision = certify_soft(moments, sigma=sigma, alpha=alpha, bound=bound)
+    elif bound == "tcertify":
+        decision = certify_tcertify(
+            selection, estimation, sigma=sigma, alpha=alpha, num_classes=num_classes
+        )
+    else:
+        decision = certify_hard(selection, estimation, sigma=sigma, alpha=alpha)
     skipped = np.array(
         [
             not wants_estimation(top, label, sampling)
-            for top, label in zip(selection.top().tolist(), selected.labels.tolist(), strict=True)
+            for top, label in zip(chosen.tolist(), selected.labels.tolist(), strict=True)
         ],
         dtype=bool,
     )
@@ -59,7 +83,10 @@ def check_complete(selected: Selected, done: Done, sampling: str, failed: dict[i
         ],
         dtype=bool,
     )
-    lacking = ~done.selection_N | (wants & ~done.estimation_NT.all(axis=1))
+    stored_NT = done.estimation_NT
+    if done.wanted_N is not None:
+        stored_NT = stored_NT | (np.arange(stored_NT.shape[1]) >= done.wanted_N[:, None])
+    lacking = ~done.selection_N | (wants & ~stored_NT.all(axis=1))
     missing = [index for index in selected.indices[lacking].tolist() if index not in failed]
     if missing:
         named = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")

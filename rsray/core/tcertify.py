@@ -203,7 +203,12 @@ class _Counts:
         size = int(count.max(initial=0)) + 1
         keys, inverse = np.unique(image * size + count, return_inverse=True)
         total = np.bincount(inverse, weights=times, minlength=len(keys))
-        return cls(num_images, keys // size, (keys % size).astype(np.float64), total)
+        return cls(
+            num_images,
+            keys // size,
+            (keys % size).astype(np.float64),
+            np.asarray(total, np.float64),
+        )
 
     def rows(self, chosen_N: Ints) -> _Counts:
         """Return those of some images."""
@@ -256,9 +261,9 @@ class _Counts:
                 - special.betaln(np.maximum(n - k, 1.0), k + 1.0)
             )
         slope_E = np.where(k < n, np.exp(log_slope), 0.0)
-        summed = (
-            np.bincount(self.image_E, weights=self.times_E * each, minlength=self.num_images)
-            for each in (tail_E, slope_E)
-        )
-        tails, slopes = summed
-        return tails, slopes
+        return self._sum(tail_E), self._sum(slope_E)
+
+    def _sum(self, value_E: Floats) -> Floats:
+        weights = self.times_E * value_E
+        summed = np.bincount(self.image_E, weights=weights, minlength=self.num_images)
+        return np.asarray(summed, dtype=np.float64)

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from rsray.data._base import Pixels
-from rsray.data.location import Location, one_line
+from rsray.data.location import Location
 from rsray.errors import UserError
+from rsray.storage import one_line
 
 # PIL knows formats that start other programs (EPS): only those that are plain data.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")

@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from rsray.data.location import Location, one_line
+from rsray.data.location import Location
 from rsray.errors import UserError
+from rsray.storage import one_line
 
 ARCHIVES = (".gz", ".tar", ".zip")  # unpacked beside themselves: not kept
 

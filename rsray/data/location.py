@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 
 import pyarrow as pa
 from pyarrow import fs
 
 from rsray.errors import UserError
+from rsray.storage import locate, one_line
 
 
 class DataNotFoundError(Exception):
@@ -116,7 +116,7 @@ class Location:
 
     def _resolved(self) -> tuple[fs.FileSystem, str]:
         with self._reported():
-            filesystem, base = _filesystem(self.root)
+            filesystem, base = locate(self.root)
         return filesystem, f"{base.rstrip('/')}/{self.path}" if self.path else base
 
     @contextmanager
@@ -125,33 +125,3 @@ class Location:
             yield
         except OSError as error:
             raise UserError(f"cannot read {self}: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception's message on one line, or its type's name when it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@lru_cache(maxsize=32)
-def _filesystem(root: str) -> tuple[fs.FileSystem, str]:
-    """Return the file system of a root and its path there; kept, since s3:// asks the network."""
-    if "://" not in root:
-        return fs.LocalFileSystem(), root
-    try:
-        return fs.FileSystem.from_uri(root)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        return _fsspec_filesystem(root, error)
-
-
-def _fsspec_filesystem(root: str, refused: Exception) -> tuple[fs.FileSystem, str]:
-    """Return the file system of a URI that only fsspec knows, or raise UserError."""
-    try:
-        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-
-        filesystem, path = url_to_fs(root)
-    except (ImportError, ValueError) as error:
-        raise UserError(
-            f"cannot open {Location(root)}: {one_line(refused)} "
-            "(allowed: a local path, file://, s3://, gs://, or a URI that fsspec can open)"
-        ) from error
-    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path  # type: ignore[abstract]

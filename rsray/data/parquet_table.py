@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from rsray.data._base import Labels, Pixels
 from rsray.data.decode import Geometry, decode_all
-from rsray.data.location import Location, one_line
+from rsray.data.location import Location
 from rsray.data.tensor_column import encoded_pictures, is_tensor, tensor_images
 from rsray.errors import UserError
+from rsray.storage import one_line
 
 GROUPS_KEPT = 8  # encoded row groups kept in memory for the next request
 ROWS_AT_ONCE = 1024  # Arrow's binary columns overflow when gigabytes are gathered at once

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from rsray.data.location import Location, one_line
+from rsray.data.location import Location
 from rsray.errors import UserError
+from rsray.storage import one_line
 
 
 def _encode(text: str, encoding: str) -> bytes:

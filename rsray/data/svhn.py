@@ -8,8 +8,9 @@ import numpy as np
 
 from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
 from rsray.data.in_memory import ArraySplit
-from rsray.data.location import DataNotFoundError, Location, one_line
+from rsray.data.location import DataNotFoundError, Location
 from rsray.errors import UserError
+from rsray.storage import one_line
 
 SPLITS = ("train", "test", "extra")
 

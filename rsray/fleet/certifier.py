@@ -24,7 +24,7 @@ from rsray.certification.plan import Item, group, owed, task_draws
 from rsray.certification.running import Running
 from rsray.certification.sampler import Sampler
 from rsray.certification.source import ClassifierSource
-from rsray.certification.store import COUNTS, Selected
+from rsray.certification.store import COUNTS, SOFT_COUNTS, Selected
 from rsray.certification.work import WorkRules, do_item
 from rsray.config import CertifyConfig
 from rsray.core.hardware import available_cpus
@@ -48,6 +48,8 @@ _TASK_FIELDS: dict[str, pa.DataType] = {
 }
 TASK = pa.schema(_TASK_FIELDS)
 ANSWER = pa.schema([*COUNTS, pa.field("error", pa.string())])
+SOFT_ANSWER = pa.schema([*SOFT_COUNTS, pa.field("error", pa.string())])
+EARLY = 10  # with at-radius, most images stop at a tenth of their draws or less
 
 
 class CountingActor:
@@ -83,7 +85,7 @@ class CountingActor:
                 rows += do_item(self.sampler, image, item, self.rules)
             except Exception as problem:  # one image's fault must not cost the others their draws
                 rows.append(_failure(item, problem))
-        return pa.Table.from_pylist(rows, schema=ANSWER)
+        return pa.Table.from_pylist(rows, schema=SOFT_ANSWER if self.rules.soft else ANSWER)
 
 
 def _failure(item: Item, problem: Exception) -> dict[str, Any]:
@@ -96,6 +98,8 @@ def _failure(item: Item, problem: Exception) -> dict[str, Any]:
         "draws": 0,
         "classes": [],
         "counts": [],
+        "sums": [],
+        "square_sums": [],
         "error": reason,
     }
 
@@ -190,12 +194,17 @@ class _Certification:
         self.started = self.flushed = time.perf_counter()
         self.weights = ray.put(source)
         self.running = Running(
-            selected, claimed.draws, self.config.sigma, self.config.alpha, self.config.sampling
+            selected,
+            claimed.draws,
+            self.config.sigma,
+            self.config.alpha,
+            self.config.sampling,
+            claimed.demand,
         )
 
     def run(self) -> dict[str, Any]:
         for attempt in range(MAX_ROUNDS):
-            done = self.store.done(self.selected, self.claimed.draws)
+            done = self.store.done(self.selected, self.claimed.draws, self.claimed.demand)
             if attempt == 0:
                 self.running.begin(done)
             tasks = self._tasks(done)
@@ -213,6 +222,9 @@ class _Certification:
             int((~done.estimation_NT).sum()) * draws.block_size + len(done.selection_N) * draws.n0
         )
         target = task_draws(total, self.fleet.actors, speed)
+        per_item = max(1, target // draws.block_size)
+        if config.at_radius:  # an image's blocks are drawn one after the other until it is answered
+            target, per_item = target * EARLY, draws.num_blocks
         items = [
             item
             for item in owed(
@@ -221,7 +233,7 @@ class _Certification:
                 done,
                 draws,
                 sampling=config.sampling,
-                blocks_per_item=max(1, target // draws.block_size),
+                blocks_per_item=per_item,
             )
             if item.index not in self.failed
         ]
@@ -269,7 +281,7 @@ class _Certification:
         return {
             "source": self.weights,
             "split": self.split,
-            "rules": WorkRules(self.claimed.draws, self.config.sampling),
+            "rules": self.claimed.demand,
             "evaluation": self.claimed.evaluation,
             "sigma": self.config.sigma,
             "seed": self.config.seed,

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsray import storage
 from rsray.errors import UserError
-from rsray.results import storage
-from rsray.results.storage import PathLike
+from rsray.storage import PathLike
 
 METADATA_KEY = b"rsray"
 
@@ -93,7 +93,7 @@ def write_certificates(
     table = _table(columns, metadata)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    storage.write_bytes(path, sink.getvalue().to_pybytes())
+    storage.write_file(path, sink.getvalue().to_pybytes())
 
 
 def _table(columns: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> pa.Table:
@@ -131,7 +131,7 @@ def read_certificates(path: PathLike, *, name: str | None = None) -> Certificate
 
 
 def _read_table(path: PathLike) -> pa.Table:
-    content = storage.read_bytes(path)
+    content = storage.read_file(path)
     try:
         return pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rsray import storage
 from rsray.errors import UserError
-from rsray.results import storage
 from rsray.results.certificates import Certificates
-from rsray.results.storage import PathLike
+from rsray.storage import PathLike
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 # A decimal number as in "macer-0.25", "sigma_0.50", "noise0.5"; one after a word wins.
@@ -37,7 +37,7 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
     sigma comes from the file's name where it is there. Raises UserError that names the file and
     the line.
     """
-    rows = _parse(path, storage.read_bytes(path))
+    rows = _parse(path, storage.read_file(path))
     if not rows:
         raise UserError(f"{path} holds no certificate")
     index, label, prediction, radius, correct, seconds = zip(*sorted(rows), strict=True)
@@ -74,7 +74,7 @@ def write_log(path: PathLike, certificates: Certificates) -> None:
     columns = (certificates.index, certificates.label, certificates.prediction)
     numbers = zip(*columns, round_down(certificates.radius), certificates.correct, strict=True)
     lines = [f"{i}\t{y}\t{c}\t{r:.3f}\t{ok:d}\t0:00:00" for i, y, c, r, ok in numbers]
-    storage.write_bytes(path, "\n".join(["\t".join(HEADER), *lines, ""]).encode())
+    storage.write_file(path, "\n".join(["\t".join(HEADER), *lines, ""]).encode())
 
 
 def round_down(radius: np.ndarray, decimals: int = 3) -> np.ndarray:

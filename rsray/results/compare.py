@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from rsray.errors import UserError
-from rsray.results import storage
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.results.cohen import read_log
-from rsray.results.storage import PathLike
+from rsray.storage import Folder, PathLike
 
 EXPECTED = (
     "a CERT folder (with certificates.parquet), a TUNE folder (with best/certificates), "
@@ -34,11 +33,11 @@ GENERIC_NAMES = ("certificates", "best", "")
 def load(path: PathLike) -> Certificates:
     """Return the result at a path or URI, named after it; raises UserError for anything else."""
     text = os.fspath(path)
-    found = storage.kind(path)
-    if found == "missing":
+    place = Folder.of(path)
+    if not place.exists():
         raise UserError(f"{path} does not exist; expected {EXPECTED}")
-    if found == "folder":
-        return _load_folder(text)
+    if not place.is_file():
+        return _load_folder(place, text)
     if text.endswith(".tsv"):
         return read_log(path, name=os.path.basename(text).removesuffix(".tsv"))
     if text.endswith(".parquet"):
@@ -98,12 +97,12 @@ def _restrict_one(result: Certificates, indices: np.ndarray) -> Certificates:
     return Certificates(name=result.name, metadata=metadata, **columns)
 
 
-def _load_folder(folder: str) -> Certificates:
-    for inside in ((), ("best", "certificates"), ("certificates",)):
-        file = storage.join(folder, *inside, "certificates.parquet")
-        if storage.kind(file) == "file":
-            return read_certificates(file, name=_run_name(_absolute(folder)))
-    entries = storage.names(folder)
+def _load_folder(place: Folder, folder: str) -> Certificates:
+    for inside in (place, place / "best" / "certificates", place / "certificates"):
+        if inside.is_file("certificates.parquet"):
+            table = f"{inside}/certificates.parquet"
+            return read_certificates(table, name=_run_name(_absolute(folder)))
+    entries = place.names()
     reason = next((text for name, text in UNFINISHED.items() if name in entries), None)
     raise UserError(f"{folder} is {reason or f'a folder that is no run; expected {EXPECTED}'}")
 

@@ -6,12 +6,13 @@ from html import escape
 from importlib.metadata import version
 from typing import Any
 
+from rsray import storage
 from rsray.core.radius import acr_standard_error
-from rsray.results import plot, storage, table
+from rsray.results import plot, table
 from rsray.results.certificates import Certificates
 from rsray.results.compare import describe_indices
-from rsray.results.storage import PathLike
 from rsray.results.summary import largest_certifiable_radius
+from rsray.storage import PathLike
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1e; --paper: #ffffff; --faint: #6b6b70;
@@ -44,7 +45,7 @@ def write_page(
     step: float = table.DEFAULT_STEP,
 ) -> None:
     """Write the page of the results, complete or not at all."""
-    storage.write_bytes(path, build(results, warnings=warnings, step=step).encode())
+    storage.write_file(path, build(results, warnings=warnings, step=step).encode())
 
 
 def build(results: Sequence[Certificates], *, warnings: Sequence[str], step: float) -> str:

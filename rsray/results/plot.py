@@ -11,11 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
+from rsray import storage
 from rsray.core.radius import average_certified_radius
 from rsray.errors import UserError
-from rsray.results import storage
 from rsray.results.certificates import Certificates
-from rsray.results.storage import PathLike
+from rsray.storage import PathLike
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette without its yellow, which is too faint on white.
@@ -35,7 +35,7 @@ def check_suffix(path: PathLike) -> str:
 def save_plot(results: Sequence[Certificates], path: PathLike) -> None:
     """Draw the results' curves into a file, complete or not at all; raises UserError by suffix."""
     suffix = check_suffix(path)
-    storage.write_bytes(path, render(draw(results), suffix))
+    storage.write_file(path, render(draw(results), suffix))
 
 
 def render(figure: Figure, suffix: str) -> bytes:

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from rsray import storage
 from rsray.core.radius import (
     acr_standard_error,
     average_certified_radius,
     certified_accuracy,
     largest_radius,
 )
-from rsray.results import storage
 from rsray.results.certificates import Certificates
-from rsray.results.storage import PathLike
+from rsray.storage import PathLike
 
 SUMMARY_STEP = 0.25
 SUMMARY_END = 4.0
@@ -52,7 +52,7 @@ def summarise(certificates: Certificates, *, extra: Mapping[str, Any]) -> dict[s
 def write_summary(path: PathLike, summary: Mapping[str, Any]) -> None:
     """Write summary.json, complete or not at all."""
     text = json.dumps(dict(summary), indent=2, allow_nan=False)
-    storage.write_bytes(path, (text + "\n").encode())
+    storage.write_file(path, (text + "\n").encode())
 
 
 def accuracy_by_radius(certificates: Certificates) -> dict[str, float]:

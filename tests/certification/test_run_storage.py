@@ -104,10 +104,9 @@ def test_uris(tmp_path):
     assert not Folder("s3://bucket/run").is_local
 
 
-@pytest.mark.parametrize("uri", ["nosuch://host/run", "file:///a b"])
-def test_an_address_that_leads_nowhere_is_the_users_mistake(uri):
-    with pytest.raises(UserError, match="cannot be reached"):
-        Folder.of(uri)
+def test_an_address_that_leads_nowhere_is_the_users_mistake():
+    with pytest.raises(UserError, match="cannot open nosuch"):
+        Folder.of("nosuch://host/run")
 
 
 def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path):

@@ -1,0 +1,166 @@
+"""New certificates from stored counts: another alpha, bound or n, without model or sampling."""
+
+# Shapes: N images.
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rsray.certification.evaluation import Evaluation
+from rsray.certification.folder import (
+    CERT_FILE,
+    SUMMARY,
+    TABLE,
+    Claimed,
+    columns_of,
+    conclude,
+    run_id,
+)
+from rsray.certification.store import CountStore, Selected
+from rsray.config import CertifyConfig, from_yaml, to_yaml
+from rsray.errors import UserError
+from rsray.results.certificates import Certificates, read_certificates
+from rsray.storage import Folder
+
+FROM = "recertified_from"
+
+
+def recertify(
+    source: Folder,
+    target: Folder,
+    *,
+    alpha: float | None = None,
+    bound: str | None = None,
+    n: int | None = None,
+) -> dict[str, Any]:
+    """Write a complete CERT with other settings from the counts of `source`; returns its summary.
+
+    Streams: one part of the counts is in memory at a time. A smaller n takes a prefix of each
+    image's blocks, so the certificates are those of a run with that n. Raises UserError for
+    settings that the stored counts cannot answer, or a target that holds something else.
+    """
+    record = _record(source)
+    old = CertifyConfig.make({k: v for k, v in record.items() if k in CertifyConfig.model_fields})
+    store = CountStore(source, run_id(old))
+    config = _changed(old, store, alpha=alpha, bound=bound, n=n)
+    before = read_certificates(f"{source}/{TABLE}")
+    made_from = {"cert": str(source), "alpha": old.alpha, "bound": old.bound, "n": old.n}
+    _check_target(source, target, config, made_from)
+    target.make()
+    with target.locked():
+        changed = {**record, **config.model_dump(mode="json"), FROM: made_from}
+        for name in (SUMMARY, TABLE, "counts"):
+            target.delete(name)
+        target.write(CERT_FILE, to_yaml(changed))
+        evaluation = Evaluation(**record["evaluation"])
+        claimed = Claimed(target, config, evaluation, run_id(config), 0.0, record["versions"])
+        selected = Selected(before.index.astype(np.int64), before.label.astype(np.int64))
+        _copy(store, claimed, selected)
+        columns = columns_of(claimed, selected)
+        columns["skipped"] = (columns["n"] == 0) & (config.sampling != "fixed")
+        _check_draws(source, before, columns, config.n)
+        return _conclude(source, claimed, columns, made_from)
+
+
+def default_target(
+    source: str, *, alpha: float | None = None, bound: str | None = None, n: int | None = None
+) -> str:
+    """Return the source's address with the changes added: `runs/c-alpha0.01-tcertify`."""
+    parts = [f"alpha{alpha:g}" if alpha is not None else "", bound or "", f"n{n}" if n else ""]
+    return "-".join([source.rstrip("/"), *filter(None, parts)])
+
+
+def _record(source: Folder) -> dict[str, Any]:
+    if not source.exists(CERT_FILE):
+        raise UserError(f"{source} is no CERT folder: it has no {CERT_FILE}")
+    if not source.exists(TABLE):
+        raise UserError(
+            f"{source} is an unfinished certification: run `rsray certify` again with its --out"
+        )
+    return from_yaml(source.read(CERT_FILE), f"{source}/{CERT_FILE}")
+
+
+def _changed(old: CertifyConfig, store: CountStore, **changes: Any) -> CertifyConfig:
+    """Return the configuration with the changes that are not None; UserError for one that fails."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    config = CertifyConfig.make({**old.model_dump(), **given})
+    if config.soft and not store.has_sums():
+        raise UserError(
+            f"bound {config.bound} needs sums of soft probabilities, which {store.folder} does not "
+            "hold: certify with --bound hoeffding or bernstein, or choose clopper-pearson or "
+            "tcertify"
+        )
+    if config.n > old.n:
+        raise UserError(f"n is {config.n}, but only {old.n} draws an image are stored")
+    if config.n != old.n and config.n % old.block_size:
+        raise UserError(
+            f"n is {config.n}: a smaller n must be a multiple of the block size {old.block_size}"
+        )
+    return config
+
+
+def _check_target(
+    source: Folder, target: Folder, config: CertifyConfig, made_from: dict[str, Any]
+) -> None:
+    """Raise UserError unless the target is new, or was made by this same recertification."""
+    if target.uri == source.uri:
+        raise UserError(f"--out {target} is the CERT itself: choose another folder")
+    if target.is_file():
+        raise UserError(f"{target} is a file: --out needs a folder")
+    if not target.exists(CERT_FILE):
+        if [name for name in target.names() if not name.startswith(".")]:
+            raise UserError(f"{target} is not empty and is no certification; use another --out")
+        return
+    record = from_yaml(target.read(CERT_FILE), f"{target}/{CERT_FILE}")
+    if record.get(FROM) != made_from:
+        raise UserError(f"{target} holds another certification; use another --out")
+    differences = config.differences(json.loads(json.dumps(record, default=str)))
+    if differences:
+        raise UserError(
+            f"{target} belongs to another certification: {'; '.join(differences[:3])}; "
+            "use another --out"
+        )
+
+
+def _copy(store: CountStore, claimed: Claimed, selected: Selected) -> None:
+    """Copy the blocks that the new certificates rest on, part by part."""
+    blocks = claimed.draws.num_blocks
+    for table in store.parts():
+        stage, block, index = (
+            table[name].to_numpy(zero_copy_only=False) for name in ("stage", "block", "index")
+        )
+        wanted = ((stage == "selection") | (block < blocks)) & np.isin(index, selected.indices)
+        if wanted.any():
+            claimed.store.append(table.filter(pa.array(wanted)))
+
+
+def _check_draws(
+    source: Folder, before: Certificates, columns: dict[str, np.ndarray], n: int
+) -> None:
+    """Raise UserError when counts that the old certificates rest on are not stored."""
+    lost = (columns["n0"] != before.n0) | (columns["n"] != np.minimum(before.n, n))
+    if lost.any():
+        names = ", ".join(map(str, before.index[lost][:10].tolist()))
+        raise UserError(
+            f"{source} lacks counts of {int(lost.sum())} images ({names}): run `rsray certify` "
+            "again with its --out"
+        )
+
+
+def _conclude(
+    source: Folder, claimed: Claimed, columns: dict[str, np.ndarray], made_from: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the results; the time is that which the sampling of these draws took."""
+    old = json.loads(source.read(SUMMARY)) if source.exists(SUMMARY) else {}
+    speed = old.get("draws_per_second")
+    draws = int(columns["n0"].sum() + columns["n"].sum())
+    return conclude(
+        claimed,
+        columns,
+        seconds=draws / speed if speed else None,
+        failed=old.get("failed", {}),
+        **{FROM: made_from},
+    )
