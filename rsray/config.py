@@ -24,6 +24,7 @@ from rsray.objectives import Objective, by_name
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 SAMPLING = ("fixed", "skip", "adaptive")
+COMPILE = ("auto", "on", "off")
 
 
 class Config(BaseModel):
@@ -114,7 +115,7 @@ class CertifyConfig(Config):
     """One certification run: which images, how many draws, which bound."""
 
     where_fields: ClassVar[frozenset[str]] = frozenset(
-        {"actors", "gpus_per_actor", "data_root", "source"}
+        {"actors", "gpus_per_actor", "data_root", "source", "compile"}
     )
 
     source: str  # RUN folder or checkpoint file
@@ -139,6 +140,7 @@ class CertifyConfig(Config):
     limit: Positive | None = None
     seed: NonNegative = 0
     precision: str = "fp32"
+    compile: str = "auto"  # the evaluation that is recorded says what became of it
     actors: Positive | None = None  # None: one per GPU, or one per CPU core
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
 
@@ -146,6 +148,7 @@ class CertifyConfig(Config):
     def _can_certify(self) -> Self:
         choose(self.bound, BOUNDS, "bound")
         choose(self.sampling, SAMPLING, "sampling")
+        choose(self.compile, COMPILE, "compile")
         check_settings(self.n, self.alpha, self.n0, self.bound)
         if self.at_radius:
             self._can_answer()

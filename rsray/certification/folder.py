@@ -96,7 +96,14 @@ def recorded_evaluation(cert: Folder, config: CertifyConfig) -> Evaluation | Non
             f"{cert} belongs to another certification: {'; '.join(differences[:3])}; "
             "use another --out"
         )
-    return Evaluation(**record["evaluation"])
+    evaluation = Evaluation(**record["evaluation"])
+    if config.compile != "auto" and evaluation.compiled != (config.compile == "on"):
+        was = "compiled" if evaluation.compiled else "not compiled"
+        raise UserError(
+            f"{cert} counts with a network that is {was}: compile {config.compile!r} needs another "
+            "--out"
+        )
+    return evaluation
 
 
 def claim(cert: Folder, config: CertifyConfig, evaluation: Evaluation) -> Claimed:

@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from rsray.certification.compiled import nominal_speed
 from rsray.certification.evaluation import Evaluation, choose_evaluation
 from rsray.certification.folder import PROGRESS, Claimed, claim, finish, recorded_evaluation
 from rsray.certification.plan import Item, group, owed, task_draws
 from rsray.certification.running import Running
-from rsray.certification.sampler import Sampler
+from rsray.certification.sampler import Sampler, ShortOfMemoryError
 from rsray.certification.source import ClassifierSource
 from rsray.certification.store import COUNTS, SOFT_COUNTS, Selected
 from rsray.certification.work import WorkRules, do_item
@@ -83,6 +84,8 @@ class CountingActor:
             try:
                 image = self.split.images([item.index])[0]
                 rows += do_item(self.sampler, image, item, self.rules)
+            except ShortOfMemoryError:  # the actor's trouble, not the image's
+                raise
             except Exception as problem:  # one image's fault must not cost the others their draws
                 rows.append(_failure(item, problem))
         return pa.Table.from_pylist(rows, schema=SOFT_ANSWER if self.rules.soft else ANSWER)
@@ -150,15 +153,27 @@ def _choose(
     """Measure evaluations on a machine and with the resources of an actor."""
     import ray
 
+    processors = cluster_gpus() if fleet.gpus > 0 else cluster_cpus()
+    images = len(selected_images(config, split).indices)
+
     def measure(
-        source: ClassifierSource, split: ImageSplit, precision: str, threads: int
+        source: ClassifierSource, split: ImageSplit, config: CertifyConfig, threads: int
     ) -> Evaluation:
         torch.set_num_threads(threads)
         device = torch.device("cuda" if fleet.gpus > 0 else "cpu")
         model = source.build(split).to(device)
-        return choose_evaluation(model, split.image_shape, precision=precision, device=device)
+        # By the cluster's size, not by the number of actors: that must not change the result.
+        speed = nominal_speed(model, split.image_shape, config.precision, device.type)
+        return choose_evaluation(
+            model,
+            split.image_shape,
+            precision=config.precision,
+            device=device,
+            compile=config.compile,
+            work_seconds=images * config.n / (speed * processors),
+        )
 
-    arguments = (source, split, config.precision, fleet.threads)
+    arguments = (source, split, config, fleet.threads)
     is_here = fleet.gpus == 0 and cluster_cpus() == available_cpus()
     if is_here:
         before = torch.get_num_threads()

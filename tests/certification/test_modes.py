@@ -1,0 +1,281 @@
+"""adaptive, at-radius and soft bounds: what is drawn, that it is enough, and that it is reproducible."""
+
+import hashlib
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rsray.certification.folder import finish, run_id
+from rsray.certification.plan import owed
+from rsray.certification.recertify import default_target, recertify
+from rsray.certification.running import Running
+from rsray.certification.store import COUNTS, SOFT_COUNTS
+from rsray.certification.verdict import IncompleteError
+from rsray.certification.work import do_item
+from rsray.core.bounds import bernstein_lower, hoeffding_lower
+from rsray.core.pilot import blocks_worth
+from rsray.errors import UserError
+from rsray.results.certificates import read_certificates
+from rsray.storage import Folder
+
+MODES = {
+    "adaptive": {"sampling": "adaptive", "tolerance": 0.12, "n0": 40},
+    "at-radius": {"at_radius": (0.05, 0.2), "n": 400},
+    "hoeffding": {"bound": "hoeffding"},
+    "bernstein": {"bound": "bernstein", "n": 200},
+    "soft adaptive": {"bound": "hoeffding", "sampling": "adaptive", "tolerance": 0.12, "n0": 40},
+    "tcertify skip": {"bound": "tcertify", "sampling": "skip"},
+}
+
+
+def items(run, blocks_per_item=3):
+    demand = run.claimed.demand
+    done = run.store.done(run.selected, run.claimed.draws, demand)
+    longest = run.claimed.draws.num_blocks if demand.at_radius else blocks_per_item
+    return list(
+        owed(
+            run.selected.indices, run.selected.labels, done, run.claimed.draws,
+            sampling=run.config.sampling, blocks_per_item=longest,
+        )
+    )  # fmt: skip
+
+
+def count(run, chosen=None, watch=None):
+    """Do the items that are owed and store each one's rows."""
+    sampler = run.sampler()
+    for item in items(run) if chosen is None else chosen:
+        image = run.images[np.flatnonzero(run.selected.indices == item.index)[0]]
+        rows = do_item(sampler, image, item, run.claimed.demand)
+        schema = SOFT_COUNTS if run.config.soft else COUNTS
+        if rows:
+            run.store.append(pa.Table.from_pylist(rows, schema=schema))
+        if watch:
+            watch.add(rows)
+
+
+def done(run):
+    return finish(run.claimed, run.selected, seconds=1.0, failed={})
+
+
+def table(run):
+    return pq.read_table(run.where.local_path / "certificates.parquet").to_pylist()
+
+
+def stored(run):
+    rows = pq.read_table(run.where.local_path / "counts").to_pylist()
+    return sorted(rows, key=lambda row: (row["index"], row["stage"], row["block"]))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_split_order_and_interruptions_change_nothing(small_run, mode):
+    whole, cut = small_run("whole", **MODES[mode]), small_run("cut", **MODES[mode])
+    count(whole)
+    assert items(whole) == []
+    some = items(cut, blocks_per_item=1)
+    count(cut, some[::-1][::3])
+    with pytest.raises(IncompleteError):
+        done(cut)
+    count(cut, items(cut, blocks_per_item=2)[::-1])
+    assert items(cut) == []
+    assert stored(whole) == stored(cut)
+    assert done(whole)["acr"] == done(cut)["acr"]
+    assert table(whole) == table(cut)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_running_figures_end_where_the_certificates_do(small_run, mode):
+    run = small_run(**MODES[mode])
+    config = run.config
+    watch = Running(
+        run.selected, run.claimed.draws, config.sigma, config.alpha, config.sampling, run.claimed.demand
+    )
+    count(run, watch=watch)
+    summary, last = done(run), watch.snapshot(0, 0.0)
+    assert last["images_done"] == 12 and last["draws"] == summary["draws"]
+    if config.bound != "tcertify":
+        assert last["acr"] == pytest.approx(summary["acr"], rel=1e-6)
+
+
+def test_adaptive_draws_what_the_pilot_asks_for(small_run):
+    run = small_run(**MODES["adaptive"])
+    count(run)
+    done(run)
+    selection = {row["index"]: row for row in stored(run) if row["stage"] == "selection"}
+    numbers = set()
+    for row in table(run):
+        pilot = selection[row["index"]]
+        top = int(np.argmax(pilot["counts"]))
+        if pilot["classes"][top] != row["label"]:
+            assert row["skipped"] and row["n"] == 0 and row["radius"] == 0
+            continue
+        blocks = blocks_worth(pilot["counts"][top], 40, n=130, block_size=40, alpha=0.05, tolerance=0.12)
+        assert row["n"] == min(130, 40 * blocks) and not row["skipped"]
+        numbers.add(row["n"])
+    assert len(numbers) > 1
+
+
+def test_at_radius_stops_early_and_says_what_fixed_says(small_run):
+    run, fixed = small_run("at", **MODES["at-radius"]), small_run("fixed", n=400)
+    count(run)
+    fixed.count()
+    summary = done(run)
+    full = done(fixed)
+    assert summary["draws"] < full["draws"] and summary["acr_is_lower_bound"] is True
+    record = json.loads((run.where.local_path / "at_radius.json").read_text())
+    assert record["certified_accuracy"] == summary["at_radius"]
+    assert record["draws"] == summary["draws"] and record["draws_of_fixed"] == full["draws"]
+    rows = table(run)
+    for radius, share in summary["at_radius"].items():
+        assert share == np.mean([row["correct"] and row["radius"] >= float(radius) for row in rows])
+        reached = np.mean([row["correct"] and row["radius"] >= float(radius) for row in table(fixed)])
+        assert share <= reached <= share + record["undecided"] / 12
+    metadata = read_certificates(f"{run.where}/certificates.parquet").metadata
+    assert metadata["bound"] == "confidence-sequence" and metadata["at_radius"] == [0.05, 0.2]
+
+
+@pytest.mark.parametrize("bound", ["hoeffding", "bernstein"])
+def test_soft_sums_are_those_of_the_network(small_run, bound):
+    run = small_run(bound=bound, n=200)
+    count(run)
+    done(run)
+    assert read_certificates(f"{run.where}/certificates.parquet").metadata["smoothing"] == "soft"
+    per_image = {}
+    for row in stored(run):
+        assert sum(row["counts"]) == row["draws"]
+        assert sum(row["sums"]) == pytest.approx(row["draws"], rel=1e-5)
+        assert all(0 < q <= s + 1e-5 for q, s in zip(row["square_sums"], row["sums"], strict=True))
+        total = per_image.setdefault((row["index"], row["stage"]), np.zeros((3, 4)))
+        for column, values in enumerate((row["counts"], row["sums"], row["square_sums"])):
+            total[column, row["classes"]] += values
+    for row in table(run):
+        top = per_image[row["index"], "selection"][1].argmax()
+        hits, sums, squares = per_image[row["index"], "estimation"][:, top]
+        lower = hoeffding_lower(sums, 200, 0.05) if bound == "hoeffding" else bernstein_lower(sums, squares, 200, 0.05)
+        assert row["p_a_lower"] == lower and row["count_a"] == hits
+        assert row["prediction"] == (top if lower > 0.5 else -1)
+
+
+def test_soft_and_hard_count_the_same_draws(small_run):
+    soft, hard = small_run("soft", bound="hoeffding"), small_run("hard")
+    count(soft)
+    hard.count()
+    for mine, theirs in zip(stored(soft), stored(hard), strict=True):
+        seen = {c: n for c, n in zip(mine["classes"], mine["counts"], strict=True) if n}
+        assert seen == dict(zip(theirs["classes"], theirs["counts"], strict=True))
+
+
+def again(run, name, **changes):
+    target = Folder.of(run.where.local_path.parent / name)
+    return recertify(run.where, target, **changes), target
+
+
+@pytest.mark.parametrize("sampling", ["fixed", "skip"])
+@pytest.mark.parametrize("changes", [{"alpha": 0.2}, {"n": 80}, {"bound": "tcertify"}, {"n": 130, "alpha": 0.01, "bound": "tcertify"}])
+def test_recertify_equals_a_run_with_those_settings(small_run, sampling, changes):
+    run, other = small_run("run", sampling=sampling), small_run("other", sampling=sampling, **changes)
+    for each in (run, other):
+        count(each)
+        done(each)
+    summary, target = again(run, "again", **changes)
+    rows = pq.read_table(f"{target}/certificates.parquet").to_pylist()
+    assert rows == table(other)
+    theirs = json.loads((other.where.local_path / "summary.json").read_text())
+    for key in ("acr", "certified_accuracy", "draws", "alpha", "bound", "n", "sampling", "num_images"):
+        assert summary[key] == theirs[key]
+    assert summary["recertified_from"]["cert"] == str(run.where)
+    parts = pq.read_table(f"{target}/counts").to_pylist()
+    assert sorted(map(str, parts)) == sorted(map(str, stored(other)))
+    assert again(run, "again", **changes)[0]["acr"] == summary["acr"]  # the same command again
+    chained = recertify(target, Folder.of(f"{target}-2"), alpha=0.3)  # a CERT2 is a CERT
+    assert chained["acr"] >= summary["acr"] or "n" in changes or changes.get("alpha")
+
+
+@pytest.mark.parametrize("mode", ["adaptive", "at-radius", "hoeffding", "soft adaptive"])
+def test_recertify_other_modes(small_run, mode):
+    run = small_run(**MODES[mode])
+    count(run)
+    before = done(run)
+    summary, target = again(run, "again", alpha=0.3)
+    assert summary["acr"] >= before["acr"] and summary["draws"] == before["draws"]
+    shorter, _ = again(run, "shorter", n=40)
+    assert shorter["draws"] < before["draws"] or mode == "soft adaptive"
+    if mode == "hoeffding":
+        hard, target = again(run, "hard", bound="clopper-pearson")
+        assert hard["smoothing"] == "hard"
+        back = recertify(target, Folder.of(f"{target}-back"), bound="hoeffding")
+        assert back["acr"] == before["acr"]
+    if mode == "at-radius":
+        with pytest.raises(UserError, match="at-radius has a bound and a stopping rule of its own"):
+            again(run, "t", bound="tcertify")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bound": "hoeffding"}, "needs sums of soft probabilities"),
+        ({"bound": "normal"}, "bound 'normal' is unknown; choose one of clopper-pearson"),
+        ({"n": 131}, "n is 131, but only 130 draws an image are stored"),
+        ({"n": 100}, "must be a multiple of the block size 40"),
+        ({"alpha": 1.5}, "alpha is 1.5"),
+        ({"alpha": 1e-30, "n": 80}, "nothing could be certified"),
+    ],
+)
+def test_recertify_refuses(small_run, changes, words):
+    run = small_run()
+    run.count()
+    done(run)
+    with pytest.raises(UserError, match=words):
+        again(run, "again", **changes)
+
+
+def test_recertify_wants_a_finished_cert_and_a_target_of_its_own(small_run, tmp_path):
+    run = small_run()
+    run.count()
+    with pytest.raises(UserError, match="unfinished certification"):
+        again(run, "again", alpha=0.2)
+    with pytest.raises(UserError, match="no CERT folder"):
+        recertify(Folder.of(tmp_path), Folder.of(tmp_path / "x"), alpha=0.2)
+    done(run)
+    with pytest.raises(UserError, match="is the CERT itself"):
+        recertify(run.where, run.where, alpha=0.2)
+    again(run, "again", alpha=0.2)
+    with pytest.raises(UserError, match="belongs to another certification: alpha is 0.1 now but was 0.2"):
+        again(run, "again", alpha=0.1)
+    other = small_run("other")
+    with pytest.raises(UserError, match="holds another certification"):
+        recertify(run.where, other.where, alpha=0.2)
+    part = sorted((run.where.local_path / "counts").iterdir())[0]
+    part.unlink()
+    with pytest.raises(UserError, match="lacks counts of"):
+        again(run, "lost", alpha=0.2)
+
+
+def test_default_target_names_the_changes():
+    assert default_target("runs/c/", alpha=0.01) == "runs/c-alpha0.01"
+    assert default_target("runs/c", alpha=0.01, bound="tcertify", n=2000) == "runs/c-alpha0.01-tcertify-n2000"
+
+
+def test_ids_of_runs_that_use_none_of_this_stay(small_run):
+    run = small_run()
+    plain = {k: v for k, v in run.config.identity().items() if k not in ("tolerance", "at_radius")}
+    text = json.dumps(plain, sort_keys=True).encode()
+    assert run.claimed.run_id == hashlib.blake2b(text, digest_size=8).hexdigest()
+    assert run_id(small_run("b", at_radius=(0.1,)).config) != run.claimed.run_id
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"at_radius": (0.1,), "bound": "tcertify"}, "stopping rule of its own"),
+        ({"at_radius": (0.1,), "sampling": "adaptive"}, "stopping rule of its own"),
+        ({"at_radius": (3.0,)}, "at-radius 3 cannot be reached: .* the largest radius is"),
+        ({"bound": "hoeffding", "n": 5}, "by the hoeffding bound; n must be at least 6"),
+        ({"sampling": "adaptive", "tolerance": 0}, "tolerance is 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(small_run, settings, words):
+    with pytest.raises(UserError, match=words):
+        small_run(**settings)

@@ -1,0 +1,95 @@
+"""`rsray recertify` and the new options of `rsray certify`, as typed."""
+
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rsray.certification.evaluation import Evaluation
+from rsray.certification.folder import claim, finish
+from rsray.certification.store import COUNTS, Selected, block_rows
+from rsray.config import CertifyConfig
+from rsray.results.compare import load
+from rsray.storage import Folder
+from rsray_cli.main import _spread, run
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setitem(sys.modules, "ray", None)
+        monkeypatch.setattr(sys, "argv", ["rsray", *map(str, arguments)])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            run()
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def cert(tmp_path):
+    """A CERT of 20 images, 3 classes, 2,000 draws in two blocks."""
+    values = {
+        "source": "RUN", "model_digest": "d", "dataset": "digits", "model": "lenet", "num_classes": 3,
+        "sigma": 0.5, "n": 2000, "limit": 20,
+    }  # fmt: skip
+    claimed = claim(
+        Folder.of(tmp_path / "cert"), CertifyConfig.make(values), Evaluation("cpu", "fp32", "contiguous", 8)
+    )
+    rng, rows = np.random.default_rng(0), []
+    for index in range(20):
+        p = [0.8, 0.1, 0.1] if index % 2 else [0.97, 0.03, 0.0]
+        rows += block_rows(index, 0, "selection", [(0, 100)], rng.multinomial(100, p, 1))
+        rows += block_rows(index, 0, "estimation", [(0, 1000), (1, 1000)], rng.multinomial(1000, p, 2))
+    claimed.store.append(pa.Table.from_pylist(rows, schema=COUNTS))
+    selected = Selected(np.arange(20), np.zeros(20, dtype=np.int64))
+    finish(claimed, selected, seconds=4.0, failed={})
+    return tmp_path / "cert"
+
+
+def test_recertify_writes_a_cert_and_prints_its_table(command, cert):
+    status, out, err = command("recertify", cert, "--alpha", "0.01", "--bound", "tcertify")
+    assert status == 0 and "cert-alpha0.01-tcertify" in err and "ACR" in out
+    made = load(cert.parent / "cert-alpha0.01-tcertify")
+    before = load(cert)
+    assert made.metadata["alpha"] == 0.01 and made.metadata["bound"] == "tcertify"
+    assert np.all(made.radius >= before.radius) and made.radius[1] > 1.1 * before.radius[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "nothing to change: give --alpha, --bound or --n"),
+        (["--n", "5000"], "n is 5000, but only 2000 draws an image are stored"),
+        (["--bound", "bernstein"], "needs sums of soft probabilities"),
+        (["--bound", "tcertfy"], "did you mean tcertify?"),
+    ],
+)
+def test_mistakes_are_one_line(command, cert, arguments, words):
+    status, out, err = command("recertify", cert, *arguments)
+    assert status == 2 and err.startswith("error: ") and words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--bound", "exact"], "choose one of clopper-pearson, tcertify, hoeffding, bernstein"),
+        (["--sampling", "lazy"], "choose one of fixed, skip, adaptive"),
+        (["--at-radius", "big"], "at-radius 'big' is no list of radii"),
+        (["--at-radius", "-1"], "radii are finite and at least 0"),
+        (["--bound", "hoeffding", "--n", "10"], "by the hoeffding bound"),
+    ],
+)
+def test_certify_names_what_is_allowed(command, tmp_path, arguments, words):
+    status, _, err = command("certify", tmp_path / "none", *arguments)
+    assert status == 2 and words in err and err.count("\n") == 1
+
+
+def test_several_radii_after_one_option():
+    typed = "certify run --at-radius 0.25 0.5 .75 --n 1000 --skip 5"
+    spread = "certify run --at-radius 0.25 --at-radius 0.5 --at-radius .75 --n 1000 --skip 5"
+    assert _spread(typed.split()) == spread.split()
+    assert _spread(["--at-radius", "0.25,0.5", "run"]) == ["--at-radius", "0.25,0.5", "run"]
