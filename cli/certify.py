@@ -58,6 +58,7 @@ def certify(
     actors: options.Actors = None,
     gpus_per_actor: options.GpusPerActor = None,
     precision: options.Precision = None,
+    compile: options.Compile = "auto",
     block_size: Annotated[int, typer.Option(help="Draws per stored block of counts.")] = 1000,
     image_size: options.ImageSize = None,
     download: options.Download = False,
@@ -73,85 +74,47 @@ def certify(
 
     Example: rsray certify runs/my-run --skip 10 --out runs/my-cert
     """
-    from rsray.certification.source import open_source
-    from rsray.config import SAMPLING, CertifyConfig, choose
-    from rsray.core.bounds import BOUNDS, check_settings
-    from rsray.core.hardware import default_device, resolve_precision
-    from rsray.data import dataset_spec, open_split
-    from rsray.errors import UserError
-    from rsray.fleet.certifier import selected_images
     from rsray.storage import Folder
+    from rsray_cli.request import certification
 
-    choose(bound, BOUNDS, "bound")
-    choose(sampling, SAMPLING, "sampling")
-    check_settings(n, alpha, n0, bound)
-    radii = _radii(at_radius or [])
-    found = open_source(source).given(
-        model=model, dataset=dataset, data_root=data_root, image_size=image_size, sigma=sigma
+    request = certification(
+        source,
+        split=split,
+        download=download,
+        known={
+            "model": model,
+            "dataset": dataset,
+            "data_root": data_root,
+            "image_size": image_size,
+            "sigma": sigma,
+        },
+        n0=n0,
+        n=n,
+        alpha=alpha,
+        bound=bound,
+        sampling=sampling,
+        tolerance=tolerance,
+        at_radius=at_radius,
+        block_size=block_size,
+        start=start,
+        skip=skip,
+        limit=limit,
+        seed=seed,
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
+        precision=precision,
+        compile=compile,
     )
-    missing = [name for name in ("model", "dataset", "sigma") if getattr(found, name) is None]
-    if missing:
-        raise UserError(f"{source} does not say its {missing[0]}: give --{missing[0]}")
-    assert found.dataset is not None
-    images = open_split(
-        found.dataset, split, found.data_root, image_size=found.image_size, download=download
-    )
-    found.build(images)  # a checkpoint that does not fit is refused before anything starts
-    config = CertifyConfig.make(
-        {
-            "source": source,
-            "model_digest": found.digest,
-            "dataset": found.dataset,
-            "data_root": found.data_root,
-            "image_size": found.image_size,
-            "split": split,
-            "model": found.model,
-            "num_classes": images.num_classes,
-            "sigma": found.sigma,
-            "n0": n0,
-            "n": n,
-            "alpha": alpha,
-            "bound": bound,
-            "sampling": sampling,
-            "tolerance": tolerance,
-            "at_radius": radii,
-            "block_size": block_size,
-            "start": start,
-            "skip": skip if skip is not None else dataset_spec(found.dataset).skip,
-            "limit": limit,
-            "seed": seed,
-            "actors": actors,
-            "gpus_per_actor": gpus_per_actor,
-            "precision": resolve_precision(precision, default_device()),
-        }
-    )
-    where = out or options.new_folder("certify", found.dataset, found.sigma)
-    _certify(
-        config, where, Folder.of(where), found, images, selected_images(config, images), address
-    )
+    where = out or options.new_folder("certify", request.config.dataset, request.config.sigma)
+    _certify(request, where, Folder.of(where), address)
 
 
-def _radii(texts: list[str]) -> list[float]:
-    """Return the radii in texts such as "0.25,0.5", ascending; UserError for one that is none."""
-    from rsray.errors import UserError
-
-    parts = [part for text in texts for part in text.replace(",", " ").split()]
-    try:
-        radii = sorted({float(part) for part in parts})
-    except ValueError as problem:
-        raise UserError(
-            f"at-radius {' '.join(texts)!r} is no list of radii, for example 0.25,0.5"
-        ) from problem
-    if radii and not (radii[0] >= 0 and radii[-1] < float("inf")):
-        raise UserError(f"at-radius is {radii[0]:g}: radii are finite and at least 0")
-    return radii
-
-
-def _certify(config, where, folder, source, images, selected, address):  # type: ignore[no-untyped-def]
+def _certify(request, where, folder, address):  # type: ignore[no-untyped-def]
     from rsray.fleet.certifier import certify as certify_on_ray
     from rsray_cli.live import CertifyBar, bars, duration, say
     from rsray_cli.results import show
 
+    config, source, images, selected = request
     say(
         f"certifying {len(selected.indices):,} images of {config.dataset}, sigma {config.sigma:g}, "
         f"n {config.n:,}, alpha {config.alpha:g} -> {where}"
@@ -166,7 +129,9 @@ def _certify(config, where, folder, source, images, selected, address):  # type:
     for radius, accuracy in summary.get("at_radius", {}).items():
         say(f"certified accuracy at radius {radius}: {accuracy:.2%}")
     if "at_radius" in summary:
-        say(f"{summary['undecided']} images undecided at n; ACR and other radii are bounds from below")
+        say(
+            f"{summary['undecided']} images undecided at n; ACR and other radii are bounds from below"
+        )
     say(f"next: rsray report {where} --plot curve.png")
     _name_failures(summary["failed"])
 

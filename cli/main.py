@@ -11,6 +11,7 @@ import typer
 
 from rsray_cli.certify import certify
 from rsray_cli.doctor import doctor
+from rsray_cli.plan import plan
 from rsray_cli.predict import predict
 from rsray_cli.presets import presets
 from rsray_cli.recertify import recertify
@@ -47,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (tune, train, certify, recertify, predict, report, presets, doctor):
+for command in (tune, train, certify, recertify, plan, predict, report, presets, doctor):
     app.command()(command)
 
 

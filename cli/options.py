@@ -61,9 +61,15 @@ Out = Annotated[
     ),
 ]
 Actors = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        help="Certification actors. (default: one per GPU, or per CPU core)", show_default=False
+        help="Certification actors, or auto: one per GPU, or per CPU core.", show_default=False
+    ),
+]
+Compile = Annotated[
+    str,
+    typer.Option(
+        help="auto, on or off: torch.compile the network; auto does for two minutes of work and more."
     ),
 ]
 GpusPerActor = Annotated[

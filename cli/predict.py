@@ -49,24 +49,27 @@ def predict(
     Example: rsray predict runs/my-run --limit 20
     """
     from rsray.certification.predictions import predict_images, write_predictions
-    from rsray.certification.source import open_source
     from rsray.core.hardware import default_device, resolve_precision
-    from rsray.data import dataset_spec, open_split, selected
+    from rsray.data import dataset_spec, selected
     from rsray.errors import UserError
     from rsray_cli.live import say
+    from rsray_cli.request import open_classifier
 
     if n < 1 or not 0 < alpha < 1:
         raise UserError(
             f"n must be at least 1 and alpha between 0 and 1, got n {n} and alpha {alpha}"
         )
-    found = open_source(source).given(
-        model=model, dataset=dataset, data_root=data_root, image_size=image_size, sigma=sigma
+    found, images = open_classifier(
+        source,
+        split=split,
+        download=download,
+        model=model,
+        dataset=dataset,
+        data_root=data_root,
+        image_size=image_size,
+        sigma=sigma,
     )
-    found = found.complete()
     assert found.dataset is not None and found.sigma is not None
-    images = open_split(
-        found.dataset, split, found.data_root, image_size=found.image_size, download=download
-    )
     every = skip if skip is not None else dataset_spec(found.dataset).skip
     device = default_device()
     predictions = predict_images(

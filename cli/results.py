@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 
+WIDE = 200  # columns of a file or pipe
+
+
 def show(*paths: str) -> None:
     """Print the papers' table of the results on stdout."""
     from rich.console import Console
@@ -11,4 +14,5 @@ def show(*paths: str) -> None:
 
     built = table.build(compare.load_all(list(paths)))
     console = Console()
-    console.print(table.rich_table(built, width=console.width))
+    width = console.width if console.is_terminal else WIDE
+    Console(width=width).print(table.rich_table(built, width=width))

@@ -58,16 +58,20 @@ class Claimed:
     @property
     def demand(self) -> Demand:
         """Which of them it wants."""
-        config = self.config
-        return Demand(
-            self.draws,
-            config.sampling,
-            config.alpha,
-            config.bound,
-            config.sigma,
-            config.tolerance,
-            config.at_radius,
-        )
+        return demand_of(self.config)
+
+
+def demand_of(config: CertifyConfig) -> Demand:
+    """Return the settings of a run that decide which draws an image gets."""
+    return Demand(
+        Draws(config.n0, config.n, config.block_size),
+        config.sampling,
+        config.alpha,
+        config.bound,
+        config.sigma,
+        config.tolerance,
+        config.at_radius,
+    )
 
 
 def run_id(config: CertifyConfig) -> str:

@@ -137,7 +137,10 @@ class CountStore:
         metadata = {RUN_KEY: json.dumps({"run": self.run_id}).encode()}
         sink = pa.BufferOutputStream()
         pq.write_table(
-            table.cast(columns).replace_schema_metadata(metadata), sink, compression="zstd"
+            table.cast(columns).replace_schema_metadata(metadata),
+            sink,
+            compression="zstd",
+            write_page_checksum=True,
         )
         name = f"part-{len(self.names()):06d}-{uuid.uuid4().hex[:8]}.parquet"
         self.folder.write(name, sink.getvalue().to_pybytes())
@@ -151,7 +154,7 @@ class CountStore:
         return self.folder.names(".parquet")
 
     def drop_damaged(self) -> list[str]:
-        """Delete parts that cannot be read (cut off by a crash) and return their names.
+        """Delete parts that cannot be read (cut off, or a bit flipped) and return their names.
 
         Their blocks are owed again. UserError if a part belongs to another run.
         """
@@ -159,7 +162,9 @@ class CountStore:
         for name in self.names():
             try:
                 self._read(name)
-            except (pa.ArrowException, OSError) as problem:
+            except UserError:
+                raise
+            except (pa.ArrowException, OSError, ValueError) as problem:
                 log.warning(
                     "%s/%s is damaged and will be counted again: %s", self.folder, name, problem
                 )
@@ -173,10 +178,12 @@ class CountStore:
             yield self._read(name)
 
     def _read(self, name: str) -> pa.Table:
-        table = pq.read_table(pa.BufferReader(self.folder.read(name)))
+        content = pa.BufferReader(self.folder.read(name))
+        table = pq.read_table(content, page_checksum_verification=True)
         run = json.loads((table.schema.metadata or {}).get(RUN_KEY, b"{}")).get("run")
         if run != self.run_id:
             raise UserError(f"{self.folder}/{name} holds counts of another run")
+        _check_sums(table)
         return table
 
     def done(self, selected: Selected, draws: Draws, demand: Demand | None = None) -> Done:
@@ -242,6 +249,20 @@ class CountStore:
                 sums[is_selection] = _add(sums[is_selection], part)
         empty = ClassCounts.gather(num_images, *(np.empty(0, dtype=np.int64),) * 3)
         return sums[True] or empty, sums[False] or empty
+
+
+def _check_sums(table: pa.Table) -> None:
+    """Raise ValueError unless every row's classes have a count each, which add up to its draws."""
+    if table.column_names not in (COUNTS.names, SOFT_COUNTS.names):
+        raise ValueError(f"unknown columns {', '.join(table.column_names)}")
+    lists: Any = [table[name].combine_chunks() for name in ("classes", "counts")]
+    lengths, lengths_of_counts = (np.diff(each.offsets.to_numpy()) for each in lists)
+    counts = lists[1].flatten().to_numpy(zero_copy_only=False)
+    sums = np.diff(np.concatenate(([0], np.cumsum(counts)))[lists[1].offsets.to_numpy()])
+    if not np.array_equal(lengths, lengths_of_counts) or not np.array_equal(
+        sums, _numpy(table, "draws")
+    ):
+        raise ValueError("the counts do not add up to the draws")
 
 
 def class_counts(

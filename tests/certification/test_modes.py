@@ -90,7 +90,12 @@ def test_the_running_figures_end_where_the_certificates_do(small_run, mode):
     run = small_run(**MODES[mode])
     config = run.config
     watch = Running(
-        run.selected, run.claimed.draws, config.sigma, config.alpha, config.sampling, run.claimed.demand
+        run.selected,
+        run.claimed.draws,
+        config.sigma,
+        config.alpha,
+        config.sampling,
+        run.claimed.demand,
     )
     count(run, watch=watch)
     summary, last = done(run), watch.snapshot(0, 0.0)
@@ -111,7 +116,9 @@ def test_adaptive_draws_what_the_pilot_asks_for(small_run):
         if pilot["classes"][top] != row["label"]:
             assert row["skipped"] and row["n"] == 0 and row["radius"] == 0
             continue
-        blocks = blocks_worth(pilot["counts"][top], 40, n=130, block_size=40, alpha=0.05, tolerance=0.12)
+        blocks = blocks_worth(
+            pilot["counts"][top], 40, n=130, block_size=40, alpha=0.05, tolerance=0.12
+        )
         assert row["n"] == min(130, 40 * blocks) and not row["skipped"]
         numbers.add(row["n"])
     assert len(numbers) > 1
@@ -130,7 +137,9 @@ def test_at_radius_stops_early_and_says_what_fixed_says(small_run):
     rows = table(run)
     for radius, share in summary["at_radius"].items():
         assert share == np.mean([row["correct"] and row["radius"] >= float(radius) for row in rows])
-        reached = np.mean([row["correct"] and row["radius"] >= float(radius) for row in table(fixed)])
+        reached = np.mean(
+            [row["correct"] and row["radius"] >= float(radius) for row in table(fixed)]
+        )
         assert share <= reached <= share + record["undecided"] / 12
     metadata = read_certificates(f"{run.where}/certificates.parquet").metadata
     assert metadata["bound"] == "confidence-sequence" and metadata["at_radius"] == [0.05, 0.2]
@@ -153,7 +162,11 @@ def test_soft_sums_are_those_of_the_network(small_run, bound):
     for row in table(run):
         top = per_image[row["index"], "selection"][1].argmax()
         hits, sums, squares = per_image[row["index"], "estimation"][:, top]
-        lower = hoeffding_lower(sums, 200, 0.05) if bound == "hoeffding" else bernstein_lower(sums, squares, 200, 0.05)
+        lower = (
+            hoeffding_lower(sums, 200, 0.05)
+            if bound == "hoeffding"
+            else bernstein_lower(sums, squares, 200, 0.05)
+        )
         assert row["p_a_lower"] == lower and row["count_a"] == hits
         assert row["prediction"] == (top if lower > 0.5 else -1)
 
@@ -173,9 +186,20 @@ def again(run, name, **changes):
 
 
 @pytest.mark.parametrize("sampling", ["fixed", "skip"])
-@pytest.mark.parametrize("changes", [{"alpha": 0.2}, {"n": 80}, {"bound": "tcertify"}, {"n": 130, "alpha": 0.01, "bound": "tcertify"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"alpha": 0.2},
+        {"n": 80},
+        {"bound": "tcertify"},
+        {"n": 130, "alpha": 0.01, "bound": "tcertify"},
+    ],
+)
 def test_recertify_equals_a_run_with_those_settings(small_run, sampling, changes):
-    run, other = small_run("run", sampling=sampling), small_run("other", sampling=sampling, **changes)
+    run, other = (
+        small_run("run", sampling=sampling),
+        small_run("other", sampling=sampling, **changes),
+    )
     for each in (run, other):
         count(each)
         done(each)
@@ -183,7 +207,16 @@ def test_recertify_equals_a_run_with_those_settings(small_run, sampling, changes
     rows = pq.read_table(f"{target}/certificates.parquet").to_pylist()
     assert rows == table(other)
     theirs = json.loads((other.where.local_path / "summary.json").read_text())
-    for key in ("acr", "certified_accuracy", "draws", "alpha", "bound", "n", "sampling", "num_images"):
+    for key in (
+        "acr",
+        "certified_accuracy",
+        "draws",
+        "alpha",
+        "bound",
+        "n",
+        "sampling",
+        "num_images",
+    ):
         assert summary[key] == theirs[key]
     assert summary["recertified_from"]["cert"] == str(run.where)
     parts = pq.read_table(f"{target}/counts").to_pylist()
@@ -242,7 +275,9 @@ def test_recertify_wants_a_finished_cert_and_a_target_of_its_own(small_run, tmp_
     with pytest.raises(UserError, match="is the CERT itself"):
         recertify(run.where, run.where, alpha=0.2)
     again(run, "again", alpha=0.2)
-    with pytest.raises(UserError, match="belongs to another certification: alpha is 0.1 now but was 0.2"):
+    with pytest.raises(
+        UserError, match="belongs to another certification: alpha is 0.1 now but was 0.2"
+    ):
         again(run, "again", alpha=0.1)
     other = small_run("other")
     with pytest.raises(UserError, match="holds another certification"):
@@ -255,7 +290,10 @@ def test_recertify_wants_a_finished_cert_and_a_target_of_its_own(small_run, tmp_
 
 def test_default_target_names_the_changes():
     assert default_target("runs/c/", alpha=0.01) == "runs/c-alpha0.01"
-    assert default_target("runs/c", alpha=0.01, bound="tcertify", n=2000) == "runs/c-alpha0.01-tcertify-n2000"
+    assert (
+        default_target("runs/c", alpha=0.01, bound="tcertify", n=2000)
+        == "runs/c-alpha0.01-tcertify-n2000"
+    )
 
 
 def test_ids_of_runs_that_use_none_of_this_stay(small_run):

@@ -37,13 +37,17 @@ def cert(tmp_path):
         "sigma": 0.5, "n": 2000, "limit": 20,
     }  # fmt: skip
     claimed = claim(
-        Folder.of(tmp_path / "cert"), CertifyConfig.make(values), Evaluation("cpu", "fp32", "contiguous", 8)
+        Folder.of(tmp_path / "cert"),
+        CertifyConfig.make(values),
+        Evaluation("cpu", "fp32", "contiguous", 8),
     )
     rng, rows = np.random.default_rng(0), []
     for index in range(20):
         p = [0.8, 0.1, 0.1] if index % 2 else [0.97, 0.03, 0.0]
         rows += block_rows(index, 0, "selection", [(0, 100)], rng.multinomial(100, p, 1))
-        rows += block_rows(index, 0, "estimation", [(0, 1000), (1, 1000)], rng.multinomial(1000, p, 2))
+        rows += block_rows(
+            index, 0, "estimation", [(0, 1000), (1, 1000)], rng.multinomial(1000, p, 2)
+        )
     claimed.store.append(pa.Table.from_pylist(rows, schema=COUNTS))
     selected = Selected(np.arange(20), np.zeros(20, dtype=np.int64))
     finish(claimed, selected, seconds=4.0, failed={})

@@ -13,7 +13,9 @@ from rsray.core.decide import certify_at_radii
 from rsray.core.pilot import blocks_worth
 
 
-@pytest.mark.parametrize(("hits", "draws", "p"), [(0, 0, 0.4), (3, 10, 0.2), (10, 10, 0.7), (0, 5, 0.5)])
+@pytest.mark.parametrize(
+    ("hits", "draws", "p"), [(0, 0, 0.4), (3, 10, 0.2), (10, 10, 0.7), (0, 5, 0.5)]
+)
 def test_evidence_is_the_mixture_over_the_likelihood(hits, draws, p):
     def weighted(q):
         return q**hits * (1 - q) ** (draws - hits) * stats.beta.pdf(q, 0.5, 0.5)
@@ -24,7 +26,11 @@ def test_evidence_is_the_mixture_over_the_likelihood(hits, draws, p):
 
 
 def test_lower_bound_is_the_largest_rejected_p():
-    hits, draws, alpha = np.array([5, 60, 99, 100, 99_950]), np.array([10, 100, 100, 100, 100_000]), 0.01
+    hits, draws, alpha = (
+        np.array([5, 60, 99, 100, 99_950]),
+        np.array([10, 100, 100, 100, 100_000]),
+        0.01,
+    )
     lower = sequence_lower(hits, draws, alpha)
     assert np.all(lower < hits / draws)
     needed = math.log(1 / alpha)
@@ -64,7 +70,11 @@ def test_a_pilot_asks_for_no_more_than_its_tolerance():
         assert 1 <= blocks_worth(900.5, 1000, **values, bound=bound) <= 100
     # By hand, for p known almost exactly: the least number of blocks with a loss of at most 0.05.
     least = {"n": 100_000, "block_size": 1000, "alpha": 0.001, "tolerance": 0.05}
-    radius = stats.norm.ppf(clopper_pearson_lower(0.9 * np.arange(1000, 101_000, 1000), np.arange(1000, 101_000, 1000), 0.001))
+    radius = stats.norm.ppf(
+        clopper_pearson_lower(
+            0.9 * np.arange(1000, 101_000, 1000), np.arange(1000, 101_000, 1000), 0.001
+        )
+    )
     want = 1 + int(np.argmax(radius >= radius[-1] - 0.05))
     assert abs(blocks_worth(9e6, 10_000_000, **least) - want) <= 1
 

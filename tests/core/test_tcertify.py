@@ -28,7 +28,9 @@ def brute_force(others_K, n, level):
 def test_upper_bound_of_the_others_is_the_root(num_classes, n):
     rng = np.random.default_rng(num_classes + n)
     others = num_classes - 1
-    p = rng.dirichlet(np.full(others, 0.05 if others > 9 else 0.5), 12) * rng.uniform(0, 0.5, (12, 1))
+    p = rng.dirichlet(np.full(others, 0.05 if others > 9 else 0.5), 12) * rng.uniform(
+        0, 0.5, (12, 1)
+    )
     counts = np.array([rng.multinomial(n, [*row, 1 - row.sum()])[:-1] for row in p])
     counts[0] = 0
     counts[1] = n // (2 * others)
@@ -52,7 +54,9 @@ def dense(*rows):
 
 def test_a_spread_runner_up_gains_and_a_single_one_falls_back():
     selection = dense([70, 6, 6, 6, 6, 6], [70, 30, 0, 0, 0, 0], [100, 0, 0, 0, 0, 0])
-    estimation = dense(*(100 * np.array([[70, 6, 6, 6, 6, 6], [70, 30, 0, 0, 0, 0], [100, 0, 0, 0, 0, 0]])))
+    estimation = dense(
+        *(100 * np.array([[70, 6, 6, 6, 6, 6], [70, 30, 0, 0, 0, 0], [100, 0, 0, 0, 0, 0]]))
+    )
     chosen = choose_alpha(selection, estimation.totals(), ALPHA)
     assert chosen[0] < ALPHA and chosen[1] == chosen[2] == ALPHA
     got = certify_tcertify(selection, estimation, sigma=0.5, alpha=ALPHA, num_classes=6)

@@ -1,0 +1,129 @@
+"""`rsray plan`: what a certification will cost, before it is started."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rsray_cli import options
+
+
+def plan(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT", help="What would be certified.", show_default=False
+        ),
+    ],
+    dataset: options.Dataset = None,
+    data_root: options.DataRoot = None,
+    split: Annotated[str, typer.Option(help="Which images: test or train.")] = "test",
+    model: options.Model = None,
+    sigma: options.Sigma = None,
+    n0: Annotated[int, typer.Option(help="Selection draws per image.")] = 100,
+    n: Annotated[int, typer.Option(help="Estimation draws per image.")] = 100_000,
+    alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = 0.001,
+    bound: Annotated[
+        str, typer.Option(help="Confidence bound, as for certify.")
+    ] = "clopper-pearson",
+    sampling: Annotated[str, typer.Option(help="fixed, skip or adaptive.")] = "fixed",
+    start: options.Start = 0,
+    skip: options.Skip = None,
+    limit: options.Limit = None,
+    actors: Annotated[
+        int, typer.Option(help="Size of the fleet, in actors like the one measured here.")
+    ] = 1,
+    price: Annotated[
+        float | None,
+        typer.Option(help="Dollars per actor and hour, such as a GPU's.", show_default=False),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long to measure.")] = 10.0,
+    precision: options.Precision = None,
+    compile: options.Compile = "auto",
+    image_size: options.ImageSize = None,
+    download: options.Download = False,
+    seed: options.Seed = 0,
+) -> None:
+    """Say how many draws, hours and dollars a certification will take, from a short calibration.
+
+    One actor's speed is measured here, with one CPU core or one GPU. With --sampling skip or
+    adaptive the draws of a few images are decided as the run would, and the mean is taken.
+
+    Example: rsray plan runs/my-run --sampling skip --actors 64 --price 2.5
+    """
+    from rsray.errors import UserError
+    from rsray_cli.request import certification
+
+    if actors < 1 or not seconds > 0 or (price is not None and price < 0):
+        raise UserError(
+            f"actors must be at least 1, seconds positive and price not negative, got actors "
+            f"{actors}, seconds {seconds:g}, price {price}"
+        )
+    request = certification(
+        source,
+        split=split,
+        download=download,
+        known={
+            "model": model,
+            "dataset": dataset,
+            "data_root": data_root,
+            "image_size": image_size,
+            "sigma": sigma,
+        },
+        n0=n0,
+        n=n,
+        alpha=alpha,
+        bound=bound,
+        sampling=sampling,
+        at_radius=None,
+        start=start,
+        skip=skip,
+        limit=limit,
+        seed=seed,
+        actors=None,
+        precision=precision,
+        compile=compile,
+    )
+    _print(request, actors, price, seconds)
+
+
+def _print(request, actors, price, seconds):  # type: ignore[no-untyped-def]
+    import torch
+
+    from rsray.certification.compiled import nominal_speed
+    from rsray.certification.evaluation import choose_evaluation
+    from rsray.certification.folder import demand_of
+    from rsray.certification.forecast import forecast
+    from rsray.core.hardware import default_device, device_name
+    from rsray_cli.live import duration
+
+    config, source, split, selected = request
+    device = default_device()
+    torch.set_num_threads(1)
+    model = source.build(split).to(device)
+    nominal = nominal_speed(model, split.image_shape, config.precision, device.type)
+    evaluation = choose_evaluation(
+        model,
+        split.image_shape,
+        precision=config.precision,
+        device=device,
+        compile=config.compile,
+        work_seconds=len(selected.indices) * config.n / (nominal * actors),
+    )
+    found = forecast(model, split, selected, config, demand_of(config), evaluation, seconds=seconds)
+    kind = "GPU" if device.type == "cuda" else "core"
+    how = "compiled, " if evaluation.compiled else ""
+    each = f"{found.draws_per_image:,.0f}"
+    if config.sampling != "fixed":
+        each += f" ± {found.draws_per_image_error:,.0f} ({found.sampled_images} images looked at)"
+    print(f"images          {found.images:,} of {config.dataset}, {config.sampling} sampling")
+    print(f"draws per image {each}")
+    print(f"draws           {found.draws:,.0f}")
+    print(
+        f"one actor       {found.draws_per_second:,.0f} draws/s on one {kind} ({device_name(device)}, {how}{config.precision})"
+    )
+    print(f"{kind}-hours{' ' * (10 - len(kind))}{found.actor_hours():,.2f}")
+    print(f"{actors} actor{'s' * (actors > 1)}, wall   {duration(found.hours(actors) * 3600)}")
+    if price is not None:
+        print(f"cost            ${found.dollars(actors, price):,.2f} at ${price:g} per actor-hour")

@@ -1,0 +1,37 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rsray.certification.store import COUNTS, CountStore, block_rows
+from rsray.errors import UserError
+from rsray.storage import Folder
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = CountStore(Folder.of(tmp_path), "mine")
+    blocks = [(block, 100) for block in range(50)]
+    counts = np.random.default_rng(0).multinomial(100, [0.7, 0.2, 0.1], size=50)
+    rows = block_rows(3, 1, "estimation", blocks, counts)
+    store.append(pa.Table.from_pylist(rows, schema=COUNTS))
+    return store
+
+
+def test_a_flipped_bit_is_found_or_changes_nothing(store, tmp_path):
+    part = tmp_path / "counts" / store.names()[0]
+    whole = part.read_bytes()
+    truth = next(store.parts()).to_pylist()
+    found = 0
+    for position in range(0, len(whole), 7):
+        broken = bytearray(whole)
+        broken[position] ^= 4
+        part.write_bytes(bytes(broken))
+        try:
+            dropped = store.drop_damaged()
+        except UserError:  # the flip is in the name of the run
+            found += 1
+            continue
+        found += bool(dropped)
+        if not dropped:
+            assert next(store.parts()).to_pylist() == truth
+    assert found > len(whole) / 7 / 3
