@@ -86,7 +86,7 @@ def _actors(text: str | None) -> int | None:
     if text is None or text == "auto":
         return None
     if not text.isdigit() or int(text) < 1:
-        raise UserError(f"actors is {text!r}: it must be auto or a number from 1")
+        raise UserError(f"actors is {text}: it must be auto or a number from 1")
     return int(text)
 
 

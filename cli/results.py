@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 WIDE = 200  # columns of a file or pipe
 
 

@@ -1,0 +1,55 @@
+import re
+import subprocess
+import sys
+
+import pytest
+
+from rsray.fleet.trainer import train
+from rsray.presets import train_config
+from rsray.storage import Folder
+from rsray.training.loop import open_training_split
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan") / "run"
+    config = train_config({"dataset": "digits", "objective": "gaussian", "epochs": 4, "lr": 0.1})
+    train(config, Folder.of(folder), open_training_split(config))
+    return folder
+
+
+def plan(*arguments):
+    script = "from rsray_cli.main import run; run()"
+    return subprocess.run(
+        [sys.executable, "-c", script, "plan", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+
+
+def number(text, name):
+    return float(re.search(rf"{name}\s+\$?([\d,.]+)", text).group(1).replace(",", ""))
+
+
+def test_a_plan_counts_draws_hours_and_dollars(run):
+    shown = plan(run, "--n", 10_000, "--actors", 4, "--price", 3, "--seconds", 0.5)
+    assert shown.returncode == 0, shown.stderr
+    assert number(shown.stdout, "images") == 450
+    assert number(shown.stdout, "draws  ") == 450 * 10_100
+    speed = number(shown.stdout, "one actor")
+    hours = 450 * 10_100 / speed / 3600
+    assert number(shown.stdout, "core-hours") == pytest.approx(hours, abs=0.006)
+    expected = (hours / 4 + 15 / 3600) * 4 * 3
+    assert number(shown.stdout, "cost") == pytest.approx(expected, abs=0.02)
+
+
+def test_skip_is_planned_from_what_the_selection_says(run):
+    shown = plan(run, "--n", 10_000, "--sampling", "skip", "--seconds", 2)
+    each = number(shown.stdout, "draws per image")
+    assert 100 < each < 10_100  # some digits are missed, so some draws are saved
+
+
+def test_mistakes(run):
+    for wrong in (["--actors", "0"], ["--seconds", "0"], ["--price", "-1"]):
+        shown = plan(run, *wrong)
+        assert shown.returncode == 2 and shown.stderr.startswith("error: ")
