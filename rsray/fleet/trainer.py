@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import uuid
@@ -55,7 +56,7 @@ def train(
     if claim_run(run, config, split, device):
         return False
     with run.locked():
-        if config.workers <= 1 and address is None:
+        if config.workers <= 1 and address is None and "RAY_ADDRESS" not in os.environ:
             _fit_here(config, run, device, on_progress)
         else:
             with session(address, dashboard=True):

@@ -90,7 +90,7 @@ def tune(
         )
         watch.phase("train")
         run = out / "best"
-        train(best, run, open_training_split(best), on_progress=watch.training)
+        train(best, run, open_training_split(best), address=address, on_progress=watch.training)
         watch.phase("certify")
         return _certify_best(config, best, run, watch)
 
