@@ -176,7 +176,7 @@ class _Screen:
         self.bars = {}  # type: ignore[var-annotated]
 
     def watch(self):  # type: ignore[no-untyped-def]
-        from rsray.fleet.tuner import Watch
+        from rsray.fleet.watch import Watch
 
         return Watch(
             trial=self.trial, phase=self.phase, training=self.training, certifying=self.certifying

@@ -1,9 +1,9 @@
 """torch.compile with the weights frozen into the code, and when that pays.
 
 Compiled code rounds at other places than eager code, so whether a network is compiled is part of
-the certified function. Number of threads, batch size and memory format were seen not to change a
-bit of compiled logits on a CPU (torch 2.15: LeNet at batches 64 to 384, ResNet-50 at 4 and 8, one
-thread and two); batch and format are constants of the image size all the same.
+the certified function. Batch size was seen not to change a bit of compiled logits on a CPU (torch
+2.15, one thread: LeNet at batches 64 to 384, ResNet-50 at 4 and 8), nor two threads those of
+ResNet-50; ResNet-110 was not compared. So batch and format are constants of the image size here.
 """
 
 # Shapes: B draws in a batch, C H W an image, K classes.

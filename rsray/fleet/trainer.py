@@ -21,8 +21,9 @@ from rsray.data import ImageSplit
 from rsray.errors import UserError
 from rsray.fleet.session import cluster_cpus, cluster_gpus, session
 from rsray.storage import Folder
-from rsray.training.loop import Progress, Team, Training, claim_run
+from rsray.training.loop import Progress, Team, Training
 from rsray.training.metrics import read_metrics
+from rsray.training.run import claim_run
 
 FOLLOW_SECONDS = 1.0
 MAX_FAILURES = 3  # a lost worker or node restarts the group from the last checkpoint

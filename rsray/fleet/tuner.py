@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -20,7 +18,6 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from ray.tune import Callback
 
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import CertifyConfig, TrainConfig, TuneConfig, from_yaml, nest, to_yaml
@@ -31,8 +28,10 @@ from rsray.fleet.certifier import certify, selected_images
 from rsray.fleet.session import cluster_cpus, cluster_gpus, session
 from rsray.fleet.space import distributions, first_point
 from rsray.fleet.trainer import train
+from rsray.fleet.watch import METRIC, Watch, Watcher
 from rsray.storage import Folder
-from rsray.training.loop import Progress, Training, open_training_split
+from rsray.training.loop import Training
+from rsray.training.run import open_training_split
 from rsray.versions import versions
 
 STUDY, STUDY_FILE, TUNE_FILE, TRIALS, BEST = (
@@ -42,31 +41,7 @@ STUDY, STUDY_FILE, TUNE_FILE, TRIALS, BEST = (
     "trials.parquet",
     "best.yaml",
 )
-METRIC = "projected_acr"
 KILLED = "killed"  # marks trials that died with an earlier start: they are run again
-
-
-@dataclass(frozen=True)
-class TrialEvent:
-    """Something to show: a trial reported, finished or failed."""
-
-    kind: str  # "report", "done", "failed"
-    finished: int
-    trials: int
-    params: dict[str, Any]
-    epoch: int | None = None
-    acr: float | None = None
-    best: float | None = None
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Callbacks for the phases of a search; the command line draws with them."""
-
-    trial: Callable[[TrialEvent], None] = lambda event: None
-    phase: Callable[[str], None] = lambda name: None
-    training: Callable[[Progress], None] = lambda progress: None
-    certifying: Callable[[dict[str, Any]], None] = lambda snapshot: None
 
 
 def tune(
@@ -231,49 +206,6 @@ def _trial(params: dict[str, Any], job: dict[str, Any]) -> None:
         )
 
     training.run_epochs(report)
-
-
-class Watcher(Callback):  # type: ignore[misc]
-    """Passes on what trials report. Tune pickles its callbacks: what draws stays behind."""
-
-    def __init__(self, trials: int, already: int, watch: Watch) -> None:
-        self.trials, self.finished, self.watch = trials, already, watch
-        self.best: float | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the functions that draw."""
-        return {**self.__dict__, "watch": Watch()}
-
-    def _event(self, kind: str, trial: Any, result: dict[str, Any]) -> None:
-        acr = result.get(METRIC)
-        if acr is not None:
-            self.best = acr if self.best is None else max(self.best, acr)
-        event = TrialEvent(
-            kind,
-            self.finished,
-            self.trials,
-            dict(trial.config),
-            result.get("epoch"),
-            acr,
-            self.best,
-        )
-        self.watch.trial(event)
-
-    def on_trial_result(
-        self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
-    ) -> None:
-        """Tell of a report."""
-        self._event("report", trial, result)
-
-    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Tell of a trial that ended, early or at full length."""
-        self.finished += 1
-        self._event("done", trial, trial.last_result or {})
-
-    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Tell of a trial that raised."""
-        self.finished += 1
-        self._event("failed", trial, trial.last_result or {})
 
 
 def best_config(config: TuneConfig, study: optuna.Study) -> TrainConfig:

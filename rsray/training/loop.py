@@ -13,24 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from rsray import models
-from rsray.config import TrainConfig, choose, from_yaml, to_yaml
-from rsray.core.hardware import device_name, resolve_precision
-from rsray.data import ImageSplit, dataset_spec, open_split
+from rsray.config import TrainConfig
+from rsray.core.hardware import resolve_precision
+from rsray.data import dataset_spec
 from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
 from rsray.objectives import Objective
 from rsray.storage import Folder
-from rsray.training.augment import AUGMENTATIONS, augment
+from rsray.training.augment import augment
 from rsray.training.checkpoint import latest_checkpoint, save_checkpoint
 from rsray.training.metrics import MetricsLog
 from rsray.training.randomness import generator, permutation
+from rsray.training.run import WEIGHTS, build_model, open_training_split, run_record
 from rsray.training.source import Source
 from rsray.training.step import Batch, Network, Stepper, Tally
 from rsray.training.validation import Projection, project
-from rsray.versions import versions
 
 LARGEST_WEIGHT = 1e6  # beyond it a network computes nothing but overflow
-RUN_FILE, WEIGHTS = "run.yaml", "model.safetensors"
+
+
+class DivergedError(UserError):
+    """Training produced a loss that is not a number."""
 
 
 @dataclass(frozen=True)
@@ -243,69 +246,3 @@ class Training:
         assert self.run is not None
         metadata = {"rsray": json.dumps(run_record(self.config, self.split), default=str)}
         self.run.write(WEIGHTS, models.weights_bytes(self.model, metadata))
-
-
-class DivergedError(UserError):
-    """Training produced a loss that is not a number."""
-
-
-def open_training_split(config: TrainConfig) -> ImageSplit:
-    """Return the training split that a configuration names."""
-    return open_split(config.dataset, "train", config.data_root, image_size=config.image_size)
-
-
-def build_model(config: TrainConfig, split: ImageSplit) -> nn.Module:
-    """Return the untrained model for the split's images; UserError if it does not fit them."""
-    model = models.build(
-        config.model,
-        image_shape=split.image_shape,
-        num_classes=split.num_classes,
-        dataset=config.dataset,
-    )
-    models.check(model, split.image_shape, split.num_classes)
-    return model
-
-
-def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device) -> None:
-    """Raise UserError for settings that only show when training begins: before RUN is claimed."""
-    resolve_precision(config.precision, device)
-    if config.augmentation is not None:
-        choose(config.augmentation, AUGMENTATIONS, "augmentation")
-    build_model(config, split)
-
-
-def run_record(config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
-    """Return what run.yaml holds: the configuration, what the data turned out to be, versions."""
-    return {
-        **config.model_dump(mode="json"),
-        "data": {
-            "num_classes": split.num_classes,
-            "image_shape": list(split.image_shape),
-            "num_images": len(split),
-        },
-        "versions": versions(),
-    }
-
-
-def claim_run(run: Folder, config: TrainConfig, split: ImageSplit, device: torch.device) -> bool:
-    """Make RUN this configuration's own; returns whether it is finished already.
-
-    Raises UserError when it belongs to another run, naming the first differences.
-    """
-    if run.is_file():
-        raise UserError(f"{run} is a file: --out needs a folder")
-    if run.exists(RUN_FILE):
-        old = from_yaml(run.read(RUN_FILE), f"{run}/{RUN_FILE}")
-        differences = config.differences(old)
-        if differences:
-            raise UserError(
-                f"{run} belongs to another run: {'; '.join(differences[:3])}; use another --out"
-            )
-        return run.exists(WEIGHTS)
-    if run.exists() and [name for name in run.names() if not name.startswith(".")]:
-        raise UserError(f"{run} is not empty and is no rsray run; use another --out")
-    check_settings(config, split, device)  # a typo does not claim the folder
-    run.make()
-    record = {**run_record(config, split), "device": device_name(device)}
-    run.write(RUN_FILE, to_yaml(record))
-    return False

@@ -12,7 +12,7 @@ import time
 import pyarrow as pa
 
 from rsray.certification.plan import ITEM_SECONDS, Item
-from rsray.fleet.certifier import ANSWER, _task_table
+from rsray.fleet.actor import ANSWER, task_table
 from rsray.fleet.ingest import Fleet, stream
 from rsray.fleet.session import session
 
@@ -41,7 +41,7 @@ def main():
     parser.add_argument("--actors", type=int, default=8, help="idle actors; they share the cores")
     options = parser.parse_args()
     count, fleet = options.items, Fleet(options.actors, 0.05, 0)
-    tasks = [_task_table([Item(i, 0, 0, 1, False, 0)]) for i in range(count)]
+    tasks = [task_table([Item(i, 0, 0, 1, False, 0)]) for i in range(count)]
     idle, started = Idle({}), time.perf_counter()
     rows = sum(len(idle(task)) for task in tasks)
     bare = count / (time.perf_counter() - started)

@@ -22,7 +22,8 @@ from rsray.data import open_split
 from rsray.presets import presets, train_config
 from rsray.results.certificates import write_certificates
 from rsray.storage import Folder
-from rsray.training.loop import Training, claim_run, open_training_split
+from rsray.training.loop import Training
+from rsray.training.run import claim_run, open_training_split
 from rsray_cli.main import run
 
 CPU = torch.device("cpu")

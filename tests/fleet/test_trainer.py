@@ -7,7 +7,7 @@ from rsray.errors import UserError
 from rsray.fleet.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Folder
-from rsray.training.loop import open_training_split
+from rsray.training.run import open_training_split
 
 
 def small(**flat):

@@ -5,7 +5,8 @@ import yaml
 from rsray.config import TuneConfig
 from rsray.errors import UserError
 from rsray.fleet.space import distributions, first_point, parse_space
-from rsray.fleet.tuner import Watch, tune
+from rsray.fleet.tuner import tune
+from rsray.fleet.watch import Watch
 from rsray.presets import train_config
 from rsray.storage import Folder
 

@@ -7,7 +7,8 @@ import torch
 
 from rsray.presets import train_config
 from rsray.storage import Folder
-from rsray.training.loop import Team, Training, claim_run, open_training_split
+from rsray.training.loop import Team, Training
+from rsray.training.run import claim_run, open_training_split
 
 CPU = torch.device("cpu")
 SMALL = {

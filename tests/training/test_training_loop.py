@@ -13,8 +13,9 @@ from rsray.config import TrainConfig, scaled_drops
 from rsray.core.hardware import computes_bf16
 from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
-from rsray.training.loop import DivergedError, claim_run, open_training_split, run_record
+from rsray.training.loop import DivergedError
 from rsray.training.metrics import read_metrics
+from rsray.training.run import claim_run, open_training_split, run_record
 
 CPU = torch.device("cpu")
 # CONTRACT.md, `metrics.jsonl`.

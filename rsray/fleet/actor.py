@@ -1,0 +1,89 @@
+"""The certification actor: holds the network and counts what a task names."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from rsray.certification.evaluation import Evaluation
+from rsray.certification.plan import Item
+from rsray.certification.sampler import Sampler, ShortOfMemoryError
+from rsray.certification.source import ClassifierSource
+from rsray.certification.store import COUNTS, SOFT_COUNTS
+from rsray.certification.work import WorkRules, do_item
+from rsray.data import ImageSplit
+
+_TASK_FIELDS: dict[str, pa.DataType] = {
+    "index": pa.int64(),
+    "label": pa.int32(),
+    "first_block": pa.int32(),
+    "num_blocks": pa.int32(),
+    "selection": pa.bool_(),
+    "selected_class": pa.int32(),
+}
+TASK = pa.schema(_TASK_FIELDS)
+ANSWER = pa.schema([*COUNTS, pa.field("error", pa.string())])
+SOFT_ANSWER = pa.schema([*SOFT_COUNTS, pa.field("error", pa.string())])
+
+
+def task_table(items: list[Item]) -> pa.Table:
+    """Return the items as a table of TASK."""
+    return pa.Table.from_pylist([asdict(item) for item in items], schema=TASK)
+
+
+class CountingActor:
+    """Holds the network and counts; one per GPU or CPU core."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        """Build the engine from what the driver sent."""
+        import ray
+
+        torch.set_num_threads(job["threads"])
+        sys.path[:0] = [path for path in job["search_path"] if path not in sys.path]
+        source: ClassifierSource = ray.get(job["source"])
+        self.split: ImageSplit = job["split"]
+        self.rules: WorkRules = job["rules"]
+        evaluation: Evaluation = job["evaluation"]
+        device = torch.device(evaluation.device)
+        self.sampler = Sampler(
+            source.build(self.split).to(device),
+            evaluation,
+            image_shape=self.split.image_shape,
+            num_classes=self.split.num_classes,
+            sigma=job["sigma"],
+            seed=job["seed"],
+        )
+
+    def __call__(self, task: pa.Table) -> pa.Table:
+        """Return the counts of a task's items; an item that fails gives one row that says why."""
+        rows: list[dict[str, Any]] = []
+        for values in task.to_pylist():
+            item = Item(**values)
+            try:
+                image = self.split.images([item.index])[0]
+                rows += do_item(self.sampler, image, item, self.rules)
+            except ShortOfMemoryError:  # the actor's trouble, not the image's
+                raise
+            except Exception as problem:  # one image's fault must not cost the others their draws
+                rows.append(_failure(item, problem))
+        return pa.Table.from_pylist(rows, schema=SOFT_ANSWER if self.rules.soft else ANSWER)
+
+
+def _failure(item: Item, problem: Exception) -> dict[str, Any]:
+    reason = f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
+    return {
+        "index": item.index,
+        "label": item.label,
+        "stage": "failed",
+        "block": item.first_block,
+        "draws": 0,
+        "classes": [],
+        "counts": [],
+        "sums": [],
+        "square_sums": [],
+        "error": reason,
+    }
