@@ -61,6 +61,7 @@ def test_an_interrupted_run_continues_where_it_stopped(job, tmp_path):
     assert 0 < progress["draws"] < again["draws"]  # only what was missing was drawn
 
 
+@pytest.mark.slow
 def test_a_cut_off_counts_file_is_counted_again(job, tmp_path):
     job("whole")
     job("cut")
@@ -72,6 +73,7 @@ def test_a_cut_off_counts_file_is_counted_again(job, tmp_path):
     assert rows(cut) == rows(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_skip_gives_the_same_acr_and_curve_with_fewer_draws(job, tmp_path):
     fixed, skip = job("fixed", skip=5), job("skip", skip=5, sampling="skip")
     assert skip["acr"] == fixed["acr"]
@@ -81,12 +83,14 @@ def test_skip_gives_the_same_acr_and_curve_with_fewer_draws(job, tmp_path):
     assert skip["draws"] < fixed["draws"]
 
 
+@pytest.mark.slow
 def test_another_runs_folder_is_refused_by_name_of_the_difference(job):
     job("mine")
     with pytest.raises(UserError, match="sigma is 0.5 now but was 0.25"):
         job("mine", sigma=0.5)
 
 
+@pytest.mark.slow
 def test_seed_decides_the_counts(job, tmp_path):
     job("a")
     job("b")

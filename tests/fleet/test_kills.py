@@ -72,6 +72,7 @@ def actor_processes():
     return found
 
 
+@pytest.mark.slow
 def test_an_actor_killed_mid_run(ray_session, digits_run, undisturbed, tmp_path):
     killed = []
 

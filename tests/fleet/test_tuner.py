@@ -46,6 +46,7 @@ def test_a_search_ends_in_a_certified_winner(ray_session, tmp_path):
         assert (out / name).stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_search_that_ended_is_not_repeated_and_another_is_refused(ray_session, tmp_path):
     out = tmp_path / "tune"
     tune(small(trials=2), Folder.of(out))
