@@ -23,7 +23,7 @@ def tune(
     sigma: options.Sigma = None,
     trials: Annotated[
         int, typer.Option(help="Settings to try; the first is the preset's own.")
-    ] = 8,
+    ] = 5,
     concurrent: Annotated[
         int | None,
         typer.Option(
