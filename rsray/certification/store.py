@@ -104,22 +104,12 @@ def moment_rows(
     moments: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]],
 ) -> list[dict[str, object]]:
     """Return rows of SOFT_COUNTS for (counts, sums, square sums) [T, K] of some blocks."""
-    rows: list[dict[str, object]] = []
-    for (block, draws), counts_K, sums_K, squares_K in zip(blocks, *moments, strict=True):
+    counts_TK, sums_TK, squares_TK = moments
+    rows = block_rows(index, label, stage, blocks, counts_TK)
+    for row, counts_K, sums_K, squares_K in zip(rows, counts_TK, sums_TK, squares_TK, strict=True):
         classes = np.flatnonzero((sums_K > 0) | (counts_K > 0))
-        rows.append(
-            {
-                "index": index,
-                "label": label,
-                "stage": stage,
-                "block": block,
-                "draws": draws,
-                "classes": classes.tolist(),
-                "counts": counts_K[classes].tolist(),
-                "sums": sums_K[classes].tolist(),
-                "square_sums": squares_K[classes].tolist(),
-            }
-        )
+        row["classes"], row["counts"] = classes.tolist(), counts_K[classes].tolist()
+        row["sums"], row["square_sums"] = sums_K[classes].tolist(), squares_K[classes].tolist()
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +15,7 @@ from rsray.certification.source import ClassifierSource
 from rsray.certification.store import COUNTS, SOFT_COUNTS
 from rsray.certification.work import WorkRules, do_item
 from rsray.data import ImageSplit
+from rsray.fleet.session import extend_search_path
 
 _TASK_FIELDS: dict[str, pa.DataType] = {
     "index": pa.int64(),
@@ -43,7 +43,7 @@ class CountingActor:
         import ray
 
         torch.set_num_threads(job["threads"])
-        sys.path[:0] = [path for path in job["search_path"] if path not in sys.path]
+        extend_search_path(job["search_path"])
         source: ClassifierSource = ray.get(job["source"])
         self.split: ImageSplit = job["split"]
         self.rules: WorkRules = job["rules"]

@@ -7,7 +7,6 @@ integers per image moves through the cluster.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,13 +29,12 @@ from rsray.data import ImageSplit
 from rsray.errors import UserError
 from rsray.fleet.actor import CountingActor, task_table
 from rsray.fleet.ingest import Fleet, stream
-from rsray.fleet.session import cluster_cpus, cluster_gpus, session
+from rsray.fleet.session import cluster_cpus, cluster_gpus, search_path, session
 from rsray.storage import Folder
 
 FLUSH_SECONDS = 4.0  # between parts of counts; grows with the run
 MAX_ROUNDS = 3  # a block lost with its actor is planned again
 OnProgress = Callable[[dict[str, Any]], None]
-
 EARLY = 10  # with at-radius, most images stop at a tenth of their draws or less
 
 
@@ -59,7 +57,7 @@ def certify(
     cert.make()
     with cert.locked(), session(address):
         fleet = plan_fleet(config)
-        evaluation = evaluation or _choose(config, source, split, fleet)
+        evaluation = evaluation or _choose(config, source, split, len(selected.indices), fleet)
         claimed = claim(cert, config, evaluation)
         claimed.store.drop_damaged()
         return _Certification(claimed, source, split, selected, fleet, on_progress).run()
@@ -81,13 +79,12 @@ def plan_fleet(config: CertifyConfig) -> Fleet:
 
 
 def _choose(
-    config: CertifyConfig, source: ClassifierSource, split: ImageSplit, fleet: Fleet
+    config: CertifyConfig, source: ClassifierSource, split: ImageSplit, images: int, fleet: Fleet
 ) -> Evaluation:
     """Measure evaluations on a machine and with the resources of an actor."""
     import ray
 
     processors = cluster_gpus() if fleet.gpus > 0 else cluster_cpus()
-    images = len(selected_images(config, split).indices)
 
     def measure(
         source: ClassifierSource, split: ImageSplit, config: CertifyConfig, threads: int
@@ -234,7 +231,7 @@ class _Certification:
             "sigma": self.config.sigma,
             "seed": self.config.seed,
             "threads": self.fleet.threads,
-            "search_path": [path for path in sys.path if path],
+            "search_path": search_path(),
         }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+
+from rsray.fleet.session import quiet_logs
 
 TASKS_IN_FLIGHT = 2  # per actor: the next one waits there while the first is worked on
 
@@ -39,8 +40,7 @@ def stream(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
-    for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet_logs()
     blocks: list[Any] = list(tasks)
     answers: Any = (
         ray.data.from_arrow(blocks)

@@ -95,6 +95,28 @@ def _held_back_stderr() -> Iterator[None]:
             os.close(kept)
 
 
+def quiet_logs() -> None:
+    """Keep Ray's libraries from logging to the user's terminal, errors apart."""
+    for name in (
+        "ray",
+        "ray.data",
+        "ray.data._internal.execution.streaming_executor",
+        "ray.train",
+        "ray.tune",
+    ):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def search_path() -> tuple[str, ...]:
+    """Return where this process finds modules, a user's own models among them."""
+    return tuple(path for path in sys.path if path)
+
+
+def extend_search_path(driver_path: tuple[str, ...]) -> None:
+    """Let this worker find the modules that the driver finds."""
+    sys.path[:0] = [path for path in driver_path if path not in sys.path]
+
+
 def cluster_cpus() -> int:
     """Return the number of CPU cores that Ray may use now."""
     import ray

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,7 +17,14 @@ from rsray.config import TrainConfig
 from rsray.core.hardware import available_cpus, default_device
 from rsray.data import ImageSplit
 from rsray.errors import UserError
-from rsray.fleet.session import cluster_cpus, cluster_gpus, session
+from rsray.fleet.session import (
+    cluster_cpus,
+    cluster_gpus,
+    extend_search_path,
+    quiet_logs,
+    search_path,
+    session,
+)
 from rsray.storage import Folder
 from rsray.training.loop import Progress, Team, Training
 from rsray.training.metrics import read_metrics
@@ -68,7 +73,7 @@ def train(
 def _fit_here(
     config: TrainConfig, run: Folder, device: torch.device, on_progress: OnProgress
 ) -> None:
-    _quiet()
+    quiet_logs()
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -99,7 +104,7 @@ def _report(row: dict[str, Any]) -> None:
 
 
 def _fit_group(config: TrainConfig, run: Folder, on_progress: OnProgress) -> None:
-    _quiet()
+    quiet_logs()
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
@@ -112,7 +117,7 @@ def _fit_group(config: TrainConfig, run: Folder, on_progress: OnProgress) -> Non
     name = f".ray-train-{uuid.uuid4().hex[:8]}"
     trainer = TorchTrainer(
         _worker_loop,
-        train_loop_config={"job": Job(config, run, tuple(path for path in sys.path if path))},
+        train_loop_config={"job": Job(config, run, search_path())},
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources
         ),
@@ -172,7 +177,7 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
     import ray.train.torch
 
     job: Job = arguments["job"]
-    sys.path[:0] = [path for path in job.search_path if path not in sys.path]
+    extend_search_path(job.search_path)
     context = ray.train.get_context()
     world = context.get_world_size()
     team = Team(context.get_world_rank(), world, _wrap(world), _sum_over(world))
@@ -210,8 +215,3 @@ def _cause(problem: Exception) -> Exception:
                 return error
             error = getattr(error, "cause", None) or error.__cause__
     return problem
-
-
-def _quiet() -> None:
-    for name in ("ray.train", "ray.tune", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -6,8 +6,6 @@ the same folder counts its finished trials from there and runs those that are mi
 
 from __future__ import annotations
 
-import logging
-import sys
 import tempfile
 from typing import Any
 
@@ -25,7 +23,14 @@ from rsray.core.hardware import resolve_precision
 from rsray.data import open_split
 from rsray.errors import UserError
 from rsray.fleet.certifier import certify, selected_images
-from rsray.fleet.session import cluster_cpus, cluster_gpus, session
+from rsray.fleet.session import (
+    cluster_cpus,
+    cluster_gpus,
+    extend_search_path,
+    quiet_logs,
+    search_path,
+    session,
+)
 from rsray.fleet.space import distributions, first_point
 from rsray.fleet.trainer import train
 from rsray.fleet.watch import METRIC, Watch, Watcher
@@ -114,7 +119,7 @@ def _search(config: TuneConfig, study: optuna.Study, watch: Watch) -> None:
     import ray.tune
     from ray.tune.schedulers import ASHAScheduler
 
-    _quiet()
+    quiet_logs()
     gpus = float(cluster_gpus() > 0)
     slots = int(cluster_gpus()) if gpus else cluster_cpus()
     concurrent = min(config.concurrent or slots, missing)
@@ -122,7 +127,7 @@ def _search(config: TuneConfig, study: optuna.Study, watch: Watch) -> None:
     job = {
         "config": config,
         "threads": cpus,
-        "search_path": tuple(path for path in sys.path if path),
+        "search_path": search_path(),
     }
     reports = max(1, config.train.epochs // config.report_every)
     with tempfile.TemporaryDirectory(prefix="rsray-tune-") as scratch:
@@ -186,7 +191,7 @@ def _trial(params: dict[str, Any], job: dict[str, Any]) -> None:
     import ray.tune
 
     torch.set_num_threads(job["threads"])
-    sys.path[:0] = [path for path in job["search_path"] if path not in sys.path]
+    extend_search_path(job["search_path"])
     config: TuneConfig = job["config"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training = Training(trial_config(config, params), None, device)
@@ -275,8 +280,3 @@ def certify_config(
             "precision": resolve_precision(best.precision, device),
         }
     )
-
-
-def _quiet() -> None:
-    for name in ("ray.tune", "ray.train", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)

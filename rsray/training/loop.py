@@ -231,7 +231,7 @@ class Training:
         """Return the projected ACR on the validation split (see validation.py)."""
         if not len(self.held_out):
             raise UserError("validation is 0: there are no held-out images to project ACR on")
-        images, labels = self.held_out._cached()
+        images, labels = self.held_out.tensors()
         return project(
             self.model,
             images,

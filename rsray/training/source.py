@@ -36,12 +36,13 @@ class Source:
         return self._resident(orders) if fits else self._streamed(orders)
 
     def _resident(self, orders: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        images_NCHW, labels_N = self._cached()
+        images_NCHW, labels_N = self.tensors()
         for positions in orders:
             here = positions.to(self.device)
             yield images_NCHW[here], labels_N[here]
 
-    def _cached(self) -> tuple[Tensor, Tensor]:
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Return all images uint8 [N, C, H, W] and labels [N] on the device, read once."""
         found: tuple[Tensor, Tensor] | None = self.__dict__.get("_tensors")
         if found is None:
             images = torch.from_numpy(self.split.images(self.indices)).to(self.device)
