@@ -2,51 +2,114 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rsray.presets import Preset
+
+# macer-cifar10-0.25-lambda2: one of a row of presets that vary one setting
+VARIED = re.compile(r"(?P<stem>.+?-[a-z]+)(?P<value>[0-9.]+)(?P<end>-k[0-9]+)?")
 
 
 def presets(
     name: Annotated[
-        str | None, typer.Argument(help="Show this preset in full.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="Show this preset in full, or list those with this in their name: mnist, macer-cifar10, 0.50.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """List the papers' settings with their cost and published figure, or show one."""
-    from rsray.config import to_yaml
-    from rsray.presets import preset, train_config
+    """List the papers' settings with their cost and published figure, or show one.
+
+    Example: rsray presets mnist; rsray presets macer-mnist-0.50; rsray train --preset macer-mnist-0.50
+    """
+    from rsray.presets import matching
     from rsray.presets import presets as all_presets
 
-    if name is not None:
-        chosen = preset(name)
-        print(f"# rsray train --preset {name}")
-        print(f"# cost: {chosen.cost}; {_figure(chosen)}")
-        settings = train_config({}, preset_name=name).model_dump(mode="json", exclude={"preset"})
-        print(to_yaml(settings).decode(), end="")
-        return
+    found = all_presets()
+    if name in found:
+        _show(found[name])
+    else:
+        _list(matching(name) if name is not None else list(found.values()))
+
+
+def _show(chosen: Preset) -> None:
+    """Print one preset as a configuration file that `rsray train --config` takes."""
+    from rsray.config import to_yaml
+    from rsray.presets import train_config
+
+    print(f"# rsray train --preset {chosen.name}")
+    print(f"# cost: {chosen.cost}")
+    print(f"# published: {_published(chosen)}")
+    if chosen.figure:
+        print("# then: rsray certify RUN" + f" {chosen.certify}".rstrip())
+    if chosen.differs:
+        print(f"# differs: {chosen.differs}")
+    print(f"# paper: {chosen.paper}")
+    settings = train_config({}, preset_name=chosen.name)
+    print(to_yaml(settings.model_dump(mode="json", exclude={"preset"})).decode(), end="")
+
+
+def _published(chosen: Preset) -> str:
+    if chosen.acr is not None:
+        return f"ACR {chosen.figure} ({chosen.source})"
+    if not chosen.certified:
+        return "no figure"
+    values = [f"{accuracy:.2f} at {radius:g}" for radius, accuracy in chosen.certified.items()]
+    return f"no ACR; certified accuracy {', '.join(values)} ({chosen.source})"
+
+
+def _list(chosen: list[Preset]) -> None:
+    """Print a table for each paper; presets that vary one setting share a row."""
     import sys
+    from itertools import groupby
 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "preset", "data set", "model", "sigma", "epochs", "published ACR", "cost", box=None
-    )
-    for found in all_presets().values():
-        settings = found.settings
-        table.add_row(
-            found.name,
-            settings["dataset"],
-            settings["model"],
-            f"{settings['sigma']:g}",
-            str(settings["epochs"]),
-            _figure(found),
-            found.cost,
+    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    for paper, entries in groupby(chosen, key=lambda entry: entry.paper):
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column("preset", no_wrap=True)
+        for title in ("epochs", "published ACR", "where", "cost"):
+            table.add_column(title)
+        for _, row in groupby(entries, key=_row_key):
+            table.add_row(*_row(list(row)))
+        console.print(f"[bold]{paper}[/bold]", table, "", sep="\n")
+    if any(entry.certified for entry in chosen):
+        console.print(
+            "65% at 0.25: no ACR was published, but this certified accuracy at that radius."
         )
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+    if any(entry.differs for entry in chosen):
+        console.print("* not all settings are, or are known to be, the paper's.")
+    console.print("rsray presets NAME shows one in full; rsray train --preset NAME runs it.")
 
 
-def _figure(chosen) -> str:  # type: ignore[no-untyped-def]
-    if chosen.published_acr is None:
-        return "no published figure"
-    return f"{chosen.published_acr:.3f} ({chosen.source})"
+def _row_key(entry: Preset) -> tuple[object, ...]:
+    """Return what presets that share a row have in common; {1,2} stands for their values."""
+    varied = VARIED.fullmatch(entry.name)
+    name = (varied["stem"], varied["end"]) if varied else entry.name
+    return name, entry.cost, entry.source, entry.settings["epochs"], entry.differs
+
+
+def _row(entries: list[Preset]) -> list[str]:
+    """Return the cells of a row of one preset or of several that vary one setting."""
+    name, first = entries[0].name, entries[0]
+    if len(entries) > 1:
+        parts = [VARIED.fullmatch(entry.name) for entry in entries]
+        values = ",".join(part["value"] for part in parts if part)
+        name = f"{parts[0]['stem']}{{{values}}}{parts[0]['end'] or ''}" if parts[0] else name
+    heads, at = [entry.figure.split(" ")[0] for entry in entries], first.figure.partition(" ")[2]
+    figures = " ".join(heads).strip() or "-"
+    star = " *" if first.differs else ""
+    return [
+        name,
+        str(first.settings["epochs"]),
+        f"{figures} {at}".strip() + star,
+        first.source or "",
+        first.cost,
+    ]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from typing import Any
 
-import yaml
+from rsray.config import TrainConfig, nest, scaled_drops
+from rsray.presets.catalogue import Preset, matching, preset, presets
 
-from rsray.config import TrainConfig, choose, nest, scaled_drops
+__all__ = ["DEFAULTS", "Preset", "matching", "preset", "presets", "train_config"]
 
-# What a data set starts from when no preset is named; the objective's own defaults do the rest.
+# What a data set starts from when no preset is named. A key that is no training field is a setting
+# of MACER: another objective starts from its own defaults, as a weight means another thing there.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
         "model": "lenet",
@@ -49,35 +48,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Settings to reproduce, what they cost, and the figure that was published for them."""
-
-    name: str
-    settings: dict[str, Any]  # flat: training fields and the objective's own
-    cost: str
-    published_acr: float | None
-    source: str | None
-    paper: str  # file it came from
-
-
-@cache
-def presets() -> dict[str, Preset]:
-    """Return every preset by name, in the order of the files."""
-    found: dict[str, Preset] = {}
-    for file in sorted(resources.files(__name__).iterdir(), key=lambda entry: entry.name):
-        if file.name.endswith(".yaml"):
-            found |= _read(
-                yaml.safe_load(file.read_text(encoding="utf-8")), file.name.removesuffix(".yaml")
-            )
-    return found
-
-
-def preset(name: str) -> Preset:
-    """Return the preset of that name; UserError lists the names."""
-    return presets()[choose(name, presets(), "preset")]
-
-
 def train_config(
     flat: dict[str, Any], *, preset_name: str | None = None, base: dict[str, Any] | None = None
 ) -> TrainConfig:
@@ -101,26 +71,8 @@ def train_config(
 
 
 def _defaults(flat: dict[str, Any]) -> dict[str, Any]:
-    from rsray.config import objective_fields
-
     objective = flat.get("objective", "macer")
-    known = {*TrainConfig.model_fields, *objective_fields(objective)}
     chosen = DEFAULTS.get(str(flat.get("dataset")), {})
-    usable = {key: value for key, value in chosen.items() if key in known}
-    return nest({**usable, "objective": objective})
-
-
-def _read(entries: dict[str, Any], paper: str) -> dict[str, Preset]:
-    found: dict[str, Preset] = {}
-    for name, entry in entries.items():
-        parent = found[entry["extends"]] if "extends" in entry else None
-        published = entry.get("published", {})
-        found[name] = Preset(
-            name=name,
-            settings={**(parent.settings if parent else {}), **entry["settings"]},
-            cost=entry.get("cost", parent.cost if parent else "unknown"),
-            published_acr=published.get("acr"),
-            source=published.get("source"),
-            paper=paper,
-        )
-    return found
+    if objective != "macer":
+        chosen = {key: value for key, value in chosen.items() if key in TrainConfig.model_fields}
+    return nest({**chosen, "objective": objective})

@@ -1,4 +1,4 @@
-"""The command line as far as it goes without Ray: mistakes in one line, predict, presets."""
+"""The command line as far as it goes without Ray: mistakes in one line, predict."""
 
 import json
 import re
@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from safetensors.torch import save, save_file
 
 import rsray
@@ -19,7 +18,7 @@ from rsray.certification.evaluation import Evaluation
 from rsray.certification.source import open_source
 from rsray.core.smoothed import SmoothedClassifier
 from rsray.data import open_split
-from rsray.presets import presets, train_config
+from rsray.presets import train_config
 from rsray.results.certificates import write_certificates
 from rsray.storage import Folder
 from rsray.training.loop import Training
@@ -265,32 +264,6 @@ def test_help(command, rsray_command, monkeypatch):
     }  # fmt: skip
     for option in options.get(command, "").split():  # CONTRACT.md, Commands
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", result.out), option
-
-
-def test_presets_list(rsray_command, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    result = rsray_command("presets")
-    assert (result.status, result.err) == (0, "")
-    for name, entry in presets().items():
-        (line,) = [line for line in result.out.splitlines() if line.split()[:1] == [name]]
-        assert entry.settings["dataset"] in line and entry.cost in line
-        assert entry.published_acr is None or f"{entry.published_acr:.3f}" in line
-
-
-def test_presets_list_in_a_pipe(rsray_command, monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)
-    assert "macer-cifar10-0.50-short" in rsray_command("presets").out
-
-
-def test_presets_show_runs_as_config(rsray_command):
-    for name in ("macer-digits", "macer-cifar10-1.00"):
-        result = rsray_command("presets", name)
-        assert (result.status, result.err) == (0, "")
-        assert (
-            result.out.startswith(f"# rsray train --preset {name}\n") and "# cost: " in result.out
-        )
-        shown = train_config({}, base=yaml.safe_load(result.out))
-        assert shown.identity() == train_config({}, preset_name=name).identity()
 
 
 @pytest.fixture

@@ -1,0 +1,105 @@
+"""The papers' settings: every preset in the YAML files beside this one, by name."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from rsray.errors import UserError
+
+FILES = (
+    "digits",
+    "macer",
+    "cohen",
+    "smoothadv",
+    "adre",
+    "sodm",
+    "stability",
+    "consistency",
+    "smoothmix",
+)
+INHERITED = ("cost", "certify", "differs")  # a preset has its parent's unless it names its own
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings to reproduce, what they cost, and the figure that was published for them."""
+
+    name: str
+    settings: dict[str, Any]  # flat: training fields and the objective's own
+    cost: str
+    paper: str  # title of the file it came from
+    acr: str | None = None  # published, with the digits of its table
+    certified: dict[float, float] = field(default_factory=dict)  # radius -> published accuracy
+    source: str | None = None  # the table the figure stands in
+    certify: str = ""  # options of `rsray certify` that select the images of the figure
+    differs: str = ""  # where these settings are not, or not known to be, the paper's
+
+    @property
+    def published_acr(self) -> float | None:
+        """The published average certified radius in pixels of [0, 1], if there is one."""
+        return None if self.acr is None else float(self.acr)
+
+    @property
+    def figure(self) -> str:
+        """What was published: the ACR, else the accuracy at the largest radius; may be empty."""
+        if self.acr is not None:
+            return self.acr
+        if self.certified:
+            radius = max(self.certified)
+            return f"{self.certified[radius]:.0%} at {radius:g}"
+        return ""
+
+
+@cache
+def presets() -> dict[str, Preset]:
+    """Return every preset by name, in the order of the files."""
+    found: dict[str, Preset] = {}
+    for stem in FILES:
+        file = resources.files(__package__) / f"{stem}.yaml"
+        found |= _read(yaml.safe_load(file.read_text(encoding="utf-8")))
+    return found
+
+
+def preset(name: str) -> Preset:
+    """Return the preset of that name; UserError guesses what was meant."""
+    found = presets().get(name)
+    if found is None:
+        close = difflib.get_close_matches(name, presets(), n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UserError(f"preset {name!r} is unknown{hint}; rsray presets lists them")
+    return found
+
+
+def matching(part: str) -> list[Preset]:
+    """Return the presets whose name holds `part` as whole words between dashes.
+
+    `mnist`, `macer-cifar10` and `0.25` each match several presets. UserError when none matches.
+    """
+    chosen = [entry for name, entry in presets().items() if f"-{part}-" in f"-{name}-"]
+    return chosen or [preset(part)]
+
+
+def _read(entries: dict[str, Any]) -> dict[str, Preset]:
+    paper = entries.pop("paper")
+    found: dict[str, Preset] = {}
+    for name, entry in entries.items():
+        parent = found[entry["extends"]] if "extends" in entry else None
+        inherited = {key: getattr(parent, key) for key in INHERITED} if parent else {}
+        own = {key: entry[key] for key in INHERITED if key in entry}
+        published, certified = entry.get("published", {}), dict(entry.get("certified", {}))
+        found[name] = Preset(
+            name=name,
+            settings={**(parent.settings if parent else {}), **entry["settings"]},
+            paper=paper,
+            acr=published.get("acr"),
+            source=published.get("source") or certified.pop("source", None),
+            certified=certified,
+            **{**inherited, **own},
+        )
+    return found
