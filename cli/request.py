@@ -58,7 +58,7 @@ def certification(
     choose(settings["bound"], BOUNDS, "bound")
     choose(settings["sampling"], SAMPLING, "sampling")
     check_settings(settings["n"], settings["alpha"], settings["n0"], settings["bound"])
-    radii, how_many = _radii(at_radius or []), _actors(actors)
+    radii, (fewest, most) = _radii(at_radius or []), _actors(actors)
     found, images = open_classifier(source, split=split, download=download, **known)
     assert found.dataset is not None
     values = {
@@ -73,21 +73,25 @@ def certification(
         "sigma": found.sigma,
         "skip": skip if skip is not None else dataset_spec(found.dataset).skip,
         "precision": resolve_precision(precision, default_device()),
-        "actors": how_many,
+        "actors": fewest,
+        "most_actors": most,
         "at_radius": radii,
     }
     config = CertifyConfig.make({**settings, **values})
     return Request(config, found, images, selected_images(config, images))
 
 
-def _actors(text: str | None) -> int | None:
+def _actors(text: str | None) -> tuple[int | None, int | None]:
+    """Return the fewest and the most actors in "8" or "2-64"; UserError for anything else."""
     from rsray.errors import UserError
 
     if text is None or text == "auto":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise UserError(f"actors is {text}: it must be auto or a number from 1")
-    return int(text)
+        return None, None
+    fewest, dash, most = text.partition("-")
+    numbers = [fewest, most] if dash else [fewest]
+    if not all(part.isdecimal() for part in numbers) or not 1 <= int(fewest) <= int(numbers[-1]):
+        raise UserError(f"actors is {text}: it must be auto, a number from 1, or a range as 2-64")
+    return int(fewest), int(most) if dash else None
 
 
 def _radii(texts: list[str]) -> list[float]:

@@ -13,7 +13,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,19 @@ PAYS_SECONDS = 120.0  # of work per actor: from here the 8-16 s of compiling are
 # logits of noise may be small differences of large numbers.
 TOLERANCE = {"fp32": 0.02, "bf16": 0.5}
 _FRESH_CODE = 10_000  # instances of a class share torch's recompile limit; each compiles once
-# What one core or one GPU was seen to do in these networks, operations per second: round figures.
+
+
+class _Rate(NamedTuple):
+    operations: float  # per second, of convolutions and linear layers
+    values: float  # per second, written by any layer
+
+
+# What one core or one GPU was seen to do in these networks: round figures.
 _NOMINAL = {
-    ("cpu", "fp32"): 8e10,
-    ("cpu", "bf16"): 2.5e11,
-    ("cuda", "fp32"): 2e13,
-    ("cuda", "bf16"): 1e14,
+    ("cpu", "fp32"): _Rate(8e10, 4e8),
+    ("cpu", "bf16"): _Rate(2.5e11, 6e8),
+    ("cuda", "fp32"): _Rate(2e13, 1e11),
+    ("cuda", "bf16"): _Rate(1e14, 2e11),
 }
 Forward = Callable[[Tensor], Tensor]
 
@@ -117,15 +124,26 @@ def nominal_speed(
 ) -> float:
     """Return about how many draws per second one core or GPU makes, without measuring.
 
-    It counts the operations of one forward pass, so it is the same whatever else the machine
-    does: what `auto` decides must not differ between two runs of the same work.
+    It counts the operations of the weighted layers in one forward pass and the values that all
+    layers write, so it is the same whatever else the machine does: what `auto` decides must not
+    differ between two runs of the same work.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    parameter = next(model.parameters(), torch.zeros(()))
-    image = torch.zeros((1, *image_shape), dtype=parameter.dtype, device=parameter.device)
     network = copy.deepcopy(model).eval()
-    with FlopCounterMode(display=False) as counter:
-        network(image)
-    operations: int = counter.get_total_flops()
-    return _NOMINAL[device_type, precision] / max(operations, 1)
+    counted = [0, 0]  # operations, values
+
+    def count(layer: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            return
+        counted[1] += output.numel()
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() > 1:
+            counted[0] += 2 * output.numel() * weight[0].numel()
+
+    for layer in network.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(count)
+    parameter = next(model.parameters(), torch.zeros(()))
+    network(torch.zeros((1, *image_shape), dtype=parameter.dtype, device=parameter.device))
+    operations, values = counted
+    rate = _NOMINAL[device_type, precision]
+    return 1.0 / max(operations / rate.operations + values / rate.values, 1e-9)

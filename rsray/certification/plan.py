@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 ITEM_SECONDS = 10.0  # of work per task: the driver carries over 100 tasks a second (bench_fleet.py)
-SMALLEST_SECONDS = 0.5  # when there is little work, tasks shrink to keep every actor busy
-TASKS_PER_ACTOR = 6  # so that actors finish together
+SMALLEST_SECONDS = 0.5  # tasks shrink down to this as the work comes to its end
+TASKS_LEFT = 3  # that every actor should still get: actors then finish together
 
 
 @dataclass(frozen=True)
@@ -103,26 +103,55 @@ def owed(
             needs_selection = False
 
 
-def group(items: Sequence[Item], draws: Draws, target_draws: int) -> list[list[Item]]:
-    """Return the items in tasks of about `target_draws` draws each, in order."""
+def share_out(
+    items: Sequence[Item],
+    draws: Draws,
+    *,
+    actors: int,
+    draws_per_second: float,
+    may_cut: bool = True,
+) -> list[list[Item]]:
+    """Return the items in order, in tasks that are long at first and short at the end.
+
+    Each task makes about `task_draws` of what is left then. With `may_cut` an item that is longer
+    than its task has room for is cut between two blocks.
+    """
     tasks: list[list[Item]] = []
-    filled = 0
+    left = sum(item.draws(draws) for item in items)
+    room = 0
     for item in items:
-        if not tasks or filled >= target_draws:
-            tasks.append([])
-            filled = 0
-        tasks[-1].append(item)
-        filled += item.draws(draws)
+        rest: Item | None = item
+        while rest is not None:
+            if room <= 0:
+                tasks.append([])
+                room = task_draws(left, actors, draws_per_second)
+            part, rest = _cut(rest, draws, room) if may_cut else (rest, None)
+            tasks[-1].append(part)
+            made = part.draws(draws)
+            left, room = left - made, 0 if rest else room - made
     return tasks
 
 
-def task_draws(total_draws: int, actors: int, draws_per_second: float) -> int:
-    """Return how many draws a task should make.
+def _cut(item: Item, draws: Draws, room: int) -> tuple[Item, Item | None]:
+    """Return the item's first blocks, about `room` draws, and what remains of it."""
+    taken = max(1, round(room / draws.block_size))
+    if taken >= item.num_blocks:
+        return item, None
+    return replace(item, num_blocks=taken), replace(
+        item,
+        first_block=item.first_block + taken,
+        num_blocks=item.num_blocks - taken,
+        selection=False,
+    )
 
-    Several seconds of work for one actor; less when there is so little to do that actors would
-    otherwise wait for one another at the end.
+
+def task_draws(draws_left: int, actors: int, draws_per_second: float) -> int:
+    """Return how many draws the next task should make, of those not yet in a task.
+
+    Several seconds of work for one actor; less towards the end, where actors would otherwise wait
+    for one another.
     """
-    fair = total_draws / max(1, actors * TASKS_PER_ACTOR)
+    fair = draws_left / max(1, actors * TASKS_LEFT)
     seconds = min(ITEM_SECONDS, max(SMALLEST_SECONDS, fair / draws_per_second))
     return max(1, round(seconds * draws_per_second))
 

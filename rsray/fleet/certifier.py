@@ -19,17 +19,17 @@ import torch
 from rsray.certification.compiled import nominal_speed
 from rsray.certification.evaluation import Evaluation, choose_evaluation
 from rsray.certification.folder import PROGRESS, Claimed, claim, finish, recorded_evaluation
-from rsray.certification.plan import Item, group, owed, task_draws
+from rsray.certification.plan import Item, owed, share_out
 from rsray.certification.running import Running
 from rsray.certification.source import ClassifierSource
 from rsray.certification.store import Selected
 from rsray.config import CertifyConfig
 from rsray.core.hardware import available_cpus
 from rsray.data import ImageSplit
-from rsray.errors import UserError
 from rsray.fleet.actor import CountingActor, task_table
-from rsray.fleet.ingest import Fleet, stream
-from rsray.fleet.session import cluster_cpus, cluster_gpus, search_path, session
+from rsray.fleet.capacity import Capacity, Fleet, capacity, plan_fleet
+from rsray.fleet.ingest import stream
+from rsray.fleet.session import search_path, session
 from rsray.storage import Folder
 
 FLUSH_SECONDS = 4.0  # between parts of counts; grows with the run
@@ -56,35 +56,28 @@ def certify(
     evaluation = recorded_evaluation(cert, config)
     cert.make()
     with cert.locked(), session(address):
-        fleet = plan_fleet(config)
-        evaluation = evaluation or _choose(config, source, split, len(selected.indices), fleet)
+        room = capacity()
+        fleet = plan_fleet(room, config.actors, config.gpus_per_actor, config.most_actors)
+        evaluation = evaluation or _choose(
+            config, source, split, len(selected.indices), fleet, room
+        )
         claimed = claim(cert, config, evaluation)
         claimed.store.drop_damaged()
         return _Certification(claimed, source, split, selected, fleet, on_progress).run()
 
 
-def plan_fleet(config: CertifyConfig) -> Fleet:
-    """Return the fleet of a run: one actor per GPU, or per CPU core, unless it says otherwise."""
-    gpus, cpus = cluster_gpus(), cluster_cpus()
-    per_actor = config.gpus_per_actor if config.gpus_per_actor is not None else float(gpus > 0)
-    if per_actor > 0:
-        if gpus < min(per_actor, 1):
-            raise UserError(f"gpus-per-actor is {per_actor}, but the cluster has {gpus:g} GPUs")
-        actors = config.actors or max(1, int(gpus / per_actor))
-        return Fleet(actors, max(0.1, min(1.0, cpus / actors / 2)), per_actor)
-    actors = config.actors or cpus
-    if actors > cpus:
-        raise UserError(f"actors is {actors}, but the cluster has {cpus} CPU cores")
-    return Fleet(actors, max(1, cpus // actors), 0.0)
-
-
 def _choose(
-    config: CertifyConfig, source: ClassifierSource, split: ImageSplit, images: int, fleet: Fleet
+    config: CertifyConfig,
+    source: ClassifierSource,
+    split: ImageSplit,
+    images: int,
+    fleet: Fleet,
+    room: Capacity,
 ) -> Evaluation:
     """Measure evaluations on a machine and with the resources of an actor."""
     import ray
 
-    processors = cluster_gpus() if fleet.gpus > 0 else cluster_cpus()
+    processors = room.most_gpus if fleet.gpus > 0 else room.most_cpus
 
     def measure(
         source: ClassifierSource, split: ImageSplit, config: CertifyConfig, threads: int
@@ -104,7 +97,7 @@ def _choose(
         )
 
     arguments = (source, split, config, fleet.threads)
-    is_here = fleet.gpus == 0 and cluster_cpus() == available_cpus()
+    is_here = fleet.gpus == 0 and room.most_cpus == available_cpus()
     if is_here:
         before = torch.get_num_threads()
         try:
@@ -163,13 +156,6 @@ class _Certification:
     def _tasks(self, done: Any) -> list[list[Item]]:
         config, draws = self.config, self.claimed.draws
         speed = max(self.claimed.evaluation.draws_per_second, 1.0)
-        total = (
-            int((~done.estimation_NT).sum()) * draws.block_size + len(done.selection_N) * draws.n0
-        )
-        target = task_draws(total, self.fleet.actors, speed)
-        per_item = max(1, target // draws.block_size)
-        if config.at_radius:  # an image's blocks are drawn one after the other until it is answered
-            target, per_item = target * EARLY, draws.num_blocks
         items = [
             item
             for item in owed(
@@ -178,12 +164,19 @@ class _Certification:
                 done,
                 draws,
                 sampling=config.sampling,
-                blocks_per_item=per_item,
+                blocks_per_item=draws.num_blocks,
             )
             if item.index not in self.failed
         ]
         self.owed_draws = self.running.draws_made + sum(item.draws(draws) for item in items)
-        return group(items, draws, target)
+        return share_out(
+            items,
+            draws,
+            actors=self.fleet.largest,
+            # With at-radius an image's blocks are drawn one after the other until it is answered.
+            draws_per_second=speed * EARLY if config.at_radius else speed,
+            may_cut=not config.at_radius,
+        )
 
     def _work(self, tasks: list[list[Item]]) -> None:
         try:

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from rsray.fleet.capacity import Fleet
 from rsray.fleet.session import quiet_logs
 
 TASKS_IN_FLIGHT = 2  # per actor: the next one waits there while the first is worked on
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """How many actors of which size."""
-
-    actors: int
-    cpus: float
-    gpus: float
-
-    @property
-    def threads(self) -> int:
-        """Torch threads of an actor: exactly its share of cores."""
-        return max(1, int(self.cpus))
 
 
 def stream(
@@ -33,7 +19,8 @@ def stream(
     """Yield an answer for each task, in the order they are ready.
 
     `actor(job)` is built once per actor and called with a task. Ray Data keeps the pool, sends a
-    lost actor's tasks to another, and holds back tasks while answers are not taken.
+    lost actor's tasks to another, and holds back tasks while answers are not taken; a fleet that
+    may grow does so while tasks wait and the cluster has, or gets, nodes for it.
     """
     import ray.data
 
@@ -50,7 +37,9 @@ def stream(
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
-                size=min(fleet.actors, len(tasks)), max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT
+                min_size=min(fleet.actors, len(tasks)),
+                max_size=min(fleet.largest, len(tasks)),
+                max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
             ),
             num_cpus=fleet.cpus,
             num_gpus=fleet.gpus,

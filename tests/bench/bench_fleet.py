@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from rsray.certification.plan import ITEM_SECONDS, Item
 from rsray.fleet.actor import ANSWER, task_table
-from rsray.fleet.ingest import Fleet, stream
+from rsray.fleet.capacity import Fleet
+from rsray.fleet.ingest import stream
 from rsray.fleet.session import session
 
 

@@ -10,8 +10,8 @@ from rsray.certification.plan import (
     Draws,
     Item,
     _runs,
-    group,
     owed,
+    share_out,
     task_draws,
     wants_estimation,
 )
@@ -140,21 +140,41 @@ def test_runs_are_contiguous_and_cover(seed):
         assert following > first + length or length == longest  # cut only when full
 
 
+@pytest.mark.parametrize("may_cut", [True, False])
 @pytest.mark.parametrize("seed", range(30))
-def test_tasks_hold_the_items_in_order_and_are_about_the_target(seed):
-    indices, labels, done, draws, longest = random_state(seed)
-    items = list(owed(indices, labels, done, draws, sampling="fixed", blocks_per_item=longest))
-    target = int(np.random.default_rng(seed).integers(1, 500))
-    tasks = group(items, draws, target)
-    assert [item for task in tasks for item in task] == items
+def test_tasks_hold_every_block_once_in_order(seed, may_cut):
+    indices, labels, done, draws, _ = random_state(seed)
+    items = list(owed(indices, labels, done, draws, sampling="fixed", blocks_per_item=400))
+    rng = np.random.default_rng(seed)
+    actors, speed = int(rng.integers(1, 5)), float(rng.integers(1, 200))
+    tasks = share_out(items, draws, actors=actors, draws_per_second=speed, may_cut=may_cut)
     assert all(tasks)
-    sizes = [[item.draws(draws) for item in task] for task in tasks]
-    assert all(sum(size) >= target for size in sizes[:-1])
-    assert all(sum(size[:-1]) < target for size in sizes)  # one item fewer would be too little
+    shared = [item for task in tasks for item in task]
+    assert owed_blocks(shared) == owed_blocks(sum(([item] for item in items), []))
+    if not may_cut:
+        assert shared == items
+
+
+def test_tasks_grow_shorter_to_the_end_and_leave_no_actor_waiting():
+    draws = Draws(100, 100_000, 1000)
+    done = Done.nothing(50, draws.num_blocks)
+    images = np.arange(50, dtype=np.int64)
+    items = list(owed(images, images, done, draws, sampling="fixed", blocks_per_item=100))
+    tasks = share_out(items, draws, actors=2, draws_per_second=10_000)
+    sizes = [sum(item.draws(draws) for item in task) for task in tasks]
+    assert sum(sizes) >= 50 * 100_100
+    longest, shortest = ITEM_SECONDS * 10_000, SMALLEST_SECONDS * 10_000
+    assert max(sizes) <= 1.1 * longest and max(sizes[-4:]) <= 2.5 * shortest
+    assert np.mean(sizes[: len(sizes) // 2]) >= 0.9 * longest
+    ends = [0.0, 0.0]  # of two actors, one half as fast, each taking the next task when free
+    for size in sizes:
+        actor = ends.index(min(ends))
+        ends[actor] += size / (10_000 if actor else 5_000)
+    assert abs(ends[0] - ends[1]) <= 3 * SMALLEST_SECONDS
 
 
 def test_no_items_no_tasks():
-    assert group([], Draws(1, 1, 1), 100) == []
+    assert share_out([], Draws(1, 1, 1), actors=3, draws_per_second=100.0) == []
 
 
 @pytest.mark.parametrize("speed", [0.5, 700.0, 2e5])

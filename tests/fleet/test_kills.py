@@ -188,3 +188,30 @@ def test_a_node_killed_mid_run(digits_run, tmp_path, undisturbed):
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_fleet_grows_onto_a_node_that_joins_mid_run(digits_run, undisturbed, tmp_path):
+    """As an autoscaler would add it; the nodes differ in size."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    seen = set()
+
+    def grow(snapshot):
+        if snapshot["draws"] > 0 and not cluster.worker_nodes:
+            cluster.add_node(num_cpus=2)
+        seen.add(len(actor_processes()))
+
+    try:
+        with session(cluster.address):
+            run_certify(
+                digits_run, tmp_path / "cert", on_progress=grow, actors=1, most_actors=3
+            )
+    finally:
+        cluster.shutdown()
+    assert 1 in seen and max(seen) >= 2
+    assert rows(tmp_path / "cert") == undisturbed
+    check_counts(tmp_path / "cert")

@@ -1,0 +1,125 @@
+"""How large a certification fleet the cluster holds, now and at its autoscaler's limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rsray.errors import UserError
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """CPU cores and GPUs of each node, and those that an autoscaler may bring the cluster to."""
+
+    nodes: tuple[tuple[float, float], ...]
+    most_cpus: float
+    most_gpus: float
+
+    @property
+    def cpus(self) -> float:
+        """CPU cores of all nodes that are there."""
+        return sum(cpus for cpus, _ in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all nodes that are there."""
+        return sum(gpus for _, gpus in self.nodes)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """How many actors of which size: `actors` where nodes are there for them, up to `most`."""
+
+    actors: int
+    cpus: float
+    gpus: float
+    most: int = 0  # 0: no more than `actors`
+
+    @property
+    def threads(self) -> int:
+        """Torch threads of an actor: exactly its share of cores."""
+        return max(1, int(self.cpus))
+
+    @property
+    def largest(self) -> int:
+        """The size the fleet may grow to."""
+        return max(self.actors, self.most)
+
+
+def capacity() -> Capacity:
+    """Return the capacity of the cluster that this process is connected to."""
+    import ray
+    from ray._private.state import state  # the public API does not tell an autoscaler's limits
+
+    nodes = tuple(
+        (node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+    most = state.get_max_resources_from_cluster_config() or {}
+    here = Capacity(nodes, 0.0, 0.0)
+    return Capacity(
+        nodes,
+        max(here.cpus, float(most.get("CPU", 0))),
+        max(here.gpus, float(most.get("GPU", 0))),
+    )
+
+
+def plan_fleet(
+    capacity: Capacity,
+    actors: int | None = None,
+    gpus_per_actor: float | None = None,
+    most: int | None = None,
+) -> Fleet:
+    """Return the fleet: one actor per GPU, or per CPU core, unless it says otherwise.
+
+    Without a number it fills the nodes that are there, and grows to what the autoscaler is known
+    to allow. Ray tells that limit on some clusters only: `most` actors says that the cluster will
+    grow, and nothing is refused then. UserError names what the cluster cannot hold.
+    """
+    gpus = float(capacity.most_gpus > 0) if gpus_per_actor is None else gpus_per_actor
+    if most is not None:
+        cpus = 1.0 if gpus <= 0 else _on_gpus(capacity, actors, gpus, will_grow=True).cpus
+        return Fleet(actors or 1, cpus, gpus, most=most)
+    return _on_gpus(capacity, actors, gpus) if gpus > 0 else _on_cpus(capacity, actors)
+
+
+def _on_gpus(
+    capacity: Capacity, actors: int | None, per_actor: float, will_grow: bool = False
+) -> Fleet:
+    most = _slots(capacity.most_gpus, per_actor)
+    if most < 1 and not will_grow:
+        raise UserError(
+            f"gpus-per-actor is {per_actor:g}, but the cluster has {capacity.most_gpus:g} GPUs"
+        )
+    here = [(cpus, _slots(gpus, per_actor)) for cpus, gpus in capacity.nodes]
+    now = sum(slots for _, slots in here)
+    # Room for Ray Data's own tasks beside the actors.
+    cpus = min([1.0, *(cpus / slots / 2 for cpus, slots in here if slots)])
+    wanted = actors or max(1, now)
+    return Fleet(wanted, max(0.1, cpus), per_actor, most=0 if actors else most)
+
+
+def _slots(gpus: float, per_actor: float) -> int:
+    """Return how many actors fit on a node's GPUs; parts of two GPUs make no whole."""
+    if per_actor >= 1:
+        return int(gpus / per_actor)
+    return int(gpus) * int(1 / per_actor + 1e-9)
+
+
+def _on_cpus(capacity: Capacity, actors: int | None) -> Fleet:
+    cores = [int(cpus) for cpus, _ in capacity.nodes]
+    most = int(min(capacity.most_cpus, 1e6))
+    if actors is None:
+        return Fleet(max(1, sum(cores)), 1, 0.0, most=most)
+    if actors > most:
+        raise UserError(f"actors is {actors}, but the cluster has {most} CPU cores")
+    each = next(
+        (
+            size
+            for size in range(max(cores, default=1), 1, -1)
+            if sum(node // size for node in cores) >= actors
+        ),
+        1,
+    )
+    return Fleet(actors, each, 0.0)
