@@ -13,6 +13,7 @@ fitted by least squares to tell ten pictures apart, so that their answers have m
 """
 
 import argparse
+import copy
 import datetime
 import json
 import multiprocessing
@@ -133,6 +134,21 @@ def time_engine(sampler, picture, seconds):
         sampler.counts(picture, 0, "estimation", [(done, draws)])
         done += draws
     return done / (time.perf_counter() - started)
+
+
+def as_published(name, model):
+    """Return the network in the papers' order of layers: LeNet's ReLU comes before its pool."""
+    if name != "lenet":
+        return model
+
+    def forward(x):
+        x = model.pool(model.relu(model.conv1(x)))
+        x = model.pool(model.relu(model.conv2(x)))
+        return model.fc2(model.relu(model.fc1(x.flatten(1))))
+
+    copied = copy.deepcopy(model)
+    copied.forward = forward
+    return copied
 
 
 def time_published(model, picture, batch, seconds):
@@ -265,14 +281,14 @@ def bench(name, options, device, precision):
     best = sorted(trial, key=trial.get)[-2:]
     if "on" in samplers:
         best = list({*best, limits[1][0]})
-    rates = {}
+    rates, published = {}, as_published(name, model)
     for _ in range(rounds):
         for key, sampler in samplers.items():
             rates.setdefault(f"a {key}", []).append(time_engine(sampler, pictures[0], seconds))
         for what in best:
             rates.setdefault(f"c {what}", []).append(time_forward(dict(limits)[what], seconds / 2))
         batch = PUBLISHED_BATCH[name]
-        rates.setdefault("b", []).append(time_published(model, pictures[0], batch, seconds))
+        rates.setdefault("b", []).append(time_published(published, pictures[0], batch, seconds))
     report(name, samplers, rates, best, model, pictures)
     if options.processes and device.type == "cpu":
         fastest = samplers.get("on", samplers["off"]).evaluation
