@@ -77,7 +77,7 @@ class EvaluatedNetwork:
         )
         self._forward: Forward = self.network
         if evaluation.compiled:
-            self._forward = compile_frozen(self.network, self.buffer_BCHW, evaluation.precision)
+            self._forward = compile_frozen(self.network, self.buffer_BCHW)
 
     def logits(self) -> Tensor:
         """Return float32 logits [B, K] of what is in the buffer."""

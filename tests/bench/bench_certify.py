@@ -391,12 +391,61 @@ def end_to_end(options):
     print(f"      peak memory of the process tree {peak[0] / 2**20:,.0f} MiB")
 
 
+@torch.no_grad()
+def agree(options, device, precision):
+    """Print how often the engine's network and the original agree on a trained RUN's test images.
+
+    Both see the same noise; counts are compared with the spread that other noise would give them.
+    """
+    from rsray.certification.source import open_source
+
+    trained = Trained(options.agreement)
+    sigma, split = open_source(options.agreement).sigma, trained.split()
+    model, per_image = trained().to(device), 200 if options.quick else 1000
+    chosen = np.linspace(0, len(split) - 1, 20 if options.quick else 50).astype(np.int64)
+    for compile in ("off",) if options.no_compile else ("off", "on"):
+        evaluation = choose_evaluation(
+            model, split.image_shape, precision=precision, device=device, compile=compile
+        )
+        network = EvaluatedNetwork(model, evaluation, split.image_shape)
+        batch, same, largest = evaluation.batch_size, 0, 0.0
+        for index in chosen.tolist():
+            image = torch.from_numpy(split.images([index])[0]).float() / 255
+            generator = torch.Generator().manual_seed(index)
+            rounds = -(-per_image // batch)
+            got, want = np.zeros(split.num_classes), np.zeros(split.num_classes)
+            for _ in range(rounds):
+                noise = torch.randn((batch, *split.image_shape), generator=generator)
+                noisy = (image + sigma * noise).to(device)
+                seen = noisy
+                if network.mean_C is not None:
+                    mean_C, std_C = network.mean_C.to(device), network.std_C.to(device)
+                    seen = (noisy - mean_C[:, None, None]) / std_C[:, None, None]
+                network.buffer_BCHW.copy_(seen)
+                ours = network.logits().argmax(1)
+                theirs = torch.cat([model(part) for part in noisy.split(64)]).argmax(1)
+                same += int((ours == theirs).sum())
+                got += np.bincount(ours.cpu().numpy(), minlength=split.num_classes)
+                want += np.bincount(theirs.cpu().numpy(), minlength=split.num_classes)
+            draws = rounds * batch
+            spread = np.sqrt(np.maximum(want * (draws - want) / draws, 1.0))
+            largest = max(largest, float((np.abs(got - want) / spread).max()))
+        total = draws * len(chosen)
+        print(
+            f"{options.agreement}: {_what(evaluation)}: top-1 agrees on {same / total:.2%} of {total:,} "
+            f"draws; counts differ by at most {largest:.2f} standard deviations"
+        )
+
+
 def main():
     """Print the header, then each network, then the whole command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--network", choices=list(SHAPES), action="append")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--agreement", metavar="RUN", help="compare top-1 on a trained network only"
+    )
     parser.add_argument("--processes", type=int, default=0, help="also (a) in N processes at once")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--precision", choices=("fp32", "bf16"))
@@ -414,7 +463,9 @@ def main():
         f"{datetime.date.today()}  {platform.node()}  {device_name(device)}, {os.cpu_count()} cores, "
         f"{options.threads} threads, torch {torch.__version__}, load {load}; draws per second"
     )
-    if not options.end_to_end or options.network:
+    if options.agreement:
+        agree(options, device, precision)
+    elif not options.end_to_end or options.network:
         for name in options.network or SHAPES:
             print(f"{name} {'x'.join(map(str, SHAPES[name]))}", flush=True)
             bench(name, options, device, precision)

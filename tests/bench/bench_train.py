@@ -179,7 +179,7 @@ def main():
     if options.threads:
         torch.set_num_threads(options.threads)
     device = default_device()
-    usual = ["bf16", "fp32"] if computes_bf16(device) else ["fp32"]
+    usual = ["bf16", "fp32"] if computes_bf16(device.type) else ["fp32"]
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     print(
         f"{datetime.date.today()}  {platform.node()}  {device_name(device)}, "

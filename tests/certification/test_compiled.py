@@ -1,6 +1,7 @@
 """Compiled networks: the same function, ready before the first draw, and when to compile."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,6 +110,19 @@ def test_wrong_compiled_logits_are_refused(tiny, monkeypatch):
     monkeypatch.setattr(compiled_module.torch, "compile", lambda net, **_: lambda x: net(x) + 1)
     with pytest.raises(CompileError, match="differ"):
         EvaluatedNetwork(tiny(), COMPILED, SHAPE)
+
+
+def test_compiled_logits_may_be_as_far_off_as_bfloat16_is_and_no_further(tiny, monkeypatch):
+    evaluation = replace(COMPILED, precision="bf16")
+    for factor, is_fine in ((1.0, True), (1.001, True), (1.1, False), (float("nan"), False)):
+        monkeypatch.setattr(
+            compiled_module.torch, "compile", lambda net, f=factor, **_: lambda x: net(x) * f
+        )
+        if is_fine:
+            EvaluatedNetwork(tiny(), evaluation, SHAPE)
+        else:
+            with pytest.raises(CompileError, match="differ"):
+                EvaluatedNetwork(tiny(), evaluation, SHAPE)
 
 
 @pytest.mark.parametrize(
