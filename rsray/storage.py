@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
+from rsray.address import divided, extended, parent_and_name, shown
 from rsray.errors import UserError
+from rsray.lease import hold
 
 TEMPORARY = ".tmp-"
 
@@ -40,7 +43,7 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as refused:
         return _locate_with_fsspec(uri, refused)
     except OSError as problem:
-        raise UserError(f"cannot reach {uri}: {one_line(problem)}") from problem
+        raise UserError(f"cannot reach {shown(uri)}: {one_line(problem)}") from problem
 
 
 def _locate_with_fsspec(uri: str, refused: Exception) -> tuple[fs.FileSystem, str]:
@@ -50,7 +53,7 @@ def _locate_with_fsspec(uri: str, refused: Exception) -> tuple[fs.FileSystem, st
         filesystem, path = url_to_fs(uri)
     except (ImportError, ValueError) as problem:
         raise UserError(
-            f"cannot open {uri}: {one_line(refused)} "
+            f"cannot open {shown(uri)}: {one_line(refused)} "
             "(allowed: a local path, file://, s3://, gs://, or a URI that fsspec can open)"
         ) from problem
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), str(path)  # type: ignore[abstract]
@@ -67,9 +70,9 @@ def read_file(path: PathLike) -> bytes:
     try:
         return folder.read(name)
     except FileNotFoundError as problem:
-        raise UserError(f"{os.fspath(path)} does not exist") from problem
+        raise UserError(f"{shown(os.fspath(path))} does not exist") from problem
     except OSError as problem:
-        raise UserError(f"cannot read {os.fspath(path)}: {one_line(problem)}") from problem
+        raise UserError(f"cannot read {shown(os.fspath(path))}: {one_line(problem)}") from problem
 
 
 def write_file(path: PathLike, content: bytes) -> None:
@@ -81,12 +84,12 @@ def write_file(path: PathLike, content: bytes) -> None:
     try:
         folder.make().write(name, content)
     except OSError as problem:
-        raise UserError(f"cannot write {os.fspath(path)}: {one_line(problem)}") from problem
+        raise UserError(f"cannot write {shown(os.fspath(path))}: {one_line(problem)}") from problem
 
 
 def _split(path: PathLike) -> tuple[Folder, str]:
-    parent, _, name = Folder.of(path).uri.rpartition("/")
-    return Folder(parent or "/"), name
+    parent, name = parent_and_name(Folder.of(path).uri)
+    return Folder(parent), name
 
 
 @dataclass(frozen=True)
@@ -101,17 +104,22 @@ class Folder:
         text = os.fspath(where)
         if "://" not in text:
             return cls(str(Path(text).expanduser().absolute()))
-        folder = cls(text.rstrip("/"))
+        base, options = divided(text)
+        folder = cls(base.rstrip("/") + options)
         locate(folder.uri)
         return folder
 
     def __str__(self) -> str:
-        """Return the address as the user would type it."""
+        """Return the address for messages: without options and without credentials."""
+        return shown(self.uri)
+
+    def __fspath__(self) -> str:
+        """Return the whole address, which `Folder.of` and `read_file` take."""
         return self.uri
 
     def __truediv__(self, name: str) -> Folder:
-        """Return the folder `name` inside."""
-        return Folder(f"{self.uri.rstrip('/')}/{name}")
+        """Return the folder (or the address of a file) `name` inside."""
+        return Folder(extended(self.uri, name))
 
     @property
     def is_local(self) -> bool:
@@ -129,7 +137,7 @@ class Folder:
         try:
             filesystem.create_dir(path, recursive=True)
         except OSError as problem:
-            raise UserError(f"cannot create folder {self.uri}: {one_line(problem)}") from problem
+            raise UserError(f"cannot create folder {self}: {one_line(problem)}") from problem
         return self
 
     def exists(self, name: str = "") -> bool:
@@ -141,13 +149,13 @@ class Folder:
         return bool(self._info(name).type == fs.FileType.File)
 
     def _info(self, name: str) -> Any:
-        filesystem, path = locate(self.uri)
-        return filesystem.get_file_info(f"{path}/{name}" if name else path)
+        with self._reported("read") as (filesystem, path):
+            return filesystem.get_file_info(f"{path}/{name}" if name else path)
 
     def names(self, suffix: str = "") -> list[str]:
         """Return the sorted names in the folder that end in `suffix`; none if it does not exist."""
-        filesystem, path = locate(self.uri)
-        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        with self._reported("read") as (filesystem, path):
+            found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(
             info.base_name
             for info in found
@@ -156,51 +164,86 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file; raises FileNotFoundError."""
-        filesystem, path = locate(self.uri)
-        with filesystem.open_input_stream(f"{path}/{name}", compression=None) as stream:
-            return bytes(stream.read())
+        with self._reported("read") as (filesystem, path):
+            with filesystem.open_input_stream(f"{path}/{name}", compression=None) as stream:
+                return bytes(stream.read())
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file so that it appears whole or not at all, replacing one of that name."""
-        filesystem, path = locate(self.uri)
-        if not self.is_local:
-            with filesystem.open_output_stream(f"{path}/{name}", compression=None) as stream:
-                stream.write(data)
-            return
-        temporary = Path(path) / f"{TEMPORARY}{os.getpid()}-{name}"
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(Path(path) / name)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with self._reported("write to") as (filesystem, path):
+            if self.is_local:
+                _write_and_rename(Path(path), name, data)
+            else:
+                _uninterrupted(lambda: _put(filesystem, f"{path}/{name}", data))
 
     def delete(self, name: str) -> None:
         """Delete a file or folder in the folder, if it is there."""
-        filesystem, path = locate(self.uri)
         kind = self._info(name).type
-        if kind == fs.FileType.Directory:
-            filesystem.delete_dir(f"{path}/{name}")
-        elif kind == fs.FileType.File:
-            filesystem.delete_file(f"{path}/{name}")
+        with self._reported("write to") as (filesystem, path):
+            if kind == fs.FileType.Directory:
+                filesystem.delete_dir(f"{path}/{name}")
+            elif kind == fs.FileType.File:
+                filesystem.delete_file(f"{path}/{name}")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; UserError if another rsray is writing to it.
 
-        Local folders only: the lock goes with the process, so a killed run leaves none behind.
+        A killed run leaves no lock behind: a local one goes with the process, one on an object
+        store with the process on this machine, and after a minute on any other.
         """
-        if not self.is_local:
+        with self._locked_here() if self.is_local else hold(*locate(self.uri), str(self)):
             yield
-            return
+
+    @contextmanager
+    def _locked_here(self) -> Iterator[None]:
         with (self.local_path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as problem:
                 raise UserError(
-                    f"another rsray is writing to {self.uri}: wait or use another --out"
+                    f"another rsray is writing to {self}: wait or use another --out"
                 ) from problem
             yield
+
+    @contextmanager
+    def _reported(self, what: str) -> Iterator[tuple[fs.FileSystem, str]]:
+        """Yield where the folder is; what an object store refuses becomes UserError.
+
+        A local disk's errors keep their number, which says more.
+        """
+        try:
+            yield locate(self.uri)
+        except FileNotFoundError:
+            raise
+        except OSError as problem:
+            if self.is_local:
+                raise
+            raise UserError(f"cannot {what} {self}: {one_line(problem)}") from problem
+
+
+def _write_and_rename(folder: Path, name: str, data: bytes) -> None:
+    temporary = folder / f"{TEMPORARY}{os.getpid()}-{name}"
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / name)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _put(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
+    with filesystem.open_output_stream(path, compression=None) as stream:
+        stream.write(data)
+
+
+def _uninterrupted(work: Callable[[], None]) -> None:
+    """Do the work to its end before an interrupt is raised, which only reaches the main thread.
+
+    Closing a stream is what makes an object, so a Ctrl-C within `with` would make a part of one.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(work).result()

@@ -16,13 +16,15 @@ ALLOWED = {
     "errors": set(),
     "versions": set(),
     "core": {"errors"},
-    "storage": {"errors"},
+    "address": set(),
+    "lease": {"errors"},
+    "storage": {"address", "errors", "lease"},
     "objectives": {"core", "errors"},
     "models": {"core", "errors"},
-    "data": {"core", "errors", "storage"},
+    "data": {"address", "core", "errors", "storage"},
     "config": {"core", "errors", "objectives"},
     "presets": {"config", "errors"},
-    "results": {"core", "errors", "storage", "versions", "config", "data", "presets"},
+    "results": {"address", "core", "errors", "storage", "versions", "config", "data", "presets"},
 }
 MIDDLE = set(ALLOWED)
 ALLOWED |= {

@@ -187,12 +187,12 @@ def conclude(
         "failed": {str(index): reason for index, reason in failed.items()},
         **more,
     }
-    write_certificates(f"{claimed.folder}/{TABLE}", columns, metadata)
+    write_certificates(claimed.folder / TABLE, columns, metadata)
     if config.at_radius:
         extra |= _at_radii(claimed, columns)
     certificates = Certificates(name=str(claimed.folder), metadata=metadata, **columns)
     summary = summarise(certificates, extra=extra)
-    write_summary(f"{claimed.folder}/{SUMMARY}", summary)
+    write_summary(claimed.folder / SUMMARY, summary)
     return summary
 
 

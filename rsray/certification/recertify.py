@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rsray.address import beside
 from rsray.certification.evaluation import Evaluation
 from rsray.certification.folder import (
     CERT_FILE,
@@ -46,7 +47,7 @@ def recertify(
     old = CertifyConfig.make({k: v for k, v in record.items() if k in CertifyConfig.model_fields})
     store = CountStore(source, run_id(old))
     config = _changed(old, store, alpha=alpha, bound=bound, n=n)
-    before = read_certificates(f"{source}/{TABLE}")
+    before = read_certificates(source / TABLE)
     made_from = {"cert": str(source), "alpha": old.alpha, "bound": old.bound, "n": old.n}
     _check_target(source, target, config, made_from)
     target.make()
@@ -70,7 +71,7 @@ def default_target(
 ) -> str:
     """Return the source's address with the changes added: `runs/c-alpha0.01-tcertify`."""
     parts = [f"alpha{alpha:g}" if alpha is not None else "", bound or "", f"n{n}" if n else ""]
-    return "-".join([source.rstrip("/"), *filter(None, parts)])
+    return beside(source, "".join(f"-{part}" for part in parts if part))
 
 
 def _record(source: Folder) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from rsray import models
+from rsray.address import parent_and_name
 from rsray.config import TrainConfig, from_yaml
 from rsray.data import ImageSplit
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Folder, read_file
 
 PUBLISHED = (".pth", ".tar", ".pt", ".th")
 
@@ -85,8 +86,8 @@ def open_source(where: str) -> ClassifierSource:
 
 
 def _open_file(file: Folder) -> ClassifierSource:
-    parent, _, name = file.uri.rpartition("/")
-    weights = Folder(parent).read(name)
+    name = parent_and_name(file.uri)[1]
+    weights = read_file(file)
     if name.endswith(".safetensors"):
         return _described(file.uri, weights, _metadata(weights, file.uri))
     if name.endswith(PUBLISHED):

@@ -14,6 +14,7 @@ from rsray.data.mnist import MNIST
 from rsray.data.parquet import PARQUET
 from rsray.data.splits import selected, subset, train_validation
 from rsray.data.svhn import SVHN
+from rsray.data.webdataset import WEBDATASET
 from rsray.errors import UserError
 
 __all__ = [
@@ -36,6 +37,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "mini-imagenet50": MINI_IMAGENET50,
     "imagefolder": IMAGEFOLDER,
     "parquet": PARQUET,
+    "webdataset": WEBDATASET,
 }
 
 DEFAULT_ROOT = "./data"

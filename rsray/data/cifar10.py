@@ -12,8 +12,8 @@ from rsray.data.imagefolder import split_folders, union_of_classes
 from rsray.data.in_memory import ArraySplit, CachedSplit
 from rsray.data.location import DataNotFoundError, Location
 from rsray.data.parquet import open_shards
-from rsray.data.parquet_files import find_shards
 from rsray.data.restricted_pickle import load_arrays
+from rsray.data.shard_files import find_shards
 from rsray.errors import UserError
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())

@@ -27,6 +27,9 @@ SMALL = 64 * 64  # pixels; below, PIL's time is Python's, and threads only wait 
 MAX_THREADS = 16
 
 
+Crop = Callable[[Image.Image, tuple[int, int]], Image.Image]  # to (width, height)
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The array that every picture of a split becomes."""
@@ -35,6 +38,7 @@ class Geometry:
     height: int
     width: int
     short_side: int | None = None  # resize to this, then crop the centre; None: never resize
+    crop: Crop | None = None  # makes the picture in another way, in training
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -89,7 +93,9 @@ def fit(image: Image.Image, geometry: Geometry, where: object) -> Pixels:
     mode = "L" if geometry.channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
-    if geometry.short_side is not None:
+    if geometry.crop is not None:
+        image = geometry.crop(image, (geometry.width, geometry.height))
+    elif geometry.short_side is not None:
         image = _resize_and_crop(image, geometry, geometry.short_side)
     if image.size != (geometry.width, geometry.height):
         raise UserError(

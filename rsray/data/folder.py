@@ -41,7 +41,7 @@ class FolderSplit(ImageSplit):
             files, labels = _portion(files, labels, self.portion)
         if not files:
             raise UserError(f"{self.folder}: no images in its class folders ({SUFFIXES_TEXT})")
-        if self.fingerprint not in (None, _fingerprint(files)):
+        if self.fingerprint not in (None, fingerprint(files)):
             raise UserError(f"{self.folder}: its files differ from when the run started")
         return files, labels
 
@@ -61,7 +61,7 @@ class FolderSplit(ImageSplit):
         """Return the fields, with the fingerprint of the files if they were listed."""
         state = super().__getstate__()
         if "_files" in self.__dict__:
-            state["fingerprint"] = _fingerprint(self._files[0])
+            state["fingerprint"] = fingerprint(self._files[0])
         return state
 
 
@@ -126,5 +126,6 @@ def _portion(files: list[Location], labels: Labels, portion: str) -> tuple[list[
     return [files[index] for index in chosen], labels[chosen]
 
 
-def _fingerprint(files: list[Location]) -> int:
+def fingerprint(files: list[Location]) -> int:
+    """Return a number that tells these files' names, in this order, from others."""
     return zlib.crc32("\n".join(file.path for file in files).encode())

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012), as folders or as Hugging Face Parquet shards; and 50 classes of it."""
+"""ImageNet (ILSVRC 2012): folders, Parquet shards or WebDataset tar; and 50 classes of it."""
 
 # Shapes: N images of the split, n images asked for, K classes.
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from rsray.data.decode import Geometry
 from rsray.data.folder import FolderSplit
 from rsray.data.imagefolder import split_folders, union_of_classes
 from rsray.data.location import DataNotFoundError, Location
-from rsray.data.parquet import ParquetSplit, open_shards
-from rsray.data.parquet_files import find_shards
+from rsray.data.parquet import open_shards
+from rsray.data.shard_files import TAR_FILES, find_shards
+from rsray.data.webdataset import open_tar_shards
 from rsray.errors import UserError
 
 CROP, SHORT_SIDE = 224, 256  # pixels, of the published evaluations
@@ -81,16 +82,15 @@ def _open(
         for folder in SHARD_FOLDERS:
             shards = find_shards(place / folder, SHARD_NAMES)
             if split in shards:
-                base = open_shards(name, split, shards, geometry)
+                base: ImageSplit = open_shards(name, split, shards, geometry)
+                return base if keep is None else _mini(base)
+            tars = find_shards(place / folder, SHARD_NAMES, TAR_FILES)
+            if split in tars:
+                base = open_tar_shards(name, split, tars, geometry, place / folder)
                 return base if keep is None else _mini(base)
     synsets, files = FOLDER_NAMES[split][0], SHARD_NAMES[split][0]
-    raise DataNotFoundError(
-        [
-            f"{place}/{layout}"
-            for place in places
-            for layout in (f"{synsets}/<synset>/*.JPEG", f"[data/]{files}-*.parquet")
-        ]
-    )
+    layouts = (f"{synsets}/<synset>/*.JPEG", f"[data/]{files}-*.parquet", f"[data/]*{files}*.tar")
+    raise DataNotFoundError([f"{place}/{layout}" for place in places for layout in layouts])
 
 
 def _from_folder(
@@ -107,7 +107,7 @@ def _from_folder(
     )
 
 
-def _mini(base: ParquetSplit) -> ImageSplit:
+def _mini(base: ImageSplit) -> ImageSplit:
     classes = tuple(int(index) for index in mini_classes(base.num_classes))
     names = base.class_names
     return ClassSubset(
@@ -128,7 +128,8 @@ IMAGENET = DatasetSpec(
     image_shape=(3, CROP, CROP),
     open=open_imagenet,
     how_to_get="train/<synset>/*.JPEG and val/<synset>/*.JPEG from https://image-net.org, or the "
-    "Parquet shards of https://huggingface.co/datasets/ILSVRC/imagenet-1k",
+    "Parquet shards of https://huggingface.co/datasets/ILSVRC/imagenet-1k, or the tar files of "
+    "https://huggingface.co/datasets/timm/imagenet-1k-wds",
     augmentation="random-resized-crop",
     skip=100,
     in_memory=False,

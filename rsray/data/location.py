@@ -1,7 +1,6 @@
 """A file or folder anywhere (local path, s3://, gs://, file://) that pickles as its address."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyarrow import fs
 
+from rsray.address import shown
 from rsray.errors import UserError
 from rsray.storage import locate, one_line
 
@@ -48,8 +48,7 @@ class Location:
 
     def __str__(self) -> str:
         """Return the address for messages: without options and without credentials."""
-        address = self.root.partition("?")[0].rstrip("/") if "://" in self.root else self.root
-        address = re.sub(r"//[^/@]*:[^/@]*@", "//", address)
+        address = shown(self.root).rstrip("/") if "://" in self.root else self.root
         return f"{address}/{self.path}" if self.path else address
 
     @property
@@ -85,6 +84,13 @@ class Location:
         filesystem, path = self._resolved()
         with self._reported():
             return filesystem.open_input_file(path)
+
+    def stamp(self) -> tuple[int | None, int | None]:
+        """Return the file's size in bytes and its time of change in ns; None where not told."""
+        filesystem, path = self._resolved()
+        with self._reported():
+            info = filesystem.get_file_info(path)
+        return info.size, info.mtime_ns
 
     def folders(self) -> list[str]:
         """Return the sorted names of the folders in this folder, hidden ones left out."""

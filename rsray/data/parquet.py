@@ -10,9 +10,9 @@ from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
 from rsray.data.decode import Geometry, read_header
 from rsray.data.folder import SPLIT_SEED, TEST_FRACTION
 from rsray.data.location import DataNotFoundError, Location
-from rsray.data.parquet_files import SPLIT_NAMES, Shards, find_files, shards_of
 from rsray.data.parquet_labels import find_classes, read_labels
 from rsray.data.parquet_table import ParquetTable, opened
+from rsray.data.shard_files import SPLIT_NAMES, Shards, find_files, shards_of
 from rsray.data.splits import train_validation
 from rsray.data.tensor_column import encoded_pictures, is_tensor, tensor_shape
 from rsray.errors import UserError

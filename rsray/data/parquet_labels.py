@@ -20,16 +20,16 @@ MAX_CLASSES = 100_000  # a larger label is an identifier taken for a class
 def find_classes(table: ParquetTable) -> tuple[int, tuple[str, ...] | None]:
     """Return the number of classes and, where the data names them, their names by label.
 
-    Text labels are sorted; for integers Hugging Face's metadata tell, else the largest label does.
-    Raises UserError for a label that cannot be a class.
+    For integers Hugging Face's metadata tell (then no label is read), else the largest label does;
+    text labels are sorted. Raises UserError for a label that cannot be a class.
     """
+    declared = _declared_names(table.files[0], table.label_column)
+    if declared:
+        return len(declared), declared
     uniques = [unique for file_values in _values(table) for unique in set(file_values)]
     if uniques and isinstance(uniques[0], str):
         names = tuple(sorted(set(uniques)))
         return len(names), names
-    declared = _declared_names(table.files[0], table.label_column)
-    if declared:
-        return len(declared), declared
     lowest, highest = min(uniques, default=0), max(uniques, default=0)
     if lowest < 0 or highest >= MAX_CLASSES:
         raise UserError(
@@ -71,9 +71,12 @@ def _checked(piece: pa.ChunkedArray[Any], file: Location, name: str) -> list[Any
 
 
 def _declared_names(file: Location, column: str) -> tuple[str, ...] | None:
-    """Return the class names that Hugging Face's `datasets` wrote into the schema."""
+    """Return the class names that Hugging Face's `datasets` wrote beside a column of integers."""
     with opened(file, None) as parquet:
-        metadata = parquet.schema_arrow.metadata or {}
+        schema = parquet.schema_arrow
+    metadata = schema.metadata or {}
+    if not pa.types.is_integer(schema.field(column).type):
+        return None
     try:
         feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
         return tuple(str(name) for name in feature["names"]) or None

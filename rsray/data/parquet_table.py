@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
@@ -21,6 +22,7 @@ from rsray.errors import UserError
 from rsray.storage import one_line
 
 GROUPS_KEPT = 8  # encoded row groups kept in memory for the next request
+FILES_AT_ONCE = 16  # on an object store, opening a file is waiting
 ROWS_AT_ONCE = 1024  # Arrow's binary columns overflow when gigabytes are gathered at once
 
 
@@ -46,11 +48,13 @@ class ParquetTable:
 
     def column(self, name: str) -> list[pa.ChunkedArray[Any]]:
         """Return one column, a piece per file."""
-        pieces = []
-        for file, footer in zip(self.files, self._footers, strict=True):
+
+        def piece(file: Location, footer: pq.FileMetaData) -> pa.ChunkedArray[Any]:
             with opened(file, footer) as parquet:
-                pieces.append(parquet.read(columns=[name]).column(name))
-        return pieces
+                return parquet.read(columns=[name]).column(name)
+
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            return list(pool.map(piece, self.files, self._footers))
 
     def images(self, rows: Labels, to: Geometry) -> Pixels:
         """Return the images of these rows, uint8 [n, C, H, W]."""
@@ -90,7 +94,8 @@ class ParquetTable:
 
     @cached_property
     def _footers(self) -> tuple[pq.FileMetaData, ...]:
-        return tuple(read_footer(file) for file in self.files)
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            return tuple(pool.map(read_footer, self.files))
 
     @cached_property
     def _groups(self) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rsray import storage
+from rsray.address import shown
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike
@@ -44,7 +45,7 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
     unknown = np.full(len(rows), -1, dtype=np.int64)
     metadata = {
         "format": "cohen",
-        "sigma": sigma_in(os.path.basename(os.fspath(path))),
+        "sigma": sigma_in(os.path.basename(shown(os.fspath(path)))),
         **dict.fromkeys(("n0", "n", "alpha", "bound")),
         "seconds": math.fsum(seconds),
     }

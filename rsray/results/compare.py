@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rsray.address import shown
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.results.cohen import read_log
@@ -32,7 +33,7 @@ GENERIC_NAMES = ("certificates", "best", "")
 
 def load(path: PathLike) -> Certificates:
     """Return the result at a path or URI, named after it; raises UserError for anything else."""
-    text = os.fspath(path)
+    text = shown(os.fspath(path))
     place = Folder.of(path)
     if not place.exists():
         raise UserError(f"{path} does not exist; expected {EXPECTED}")
@@ -100,7 +101,7 @@ def _restrict_one(result: Certificates, indices: np.ndarray) -> Certificates:
 def _load_folder(place: Folder, folder: str) -> Certificates:
     for inside in (place, place / "best" / "certificates", place / "certificates"):
         if inside.is_file("certificates.parquet"):
-            table = f"{inside}/certificates.parquet"
+            table = inside / "certificates.parquet"
             return read_certificates(table, name=_run_name(_absolute(folder)))
     entries = place.names()
     reason = next((text for name, text in UNFINISHED.items() if name in entries), None)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from rsray import storage
+from rsray.address import shown
 from rsray.core.radius import average_certified_radius
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
@@ -26,7 +27,7 @@ INK, FAINT = "#222222", "#d9d9d9"
 
 def check_suffix(path: PathLike) -> str:
     """Return the suffix of a plot's file name; raises UserError for one that is not drawn."""
-    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    suffix = os.path.splitext(shown(os.fspath(path)))[1].lower()
     if suffix not in SUFFIXES:
         raise UserError(f"cannot plot to {path}: the name must end in {', '.join(SUFFIXES)}")
     return suffix

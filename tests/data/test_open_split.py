@@ -13,7 +13,9 @@ from rsray.errors import UserError
 
 
 def test_specs_agree_with_their_names():
-    names = "digits mnist svhn cifar10 imagenet mini-imagenet50 imagefolder parquet".split()
+    names = (
+        "digits mnist svhn cifar10 imagenet mini-imagenet50 imagefolder parquet webdataset".split()
+    )
     assert list(DATASETS) == names
     assert all(spec.name == name for name, spec in DATASETS.items())
     assert {name for name, spec in DATASETS.items() if spec.skip != 1} == {"imagenet"}

@@ -1,0 +1,218 @@
+"""Pictures in class folders into Parquet shards, once: few large objects in place of a million.
+
+The shards are those of Hugging Face's `datasets`: a column `image` of struct<bytes, path> that
+holds every file as it was, byte for byte, and `label`, with the class names in the schema. Rows
+are in the order of the folder's own reader, so image i is the same image in both.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsray.data._base import Labels
+from rsray.data.decode import read_header
+from rsray.data.folder import LISTING_THREADS, fingerprint, list_images
+from rsray.data.imagefolder import split_folders, union_of_classes
+from rsray.data.location import Location
+from rsray.errors import UserError
+from rsray.storage import Folder
+
+RECORD = "conversion.json"
+SHARD_IMAGES = 2000  # 200 MB of ImageNet: held in memory while it is made
+GROUP_BYTES = 2**20  # of pictures in a row group, the least that a reader of one picture reads
+# What the shards of a split folder are called, so that every reader knows the split.
+SHARD_PREFIXES = {
+    "train": "train",
+    "test": "test",
+    "val": "validation",
+    "validation": "validation",
+    "valid": "validation",
+}
+UNDIVIDED = "data"
+OnProgress = Callable[["Converted"], None]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """How far a conversion is."""
+
+    images: int
+    total: int
+    shards: int
+    total_shards: int
+    bytes: int  # written by this start
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pictures of one split, in order, and what their shards are called."""
+
+    prefix: str
+    files: list[Location]
+    labels: Labels  # [N]
+    shard_images: int
+
+    @property
+    def num_shards(self) -> int:
+        """The number of shards."""
+        return math.ceil(len(self.files) / self.shard_images)
+
+    def shards(self) -> Iterator[tuple[str, range]]:
+        """Yield the name and the rows of each shard."""
+        for number in range(self.num_shards):
+            first = number * self.shard_images
+            last = min(first + self.shard_images, len(self.files))
+            name = f"{self.prefix}-{number:05d}-of-{self.num_shards:05d}.parquet"
+            yield name, range(first, last)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the shards depend on."""
+        return {"images": len(self.files), "files": fingerprint(self.files)}
+
+
+def convert(
+    source: Location,
+    out: Folder,
+    *,
+    shard_images: int = SHARD_IMAGES,
+    on_progress: OnProgress = lambda done: None,
+) -> Converted:
+    """Write <source>/[train|test|val/]<class>/* as Parquet shards in `out`; returns what is there.
+
+    A shard that exists is complete and is not written again. Raises UserError when there are no
+    class folders, a picture cannot be read, or `out` holds something else.
+    """
+    if shard_images < 1:
+        raise UserError(f"shard size {shard_images}: must be at least 1 image")
+    classes, parts = find_parts(source, shard_images)
+    _claim(out, source, classes, parts, shard_images)
+    with out.locked():
+        return _write_missing(out, classes, parts, on_progress)
+
+
+def find_parts(source: Location, shard_images: int) -> tuple[tuple[str, ...], list[Part]]:
+    """Return the class names and the parts that become shards; UserError if there are none."""
+    if not source.is_dir():
+        raise UserError(f"{source} is no folder")
+    folders = split_folders(source, {name: (name,) for name in SHARD_PREFIXES})
+    classes = union_of_classes(folders) if folders else tuple(source.folders())
+    folders = folders or {UNDIVIDED: source}
+    parts = [
+        Part(SHARD_PREFIXES.get(name, UNDIVIDED), *list_images(folder, classes), shard_images)
+        for name, folder in folders.items()
+    ]
+    prefixes = [part.prefix for part in parts]
+    if len(set(prefixes)) < len(prefixes):
+        raise UserError(f"{source} has two validation folders: {', '.join(folders)}")
+    for part, folder in zip(parts, folders.values(), strict=True):
+        if not part.files:
+            raise UserError(f"{folder}: no pictures in class folders (<class>/*.jpg, ...)")
+    return classes, parts
+
+
+def _claim(
+    out: Folder, source: Location, classes: tuple[str, ...], parts: list[Part], shard_images: int
+) -> None:
+    """Write conversion.json, or check that the one that is there says the same."""
+    record = {
+        "source": str(source),
+        "shard_images": shard_images,
+        "classes": len(classes),
+        "splits": {part.prefix: part.record() for part in parts},
+    }
+    if out.is_file():
+        raise UserError(f"{out} is a file: --out needs a folder")
+    if out.exists(RECORD):
+        old = json.loads(out.read(RECORD))
+        for key in ("shard_images", "classes", "splits"):  # the same files may have moved
+            if old.get(key) != record[key]:
+                raise UserError(
+                    f"{out} holds another conversion: {key} is {record[key]} now but was "
+                    f"{old.get(key)}; use another --out"
+                )
+        return
+    if [name for name in out.names() if not name.startswith(".")]:
+        raise UserError(f"{out} is not empty and is no conversion; use another --out")
+    out.make().write(RECORD, json.dumps(record, indent=2).encode())
+
+
+def _write_missing(
+    out: Folder, classes: tuple[str, ...], parts: list[Part], on_progress: OnProgress
+) -> Converted:
+    present, written = set(out.names(".parquet")), 0
+    todo = [(part, name, rows) for part in parts for name, rows in part.shards()]
+    total, images = sum(len(rows) for _, _, rows in todo), 0
+    schema = schema_of(classes)
+    for number, (part, name, rows) in enumerate(todo):
+        if name not in present:
+            content = shard_bytes(
+                [part.files[row] for row in rows], part.labels[rows.start : rows.stop], schema
+            )
+            out.write(name, content)
+            written += len(content)
+        images += len(rows)
+        on_progress(Converted(images, total, number + 1, len(todo), written))
+    return Converted(images, total, len(todo), len(todo), written)
+
+
+def schema_of(classes: tuple[str, ...]) -> pa.Schema:
+    """Return the schema of a shard, with the class names where Hugging Face's readers look."""
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": list(classes), "_type": "ClassLabel"},
+    }
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.schema(
+        [("image", picture), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+
+
+def shard_bytes(files: list[Location], labels: Labels, schema: pa.Schema) -> bytes:
+    """Return a Parquet file of these pictures; UserError names one that cannot be read."""
+
+    def read(file: Location) -> bytes:
+        content = file.read_bytes()
+        read_header(content, file)  # better now than in the middle of a training
+        return content
+
+    with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        contents = list(pool.map(read, files))
+    sink = pa.BufferOutputStream()
+    dictionaries: Any = ["image.path", "label"]  # the stubs know only all or none
+    with pq.ParquetWriter(
+        sink,
+        schema,
+        compression={"image.bytes": "none", "image.path": "zstd", "label": "zstd"},
+        use_dictionary=dictionaries,
+        write_statistics=["label"],  # of pictures they would be pictures
+        write_page_checksum=True,
+    ) as writer:
+        for first, last in pairwise(_group_starts([len(content) for content in contents])):
+            rows = slice(first, last)
+            pictures = [
+                {"bytes": content, "path": file.name}
+                for content, file in zip(contents[rows], files[rows], strict=True)
+            ]
+            columns = {"image": pictures, "label": labels[rows]}
+            writer.write_table(pa.table(columns, schema=schema), row_group_size=len(pictures))
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _group_starts(sizes: list[int]) -> list[int]:
+    """Return the first row of every row group, and the number of rows at the end."""
+    starts, held = [0], 0
+    for row, size in enumerate(sizes):
+        if held and held + size > GROUP_BYTES:
+            starts, held = [*starts, row], 0
+        held += size
+    return [*starts, len(sizes)]

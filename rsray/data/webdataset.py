@@ -1,0 +1,229 @@
+"""WebDataset: tar files of pictures, each beside its class; any user's own, ImageNet's too."""
+
+# Shapes: N images of the split, n images asked for, K classes.
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data.decode import Geometry, decode_all, read_header
+from rsray.data.folder import LISTING_THREADS, SPLIT_SEED, TEST_FRACTION
+from rsray.data.location import DataNotFoundError, Location
+from rsray.data.parquet_labels import MAX_CLASSES
+from rsray.data.shard_files import SPLIT_NAMES, TAR_FILES, Shards, find_files, shards_of
+from rsray.data.splits import train_validation
+from rsray.data.tar_index import read_index
+from rsray.errors import UserError
+from rsray.storage import one_line
+
+FILES_OPEN = 64
+NAME_FILES = ("classnames.txt", "classes.txt")  # a name per line, in the order of the labels
+Classes = tuple[int, tuple[str, ...] | None]  # their number K, and their names by label
+
+
+@dataclass(frozen=True)
+class TarTable:
+    """The samples of some tar files, one after the other; pickles as their addresses."""
+
+    files: tuple[Location, ...]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields alone."""
+        return {field.name: self.__dict__[field.name] for field in fields(self)}
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """The samples of all files, a table of INDEX [N]."""
+        return pa.concat_tables(self._tables)
+
+    @cached_property
+    def _tables(self) -> list[pa.Table]:
+        with ThreadPoolExecutor(LISTING_THREADS) as pool:
+            return list(pool.map(read_index, self.files))
+
+    @cached_property
+    def _places(self) -> tuple[Labels, Labels, Labels]:
+        """The file [N], offset [N] and size [N] of every picture."""
+        rows = [len(table) for table in self._tables]
+        offsets, sizes = (self.index[name].to_numpy() for name in ("offset", "size"))
+        return np.repeat(np.arange(len(rows)), rows), offsets, sizes
+
+    @cached_property
+    def _open(self) -> Callable[[int], pa.NativeFile]:
+        return lru_cache(maxsize=FILES_OPEN)(lambda file: self.files[file].open())
+
+    def picture(self, row: int) -> bytes:
+        """Return the encoded picture of a sample, reading nothing else; UserError if it is cut."""
+        file, offset, size = (int(each[row]) for each in self._places)
+        try:
+            stream: Any = self._open(file)  # the stubs know no read_at
+            content: bytes = stream.read_at(size, offset)
+        except OSError as error:
+            raise UserError(f"{self.files[file]}: cannot be read: {one_line(error)}") from error
+        if len(content) != size:
+            raise UserError(f"{self.name_of(row)}: the file ends within it")
+        return content
+
+    def name_of(self, row: int) -> str:
+        """Return a sample's file and key, for messages."""
+        return f"{self.files[self._places[0][row]]} sample {self.index['key'][row].as_py()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarSplit(ImageSplit):
+    """Samples of tar files, decoded when they are asked for.
+
+    The samples are all of them or, with `portion`, the train or test part of the seeded split.
+    """
+
+    table: TarTable
+    geometry: Geometry
+    portion: str | None = None
+
+    @cached_property
+    def _table_labels(self) -> Labels:
+        return _numbers(self.table, self.class_names)
+
+    @cached_property
+    def _rows(self) -> Labels:
+        if self.portion is None:
+            return np.arange(len(self._table_labels))
+        parts = train_validation(self._table_labels, TEST_FRACTION, SPLIT_SEED)
+        return parts[self.portion == "test"]
+
+    def _read_labels(self) -> Labels:
+        return self._table_labels[self._rows]
+
+    def _read_images(self, indices: Labels) -> Pixels:
+        rows = [int(row) for row in self._rows[indices]]
+        return decode_all(
+            lambda i: (self.table.picture(rows[i]), _Name(self.table, rows[i])),
+            len(rows),
+            self.geometry,
+            waits=not self.table.files[0].is_local,
+        )
+
+
+@dataclass(frozen=True)
+class _Name:
+    """What to call a sample in a message, worked out only when the message is written."""
+
+    table: TarTable
+    row: int
+
+    def __str__(self) -> str:
+        return self.table.name_of(self.row)
+
+
+def open_webdataset(split: str, root: Location, image_size: int | None) -> ImageSplit:
+    """Return a split, told by the files' names, else a seeded, stratified 80/20 split.
+
+    Raises DataNotFoundError when there is no tar file, or none of this split.
+    """
+    places = [root / "webdataset", root]
+    for place in places:
+        files = tuple(find_files(place, suffix=TAR_FILES))
+        shards = shards_of(files, place)
+        if split in shards:
+            return open_tar_shards("webdataset", split, shards, None, place, image_size)
+        if files and not shards:
+            undivided = {split: files}
+            return open_tar_shards("webdataset", split, undivided, None, place, image_size, split)
+    raise DataNotFoundError([f"{place}/{SPLIT_NAMES[split][0]}*.tar" for place in places])
+
+
+def open_tar_shards(
+    name: str,
+    split: str,
+    shards: Shards,
+    geometry: Geometry | None,
+    place: Location,
+    image_size: int | None = None,
+    portion: str | None = None,
+) -> TarSplit:
+    """Return a split of files that are divided into splits.
+
+    The classes are those that a file of names in `place` tells, else found in the files of all
+    splits, so that a label means the same in each; the geometry is that of the first picture.
+    """
+    table = TarTable(shards[split])
+    every_file = tuple(file for files in shards.values() for file in files)
+    num_classes, class_names = _classes(TarTable(every_file), place)
+    geometry = geometry or _first_geometry(table, image_size)
+    return TarSplit(
+        name=name,
+        split=split,
+        num_classes=num_classes,
+        image_shape=geometry.shape,
+        class_names=class_names,
+        table=table,
+        geometry=geometry,
+        portion=portion,
+    )
+
+
+def _classes(table: TarTable, place: Location) -> Classes:
+    listed = _listed_names(place)
+    if listed:
+        return len(listed), listed
+    pairs = table.index.group_by(["label", "class_name"]).aggregate([]).to_pylist()
+    if not _are_numbers(table):
+        names = tuple(sorted({pair["label"] for pair in pairs}))
+        return len(names), names
+    highest = max(int(pair["label"]) for pair in pairs)
+    if highest >= MAX_CLASSES:
+        raise UserError(f"{table.files[0]}: label {highest}; at most {MAX_CLASSES} classes")
+    named = {int(pair["label"]): pair["class_name"] for pair in pairs if pair["class_name"]}
+    names = tuple(named.get(label, str(label)) for label in range(highest + 1))
+    return highest + 1, names if named else None
+
+
+def _listed_names(place: Location) -> tuple[str, ...]:
+    for name in NAME_FILES:
+        if place.is_dir() and (place / name).is_file():
+            lines = (place / name).read_bytes().decode(errors="replace").splitlines()
+            return tuple(line.strip() for line in lines if line.strip())
+    return ()
+
+
+def _numbers(table: TarTable, class_names: tuple[str, ...] | None) -> Labels:
+    """Return the class index of every sample [N]; text is looked up in `class_names`."""
+    column = table.index["label"]
+    if _are_numbers(table):
+        return np.asarray(column.cast(pa.int64()).to_numpy(), np.int64)
+    index = {name: number for number, name in enumerate(class_names or ())}
+    try:
+        return np.asarray([index[str(label)] for label in column.to_pylist()], np.int64)
+    except KeyError as error:
+        raise UserError(f"{table.files[0]}: label {error} is not a class of the data set") from None
+
+
+def _are_numbers(table: TarTable) -> bool:
+    return bool(pc.all(pc.match_substring_regex(table.index["label"], "^[0-9]{1,9}$")).as_py())
+
+
+def _first_geometry(table: TarTable, image_size: int | None) -> Geometry:
+    header = read_header(table.picture(0), _Name(table, 0))
+    if image_size is not None:
+        return Geometry(header.channels, image_size, image_size, short_side=image_size)
+    return Geometry(header.channels, header.height, header.width)
+
+
+WEBDATASET = DatasetSpec(
+    name="webdataset",
+    description="your own tar file(s) of pictures: key.jpg (or .png) beside key.cls or key.json",
+    num_classes=None,
+    image_shape=None,
+    open=open_webdataset,
+    how_to_get="WebDataset tar files named *train* and *test* (or val), or neither",
+    in_memory=False,
+    resizable=True,
+)
