@@ -16,17 +16,15 @@ from rsray.core.bounds import bernstein_lower, clopper_pearson_lower, hoeffding_
 from rsray.core.confidence import sequence_lower
 from rsray.core.radius import certified_radius
 
+FEW = 10  # images from which a mean is taken
+
 
 @dataclass
 class Running:
     """Sums that grow as rows of counts arrive; memory follows the images in flight."""
 
     selected: Selected
-    draws: Draws
-    sigma: float
-    alpha: float
-    sampling: str
-    demand: Demand | None = None  # where images want unlike numbers of draws, or soft bounds
+    demand: Demand
     images_done: int = 0
     draws_made: int = 0  # in this start
     _radius_sum: float = 0.0
@@ -41,9 +39,8 @@ class Running:
         blocks = done.estimation_NT.sum(axis=1)
         tops, labels = done.selected_class_N.tolist(), self.selected.labels.tolist()
         for i, index in enumerate(self.selected.indices.tolist()):
-            wanted = (
-                self.draws.num_blocks if wants_estimation(tops[i], labels[i], self.sampling) else 0
-            )
+            is_wanted = wants_estimation(tops[i], labels[i], self.demand.sampling)
+            wanted = self.demand.draws.num_blocks if is_wanted else 0
             if wanted_N is not None:
                 wanted = int(wanted_N[i])
             if done.selection_N[i] and blocks[i] >= wanted:
@@ -60,28 +57,24 @@ class Running:
                 row["index"], {"top": -1, "blocks": 0, "counts": {}, "wanted": None}
             )
             if row["stage"] == "selection":
-                values = row[self._rules.counted]
+                values = row[self.demand.counted]
                 best = int(np.argmax(values))
                 state["top"] = int(row["classes"][best])
-                state["wanted"] = self._rules.blocks(row["label"], state["top"], values[best])
+                state["wanted"] = self.demand.blocks(row["label"], state["top"], values[best])
             else:
                 state["blocks"] += 1
                 if state["counts"] is not None:
                     _add_counts(state["counts"], row)
             self._close_if_done(row["index"], row["label"], state)
 
-    @property
-    def _rules(self) -> Demand:
-        return self.demand or Demand(self.draws, self.sampling, self.alpha, sigma=self.sigma)
-
     def _close_if_done(self, index: int, label: int, state: dict[str, Any]) -> None:
         if state["top"] < 0:
             return
-        counts, rules = state["counts"], self._rules
+        counts, rules = state["counts"], self.demand
         if state["blocks"] < state["wanted"]:
             if not (rules.at_radius and counts):
                 return
-            hits, draws = counts.get(state["top"], _NONE)[0], _draws(self.draws, state["blocks"])
+            hits, draws = counts.get(state["top"], _NONE)[0], _draws(rules.draws, state["blocks"])
             if not rules.answered(int(hits), draws):
                 return
         self.images_done += 1
@@ -97,16 +90,17 @@ class Running:
 
     def _radius(self, evidence: list[float], blocks: int) -> float:
         """Return an image's radius; for tcertify Clopper-Pearson's, which is seldom larger."""
-        (hits, sums, squares), n, rules = evidence, _draws(self.draws, blocks), self._rules
+        (hits, sums, squares), rules = evidence, self.demand
+        n = _draws(rules.draws, blocks)
         if rules.at_radius:
-            lower = sequence_lower(hits, n, self.alpha)
+            lower = sequence_lower(hits, n, rules.alpha)
         elif rules.bound == "hoeffding":
-            lower = hoeffding_lower(sums, n, self.alpha)
+            lower = hoeffding_lower(sums, n, rules.alpha)
         elif rules.bound == "bernstein":
-            lower = bernstein_lower(sums, squares, n, self.alpha)
+            lower = bernstein_lower(sums, squares, n, rules.alpha)
         else:
-            lower = clopper_pearson_lower(hits, n, self.alpha)
-        return float(certified_radius(lower, self.sigma))
+            lower = clopper_pearson_lower(hits, n, rules.alpha)
+        return float(certified_radius(lower, rules.sigma))
 
     def snapshot(self, owed_draws: int, earlier_seconds: float) -> dict[str, Any]:
         """Return the figures of the progress line and of progress.json."""
@@ -117,7 +111,7 @@ class Running:
         if mean is not None and self._scored > 1:
             spread = max(self._radius_squares - self._scored * mean**2, 0.0) / (self._scored - 1)
             error = math.sqrt(spread / self._scored)
-        remaining = max(owed_draws - self.draws_made, 0)
+        remaining = self._remaining(owed_draws)
         return {
             "images_done": self.images_done,
             "images": len(self.selected.indices),
@@ -130,6 +124,15 @@ class Running:
             "seconds": earlier_seconds + elapsed,
             "seconds_left": remaining / speed if speed > 0 else None,
         }
+
+
+    def _remaining(self, owed_draws: int) -> float:
+        """Return the draws that are likely still to be made, at most those that are owed."""
+        most = max(owed_draws - self.draws_made, 0)
+        if self._scored < FEW or self.demand.sampling == "fixed" and not self.demand.at_radius:
+            return most
+        each = self.draws_made / self._scored  # what images came to so far
+        return min(most, each * (len(self.selected.indices) - self.images_done))
 
 
 _NONE = [0, 0.0, 0.0]  # hits, sum and sum of squares of a class that was not seen

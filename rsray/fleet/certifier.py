@@ -131,14 +131,7 @@ class _Certification:
         self.owed_draws = 0
         self.started = self.flushed = time.perf_counter()
         self.weights = ray.put(source)
-        self.running = Running(
-            selected,
-            claimed.draws,
-            self.config.sigma,
-            self.config.alpha,
-            self.config.sampling,
-            claimed.demand,
-        )
+        self.running = Running(selected, claimed.demand)
 
     def run(self) -> dict[str, Any]:
         for attempt in range(MAX_ROUNDS):

@@ -89,14 +89,7 @@ def test_split_order_and_interruptions_change_nothing(small_run, mode):
 def test_the_running_figures_end_where_the_certificates_do(small_run, mode):
     run = small_run(**MODES[mode])
     config = run.config
-    watch = Running(
-        run.selected,
-        run.claimed.draws,
-        config.sigma,
-        config.alpha,
-        config.sampling,
-        run.claimed.demand,
-    )
+    watch = Running(run.selected, run.claimed.demand)
     count(run, watch=watch)
     summary, last = done(run), watch.snapshot(0, 0.0)
     assert last["images_done"] == 12 and last["draws"] == summary["draws"]

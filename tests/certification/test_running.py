@@ -8,8 +8,7 @@ from rsray.certification.running import Running
 
 
 def running(run):
-    values = run.claimed.draws, run.config.sigma, run.config.alpha, run.config.sampling
-    watch = Running(run.selected, *values)
+    watch = Running(run.selected, run.claimed.demand)
     watch.begin(run.store.done(run.selected, run.claimed.draws))
     return watch
 
@@ -94,3 +93,15 @@ def test_the_acr_of_a_resumed_run_is_that_of_its_fresh_images(small_run):
     table = read_certificates(f"{run.where}/certificates.parquet")
     want = (table.radius * table.correct)[5:].mean()
     assert watch.snapshot(0, 0.0)["acr"] == pytest.approx(want, rel=1e-12)
+
+
+def test_time_left_follows_what_images_came_to(small_run):
+    """Where most images want less than n, what is owed at most says little."""
+    run = small_run(sampling="adaptive")
+    watch = Running(run.selected, run.claimed.demand)
+    watch.draws_made, watch._scored, watch.images_done = 100, 10, 10
+    last = watch.snapshot(100_000, 0.0)
+    assert last["seconds_left"] * last["draws_per_second"] == pytest.approx(2 * 10)
+    watch._scored = 3  # too few to tell
+    last = watch.snapshot(100_000, 0.0)
+    assert last["seconds_left"] * last["draws_per_second"] == pytest.approx(99_900)
