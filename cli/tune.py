@@ -20,19 +20,56 @@ def tune(
     objective: Annotated[
         str | None, typer.Option(help="Training method. (default: macer)", show_default=False)
     ] = None,
-    sigma: options.Sigma = None,
+    sigma: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Noise standard deviation, in pixels of [0, 1]; several (0.25,0.5) make one search each, in OUT/sigma-0.25 ...",
+            show_default=False,
+        ),
+    ] = None,
     trials: Annotated[
-        int, typer.Option(help="Settings to try; the first is the preset's own.")
-    ] = 5,
+        int | None,
+        typer.Option(
+            help="Settings to try; the first is the published one. (default: 20; digits 5; a grid's all)",
+            show_default=False,
+        ),
+    ] = None,
     concurrent: Annotated[
         int | None,
         typer.Option(
-            help="Trials at a time. (default: one per GPU, or per CPU core)", show_default=False
+            help="Trials at a time. (default: as many as there is room for)", show_default=False
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Ray Train workers of a trial and of the winner. (default: 1; imagenet on GPUs up to 4)",
+            show_default=False,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            help="GPUs of one worker. (default: 1 where there are GPUs)", show_default=False
         ),
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="Epochs of a full trial, and of the winner.", show_default=False),
+        typer.Option(help="Epochs of the winner, and of a full trial.", show_default=False),
+    ] = None,
+    trial_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Epochs of a full trial, if fewer; learning-rate drops move in proportion. (default: --epochs; imagenet a quarter)",
+            show_default=False,
+        ),
+    ] = None,
+    report_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Epochs between looks at a trial, when it may be stopped. (default: an eighth of a trial)",
+            show_default=False,
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images per step.", show_default=False)
@@ -45,6 +82,23 @@ def tune(
             show_default=False,
         ),
     ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2,...",
+            help="Instead of a search, every combination of these values, as the papers' tables: 'trade_off=1,4,16'.",
+            show_default=False,
+        ),
+    ] = None,
+    sampler: Annotated[
+        str, typer.Option(help="Who proposes: tpe (Optuna's), or random for comparison.")
+    ] = "tpe",
+    objectives: Annotated[
+        str,
+        typer.Option(
+            help="acr, clean_accuracy or both (acr,clean_accuracy: a Pareto front, no trial stops early); the first decides who wins."
+        ),
+    ] = "acr",
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,8 +113,23 @@ def tune(
         typer.Option(help="Train on this many images, drawn with the seed.", show_default=False),
     ] = None,
     validation: Annotated[
-        float, typer.Option(help="Fraction of the training images that trials are judged on.")
-    ] = 0.15,
+        float | None,
+        typer.Option(
+            help="Fraction of the training images that trials are judged on. (default: 0.15, at most 2000 images)",
+            show_default=False,
+        ),
+    ] = None,
+    final: Annotated[
+        bool, typer.Option("--final/--no-final", help="Train and certify the winner.")
+    ] = True,
+    compare: Annotated[
+        bool | None,
+        typer.Option(
+            "--compare/--no-compare",
+            help="Train and certify the published setting too, on the same images. (default: yes; digits no)",
+            show_default=False,
+        ),
+    ] = None,
     n: Annotated[
         int | None,
         typer.Option(
@@ -77,147 +146,145 @@ def tune(
     download: options.Download = False,
     seed: options.Seed = 0,
     address: options.Address = None,
+    cluster: options.Cluster = None,
+    down: options.Down = False,
     out: options.Out = None,
 ) -> None:
     """Search for the settings with the largest certified radius, then train and certify the winner.
 
     Trials are judged by projected ACR on held-out training images (an estimate from 256 draws per
     image); poor ones stop early (ASHA), Optuna's TPE proposes the next. The winner is trained on
-    all training images and certified on the test set. Run again with the same --out, a stopped
-    search continues.
+    all training images and certified on the test set, beside the published setting. Run again
+    with the same --out, a stopped search continues.
 
     Example: rsray tune --dataset digits
     """
-    from rsray.config import TuneConfig, parse_assignments
-    from rsray.data import dataset_spec, open_split
+    if cluster is not None:
+        from rsray_cli.cluster import run_there
+
+        run_there(cluster, down=down, address=address, out=out, model=model)
+        return
+    from rsray.config import parse_assignments
     from rsray.errors import UserError
-    from rsray.fleet.space import parse_space
     from rsray.presets import train_config
 
     if dataset is None and preset is None:
         raise UserError("give --dataset or --preset")
+    if search and grid:
+        raise UserError("give --search or --grid, not both")
     flat = options.given(
         dataset=dataset,
         data_root=data_root,
         model=model,
         objective=objective,
-        sigma=sigma,
         epochs=epochs,
         batch_size=batch_size,
+        gpus_per_worker=gpus_per_worker,
         precision=precision,
         limit=limit,
         image_size=image_size,
         seed=seed,
     )
-    base = train_config(flat | parse_assignments(set_ or []), preset_name=preset)
-    for split in ("train", "test"):  # a missing data set is an error now, not after the search
-        open_split(
-            base.dataset, split, base.data_root, image_size=base.image_size, download=download
+    flat |= parse_assignments(set_ or [])
+    sigmas = _sigmas(sigma or [])
+    bases = [
+        train_config(flat | options.given(sigma=value), preset_name=preset)
+        for value in sigmas or [None]
+    ]
+    images = _open_data(bases[0], download)
+    chosen = options.given(
+        trials=trials,
+        workers=workers,
+        trial_epochs=trial_epochs,
+        report_every=report_every,
+        validation=validation,
+        compare=compare,
+        n=n,
+        skip=skip,
+    ) | {
+        "sampler": sampler,
+        "objectives": objectives.split(","),
+        "concurrent": concurrent,
+        "final": final,
+        "seed": seed,
+        "limit": certify_limit,
+    }
+    configs = [_configure(base, images, search or [], grid or [], chosen) for base in bases]
+    where = out or options.new_folder("tune", bases[0].dataset, bases[0].objective)
+    if len(configs) == 1:
+        _tune(configs, [where], address)
+    else:
+        _tune(configs, [f"{where}/sigma-{config.train.sigma:g}" for config in configs], address)
+
+
+def _sigmas(texts: list[str]) -> list[float]:
+    """Return the values in texts such as "0.25,0.5"; UserError for one that is no number."""
+    from rsray.errors import UserError
+
+    parts = [part for text in texts for part in text.split(",")]
+    try:
+        values = [float(part) for part in parts]
+    except ValueError as problem:
+        raise UserError(
+            f"sigma {','.join(parts)!r} is no number, nor a list such as 0.25,0.5"
+        ) from problem
+    if len({f"{value:g}" for value in values}) < len(values):
+        raise UserError(f"sigma {','.join(parts)!r} names a value twice")
+    return values
+
+
+def _open_data(base, download) -> int:  # type: ignore[no-untyped-def]
+    """Return the number of training images; a missing data set is an error now, not after hours."""
+    from rsray.data import open_split
+
+    splits = {
+        name: open_split(
+            base.dataset, name, base.data_root, image_size=base.image_size, download=download
         )
-    config = TuneConfig.make(
-        {
-            "train": base,
-            "search": parse_space(search or [], base.objective),
-            "trials": trials,
-            "concurrent": concurrent,
-            "validation": validation,
-            "seed": seed,
-            "n": n if n is not None else (10_000 if base.dataset == "digits" else 100_000),
-            "skip": skip if skip is not None else dataset_spec(base.dataset).skip,
-            "limit": certify_limit,
-        }
-    )
-    _tune(config, out or options.new_folder("tune", base.dataset, base.objective), address)
+        for name in ("train", "test")
+    }
+    return min(len(splits["train"]), base.limit or len(splits["train"]))
 
 
-def _tune(config, where, address):  # type: ignore[no-untyped-def]
+def _configure(base, images, search, grid, chosen):  # type: ignore[no-untyped-def]
+    """Return the search that the options describe; the data set decides what they leave open."""
+    from rsray.config import TuneConfig
+    from rsray.data import dataset_spec
+    from rsray.fleet.defaults import search_defaults
+    from rsray.fleet.space import distributions, grid_points, parse_grid, parse_space
+
+    if grid:
+        space = parse_grid(grid, base.objective)
+        how = {"sampler": "grid", "trials": len(grid_points(distributions(space)))}
+        chosen = {**chosen, "sampler": "grid", "trials": chosen.get("trials", how["trials"])}
+    else:
+        space = parse_space(search, base.objective)
+    defaults = search_defaults(base, images, chosen.get("trial_epochs"), space)
+    values = {**defaults, "skip": dataset_spec(base.dataset).skip, **chosen}
+    return TuneConfig.make({"train": base, "search": space, **values})
+
+
+def _tune(configs, places, address):  # type: ignore[no-untyped-def]
     import time
 
+    from rsray.fleet.tuner import claim_tune
     from rsray.fleet.tuner import tune as tune_on_ray
     from rsray.storage import Folder
     from rsray_cli.live import bars, duration, say
+    from rsray_cli.tune_screen import Screen, show_results
 
     started = time.perf_counter()
-    base = config.train
-    say(
-        f"searching {', '.join(config.search)} of {base.objective} on {base.dataset}, "
-        f"sigma {base.sigma:g}: {config.trials} trials of up to {base.epochs} epochs -> {where}"
-    )
-    with bars() as shown:
-        summary = tune_on_ray(
-            config, Folder.of(where), address=address, watch=_Screen(shown).watch()
+    for config, where in zip(configs, places, strict=True):  # all of them are refused, or none
+        claim_tune(Folder.of(where), config)
+    for config, where in zip(configs, places, strict=True):
+        base, epochs = config.train, config.trial_epochs or config.train.epochs
+        say(
+            f"searching {', '.join(config.search)} of {base.objective} on {base.dataset}, "
+            f"sigma {base.sigma:g}: {config.trials} trials of up to {epochs} epochs -> {where}"
         )
-    _close(where, summary)
+        with bars() as shown:
+            finals = tune_on_ray(
+                config, Folder.of(where), address=address, watch=Screen(shown).watch()
+            )
+        show_results(where, config, finals)
     say(f"done in {duration(time.perf_counter() - started)}")
-
-
-def _close(where, summary) -> None:  # type: ignore[no-untyped-def]
-    from rsray.results import compare, plot
-    from rsray_cli.live import say
-    from rsray_cli.results import show
-
-    certificates = f"{where}/best/certificates"
-    show(certificates)
-    print(f"ACR {summary['acr']:.4f} over {summary['num_images']} test images")
-    curve = f"{where}/radius-accuracy.png"
-    plot.save_plot(compare.load_all([certificates]), curve)
-    say(f"curve        {curve}")
-    say(f"trials       {where}/trials.parquet  (optuna-dashboard {where}/study.journal shows them)")
-    say(f"winner       {where}/best.yaml  (again: rsray train --config {where}/best.yaml)")
-    say(f"certificates {certificates}")
-    say(f"next: rsray report {where} --html report.html, or more trials in a new --out")
-
-
-class _Screen:
-    """One bar per phase of the search."""
-
-    def __init__(self, shown) -> None:  # type: ignore[no-untyped-def]
-        self.shown = shown
-        self.bars = {}  # type: ignore[var-annotated]
-
-    def watch(self):  # type: ignore[no-untyped-def]
-        from rsray.fleet.watch import Watch
-
-        return Watch(
-            trial=self.trial, phase=self.phase, training=self.training, certifying=self.certifying
-        )
-
-    def phase(self, name: str) -> None:
-        from rsray_cli.live import CertifyBar, TrainingBar, say
-
-        if name == "search":
-            self.bars[name] = self.shown.add_task("search", figures="starting", total=None)
-        else:
-            self.bars[name] = TrainingBar(self.shown) if name == "train" else CertifyBar(self.shown)
-        if self.shown.disable:
-            say(f"phase: {name}")
-
-    def training(self, progress) -> None:  # type: ignore[no-untyped-def]
-        self.bars["train"](progress)
-
-    def certifying(self, snapshot) -> None:  # type: ignore[no-untyped-def]
-        self.bars["certify"](snapshot)
-
-    def trial(self, event) -> None:  # type: ignore[no-untyped-def]
-        from rsray_cli.live import say
-
-        setting = ", ".join(
-            f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in event.params.items()
-        )
-        best = f"best projected ACR {event.best:.3f}" if event.best is not None else ""
-        self.shown.update(
-            self.bars["search"],
-            total=event.trials,
-            completed=event.finished,
-            figures=f"{event.finished}/{event.trials} trials  {best}",
-        )
-        if event.kind == "report":
-            return
-        result = (
-            "failed"
-            if event.kind == "failed"
-            else f"projected ACR {event.acr:.3f} at epoch {event.epoch}"
-        )
-        line = f"trial {event.finished}/{event.trials}: {setting}: {result}"
-        self.shown.console.print(line, highlight=False) if not self.shown.disable else say(line)

@@ -25,6 +25,9 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 SAMPLING = ("fixed", "skip", "adaptive")
 COMPILE = ("auto", "on", "off")
+SAMPLERS = ("tpe", "random", "grid")
+# What a search may ask for -> what a look at a trial calls it.
+TUNE_OBJECTIVES = {"acr": "projected_acr", "clean_accuracy": "clean_accuracy"}
 
 
 class Config(BaseModel):
@@ -59,7 +62,7 @@ class TrainConfig(Config):
     """One training run. `settings` holds the objective's own fields (trade_off, hinge, ...)."""
 
     where_fields: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "gpus_per_worker", "data_root", "preset"}
+        {"workers", "most_workers", "gpus_per_worker", "data_root", "preset"}
     )
 
     dataset: str
@@ -84,8 +87,29 @@ class TrainConfig(Config):
     precision: str | None = None  # None: bf16 where the hardware computes it
     seed: NonNegative = 0
     workers: NonNegative = 1
+    most_workers: Positive | None = None  # elastic: up to so many while the cluster has room
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
     preset: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _range_of_workers(cls, values: Any) -> Any:
+        """Take `workers: 1-4` as workers 1, most_workers 4."""
+        given = values.get("workers") if isinstance(values, dict) else None
+        if not isinstance(given, str):
+            return values
+        least, _, most = given.strip().partition("-")
+        if not least.isdecimal() or (most and not most.isdecimal()) or given.strip()[-1] == "-":
+            raise ValueError(f"workers is {given!r}: must be a number, or a range such as 1-4")
+        return {**values, "workers": int(least), "most_workers": int(most) if most else None}
+
+    @model_validator(mode="after")
+    def _most_workers_are_more(self) -> Self:
+        if self.most_workers is not None and not 1 <= self.workers <= self.most_workers:
+            raise ValueError(
+                f"workers is {self.workers}-{self.most_workers}: must go from at least 1 upwards"
+            )
+        return self
 
     @model_validator(mode="after")
     def _objective_accepts_settings(self) -> Self:
@@ -115,7 +139,7 @@ class CertifyConfig(Config):
     """One certification run: which images, how many draws, which bound."""
 
     where_fields: ClassVar[frozenset[str]] = frozenset(
-        {"actors", "gpus_per_actor", "data_root", "source", "compile"}
+        {"actors", "most_actors", "gpus_per_actor", "data_root", "source", "compile"}
     )
 
     source: str  # RUN folder or checkpoint file
@@ -142,6 +166,7 @@ class CertifyConfig(Config):
     precision: str = "fp32"
     compile: str = "auto"  # the evaluation that is recorded says what became of it
     actors: Positive | None = None  # None: one per GPU, or one per CPU core
+    most_actors: Positive | None = None  # elastic: up to so many as the cluster grows
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
@@ -178,25 +203,54 @@ class CertifyConfig(Config):
 class TuneConfig(Config):
     """A search: `train` is the setting to start from, `search` the SPEC of each key that varies."""
 
-    where_fields: ClassVar[frozenset[str]] = frozenset({"concurrent", "data_root"})
+    where_fields: ClassVar[frozenset[str]] = frozenset(
+        {"concurrent", "data_root", "workers", "final", "compare"}
+    )
 
     train: TrainConfig
     search: dict[str, str]
+    sampler: str = "tpe"
+    objectives: tuple[str, ...] = ("acr",)  # the first decides who wins
     trials: Positive = 20
-    concurrent: Positive | None = None  # None: one per GPU, or per CPU core
+    concurrent: Positive | None = None  # None: as many as the cluster has room for
+    workers: Positive | None = None  # of a trial and of the final training; None: train's own
+    trial_epochs: Positive | None = None  # of a full trial; None: as many as the winner's
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.15  # of the training images
     num_draws: Positive = 256  # per validation image, for the projected ACR
     report_every: Positive = 2  # epochs between looks at the projected ACR
     reduction: Annotated[int, Field(ge=2)] = 3  # ASHA keeps the best 1/reduction at each rung
+    final: bool = True  # train the winner on all training images, and certify it
+    compare: bool = True  # and beside it the paper's setting
     n: Positive = 100_000  # estimation draws per test image of the winner's certificates
     skip: Positive = 1
     limit: Positive | None = None
     seed: NonNegative = 0
 
     @model_validator(mode="after")
-    def _can_certify(self) -> Self:
+    def _can_search(self) -> Self:
         check_settings(self.n, 0.001)
+        choose(self.sampler, SAMPLERS, "sampler")
+        for name in self.objectives:
+            choose(name, TUNE_OBJECTIVES, "objectives:")
+        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise UserError(f"objectives is {list(self.objectives)}: name each once, at least one")
+        if self.trial_epochs is not None and "epochs" in self.search:
+            raise UserError(f"trial_epochs is {self.trial_epochs}, but the search varies epochs")
+        if (self.trial_epochs or 1) > self.train.epochs:
+            raise UserError(
+                f"trial_epochs is {self.trial_epochs}: at most the winner's epochs, "
+                f"{self.train.epochs}"
+            )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that decide the result; where the data is does not."""
+        return {**super().identity(), "train": self.train.identity()}
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Return "field is X here, Y there" for each deciding field that differs."""
+        rest = {key: value for key, value in other.items() if key != "train"}
+        return [*super().differences(rest), *self.train.differences(other.get("train", {}))]
 
 
 def choose(value: str, allowed: Iterable[str], what: str) -> str:

@@ -23,6 +23,7 @@ ALLOWED = {
     "models": {"core", "errors"},
     "data": {"address", "core", "errors", "storage"},
     "config": {"core", "errors", "objectives"},
+    "ownership": {"config", "errors", "storage"},
     "presets": {"config", "errors"},
     "results": {"address", "core", "errors", "storage", "versions", "config", "data", "presets"},
 }

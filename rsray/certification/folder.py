@@ -18,6 +18,7 @@ from rsray.config import CertifyConfig, from_yaml, to_yaml
 from rsray.core.decide import Moments
 from rsray.core.radius import certified_accuracy
 from rsray.errors import UserError
+from rsray.ownership import recorded
 from rsray.results.certificates import Certificates, write_certificates
 from rsray.results.summary import summarise, write_summary
 from rsray.storage import Folder
@@ -87,19 +88,9 @@ def recorded_evaluation(cert: Folder, config: CertifyConfig) -> Evaluation | Non
 
     Raises UserError when the folder belongs to something else, naming the first differences.
     """
-    if cert.is_file():
-        raise UserError(f"{cert} is a file: --out needs a folder")
-    if not cert.exists(CERT_FILE):
-        if [name for name in cert.names() if not name.startswith(".")]:
-            raise UserError(f"{cert} is not empty and is no certification; use another --out")
+    record = recorded(cert, CERT_FILE, config, "certification")
+    if record is None:
         return None
-    record = from_yaml(cert.read(CERT_FILE), f"{cert}/{CERT_FILE}")
-    differences = config.differences(record)
-    if differences:
-        raise UserError(
-            f"{cert} belongs to another certification: {'; '.join(differences[:3])}; "
-            "use another --out"
-        )
     evaluation = Evaluation(**record["evaluation"])
     if config.compile != "auto" and evaluation.compiled != (config.compile == "on"):
         was = "compiled" if evaluation.compiled else "not compiled"

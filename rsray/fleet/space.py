@@ -1,9 +1,10 @@
-"""Search spaces: `key=SPEC` texts to Optuna distributions, and each objective's default space."""
+"""Search spaces: `key=SPEC` texts to Optuna distributions, and the points that are tried first."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any
 
 from optuna.distributions import (
@@ -16,7 +17,9 @@ from yaml import YAMLError
 
 from rsray.config import TrainConfig, check_names, objective_fields, parse_value
 from rsray.errors import UserError
+from rsray.presets import presets
 
+Point = dict[str, Any]
 Space = dict[str, BaseDistribution]
 FORMS = "uniform(low,high), log(low,high), int(low,high), choice(a,b,...)"
 SPEC = re.compile(r"^\s*(uniform|log|int|choice)\s*\((.*)\)\s*$")
@@ -53,10 +56,30 @@ def parse_space(assignments: Iterable[str], objective: str) -> dict[str, str]:
             )
         specs[key.strip()] = spec.strip()
     specs = specs or dict(DEFAULT_SPECS[objective])
-    known = [name for name in TrainConfig.model_fields if name != "settings"]
-    check_names(specs, [*known, *objective_fields(objective)], f"--search, objective {objective}")
+    _check_keys(specs, objective, "--search")
     distributions(specs)
     return specs
+
+
+def parse_grid(assignments: Iterable[str], objective: str) -> dict[str, str]:
+    """Return {key: "choice(...)"} of `key=v1,v2,...` texts; UserError like parse_space."""
+    specs: dict[str, str] = {}
+    for text in assignments:
+        key, separator, values = text.partition("=")
+        if not separator or not values.strip():
+            raise UserError(f"--grid {text!r} is not of the form key=v1,v2,...")
+        specs[key.strip()] = f"choice({values.strip()})"
+    _check_keys(specs, objective, "--grid")
+    for key, distribution in distributions(specs).items():
+        choices = getattr(distribution, "choices", ())
+        if len(set(choices)) < len(choices):
+            raise UserError(f"--grid {key}: a value comes twice in {list(choices)}")
+    return specs
+
+
+def _check_keys(specs: Mapping[str, str], objective: str, option: str) -> None:
+    known = [name for name in TrainConfig.model_fields if name != "settings"]
+    check_names(specs, [*known, *objective_fields(objective)], f"{option}, objective {objective}")
 
 
 def distributions(specs: Mapping[str, str]) -> Space:
@@ -82,6 +105,40 @@ def _distribution(key: str, spec: str) -> BaseDistribution:
     except (TypeError, ValueError, YAMLError) as problem:
         reason = str(problem).splitlines()[0]
         raise UserError(f"--search {key}={spec!r}: {reason}; SPEC is one of {FORMS}") from problem
+
+
+def grid_points(space: Space) -> list[Point]:
+    """Return every combination of the choices, the last key varying fastest."""
+    choices = [getattr(distribution, "choices", ()) for distribution in space.values()]
+    return [dict(zip(space, values, strict=True)) for values in product(*choices)]
+
+
+def start_points(space: Space, train: TrainConfig) -> dict[str, Point]:
+    """Return {"paper": point, "start": point}: the published setting and the one to start from.
+
+    Published is what the run's preset says, else the presets for this data set, objective and
+    sigma. One entry when the two are the same; none that the space does not hold.
+    """
+    own = {**train.model_dump(), **train.settings}
+    points: dict[str, Point] = {}
+    for name, settings in (("paper", {**own, **_published(train)}), ("start", own)):
+        point = first_point(space, settings)
+        if point and point not in points.values():
+            points[name] = point
+    return points
+
+
+def _published(train: TrainConfig) -> Point:
+    """Return a preset's settings for the objective; nothing when no preset is about this run."""
+    known = presets()
+    if train.preset is not None:
+        return dict(known[train.preset].settings) if train.preset in known else {}
+    own = {"dataset": train.dataset, "objective": train.objective, "sigma": train.sigma}
+    fitting = (entry.settings for entry in known.values() if own.items() <= entry.settings.items())
+    return {key: value for key, value in next(fitting, {}).items() if key not in _BUDGET}
+
+
+_BUDGET = ("epochs", "lr_drops", "batch_size", "model")  # of a run, not of the paper's method
 
 
 def first_point(space: Space, settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ class TrialEvent:
     epoch: int | None = None
     acr: float | None = None
     best: float | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Watcher(Callback):  # type: ignore[misc]
         return {**self.__dict__, "watch": Watch()}
 
     def _event(self, kind: str, trial: Any, result: dict[str, Any]) -> None:
-        acr = result.get(METRIC)
+        error = result.get("error")
+        acr = None if error else result.get(METRIC)
         if acr is not None:
             self.best = acr if self.best is None else max(self.best, acr)
         event = TrialEvent(
@@ -59,21 +61,24 @@ class Watcher(Callback):  # type: ignore[misc]
             result.get("epoch"),
             acr,
             self.best,
+            error,
         )
         self.watch.trial(event)
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
     ) -> None:
-        """Tell of a report."""
-        self._event("report", trial, result)
+        """Tell of a look at a trial."""
+        if "error" not in result:  # that is told at its end, which follows
+            self._event("report", trial, result)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tell of a trial that ended, early or at full length."""
         self.finished += 1
-        self._event("done", trial, trial.last_result or {})
+        result = trial.last_result or {}
+        self._event("failed" if "error" in result else "done", trial, result)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Tell of a trial that raised."""
+        """Tell of a trial whose process was lost too often."""
         self.finished += 1
         self._event("failed", trial, trial.last_result or {})

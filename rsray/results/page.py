@@ -1,10 +1,12 @@
 """One self-contained HTML file: curves, table, parameters and warnings of some results."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.metadata import version
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from rsray import storage
 from rsray.core.radius import acr_standard_error
@@ -14,6 +16,7 @@ from rsray.results.compare import describe_indices
 from rsray.results.summary import largest_certifiable_radius
 from rsray.storage import PathLike
 
+SEE_TABLE = "Certified accuracy against l2 radius; the table below holds the same figures."
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1e; --paper: #ffffff; --faint: #6b6b70;
   --line: #dcdce0; --note: #fff4d6; --note-line: #d99a00; }
@@ -50,47 +53,77 @@ def write_page(
 
 def build(results: Sequence[Certificates], *, warnings: Sequence[str], step: float) -> str:
     """Return the page as HTML; every text that comes from a result is escaped."""
-    title = escape(f"Certified robustness: {', '.join(result.name for result in results)}")
-    parameters = "".join(_parameters(result) for result in results)
+    title = f"Certified robustness: {', '.join(result.name for result in results)}"
+    notes = (f'<div class="warning" role="note">{escape(text)}</div>' for text in warnings)
+    return document(title, "Certified robustness", "".join(notes) + sections(results, step=step))
+
+
+def sections(results: Sequence[Certificates], *, step: float = table.DEFAULT_STEP) -> str:
+    """Return the curves, the table and the parameters of results, as HTML."""
+    built = table.build(results, step=step)
+    curves = figure_html(
+        inline_svg(plot.draw(results)),
+        "Certified accuracy: the fraction of images that are classified correctly, and provably "
+        "so everywhere within the radius. ACR: average certified radius, wrong images counting 0.",
+    )
+    return f"""{curves}
+<h2>Certified accuracy in %</h2>
+{table_html(built.header, built.cells())}
+<h2>Parameters</h2>
+{"".join(_parameters(result) for result in results)}"""
+
+
+def document(title: str, heading: str, body: str) -> str:
+    """Return a self-contained page around a body of HTML; the title and heading are plain text."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
+<title>{escape(title)}</title>
 <style>{STYLE}</style>
 </head>
 <body>
-<h1>Certified robustness</h1>
-{"".join(f'<div class="warning" role="note">{escape(warning)}</div>' for warning in warnings)}
-<figure>
-{_inline_svg(results)}
-<figcaption>Certified accuracy: the fraction of images that are classified correctly, and provably
-so everywhere within the radius. ACR: average certified radius, wrong images counting 0.
-</figcaption>
-</figure>
-<h2>Certified accuracy in %</h2>
-{_table(table.build(results, step=step))}
-<h2>Parameters</h2>
-{parameters}
+<h1>{escape(heading)}</h1>
+{body}
 <p>Written by rsray {escape(version("rsray"))}. Radii are l2, for images with pixels in [0, 1].</p>
 </body>
 </html>
 """
 
 
-def _inline_svg(results: Sequence[Certificates]) -> str:
-    text = plot.render(plot.draw(results), ".svg").decode()
-    described = "Certified accuracy against l2 radius; the table below holds the same figures."
+def figure_html(svg: str, caption: str) -> str:
+    """Return an inline SVG with its caption, which is plain text."""
+    return f"<figure>\n{svg}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
+
+
+def inline_svg(figure: Figure, described: str = SEE_TABLE) -> str:
+    """Return a figure as SVG that can stand inside HTML, named for those who do not see it."""
+    return svg_inside_html(plot.render(figure, ".svg").decode(), described)
+
+
+def svg_inside_html(text: str, described: str) -> str:
+    """Return the text of an .svg file as an element of HTML."""
     # The XML prologue and document type belong to a file of its own, not inside HTML.
-    return f'<svg role="img" aria-label="{described}"' + text[text.index("<svg") + len("<svg") :]
+    inside = text[text.index("<svg") + len("<svg") :]
+    return f'<svg role="img" aria-label="{escape(described)}"' + inside
 
 
-def _table(shown: table.ReportTable) -> str:
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in shown.header)
-    body = "".join(f"<tr>{_cells(cells)}</tr>\n" for cells in shown.cells())
-    rows = f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>"
-    return f'<div class="wide"><table>{rows}</table></div>'
+def table_html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of plain texts."""
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header)
+    body = "".join(f"<tr>{_cells(cells)}</tr>\n" for cells in rows)
+    inside = f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>"
+    return f'<div class="wide"><table>{inside}</table></div>'
+
+
+def facts_html(facts: Mapping[str, Any]) -> str:
+    """Return named values as a table of two columns."""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(_text(value))}</td></tr>\n'
+        for name, value in facts.items()
+    )
+    return f'<table class="parameters"><tbody>{rows}</tbody></table>\n'
 
 
 def _cells(cells: Iterable[str]) -> str:
@@ -107,13 +140,7 @@ def _parameters(result: Certificates) -> str:
         **{"n0": result.parameter("n0"), "n": result.parameter("n")},
         **dict(result.metadata.items()),
     }
-    rows = "".join(
-        f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(_text(value))}</td></tr>\n'
-        for name, value in facts.items()
-    )
-    return (
-        f'<h3>{escape(result.name)}</h3>\n<table class="parameters"><tbody>{rows}</tbody></table>\n'
-    )
+    return f"<h3>{escape(result.name)}</h3>\n{facts_html(facts)}"
 
 
 def _text(value: Any) -> str:

@@ -83,7 +83,7 @@ def test_the_folder_of_another_run_is_refused(store):
     ):
         claim_run(run, other, split, CPU)
     store.put("notes/readme.txt", b"mine")
-    with pytest.raises(UserError, match="is not empty and is no rsray run"):
+    with pytest.raises(UserError, match="is not empty and is no run"):
         claim_run(Folder.of(store.uri("notes")), CONFIG, split, CPU)
 
 

@@ -1,0 +1,30 @@
+"""What a search takes for granted unless told: how long trials are, what they are judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rsray.config import TrainConfig
+
+VALIDATION, VALIDATION_IMAGES = 0.15, 2_000  # a look at more images than this costs epochs
+LOOKS = 8  # at a trial that is not stopped
+# digits is the first thing that anyone runs: it must end within minutes on two cores.
+DIGITS = {"trials": 5, "n": 10_000, "compare": False}
+IMAGENET_SHORTER = 4  # a trial costs GPU-days even so
+
+
+def search_defaults(
+    train: TrainConfig, images: int, trial_epochs: int | None, space: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return fields of TuneConfig for a run on so many training images.
+
+    A trial has as many epochs as the run, on ImageNet a quarter, unless the space varies them.
+    """
+    found: dict[str, Any] = dict(DIGITS) if train.dataset == "digits" else {}
+    if trial_epochs is None and train.dataset == "imagenet" and "epochs" not in space:
+        trial_epochs = -(-train.epochs // IMAGENET_SHORTER)
+        found["trial_epochs"] = trial_epochs
+    found["report_every"] = max(1, (trial_epochs or train.epochs) // LOOKS)
+    found["validation"] = min(VALIDATION, round(VALIDATION_IMAGES / images, 6))
+    return found

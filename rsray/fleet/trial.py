@@ -1,0 +1,168 @@
+"""What a trial of a search runs: one worker inside the trial, several in a nested Ray Train group.
+
+A nested group costs 20 seconds to start (RAY.md, section 1), so one worker does without.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from rsray.config import TrainConfig, TuneConfig, nest, scaled_drops
+from rsray.core.hardware import default_device
+from rsray.errors import UserError
+from rsray.fleet.session import extend_search_path
+from rsray.fleet.space import Point
+from rsray.fleet.trainer import cause_of
+from rsray.fleet.watch import METRIC
+from rsray.fleet.worker import sum_over_workers, wrap_for_workers
+from rsray.storage import Folder, locate
+from rsray.training.loop import DivergedError, Team, Training
+from rsray.training.validation import project
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What every trial is told; it travels to other nodes."""
+
+    config: TuneConfig
+    search_path: tuple[str, ...]
+    threads: int  # of a worker, where it computes on the CPU
+    workers: int
+    resources: dict[str, float]  # of a worker, when there are several
+    scratch: Folder  # for the files of nested groups: a place that all nodes see
+
+
+def trial_config(config: TuneConfig, point: Point) -> TrainConfig:
+    """Return the training configuration of a trial: short, with some images held out."""
+    base = config.train
+    flat: Point = {"validation": config.validation}
+    if config.trial_epochs is not None:
+        flat["epochs"] = config.trial_epochs
+        flat["lr_drops"] = scaled_drops(base.lr_drops, base.epochs, config.trial_epochs)
+    return TrainConfig.make(nest({**flat, **point}, base.model_dump())).resolved()
+
+
+def run_trial(point: Point, job: TrialJob) -> None:
+    """Train one setting in a Tune worker and report a look at it every few epochs.
+
+    A setting that cannot be trained (it diverges, or the code raises) is reported as such and not
+    raised: an error of the trial's process is the machine's, and makes Tune run it again.
+    """
+    import ray.tune
+
+    extend_search_path(job.search_path)
+    try:
+        if job.workers > 1:
+            _train_in_group(point, job)
+        else:
+            _train_here(point, job, Team(), default_device(), ray.tune.report)
+    except Exception as problem:
+        text = " ".join(str(problem).split()) or "no message"
+        kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
+        ray.tune.report({METRIC: 0.0, "error": f"{kind}{text}"[:500]})
+
+
+def _train_here(
+    point: Point, job: TrialJob, team: Team, device: torch.device, report: Report
+) -> None:
+    """Train in this process, alone or as a member of a team; every member reports equally often."""
+    torch.set_num_threads(job.threads)
+    config = trial_config(job.config, point)
+    training = Training(config, None, device, team)
+    every = job.config.report_every
+    share = _share_of_held_out(training, team)
+
+    def look(row: dict[str, Any]) -> None:
+        done = row["epoch"] + 1
+        if done % every == 0 or done == config.epochs:
+            figures = _look(training, share, team, job.config.num_draws)
+            progress = {"look": -(-done // every), "epoch": done, "epochs": config.epochs}
+            report({**figures, **progress, "loss": row["loss"]})
+
+    training.run_epochs(look)
+
+
+def _share_of_held_out(training: Training, team: Team) -> tuple[torch.Tensor, torch.Tensor]:
+    held_out = training.held_out
+    if len(held_out) < team.world:
+        raise UserError(
+            f"validation is {training.config.validation:g}: {len(held_out)} held-out images are "
+            f"too few for {team.world} workers"
+        )
+    return replace(held_out, indices=held_out.indices[team.rank :: team.world]).tensors()
+
+
+def _look(
+    training: Training, share: tuple[torch.Tensor, torch.Tensor], team: Team, num_draws: int
+) -> dict[str, float]:
+    """Return the projected ACR and clean accuracy over all held-out images.
+
+    Each worker looks at its share. The draws depend on the seed, the number of workers and the
+    image's place only: the trials of a search are compared on the same ones.
+    """
+    images, labels = share
+    found = project(
+        training.model,
+        images,
+        labels,
+        sigma=training.config.sigma,
+        precision=training.precision,
+        seed=training.config.seed * team.world + team.rank,
+        num_draws=num_draws,
+    )
+    sums = torch.tensor([found.acr, found.accuracy, 1.0], dtype=torch.float64) * len(labels)
+    acr, accuracy, count = team.sum_over(sums.to(training.device)).tolist()
+    if not math.isfinite(acr):
+        raise DivergedError("the projected ACR is not a number")
+    return {METRIC: acr / count, "clean_accuracy": accuracy / count}
+
+
+def _train_in_group(point: Point, job: TrialJob) -> None:
+    """Train in a Ray Train worker group of this trial's own."""
+    import ray.train
+    import ray.tune
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    callbacks: list[Any] = [TuneReportCallback()]
+    filesystem, path = locate(job.scratch.uri)
+    trainer = TorchTrainer(
+        _group_worker,
+        train_loop_config={"point": point, "job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=job.workers,
+            use_gpu="GPU" in job.resources,
+            resources_per_worker=job.resources,
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"train-{ray.tune.get_context().get_trial_id()}",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            callbacks=callbacks,
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as problem:
+        raise cause_of(problem) from problem
+
+
+def _group_worker(arguments: dict[str, Any]) -> None:
+    """Run on every worker of a trial's group."""
+    import ray.train
+    import ray.train.torch
+
+    job: TrialJob = arguments["job"]
+    extend_search_path(job.search_path)
+    context = ray.train.get_context()
+    world = context.get_world_size()
+    team = Team(context.get_world_rank(), world, wrap_for_workers(world), sum_over_workers(world))
+    device = ray.train.torch.get_device()
+    _train_here(arguments["point"], job, team, device, ray.train.report)
