@@ -2,46 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from rsray.config import TrainConfig
 from rsray.core.hardware import available_cpus, default_device
-from rsray.data import ImageSplit
+from rsray.data import ImageSplit, dataset_spec
 from rsray.errors import UserError
+from rsray.fleet.capacity import capacity
 from rsray.fleet.session import (
     cluster_cpus,
     cluster_gpus,
-    extend_search_path,
     quiet_logs,
     search_path,
     session,
 )
-from rsray.storage import Folder
-from rsray.training.loop import Progress, Team, Training
+from rsray.fleet.worker import Job, worker_loop
+from rsray.storage import Folder, locate
+from rsray.training.checkpoint import latest_epoch
+from rsray.training.loop import Progress, Training
 from rsray.training.metrics import read_metrics
 from rsray.training.run import claim_run
+from rsray.training.source import is_streamed
 
+log = logging.getLogger(__name__)
 FOLLOW_SECONDS = 1.0
-MAX_FAILURES = 3  # a lost worker or node restarts the group from the last checkpoint
+MAX_FAILURES = 3  # starts of a worker group, one after the other, that finish no epoch
+READING_SHARE = 0.25  # of a worker's cores, for the tasks that read images for it
 OnProgress = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every worker is told; it travels to other nodes."""
-
-    config: TrainConfig
-    run: Folder
-    search_path: tuple[str, ...]
 
 
 def train(
@@ -55,19 +50,31 @@ def train(
     """Train a run to its end, from its last checkpoint; returns False if it was finished already.
 
     One worker without a cluster trains in this process (Ray Train's local mode: no start-up to
-    pay). Several workers, or a cluster, train data-parallel in a Ray Train worker group; a lost
-    worker restarts the group. Raises UserError when RUN belongs to another run.
+    pay). Several workers, a cluster, or images that do not stay in memory need a Ray Train worker
+    group, which trains data-parallel; a lost worker or node restarts it from the last checkpoint.
+    Raises UserError when RUN belongs to another run.
     """
     device = default_device()
     if claim_run(run, config, split, device):
         return False
     with run.locked():
-        if config.workers <= 1 and address is None and "RAY_ADDRESS" not in os.environ:
+        if not (address or "RAY_ADDRESS" in os.environ or _needs_group(config, split)):
             _fit_here(config, run, device, on_progress)
         else:
             with session(address, dashboard=True):
-                _fit_group(config, run, on_progress)
+                with _followed(run, config.epochs, on_progress):
+                    _fit_group(config, run, is_streamed_run(config, split))
     return True
+
+
+def _needs_group(config: TrainConfig, split: ImageSplit) -> bool:
+    return max(config.workers, config.most_workers or 1) > 1 or is_streamed_run(config, split)
+
+
+def is_streamed_run(config: TrainConfig, split: ImageSplit) -> bool:
+    """Tell whether the training images are read while the training goes on."""
+    augmentation = config.augmentation or dataset_spec(config.dataset).augmentation
+    return is_streamed(split, min(len(split), config.limit or len(split)), augmentation)
 
 
 def _fit_here(
@@ -103,37 +110,87 @@ def _report(row: dict[str, Any]) -> None:
     ray.train.report(row)
 
 
-def _fit_group(config: TrainConfig, run: Folder, on_progress: OnProgress) -> None:
+def _fit_group(config: TrainConfig, run: Folder, is_streamed: bool) -> None:
+    """Train in worker groups until the run is done, each from the checkpoint the last one left.
+
+    Raises the user's mistake behind a failure at once, any other failure after MAX_FAILURES groups
+    that finished no epoch.
+    """
     quiet_logs()
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import TrainingFailedError
+
+    failures = 0
+    while True:
+        before = latest_epoch(run)
+        try:
+            _fit_group_once(config, run, is_streamed)
+            return
+        except TrainingFailedError as problem:
+            cause = cause_of(problem)
+            failures = 1 if latest_epoch(run) > before else failures + 1
+            if isinstance(cause, UserError) or failures > MAX_FAILURES:
+                raise cause from problem
+            log.warning(
+                "lost a worker (%s): going on from the checkpoint after %d epochs",
+                type(cause).__name__,
+                latest_epoch(run),
+            )
+
+
+def _fit_group_once(config: TrainConfig, run: Folder, is_streamed: bool) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    workers = max(1, config.workers)
+    workers, most = max(1, config.workers), config.most_workers
     gpus = (
         config.gpus_per_worker if config.gpus_per_worker is not None else float(cluster_gpus() > 0)
     )
     _check_room(workers, gpus)
-    resources = {"CPU": max(1, cluster_cpus() // workers)} if not gpus else {"GPU": gpus, "CPU": 1}
+    cpus, reading_cpus = _cpus(most or workers, gpus, is_streamed)
+    num_workers: Any = workers if most is None else (workers, most)
     name = f".ray-train-{uuid.uuid4().hex[:8]}"
+    filesystem, path = locate(run.uri)
     trainer = TorchTrainer(
-        _worker_loop,
-        train_loop_config={"job": Job(config, run, search_path())},
+        worker_loop,
+        train_loop_config={"job": Job(config, run, search_path(), reading_cpus)},
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources
+            num_workers=num_workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(run),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=0),  # see _fit_group
         ),
     )
     try:
-        with _followed(run, config.epochs, on_progress):
-            trainer.fit()
-    except TrainingFailedError as problem:
-        raise _cause(problem) from problem
+        trainer.fit()
     finally:
         run.delete(name)
+
+
+def _cpus(workers: int, gpus: float, is_streamed: bool) -> tuple[float, float]:
+    """Return the CPU cores of a worker, and of a task that reads images for it."""
+    if gpus:
+        return 1.0, 1.0
+    cores = cores_per_worker([int(cpus) for cpus, _ in capacity().nodes], workers)
+    if not is_streamed:
+        return float(cores), 1.0
+    if cores == 1:
+        return 0.5, 0.5
+    return float(cores - max(1, int(cores * READING_SHARE))), 1.0
+
+
+def cores_per_worker(nodes: Sequence[int], workers: int) -> int:
+    """Return the most cores that each of `workers` can have on nodes of so many cores; 1 or more.
+
+    Two parts of different nodes make no worker. An elastic group that does not fit whole gets one
+    core each.
+    """
+    largest = range(max(nodes, default=1), 1, -1)
+    return next((k for k in largest if sum(cores // k for cores in nodes) >= workers), 1)
 
 
 @contextmanager
@@ -171,42 +228,7 @@ def _check_room(workers: int, gpus: float) -> None:
         )
 
 
-def _worker_loop(arguments: dict[str, Any]) -> None:
-    """Run on every worker of the group."""
-    import ray.train
-    import ray.train.torch
-
-    job: Job = arguments["job"]
-    extend_search_path(job.search_path)
-    context = ray.train.get_context()
-    world = context.get_world_size()
-    team = Team(context.get_world_rank(), world, _wrap(world), _sum_over(world))
-    device = ray.train.torch.get_device()
-    Training(job.config, job.run, device, team).run_epochs(_report)
-
-
-def _wrap(world: int) -> Callable[[nn.Module], nn.Module]:
-    def wrap(model: nn.Module) -> nn.Module:
-        import ray.train.torch
-
-        if world == 1:
-            return model
-        wrapped: nn.Module = ray.train.torch.prepare_model(model, move_to_device=False)
-        return wrapped
-
-    return wrap
-
-
-def _sum_over(world: int) -> Callable[[Tensor], Tensor]:
-    def sum_over(tensor: Tensor) -> Tensor:
-        if world > 1:
-            torch.distributed.all_reduce(tensor)
-        return tensor
-
-    return sum_over
-
-
-def _cause(problem: Exception) -> Exception:
+def cause_of(problem: Exception) -> Exception:
     """Return the user's mistake behind a failed worker group, or the failure itself."""
     for failure in getattr(problem, "worker_failures", {}).values():
         error: BaseException | None = failure

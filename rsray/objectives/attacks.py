@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +32,12 @@ def frozen(network: Network) -> Iterator[Network]:
     """Give the network in eval mode with parameter gradients off, and restore both afterwards.
 
     A module wrapped for data parallelism is given without its wrapper, whose hooks and buffer
-    broadcasts belong to training passes. A callable that is no module is the caller's to prepare.
+    broadcasts belong to training passes; so is one that another callable holds as its `module`, as
+    the trainer's network does. Any other callable is the caller's to prepare.
     """
     if not isinstance(network, nn.Module):
-        yield network
+        with _frozen_within(network) as still:
+            yield still
         return
     inner = network.module if isinstance(network, DistributedDataParallel) else network
     modes = [(module, module.training) for module in inner.modules()]
@@ -46,6 +49,21 @@ def frozen(network: Network) -> Iterator[Network]:
             module.training = was_training
         for parameter, required_grad in flags:
             parameter.requires_grad_(required_grad)
+
+
+@contextmanager
+def _frozen_within(network: Network) -> Iterator[Network]:
+    held: Any = network
+    module = getattr(network, "module", None)
+    if not isinstance(module, nn.Module):
+        yield network
+        return
+    with frozen(module) as still:
+        held.module = still
+        try:
+            yield network
+        finally:
+            held.module = module
 
 
 def with_noise(network: Network, noise_BMCHW: Tensor) -> Logits:

@@ -90,6 +90,10 @@ def _smoothed_nll(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def _uniform(labels_B: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Return a draw from U[0, 1] for each image [B], on the device of the labels."""
+    """Return a draw from U[0, 1] for each image [B], on the device of the labels.
+
+    One number per image, in their order: the trainer's generator stands at the first image's place
+    in the global batch, so an image gets the same number however the batch is split.
+    """
     device = labels_B.device if generator is None else generator.device
     return torch.rand(labels_B.shape, generator=generator, device=device).to(labels_B.device)

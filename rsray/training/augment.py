@@ -7,35 +7,35 @@ import torch
 from torch import Tensor
 
 from rsray.config import choose
+from rsray.training.crop import RESIZED_CROP
 
-AUGMENTATIONS = ("none", "crop-flip", "random-resized-crop")
+CROP_FLIP = "crop-flip"
+AUGMENTATIONS = ("none", CROP_FLIP, RESIZED_CROP)
 PADDING = 4  # pixels of zero around a CIFAR image before the crop
+NUM_DRAWS = 3  # random numbers per image
 
 
-def augment(images_BCHW: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """Return the augmented batch, uint8 [B, C, H, W]; `generator` is on the CPU.
+def augment(images_BCHW: Tensor, kind: str, draws_B3: Tensor) -> Tensor:
+    """Return the augmented batch, uint8 [B, C, H, W], decided by uniform draws in [0, 1).
 
-    `random-resized-crop` is done by the reader, where the full-size image is: here it only flips.
+    `random-resized-crop` is done by the reader, where the full-size picture is (see crop.py).
     """
     choose(kind, AUGMENTATIONS, "augmentation")
-    if kind == "none":
+    if kind != CROP_FLIP:
         return images_BCHW
-    flipped = _flip(images_BCHW, generator)
-    return _crop(flipped, generator) if kind == "crop-flip" else flipped
+    flips_B = (draws_B3[:, 0] < 0.5).to(images_BCHW.device)
+    flipped = torch.where(flips_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
+    return _crop(flipped, (draws_B3[:, 1:] * (2 * PADDING + 1)).long())
 
 
-def _flip(images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-    flips_B = (torch.rand(len(images_BCHW), generator=generator) < 0.5).to(images_BCHW.device)
-    return torch.where(flips_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
-
-
-def _crop(images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+def _crop(images_BCHW: Tensor, shift_B2: Tensor) -> Tensor:
+    """Cut each image [B, C, H, W] out of itself padded with zeros, from (top, left) [B, 2]."""
     batch, _, height, width = images_BCHW.shape
     device = images_BCHW.device
     padded = torch.nn.functional.pad(images_BCHW, (PADDING,) * 4)
-    shift_2B = torch.randint(0, 2 * PADDING + 1, (2, batch), generator=generator).to(device)
-    rows_BH = shift_2B[0, :, None] + torch.arange(height, device=device)
-    columns_BW = shift_2B[1, :, None] + torch.arange(width, device=device)
+    shift_B2 = shift_B2.to(device)
+    rows_BH = shift_B2[:, :1] + torch.arange(height, device=device)
+    columns_BW = shift_B2[:, 1:] + torch.arange(width, device=device)
     images = torch.arange(batch, device=device)[:, None, None]
     # Advanced indices around the channel slice put it last: [B, H, W, C].
     return padded[images, :, rows_BH[:, :, None], columns_BW[:, None, :]].permute(0, 3, 1, 2)

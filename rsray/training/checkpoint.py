@@ -1,11 +1,16 @@
-"""Checkpoints after every epoch: one file each, written whole, loaded as data only."""
+"""Checkpoints after every epoch: one file each, written whole, loaded as data only.
+
+They are written by a thread, so that training goes on while an object store takes its time.
+"""
 
 from __future__ import annotations
 
 import io
 import pickle
 import zipfile
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
 
 import torch
 
@@ -13,7 +18,7 @@ from rsray.errors import UserError
 from rsray.storage import Folder
 
 KEEP = 2
-FOLDER = "checkpoints"
+FOLDER, PREFIX = "checkpoints", "epoch-"
 DAMAGE = (
     zipfile.BadZipFile,
     RuntimeError,
@@ -34,18 +39,71 @@ def save_checkpoint(run: Folder, epoch: int, state: dict[str, Any]) -> None:
         folder.delete(old)
 
 
+def latest_epoch(run: Folder) -> int:
+    """Return how many epochs the newest checkpoint has done; 0 when there is none."""
+    names = (run / FOLDER).names(".pt")
+    return int(names[-1].removeprefix(PREFIX).removesuffix(".pt")) if names else 0
+
+
 def latest_checkpoint(run: Folder) -> dict[str, Any] | None:
     """Return the newest state, or None when there is none; UserError if the file is damaged."""
+    epoch = latest_epoch(run)
+    return load_checkpoint(run, epoch) if epoch else None
+
+
+def load_checkpoint(run: Folder, epoch: int) -> dict[str, Any]:
+    """Return the state after `epoch` epochs; UserError if the file is damaged."""
     folder = run / FOLDER
-    names = folder.names(".pt")
-    if not names:
-        return None
     try:
-        return _load(folder.read(names[-1]))
+        return _load(folder.read(_name(epoch)))
     except DAMAGE as problem:
         raise UserError(
-            f"{folder}/{names[-1]} is damaged; delete it to continue from the epoch before"
+            f"{folder}/{_name(epoch)} is damaged; delete it to continue from the epoch before"
         ) from problem
+
+
+class Uploads:
+    """Writes in a thread, one piece of work at a time, in order; what fails stops the training.
+
+    Leaving the `with` block waits for what is under way.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing to write."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rsray-upload")
+        self._last: Future[None] | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begin `work` once the work before is done; raises what that one raised."""
+        self.wait()
+        self._last = self._thread.submit(work)
+
+    def wait(self) -> None:
+        """Wait until everything is written; raises what the last work raised."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    def __enter__(self) -> Self:
+        """Return the uploads themselves."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the last write."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+
+def copied(state: Any) -> Any:
+    """Return a state whose tensors are copies on the CPU, which the next step leaves alone."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        kind = type(state)  # a schedule's drops are a Counter
+        return kind({key: copied(value) for key, value in state.items()})
+    return [copied(value) for value in state] if isinstance(state, list) else state
 
 
 def _load(content: bytes) -> dict[str, Any]:
@@ -57,4 +115,4 @@ def _load(content: bytes) -> dict[str, Any]:
 
 
 def _name(epoch: int) -> str:
-    return f"epoch-{epoch:05d}.pt"
+    return f"{PREFIX}{epoch:05d}.pt"

@@ -20,12 +20,20 @@ from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
 from rsray.objectives import Objective
 from rsray.storage import Folder
-from rsray.training.augment import augment
-from rsray.training.checkpoint import latest_checkpoint, save_checkpoint
+from rsray.training.augment import CROP_FLIP, NUM_DRAWS, augment
+from rsray.training.checkpoint import (
+    Uploads,
+    copied,
+    latest_epoch,
+    load_checkpoint,
+    save_checkpoint,
+)
 from rsray.training.metrics import MetricsLog
-from rsray.training.randomness import generator, permutation
+from rsray.training.randomness import generator, uniforms
+from rsray.training.reader import Reader
 from rsray.training.run import WEIGHTS, build_model, open_training_split, run_record
-from rsray.training.source import Source
+from rsray.training.schedule import Part, Schedule
+from rsray.training.source import BatchSource, Feed, ReadAhead, Resident, Source, is_streamed
 from rsray.training.step import Batch, Network, Stepper, Tally
 from rsray.training.validation import Projection, project
 
@@ -66,6 +74,7 @@ class Training:
     device: torch.device
     team: Team = field(default_factory=Team)
     on_progress: Callable[[Progress], None] = lambda progress: None
+    feed: Feed = ReadAhead  # what reads a data set that is not kept in memory
 
     def __post_init__(self) -> None:
         """Open the data, build the model and the optimiser, and continue from a checkpoint."""
@@ -78,6 +87,14 @@ class Training:
         self.source = Source(self.split, chosen[held_in], self.device)
         self.held_out = Source(self.split, chosen[held_out], self.device)
         self.augmentation = config.augmentation or dataset_spec(config.dataset).augmentation
+        self.schedule = Schedule(
+            len(self.source),
+            config.batch_size,
+            config.epochs,
+            config.seed,
+            self.team.rank,
+            self.team.world,
+        )
         self.precision = resolve_precision(config.precision, self.device)
         torch.manual_seed(config.seed)
         self.model = build_model(config, self.split).to(
@@ -91,6 +108,12 @@ class Training:
         self.epoch = self._resume()
         self.network = Network(self.team.wrap(self.model), self.precision)
         self.stepper = Stepper(self.network, self.optimiser, world=self.team.world)
+        self.batches = self._open_batches()
+
+    def _open_batches(self) -> BatchSource:
+        if not is_streamed(self.split, len(self.source), self.augmentation):
+            return Resident(self.source)
+        return self.feed(self.source, Reader(self.split, self.augmentation, self.config.seed))
 
     def _make_optimisers(self) -> None:
         config = self.config
@@ -113,16 +136,21 @@ class Training:
         }
 
     def _resume(self) -> int:
-        state = latest_checkpoint(self.run) if self.run is not None else None
-        if state is None:
+        """Continue from the newest checkpoint that the first worker sees; returns its epoch."""
+        if self.run is None:
             return 0
+        newest = latest_epoch(self.run) if self.team.rank == 0 else 0
+        epoch = int(self.team.sum_over(torch.tensor([newest], device=self.device)))
+        if not epoch:
+            return 0
+        state = load_checkpoint(self.run, epoch)
         self.model.load_state_dict(state["model"])
         if self.companion is not None:
             self.companion.load_state_dict(state["companion"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state[name])
             self.schedules[name].load_state_dict(state[f"{name}_schedule"])
-        return int(state["epoch"])
+        return epoch
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"model": self.model.state_dict()}
@@ -137,21 +165,40 @@ class Training:
         self, on_epoch: Callable[[dict[str, Any]], bool | None] = lambda row: None
     ) -> None:
         """Train the epochs that remain; `on_epoch` gets their figures, and stops with True."""
-        is_writer = self.team.rank == 0 and self.run is not None
-        log = MetricsLog(self.run, self.epoch) if is_writer and self.run is not None else None
+        if self.run is None or self.team.rank != 0:
+            self._run_epochs(on_epoch, lambda row: None)
+            return
+        log = MetricsLog(self.run, self.epoch)
+        with Uploads() as uploads:
+            self._run_epochs(on_epoch, lambda row: self._save(row, self.run, log, uploads))
+        log.close()
+        self._write_weights()
+
+    def _run_epochs(
+        self,
+        on_epoch: Callable[[dict[str, Any]], bool | None],
+        save: Callable[[dict[str, Any]], None],
+    ) -> None:
         while self.epoch < self.config.epochs:
             row = self._train_epoch()
             self._check_converging(row)
             self.epoch += 1
-            if is_writer and self.run is not None and log is not None:
-                log.add(row)  # first: a line beyond the last checkpoint is dropped on resuming
-                save_checkpoint(self.run, self.epoch, self._state())
+            save(row)
             if on_epoch(row):
                 break
-        if log is not None:
-            log.close()
-        if is_writer:
-            self._write_weights()
+
+    def _save(
+        self, row: dict[str, Any], run: Folder | None, log: MetricsLog, uploads: Uploads
+    ) -> None:
+        """Begin to write an epoch's figures and checkpoint; training goes on meanwhile."""
+        assert run is not None
+        epoch, state = self.epoch, copied(self._state())
+
+        def write() -> None:
+            log.add(row)  # first: a line beyond the last checkpoint is dropped on resuming
+            save_checkpoint(run, epoch, state)
+
+        uploads.start(write)
 
     def _check_converging(self, row: dict[str, Any]) -> None:
         """Raise DivergedError when the loss, or what the last step left of the weights, is lost."""
@@ -187,29 +234,21 @@ class Training:
 
     def _steps(self, objective: Objective, tally: Tally) -> None:
         config = self.config
-        orders, spans = self._orders()
-        for step, (images, labels) in enumerate(self.source.batches(orders)):
-            rows, global_size = spans[step]
-            key = (config.seed, self.epoch, step)
-            draws = generator(torch.device("cpu"), *key, "augment", rows.start)
-            images = augment(images, self.augmentation, draws)
-            batch = Batch(images, labels, rows, global_size, key)
+        parts = self.schedule.parts(self.epoch)
+        pairs = self.batches.batches(self.schedule, self.epoch)
+        for part, (images, labels) in zip(parts, pairs, strict=True):
+            images = self._augmented(images, part)
+            batch = Batch(images, labels, part.rows, part.global_size, part.key)
             self.stepper.step(batch, objective, tally, self.companion)
-            self._companion_step(objective, batch, self.epoch * len(orders) + step)
-            self.on_progress(Progress(self.epoch, config.epochs, step + 1, len(orders)))
+            step = part.key[2]
+            self._companion_step(objective, batch, self.epoch * len(parts) + step)
+            self.on_progress(Progress(self.epoch, config.epochs, step + 1, len(parts)))
 
-    def _orders(self) -> tuple[list[Tensor], list[tuple[range, int]]]:
-        """Return this worker's positions in each global batch, and which rows of it they are."""
-        order = permutation(len(self.source), self.config.seed, self.epoch)
-        orders, spans = [], []
-        for batch in order.split(self.config.batch_size):
-            if len(batch) < self.team.world:
-                continue
-            low = len(batch) * self.team.rank // self.team.world
-            high = len(batch) * (self.team.rank + 1) // self.team.world
-            orders.append(batch[low:high])
-            spans.append((range(low, high), len(batch)))
-        return orders, spans
+    def _augmented(self, images: Tensor, part: Part) -> Tensor:
+        if self.augmentation != CROP_FLIP:
+            return images
+        draws = uniforms(part.rows, part.global_size, NUM_DRAWS, *part.key, "augment")
+        return augment(images, self.augmentation, draws)
 
     def _companion_step(self, objective: Objective, batch: Batch, step: int) -> None:
         if self.companion is None or not objective.companion_due(step):

@@ -1,7 +1,7 @@
 """The random numbers of training: functions of (seed, epoch, step, position in the batch) alone.
 
-The noise of a global batch is made in shards of fixed size, so several workers that split the
-batch draw the same noise as one worker that takes it whole.
+What a global batch needs is drawn in shards of fixed size, or in the order of its images, so
+several workers that split the batch draw the same numbers as one worker that takes it whole.
 """
 
 # Shapes: B images of this worker's part of the batch, M noise draws per image, C H W an image.
@@ -20,6 +20,22 @@ def generator(device: torch.device, *key: int | str) -> torch.Generator:
     """Return a generator seeded by a hash of the key."""
     digest = hashlib.blake2b(":".join(map(str, key)).encode(), digest_size=8).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest, "little"))
+
+
+def generator_at(rows: range, *key: int | str) -> torch.Generator:
+    """Return a CPU generator whose next uniform number belongs to the first of these rows.
+
+    From it `torch.rand(len(rows))` is the slice `rows` of `torch.rand(whole batch)`.
+    """
+    stream = generator(torch.device("cpu"), *key)
+    torch.rand(rows.start, generator=stream)  # the numbers of the images before
+    return stream
+
+
+def uniforms(rows: range, global_size: int, count: int, *key: int | str) -> Tensor:
+    """Return `count` numbers in [0, 1) for each of these rows of a global batch [B, count]."""
+    drawn = torch.rand((global_size, count), generator=generator(torch.device("cpu"), *key))
+    return drawn[rows.start : rows.stop]
 
 
 def permutation(num_images: int, seed: int, epoch: int) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from rsray import models
-from rsray.config import TrainConfig, choose, from_yaml, to_yaml
+from rsray.config import TrainConfig, choose, to_yaml
 from rsray.core.hardware import device_name, resolve_precision
 from rsray.data import ImageSplit, open_split
-from rsray.errors import UserError
+from rsray.ownership import recorded
 from rsray.storage import Folder
 from rsray.training.augment import AUGMENTATIONS
 from rsray.versions import versions
@@ -62,18 +62,8 @@ def claim_run(run: Folder, config: TrainConfig, split: ImageSplit, device: torch
 
     Raises UserError when it belongs to another run, naming the first differences.
     """
-    if run.is_file():
-        raise UserError(f"{run} is a file: --out needs a folder")
-    if run.exists(RUN_FILE):
-        old = from_yaml(run.read(RUN_FILE), f"{run}/{RUN_FILE}")
-        differences = config.differences(old)
-        if differences:
-            raise UserError(
-                f"{run} belongs to another run: {'; '.join(differences[:3])}; use another --out"
-            )
+    if recorded(run, RUN_FILE, config, "run") is not None:
         return run.exists(WEIGHTS)
-    if run.exists() and [name for name in run.names() if not name.startswith(".")]:
-        raise UserError(f"{run} is not empty and is no rsray run; use another --out")
     check_settings(config, split, device)  # a typo does not claim the folder
     run.make()
     record = {**run_record(config, split), "device": device_name(device)}

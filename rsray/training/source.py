@@ -1,11 +1,16 @@
-"""Where a training run's batches come from: a tensor on the device, or a reader one batch ahead."""
+"""Where a training run's batches come from: a tensor on the device, or a reader ahead of it.
+
+A data set that fits stays in memory, decoded. Any other is read while the training goes on: by a
+thread of this process, or by whatever else offers `batches` (fleet/feed.py: Ray Data).
+"""
 
 # Shapes: N images of the training split, B images of this worker's part of a batch, C H W an image.
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,8 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsray.data import ImageSplit
+from rsray.training.crop import RESIZED_CROP
+from rsray.training.reader import Reader
+from rsray.training.schedule import Part, Schedule
 
 IN_MEMORY_BYTES = 2**31  # data sets up to this size live on the device, decoded
+Pair = tuple[Tensor, Tensor]
+
+
+class BatchSource(Protocol):
+    """Gives a worker the images of its part of every batch."""
+
+    def batches(self, schedule: Schedule, epoch: int) -> Iterator[Pair]:
+        """Yield (images uint8 [B, C, H, W], labels [B]) on the device, per part of the epoch."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,21 +46,9 @@ class Source:
         """Return the number of training images N."""
         return len(self.indices)
 
-    def batches(self, orders: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images uint8 [B, C, H, W], labels [B]) on the device, per list of positions."""
-        bytes_in_memory = len(self) * int(np.prod(self.split.image_shape))
-        fits = bytes_in_memory <= IN_MEMORY_BYTES
-        return self._resident(orders) if fits else self._streamed(orders)
-
-    def _resident(self, orders: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        images_NCHW, labels_N = self.tensors()
-        for positions in orders:
-            here = positions.to(self.device)
-            yield images_NCHW[here], labels_N[here]
-
-    def tensors(self) -> tuple[Tensor, Tensor]:
+    def tensors(self) -> Pair:
         """Return all images uint8 [N, C, H, W] and labels [N] on the device, read once."""
-        found: tuple[Tensor, Tensor] | None = self.__dict__.get("_tensors")
+        found: Pair | None = self.__dict__.get("_tensors")
         if found is None:
             images = torch.from_numpy(self.split.images(self.indices)).to(self.device)
             labels = torch.from_numpy(self.split.labels[self.indices]).to(self.device)
@@ -51,18 +56,53 @@ class Source:
             self.__dict__["_tensors"] = found
         return found
 
-    def _streamed(self, orders: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        def read(positions: Tensor) -> tuple[Tensor, Tensor]:
-            wanted = self.indices[positions.numpy()]
-            return torch.from_numpy(self.split.images(wanted)), torch.from_numpy(
-                self.split.labels[wanted]
-            )
 
+Feed = Callable[[Source, Reader], BatchSource]
+
+
+def is_streamed(split: ImageSplit, num_images: int, augmentation: str) -> bool:
+    """Tell whether images are read as they are needed: they do not fit, or are cut differently.
+
+    A random-resized crop is cut from the picture as it is on disk, anew in each epoch.
+    """
+    num_bytes = num_images * int(np.prod(split.image_shape))
+    return num_bytes > IN_MEMORY_BYTES or augmentation == RESIZED_CROP
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Batches of a data set that lives on the device."""
+
+    source: Source
+
+    def batches(self, schedule: Schedule, epoch: int) -> Iterator[Pair]:
+        """Yield the images of each part."""
+        images_NCHW, labels_N = self.source.tensors()
+        for part in schedule.parts(epoch):
+            here = part.positions_B.to(self.source.device)
+            yield images_NCHW[here], labels_N[here]
+
+
+@dataclass(frozen=True)
+class ReadAhead:
+    """Batches read by a thread, one ahead of the training."""
+
+    source: Source
+    reader: Reader
+
+    def batches(self, schedule: Schedule, epoch: int) -> Iterator[Pair]:
+        """Yield the images of each part."""
+        parts, device = schedule.parts(epoch), self.source.device
         with ThreadPoolExecutor(1) as ahead:
-            waiting = [ahead.submit(read, order) for order in orders[:1]]
-            for following in range(1, len(orders) + 1):
+            waiting = [ahead.submit(self._read, part) for part in parts[:1]]
+            for following in range(1, len(parts) + 1):
                 images, labels = waiting.pop().result()
                 waiting += [
-                    ahead.submit(read, order) for order in orders[following : following + 1]
+                    ahead.submit(self._read, part) for part in parts[following : following + 1]
                 ]
-                yield images.to(self.device), labels.to(self.device)
+                yield images.to(device), labels.to(device)
+
+    def _read(self, part: Part) -> Pair:
+        wanted = self.source.indices[part.positions_B.numpy()]
+        images, labels = self.reader.read(wanted, part.key[1])
+        return torch.from_numpy(images), torch.from_numpy(labels)

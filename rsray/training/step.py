@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rsray.objectives import Objective
-from rsray.training.randomness import batch_noise, generator
+from rsray.training.randomness import batch_noise, generator_at
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Stepper:
             batch.key,
             images.device,
         )
-        draws = generator(images.device, *batch.key, "objective", rows.start)
+        draws = generator_at(rows, *batch.key, "objective")
         step = objective.step(
             self.network, images, labels, noise, companion=companion, generator=draws
         )

@@ -50,6 +50,17 @@ def test_two_workers_train_as_one_does(tmp_path):
     assert [p.name for p in (tmp_path / "two").iterdir() if p.name.startswith(".ray")] == []
 
 
+def test_workers_may_be_a_range():
+    config = small(workers="2-8")
+    assert (config.workers, config.most_workers) == (2, 8)
+    assert small(workers="3").workers == small(workers=3).workers == 3
+    assert train_config({"workers": "4"}, base=config.model_dump()).most_workers is None
+    assert config.differences(small().model_dump(mode="json")) == [], "a run may go on with others"
+    for wrong in ("many", "4-", "-4", "4-2", "0-2", "1-2-3"):
+        with pytest.raises(UserError, match="workers is .*must"):
+            small(workers=wrong)
+
+
 def test_more_workers_than_cores_are_refused(ray_session, tmp_path):
     config = small(workers=1000)
     with pytest.raises(UserError, match="workers is 1000"):

@@ -114,10 +114,10 @@ def test_every_epoch_visits_every_image_once(lab):
     training = lab.training(lab.config(limit=50, batch_size=16))
     seen = []
     for epoch in range(2):
-        training.epoch = epoch
-        orders, spans = training._orders()
-        assert [len(order) for order in orders] == [size for _, size in spans] == [16, 16, 16, 2]
-        seen.append(torch.cat(orders).tolist())
+        parts = training.schedule.parts(epoch)
+        assert [len(part.rows) for part in parts] == [16, 16, 16, 2]
+        assert all(part.rows == range(part.global_size) for part in parts)
+        seen.append(torch.cat([part.positions_B for part in parts]).tolist())
     assert sorted(seen[0]) == sorted(seen[1]) == list(range(50)) and seen[0] != seen[1]
 
 

@@ -7,8 +7,17 @@ from functools import partial
 import pytest
 import torch
 
+from rsray.objectives import smoothmix
+from rsray.training import step as step_module
 from rsray.training.loop import Team
-from rsray.training.randomness import SHARD, batch_noise, generator, permutation
+from rsray.training.randomness import (
+    SHARD,
+    batch_noise,
+    generator,
+    generator_at,
+    permutation,
+    uniforms,
+)
 
 CPU = torch.device("cpu")
 SHAPE = (2, 3, 5)
@@ -83,7 +92,56 @@ def weights(lab, config, team=None, group_size=None, rows=None):
     return training.model.state_dict()
 
 
+def pixels_of(monkeypatch, lab, world, **changes):
+    """Return the images of every global batch as `world` workers train on them, and the shares
+    that smoothmix drew for them."""
+    seen, shares = {}, {}
+    backward, uniform = step_module.Stepper._backward, smoothmix._uniform
+
+    def look(self, batch, *rest):
+        for row, image in zip(batch.rows, batch.images_BCHW, strict=True):
+            seen[batch.key, row] = image.clone()
+        return backward(self, batch, *rest)
+
+    def draw(labels_B, generator):
+        drawn = uniform(labels_B, generator)
+        shares.setdefault(len(shares), drawn)
+        return drawn
+
+    monkeypatch.setattr(step_module.Stepper, "_backward", look)
+    monkeypatch.setattr(smoothmix, "_uniform", draw)
+    for rank in range(world):
+        lab.training(lab.config(**changes), team=Team(rank, world)).run_epochs()
+    monkeypatch.undo()
+    return seen, list(shares.values())
+
+
+MIX = {"objective": "smoothmix", "num_draws": 2, "num_steps": 1, "warm_up_epochs": 0}
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_workers_see_the_augmented_batch_of_one(world, lab, monkeypatch):
+    changes = {"limit": 31, "batch_size": 31, "augmentation": "crop-flip", **ONE_STEP, **MIX}
+    alone, (shares,) = pixels_of(monkeypatch, lab, 1, **changes)
+    together, parts = pixels_of(monkeypatch, lab, world, **changes)
+    assert len(alone) == 31 and set(alone) == set(together)
+    assert all(torch.equal(alone[key], together[key]) for key in alone)
+    assert torch.equal(torch.cat(parts), shares) and len(shares.unique()) == 31
+    plain, _ = pixels_of(monkeypatch, lab, 1, **{**changes, "augmentation": "none"})
+    assert sum(not torch.equal(alone[key], plain[key]) for key in alone) > 25
+
+
+def test_uniform_numbers_of_rows_are_a_slice_of_the_whole():
+    whole = torch.rand(1000, generator=generator_at(range(1000), 0, "x"))
+    for low, high in ((0, 1), (3, 5), (15, 16), (16, 17), (17, 400), (999, 1000)):
+        mine = torch.rand(high - low, generator=generator_at(range(low, high), 0, "x"))
+        assert torch.equal(mine, whole[low:high])
+    table = uniforms(range(40), 40, 3, 0, "x")
+    assert torch.equal(uniforms(range(7, 19), 40, 3, 0, "x"), table[7:19])
+
+
 METHODS = {
+    "smoothmix": {"num_draws": 2, "num_steps": 2, "warm_up_epochs": 0},
     "gaussian": {},
     "macer": {"num_draws": 3, "trade_off": 4.0, "deferred": False},
     "consistency": {},
@@ -156,15 +214,17 @@ def test_workers_share_out_every_batch(world, lab):
         lab.training(lab.config(limit=50, batch_size=16), team=Team(rank, world))
         for rank in range(world)
     ]
-    shared = [team._orders() for team in teams]
-    alone, _ = lab.training(lab.config(limit=50, batch_size=16))._orders()
-    kept = [batch for batch in alone if len(batch) >= world]  # a worker never gets an empty part
+    shared = [team.schedule.parts(0) for team in teams]
+    alone = lab.training(lab.config(limit=50, batch_size=16)).schedule.parts(0)
+    whole = [part.positions_B for part in alone]
+    kept = [batch for batch in whole if len(batch) >= world]  # a worker never gets an empty part
     for step, batch in enumerate(kept):
-        assert torch.equal(torch.cat([orders[step] for orders, _ in shared]), batch)
-        spans = [spans[step] for _, spans in shared]
-        assert [row for rows, _ in spans for row in rows] == list(range(len(batch)))
-        assert {size for _, size in spans} == {len(batch)}
-    assert {len(orders) for orders, _ in shared} == {len(kept)}
+        mine = [parts[step] for parts in shared]
+        assert torch.equal(torch.cat([part.positions_B for part in mine]), batch)
+        assert [row for part in mine for row in part.rows] == list(range(len(batch)))
+        assert {part.global_size for part in mine} == {len(batch)}
+        assert {part.key for part in mine} == {(0, 0, step)}
+    assert {len(parts) for parts in shared} == {len(kept)}
 
 
 def test_only_the_first_worker_writes(lab):

@@ -111,13 +111,13 @@ def test_held_out_images_are_training_images_that_are_not_trained_on(lab):
     assert not set(held_in) & set(held_out)
     assert training.source.split.split == training.held_out.split.split == "train"
     assert len(np.unique(np.concatenate([held_in, held_out]))) == 100
-    images, labels = next(iter(training.held_out.batches([torch.arange(20)])))
+    images, labels = training.held_out.tensors()
     train = open_split("digits", "train")
     np.testing.assert_array_equal(images.numpy(), train.images(held_out))
     np.testing.assert_array_equal(labels.numpy(), train.labels[held_out])
     # every image of an epoch comes from the training part
-    orders, _ = training._orders()
-    assert sorted(torch.cat(orders).tolist()) == list(range(80))
+    positions = torch.cat([part.positions_B for part in training.schedule.parts(0)])
+    assert sorted(positions.tolist()) == list(range(80))
 
 
 def test_the_split_depends_on_the_seed_not_on_the_method(lab):

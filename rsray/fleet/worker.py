@@ -1,0 +1,67 @@
+"""What every worker of a Ray Train group runs, and how workers share a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rsray.config import TrainConfig
+from rsray.fleet.feed import RayFeed
+from rsray.fleet.session import extend_search_path
+from rsray.storage import Folder
+from rsray.training.loop import Team, Training
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told; it travels to other nodes."""
+
+    config: TrainConfig
+    run: Folder
+    search_path: tuple[str, ...]
+    reading_cpus: float  # of a task that reads images
+
+
+def worker_loop(arguments: dict[str, Any]) -> None:
+    """Run on every worker of the group."""
+    import ray.train
+    import ray.train.torch
+
+    job: Job = arguments["job"]
+    extend_search_path(job.search_path)
+    context = ray.train.get_context()
+    world = context.get_world_size()
+    team = Team(context.get_world_rank(), world, wrap_for_workers(world), sum_over_workers(world))
+    device = ray.train.torch.get_device()
+    feed = partial(RayFeed, cpus=job.reading_cpus)
+    Training(job.config, job.run, device, team, feed=feed).run_epochs(ray.train.report)
+
+
+def wrap_for_workers(world: int) -> Callable[[nn.Module], nn.Module]:
+    """Return how a member of a group of `world` workers wraps its model: in DDP, unless alone."""
+
+    def wrap(model: nn.Module) -> nn.Module:
+        import ray.train.torch
+
+        if world == 1:
+            return model
+        wrapped: nn.Module = ray.train.torch.prepare_model(model, move_to_device=False)
+        return wrapped
+
+    return wrap
+
+
+def sum_over_workers(world: int) -> Callable[[Tensor], Tensor]:
+    """Return the sum of a tensor over a group of `world` workers, in place."""
+
+    def sum_over(tensor: Tensor) -> Tensor:
+        if world > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
+    return sum_over

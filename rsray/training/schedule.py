@@ -1,0 +1,48 @@
+"""Which images a worker sees at every step: an epoch's seeded order, shared out by position."""
+
+# Shapes: B images of this worker's part of a batch.
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rsray.training.randomness import permutation
+
+
+@dataclass(frozen=True)
+class Part:
+    """A worker's part of a global batch: positions [B] of its images in the training set."""
+
+    positions_B: Tensor
+    rows: range  # of the global batch
+    global_size: int
+    key: tuple[int, int, int]  # seed, epoch, step
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The batches of a run of `epochs` epochs, as worker `rank` of `world` sees them."""
+
+    num_images: int
+    batch_size: int  # of the global batch, whatever the number of workers
+    epochs: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+
+    def parts(self, epoch: int) -> list[Part]:
+        """Return this worker's part of every global batch of the epoch.
+
+        A last batch of fewer images than workers is left out: no worker's part may be empty.
+        """
+        order = permutation(self.num_images, self.seed, epoch)
+        parts = []
+        for step, batch in enumerate(order.split(self.batch_size)):
+            if len(batch) < self.world:
+                continue
+            low = len(batch) * self.rank // self.world
+            high = len(batch) * (self.rank + 1) // self.world
+            key = (self.seed, epoch, step)
+            parts.append(Part(batch[low:high], range(low, high), len(batch), key))
+        return parts
