@@ -64,6 +64,8 @@ def certify(
     download: options.Download = False,
     seed: options.Seed = 0,
     address: options.Address = None,
+    cluster: options.Cluster = None,
+    down: options.Down = False,
     out: options.Out = None,
 ) -> None:
     """Certify a test set by hard randomized smoothing (Cohen et al. 2019, CERTIFY).
@@ -74,6 +76,11 @@ def certify(
 
     Example: rsray certify runs/my-run --skip 10 --out runs/my-cert
     """
+    if cluster is not None:
+        from rsray_cli.cluster import run_there
+
+        run_there(cluster, down=down, address=address, out=out, inputs=(source,), model=model)
+        return
     from rsray.storage import Folder
     from rsray_cli.request import certification
 

@@ -23,7 +23,7 @@ def convert(
         str,
         typer.Argument(
             metavar="FOLDER",
-            help="Folder or URI of <class>/* or train/<class>/* and val/ (or test/).",
+            help="Folder or URI of CLASS/image files, or of train/CLASS/... and val/ (or test/).",
             show_default=False,
         ),
     ],

@@ -10,6 +10,8 @@ from typing import NoReturn
 import typer
 
 from rsray_cli.certify import certify
+from rsray_cli.cluster import app as cluster
+from rsray_cli.data import data
 from rsray_cli.doctor import doctor
 from rsray_cli.plan import plan
 from rsray_cli.predict import predict
@@ -41,15 +43,17 @@ SAVED = "interrupted: what was done is saved; the same command with the same --o
 app = typer.Typer(
     name="rsray",
     help="Provably robust image classifiers by randomized smoothing: search, train, certify, report.\n\n"
-    "Start with: [bold]rsray tune --dataset digits[/bold]",
+    "Start with: **rsray tune --dataset digits**",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (tune, train, certify, recertify, plan, predict, report, presets, doctor):
     app.command()(command)
+app.add_typer(cluster, name="cluster")
+app.add_typer(data, name="data")
 
 
 @app.callback(invoke_without_command=True)

@@ -9,21 +9,21 @@ import typer
 Dataset = Annotated[
     str | None,
     typer.Option(
-        help="digits (embedded), mnist, svhn, cifar10, imagenet, mini-imagenet50, imagefolder or parquet.",
+        help="digits (embedded), mnist, svhn, cifar10, imagenet, mini-imagenet50, imagefolder, parquet or webdataset.",
         show_default=False,
     ),
 ]
 DataRoot = Annotated[
     str | None,
     typer.Option(
-        help="Where the data is: a folder or URI; R and R/<dataset> are searched. (default: $RSRAY_DATA_ROOT or ./data)",
+        help="Where the data is: a folder or URI; R and R/DATASET are searched. (default: $RSRAY_DATA_ROOT or ./data)",
         show_default=False,
     ),
 ]
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        help="Side in pixels, for imagefolder and parquet of mixed sizes.", show_default=False
+        help="Side in pixels, for imagefolder, parquet and webdataset of mixed sizes.", show_default=False
     ),
 ]
 Download = Annotated[
@@ -53,6 +53,17 @@ Address = Annotated[
         show_default=False,
     ),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="YAML|URL",
+        help="Run there: a definition as in clusters/ (brought up if it is not) or the address of a Ray dashboard. The log is shown, Ctrl-C detaches, results come to --out.",
+        show_default=False,
+    ),
+]
+Down = Annotated[
+    bool, typer.Option("--down", help="Of --cluster: take the cluster away at the end.")
+]
 Out = Annotated[
     str | None,
     typer.Option(
@@ -63,7 +74,8 @@ Out = Annotated[
 Actors = Annotated[
     str | None,
     typer.Option(
-        help="Certification actors, or auto: one per GPU, or per CPU core.", show_default=False
+        help="Certification actors, or auto: one per GPU, or per CPU core. A range such as 2-64 grows with the cluster.",
+        show_default=False,
     ),
 ]
 Compile = Annotated[

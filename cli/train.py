@@ -42,7 +42,12 @@ def train(
         int | None, typer.Option(help="Images per step, over all workers.", show_default=False)
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Ray Train workers.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="W",
+            help="Ray Train workers; 2-8: as many as the cluster has room for, and go on with fewer or more.",
+            show_default=False,
+        ),
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
@@ -71,6 +76,8 @@ def train(
         typer.Option(help="Decides every random number. (default: 0)", show_default=False),
     ] = None,
     address: options.Address = None,
+    cluster: options.Cluster = None,
+    down: options.Down = False,
     out: options.Out = None,
 ) -> None:
     """Train a classifier whose smoothed version is certifiably robust.
@@ -80,6 +87,11 @@ def train(
 
     Example: rsray train --dataset mnist --objective macer --sigma 0.5 --set trade_off=16
     """
+    if cluster is not None:
+        from rsray_cli.cluster import run_there
+
+        run_there(cluster, down=down, address=address, out=out, inputs=(config,), model=model)
+        return
     from rsray.config import from_yaml, parse_assignments
     from rsray.data import open_split
     from rsray.errors import UserError
@@ -124,12 +136,11 @@ def train(
 def _settings(file, from_yaml):  # type: ignore[no-untyped-def]
     from rsray.config import TrainConfig
     from rsray.errors import UserError
-    from rsray.storage import Folder
+    from rsray.storage import read_file
 
-    folder, _, name = file.uri.rpartition("/")
     if not file.is_file():
         raise UserError(f"--config {file} is no file")
-    values = from_yaml(Folder(folder).read(name), str(file))
+    values = from_yaml(read_file(file), str(file))
     extra = {"data", "versions", "device"}  # what run.yaml records beside the settings
     TrainConfig.make({key: value for key, value in values.items() if key not in extra})
     return {key: value for key, value in values.items() if key not in extra}

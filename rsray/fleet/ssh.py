@@ -1,0 +1,103 @@
+"""ssh to a cluster's hosts: commands, and a tunnel to a port on the head's loopback."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsray.errors import UserError
+
+CONNECT_SECONDS = 10
+TUNNEL_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host and how to log in there."""
+
+    address: str
+    user: str
+    key: str | None
+    known_hosts: Path  # a host whose key changes while the cluster lives is refused
+    proxy: str | None = None
+
+    def command(self, *words: str) -> list[str]:
+        """Return the ssh command line with these further words."""
+        options = {
+            "BatchMode": "yes",
+            "ConnectTimeout": str(CONNECT_SECONDS),
+            "StrictHostKeyChecking": "accept-new",
+            "UserKnownHostsFile": str(self.known_hosts),
+            "ServerAliveInterval": "15",
+            "LogLevel": "ERROR",
+        }
+        if self.proxy:
+            options["ProxyCommand"] = self.proxy
+        spelled = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
+        identity = ["-i", self.key, "-o", "IdentitiesOnly=yes"] if self.key else []
+        return ["ssh", *spelled, *identity, f"{self.user}@{self.address}", *words]
+
+    def run(self, script: str, *, timeout: float = 120.0) -> subprocess.CompletedProcess[bytes]:
+        """Run a shell script there, sent on its standard input, and return what it said."""
+        return subprocess.run(
+            self.command("bash -s"), input=script.encode(), capture_output=True, timeout=timeout
+        )
+
+    @contextmanager
+    def tunnel(self, port: int) -> Iterator[int]:
+        """Yield a port of this machine's loopback that leads to `port` of the host's loopback.
+
+        Raises UserError when the host does not let us in.
+        """
+        local = free_port()
+        forward = ["-N", "-o", "ExitOnForwardFailure=yes"]
+        forward += ["-L", f"127.0.0.1:{local}:127.0.0.1:{port}"]
+        # Not a child of the terminal's group: Ctrl-C is for the command, which then closes it.
+        with tempfile.TemporaryFile() as said:
+            process = subprocess.Popen(
+                [*self.command()[:-1], *forward, self.command()[-1]],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
+                start_new_session=True,
+            )  # fmt: skip
+            try:
+                if not _listens(process, local):
+                    said.seek(0)
+                    reason = " ".join(said.read().decode(errors="replace").split())
+                    raise UserError(
+                        f"no ssh to {self.user}@{self.address}: {reason or 'no answer'}"
+                    )
+                yield local
+            finally:
+                process.terminate()
+                process.wait()
+
+
+def shell_path(path: str) -> str:
+    """Return a path quoted for a shell; a `~/` in front stays the home folder of that shell."""
+    return '"$HOME"/' + shlex.quote(path[2:]) if path.startswith("~/") else shlex.quote(path)
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
+    end = time.monotonic() + TUNNEL_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
