@@ -100,7 +100,7 @@ class TrainConfig(Config):
             return values
         least, _, most = given.strip().partition("-")
         if not least.isdecimal() or (most and not most.isdecimal()) or given.strip()[-1] == "-":
-            raise ValueError(f"workers is {given!r}: must be a number, or a range such as 1-4")
+            raise ValueError(f"workers is {given}: must be a number from 0, or a range such as 1-4")
         return {**values, "workers": int(least), "most_workers": int(most) if most else None}
 
     @model_validator(mode="after")

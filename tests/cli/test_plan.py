@@ -32,7 +32,7 @@ def number(text, name):
 
 
 def test_a_plan_counts_draws_hours_and_dollars(run):
-    shown = plan(run, "--n", 10_000, "--actors", 4, "--price", 3, "--seconds", 0.5)
+    shown = plan(run, "--n", 10_000, "--actors", 4, "--price", 3, "--seconds", 0.5, "--compile", "off")
     assert shown.returncode == 0, shown.stderr
     assert number(shown.stdout, "images") == 450
     assert number(shown.stdout, "draws  ") == 450 * 10_100
@@ -44,7 +44,7 @@ def test_a_plan_counts_draws_hours_and_dollars(run):
 
 
 def test_skip_is_planned_from_what_the_selection_says(run):
-    shown = plan(run, "--n", 10_000, "--sampling", "skip", "--seconds", 2)
+    shown = plan(run, "--n", 10_000, "--sampling", "skip", "--seconds", 2, "--compile", "off")
     each = number(shown.stdout, "draws per image")
     assert 100 < each < 10_100  # some digits are missed, so some draws are saved
 

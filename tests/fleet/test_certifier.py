@@ -43,6 +43,7 @@ def test_result_does_not_depend_on_actors_or_split(job, tmp_path):
     assert one["num_images"] == 15
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_where_it_stopped(job, tmp_path):
     job("whole", n=20_000)
 
