@@ -351,7 +351,7 @@ def tree_bytes(root):
 def end_to_end(options):
     """Print (d): the command's draws per second against (a), and its peak memory."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "cert"
+        out = Path(options.keep or folder) / "cert"
         arguments = [
             "certify", options.end_to_end, "--n", str(options.n), "--limit", str(options.limit),
             "--out", str(out), *(["--actors", str(options.actors)] if options.actors else []),
@@ -450,6 +450,7 @@ def main():
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--precision", choices=("fp32", "bf16"))
     parser.add_argument("--end-to-end", metavar="RUN")
+    parser.add_argument("--keep", metavar="FOLDER", help="leave CERT of --end-to-end in there")
     parser.add_argument("--n", type=int, default=100_000, help="of --end-to-end")
     parser.add_argument("--limit", type=int, default=60, help="images of --end-to-end")
     parser.add_argument("--actors", type=int, help="of --end-to-end")

@@ -44,7 +44,7 @@ def columns(key, bucket):
     return pq.read_table(io.BytesIO(bucket.get(key))).to_pydict()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_pictures_to_report_on_s3(bucket, pictures, tmp_path):
     shards, run, cert = (bucket.uri(name) for name in ("shards", "run", "cert"))
     rsray("data", "convert", pictures, "--out", shards, "--shard-size", "25")
@@ -101,7 +101,7 @@ def kill(process):
     process.stderr.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_certification_on_s3_repeats_no_block(bucket, tmp_path):
     run, cert = tmp_path / "run", bucket.uri("cert")
     rsray(
@@ -112,9 +112,9 @@ def test_a_killed_certification_on_s3_repeats_no_block(bucket, tmp_path):
         "certify",
         str(run),
         "--limit",
-        "60",
+        "20",
         "--n",
-        "100000",
+        "50000",
         "--actors",
         "2",
         *QUICK,
@@ -135,15 +135,15 @@ def test_a_killed_certification_on_s3_repeats_no_block(bucket, tmp_path):
         for table in [columns(key, bucket)]
         for block in zip(table["index"], table["stage"], table["block"], strict=True)
     ]
-    assert len(blocks) == len(set(blocks)) == 60 * 101
+    assert len(blocks) == len(set(blocks)) == 20 * 51
     assert [key for key in bucket.keys("cert/") if "claim" in key] == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_train_on_s3_and_continue_after_a_kill(bucket):
     where = bucket.uri("run")
     command = (
-        "train", "--dataset", "digits", "--objective", "gaussian", "--epochs", "40", "--precision", "fp32",
+        "train", "--dataset", "digits", "--objective", "gaussian", "--epochs", "12", "--precision", "fp32",
         "--workers", "2", "--batch-size", "32", "--out", where,
     )  # fmt: skip
     first = started(*command)
@@ -152,9 +152,9 @@ def test_two_workers_train_on_s3_and_continue_after_a_kill(bucket):
     done = max(bucket.keys("run/checkpoints/"))
     before = bucket.get("run/metrics.jsonl").splitlines()
     epochs_done = int(done.removesuffix(".pt").rpartition("-")[2])
-    assert 0 < epochs_done < 40
+    assert 0 < epochs_done < 12
     rsray(*command)
     after = bucket.get("run/metrics.jsonl").splitlines()
-    assert [json.loads(line)["epoch"] for line in after] == list(range(40))
+    assert [json.loads(line)["epoch"] for line in after] == list(range(12))
     assert after[:epochs_done] == before[:epochs_done]  # figures with their seconds: not made again
     assert "run/model.safetensors" in bucket.keys()

@@ -62,7 +62,7 @@ def test_an_interrupted_run_continues_where_it_stopped(job, tmp_path):
     assert 0 < progress["draws"] < again["draws"]  # only what was missing was drawn
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cut_off_counts_file_is_counted_again(job, tmp_path):
     job("whole")
     job("cut")

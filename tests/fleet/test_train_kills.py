@@ -19,7 +19,7 @@ from rsray.training.metrics import read_metrics
 from rsray.training.run import open_training_split
 
 EPOCHS = 12
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def config(**changes):

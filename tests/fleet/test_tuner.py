@@ -142,7 +142,7 @@ def wait_for(out, word, process, timeout=90.0):
     pytest.fail(f"it did not come so far: {process.stderr.read()}")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_killed_twice_ends_as_the_one_that_was_not(tmp_path):
     whole, out = start_command(tmp_path / "whole"), tmp_path / "killed"
     _, errors = whole.communicate(timeout=180)
@@ -170,7 +170,7 @@ def test_a_search_killed_twice_ends_as_the_one_that_was_not(tmp_path):
     assert rows == without_times(trials_of(tmp_path / "whole"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trials_of_several_workers_nest_ray_train(tmp_path):
     out = tmp_path / "two"
     # A command of its own: where Ray has no dashboard, such groups keep their cores for good.
