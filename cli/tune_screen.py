@@ -23,7 +23,9 @@ def show_results(where, config, finals) -> None:  # type: ignore[no-untyped-def]
         say(f"curve        {curve}")
         say(f"certificates {', '.join(results)}")
     say(f"page         {where}/tune.html  (its pictures: {where}/plots)")
-    say(f"trials       {where}/trials.parquet  (optuna-dashboard {where}/study.journal shows them)")
+    # On an object store the journal is in segments, which the dashboard cannot open.
+    shows = "" if "://" in str(where) else f"  (optuna-dashboard {where}/study.journal shows them)"
+    say(f"trials       {where}/trials.parquet{shows}")
     say(f"winner       {where}/best.yaml  (again: rsray train --config {where}/best.yaml)")
 
 
