@@ -23,7 +23,8 @@ DataRoot = Annotated[
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        help="Side in pixels, for imagefolder, parquet and webdataset of mixed sizes.", show_default=False
+        help="Side in pixels, for imagefolder, parquet and webdataset of mixed sizes.",
+        show_default=False,
     ),
 ]
 Download = Annotated[

@@ -134,7 +134,11 @@ def test_files():
 def test_every_objective_and_data_set_has_a_preset():
     configs = [train_config({}, preset_name=name) for name in NAMES]
     assert {config.objective for config in configs} == set(OBJECTIVES)
-    assert {config.dataset for config in configs} == set(DATASETS) - {"imagefolder", "parquet", "webdataset"}
+    assert {config.dataset for config in configs} == set(DATASETS) - {
+        "imagefolder",
+        "parquet",
+        "webdataset",
+    }
 
 
 @pytest.mark.parametrize("dataset", DEFAULTS)

@@ -125,7 +125,6 @@ class Running:
             "seconds_left": remaining / speed if speed > 0 else None,
         }
 
-
     def _remaining(self, owed_draws: int) -> float:
         """Return the draws that are likely still to be made, at most those that are owed."""
         most = max(owed_draws - self.draws_made, 0)

@@ -32,7 +32,9 @@ def number(text, name):
 
 
 def test_a_plan_counts_draws_hours_and_dollars(run):
-    shown = plan(run, "--n", 10_000, "--actors", 4, "--price", 3, "--seconds", 0.5, "--compile", "off")
+    shown = plan(
+        run, "--n", 10_000, "--actors", 4, "--price", 3, "--seconds", 0.5, "--compile", "off"
+    )
     assert shown.returncode == 0, shown.stderr
     assert number(shown.stdout, "images") == 450
     assert number(shown.stdout, "draws  ") == 450 * 10_100

@@ -16,7 +16,9 @@ def fits(nodes, fleet):
     """Pack the fleet's actors onto the nodes one by one, by brute force."""
     held = 0
     for cpus, gpus in nodes:
-        while cpus >= fleet.cpus - 1e-9 and gpus >= fleet.gpus - 1e-9 and (fleet.cpus or fleet.gpus):
+        while (
+            cpus >= fleet.cpus - 1e-9 and gpus >= fleet.gpus - 1e-9 and (fleet.cpus or fleet.gpus)
+        ):
             cpus, gpus, held = cpus - fleet.cpus, gpus - fleet.gpus, held + 1
     return held >= fleet.actors
 
@@ -32,7 +34,9 @@ def test_few_actors_share_the_cores():
 
 
 @pytest.mark.parametrize("actors", range(1, 12))
-@pytest.mark.parametrize("nodes", [((3.0, 0), (8.0, 0)), ((1.0, 0), (2.0, 0), (8.0, 0)), ((11.0, 0),)])
+@pytest.mark.parametrize(
+    "nodes", [((3.0, 0), (8.0, 0)), ((1.0, 0), (2.0, 0), (8.0, 0)), ((11.0, 0),)]
+)
 def test_actors_fit_on_nodes_of_unlike_size_and_are_as_large_as_can_be(nodes, actors):
     fleet = plan_fleet(of(*nodes), actors)
     assert fits(nodes, fleet)
@@ -56,7 +60,9 @@ def test_gpus_from_zero():
     assert (fleet.actors, fleet.largest, fleet.gpus) == (1, 8, 1.0)
 
 
-@pytest.mark.parametrize(("share", "actors"), [(1.0, 6), (0.5, 12), (0.25, 24), (0.4, 12), (2.0, 3)])
+@pytest.mark.parametrize(
+    ("share", "actors"), [(1.0, 6), (0.5, 12), (0.25, 24), (0.4, 12), (2.0, 3)]
+)
 def test_fractional_gpus_do_not_straddle(share, actors):
     nodes = ((16.0, 4.0), (8.0, 2.0), (4.0, 0.0))
     fleet = plan_fleet(of(*nodes), None, share)

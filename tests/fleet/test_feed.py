@@ -43,10 +43,15 @@ def split(pictures):
 
 def test_a_plan_names_every_image_of_every_epoch_in_order(split, monkeypatch):
     monkeypatch.setattr(feed_module, "TASK_IMAGES", 7)
-    indices, schedule = np.arange(COUNT) + 1000, Schedule(COUNT, 40, epochs=3, seed=0, rank=1, world=2)
+    indices, schedule = (
+        np.arange(COUNT) + 1000,
+        Schedule(COUNT, 40, epochs=3, seed=0, rank=1, world=2),
+    )
     work = plan(schedule, range(1, 3), indices, Reader(split, "none", 0))
     parts = [part for epoch in (1, 2) for part in schedule.parts(epoch)]
-    np.testing.assert_array_equal(work.indices, np.concatenate([p.positions_B + 1000 for p in parts]))
+    np.testing.assert_array_equal(
+        work.indices, np.concatenate([p.positions_B + 1000 for p in parts])
+    )
     sizes = np.diff(work.starts)
     assert sizes.max() <= 7 and sizes.min() >= 4 and work.starts[-1] == len(work.indices)
     assert len(work.epochs) == len(sizes) and list(np.unique(work.epochs)) == [1, 2]

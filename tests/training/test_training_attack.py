@@ -13,7 +13,9 @@ PASSES = []
 class Watched(nn.Module):
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.Linear(24, 10))
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.Linear(24, 10)
+        )
 
     def forward(self, images):
         PASSES.append((self.net[2].training, next(self.parameters()).requires_grad))

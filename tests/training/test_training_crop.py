@@ -27,7 +27,12 @@ def test_boxes_are_distributed_as_torchvisions(size):
     blank = torch.zeros(3, height, width)
     theirs = np.array([Theirs.get_params(blank, list(SCALE), list(RATIO)) for _ in range(4000)])
     left, top, right, bottom = ours.T
-    assert (left >= 0).all() and (top >= 0).all() and (right <= width).all() and (bottom <= height).all()
+    assert (
+        (left >= 0).all()
+        and (top >= 0).all()
+        and (right <= width).all()
+        and (bottom <= height).all()
+    )
     found = np.stack([top, left, bottom - top, right - left])
     for mine, other in zip(found, theirs.T, strict=True):
         for quantile in (0.1, 0.5, 0.9):
