@@ -20,12 +20,12 @@ def certify(
     ],
     dataset: options.Dataset = None,
     data_root: options.DataRoot = None,
-    split: Annotated[str, typer.Option(help="Which images: test or train.")] = "test",
+    split: options.Split = "test",
     model: options.Model = None,
     sigma: options.Sigma = None,
-    n0: Annotated[int, typer.Option(help="Selection draws per image.")] = 100,
-    n: Annotated[int, typer.Option(help="Estimation draws per image.")] = 100_000,
-    alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = 0.001,
+    n0: options.N0 = 100,
+    n: options.N = 100_000,
+    alpha: options.Alpha = 0.001,
     bound: Annotated[
         str,
         typer.Option(

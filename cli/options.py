@@ -46,6 +46,22 @@ Precision = Annotated[
         help="fp32 or bf16. (default: bf16 where the hardware computes it)", show_default=False
     ),
 ]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(help="Images per step, over all workers.", show_default=False),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(help="GPUs of one worker. (default: 1 where there are GPUs)", show_default=False),
+]
+TrainLimit = Annotated[
+    int | None,
+    typer.Option(help="Train on this many images, drawn with the seed.", show_default=False),
+]
+Split = Annotated[str, typer.Option(help="Which images: test or train.")]
+N0 = Annotated[int, typer.Option(help="Selection draws per image.")]
+N = Annotated[int, typer.Option(help="Estimation draws per image.")]
+Alpha = Annotated[float, typer.Option(help="Probability that a certificate is wrong.")]
 Seed = Annotated[int, typer.Option(help="Decides every random number.")]
 Address = Annotated[
     str | None,

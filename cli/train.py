@@ -38,9 +38,7 @@ def train(
             help="Passes over the data; learning-rate drops move in proportion.", show_default=False
         ),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images per step, over all workers.", show_default=False)
-    ] = None,
+    batch_size: options.BatchSize = None,
     workers: Annotated[
         str | None,
         typer.Option(
@@ -49,17 +47,9 @@ def train(
             show_default=False,
         ),
     ] = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(
-            help="GPUs of one worker. (default: 1 where there are GPUs)", show_default=False
-        ),
-    ] = None,
+    gpus_per_worker: options.GpusPerWorker = None,
     precision: options.Precision = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(help="Train on this many images, drawn with the seed.", show_default=False),
-    ] = None,
+    limit: options.TrainLimit = None,
     image_size: options.ImageSize = None,
     download: options.Download = False,
     set_: Annotated[

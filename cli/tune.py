@@ -47,12 +47,7 @@ def tune(
             show_default=False,
         ),
     ] = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(
-            help="GPUs of one worker. (default: 1 where there are GPUs)", show_default=False
-        ),
-    ] = None,
+    gpus_per_worker: options.GpusPerWorker = None,
     epochs: Annotated[
         int | None,
         typer.Option(help="Epochs of the winner, and of a full trial.", show_default=False),
@@ -71,9 +66,7 @@ def tune(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images per step.", show_default=False)
-    ] = None,
+    batch_size: options.BatchSize = None,
     search: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,10 +101,7 @@ def tune(
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(help="Train on this many images, drawn with the seed.", show_default=False),
-    ] = None,
+    limit: options.TrainLimit = None,
     validation: Annotated[
         float | None,
         typer.Option(

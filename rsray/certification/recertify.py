@@ -23,6 +23,7 @@ from rsray.certification.folder import (
 from rsray.certification.store import CountStore, Selected
 from rsray.config import CertifyConfig, from_yaml, to_yaml
 from rsray.errors import UserError
+from rsray.ownership import recorded
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.storage import Folder
 
@@ -109,21 +110,9 @@ def _check_target(
     """Raise UserError unless the target is new, or was made by this same recertification."""
     if target.uri == source.uri:
         raise UserError(f"--out {target} is the CERT itself: choose another folder")
-    if target.is_file():
-        raise UserError(f"{target} is a file: --out needs a folder")
-    if not target.exists(CERT_FILE):
-        if [name for name in target.names() if not name.startswith(".")]:
-            raise UserError(f"{target} is not empty and is no certification; use another --out")
-        return
-    record = from_yaml(target.read(CERT_FILE), f"{target}/{CERT_FILE}")
-    if record.get(FROM) != made_from:
+    record = recorded(target, CERT_FILE, config, "certification")
+    if record is not None and record.get(FROM) != made_from:
         raise UserError(f"{target} holds another certification; use another --out")
-    differences = config.differences(json.loads(json.dumps(record, default=str)))
-    if differences:
-        raise UserError(
-            f"{target} belongs to another certification: {'; '.join(differences[:3])}; "
-            "use another --out"
-        )
 
 
 def _copy(store: CountStore, claimed: Claimed, selected: Selected) -> None:

@@ -40,6 +40,13 @@ class Geometry:
     short_side: int | None = None  # resize to this, then crop the centre; None: never resize
     crop: Crop | None = None  # makes the picture in another way, in training
 
+    @classmethod
+    def of(cls, channels: int, height: int, width: int, image_size: int | None) -> "Geometry":
+        """Return the geometry of pictures of one size, or of any when `image_size` is given."""
+        if image_size is None:
+            return cls(channels, height, width)
+        return cls(channels, image_size, image_size, short_side=image_size)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape C, H, W of one image."""

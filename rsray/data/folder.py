@@ -13,11 +13,9 @@ import numpy as np
 from rsray.data._base import ImageSplit, Labels, Pixels
 from rsray.data.decode import SUFFIXES, Geometry, decode_all, read_header
 from rsray.data.location import Location
-from rsray.data.splits import train_validation
+from rsray.data.splits import seeded_part
 from rsray.errors import UserError
 
-TEST_FRACTION = 0.2  # where the data has no splits of its own
-SPLIT_SEED = 0  # fixed: training and certification must never see the same image
 SUFFIXES_TEXT = "allowed: " + " ".join(SUFFIXES)
 LISTING_THREADS = 16  # listing waits for the network, not for the CPU
 
@@ -104,9 +102,7 @@ def find_geometry(folder: Location, files: list[Location], image_size: int | Non
             break
     if first is None:
         raise UserError(f"{folder}: no images in its class folders ({SUFFIXES_TEXT})")
-    if image_size is not None:
-        return Geometry(channels, image_size, image_size, short_side=image_size)
-    return Geometry(channels, first[1].height, first[1].width)
+    return Geometry.of(channels, first[1].height, first[1].width, image_size)
 
 
 def _headers(files: list[Location]) -> Iterator[tuple[Location, Any]]:
@@ -121,8 +117,7 @@ def _portion(files: list[Location], labels: Labels, portion: str) -> tuple[list[
     """Return the train or the test part of a folder that has no split folders."""
     if not files:
         return files, labels
-    train, test = train_validation(labels, TEST_FRACTION, SPLIT_SEED)
-    chosen = train if portion == "train" else test
+    chosen = seeded_part(labels, portion)
     return [files[index] for index in chosen], labels[chosen]
 
 

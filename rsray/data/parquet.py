@@ -8,12 +8,11 @@ import numpy as np
 
 from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
 from rsray.data.decode import Geometry, read_header
-from rsray.data.folder import SPLIT_SEED, TEST_FRACTION
 from rsray.data.location import DataNotFoundError, Location
 from rsray.data.parquet_labels import find_classes, read_labels
 from rsray.data.parquet_table import ParquetTable, opened
 from rsray.data.shard_files import SPLIT_NAMES, Shards, find_files, shards_of
-from rsray.data.splits import train_validation
+from rsray.data.splits import seeded_part
 from rsray.data.tensor_column import encoded_pictures, is_tensor, tensor_shape
 from rsray.errors import UserError
 
@@ -42,8 +41,7 @@ class ParquetSplit(ImageSplit):
         if self.split_value is not None:
             return np.flatnonzero(_split_column(self.table) == self.split_value)
         if self.portion is not None:
-            parts = train_validation(self._table_labels, TEST_FRACTION, SPLIT_SEED)
-            return parts[self.portion == "test"]
+            return seeded_part(self._table_labels, self.portion)
         return np.arange(self.table.num_rows)
 
     def _read_labels(self) -> Labels:
@@ -122,9 +120,7 @@ def first_geometry(table: ParquetTable, image_size: int | None) -> Geometry:
     else:
         header = read_header(encoded_pictures(column, [name])[0], name)
         channels, height, width = header.channels, header.height, header.width
-    if image_size is not None:
-        return Geometry(channels, image_size, image_size, short_side=image_size)
-    return Geometry(channels, height, width)
+    return Geometry.of(channels, height, width, image_size)
 
 
 def _open_undivided(

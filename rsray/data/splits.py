@@ -8,6 +8,15 @@ from numpy.typing import NDArray
 
 from rsray.errors import UserError
 
+TEST_FRACTION = 0.2  # where the data has no splits of its own
+SPLIT_SEED = 0  # fixed: training and certification must never see the same image
+
+
+def seeded_part(labels: NDArray[np.integer[Any]], split: str) -> NDArray[np.int64]:
+    """Return the indices of the "train" or the "test" part of data without splits of its own."""
+    train, test = train_validation(labels, TEST_FRACTION, SPLIT_SEED)
+    return test if split == "test" else train
+
 
 def train_validation(
     labels: NDArray[np.integer[Any]], validation: float | int, seed: int

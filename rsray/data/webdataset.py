@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 
 from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
 from rsray.data.decode import Geometry, decode_all, read_header
-from rsray.data.folder import LISTING_THREADS, SPLIT_SEED, TEST_FRACTION
+from rsray.data.folder import LISTING_THREADS
 from rsray.data.location import DataNotFoundError, Location
 from rsray.data.parquet_labels import MAX_CLASSES
 from rsray.data.shard_files import SPLIT_NAMES, TAR_FILES, Shards, find_files, shards_of
-from rsray.data.splits import train_validation
+from rsray.data.splits import seeded_part
 from rsray.data.tar_index import read_index
 from rsray.errors import UserError
 from rsray.storage import one_line
@@ -96,8 +96,7 @@ class TarSplit(ImageSplit):
     def _rows(self) -> Labels:
         if self.portion is None:
             return np.arange(len(self._table_labels))
-        parts = train_validation(self._table_labels, TEST_FRACTION, SPLIT_SEED)
-        return parts[self.portion == "test"]
+        return seeded_part(self._table_labels, self.portion)
 
     def _read_labels(self) -> Labels:
         return self._table_labels[self._rows]
@@ -212,9 +211,7 @@ def _are_numbers(table: TarTable) -> bool:
 
 def _first_geometry(table: TarTable, image_size: int | None) -> Geometry:
     header = read_header(table.picture(0), _Name(table, 0))
-    if image_size is not None:
-        return Geometry(header.channels, image_size, image_size, short_side=image_size)
-    return Geometry(header.channels, header.height, header.width)
+    return Geometry.of(header.channels, header.height, header.width, image_size)
 
 
 WEBDATASET = DatasetSpec(

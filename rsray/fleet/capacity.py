@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rsray.errors import UserError
@@ -14,16 +15,6 @@ class Capacity:
     nodes: tuple[tuple[float, float], ...]
     most_cpus: float
     most_gpus: float
-
-    @property
-    def cpus(self) -> float:
-        """CPU cores of all nodes that are there."""
-        return sum(cpus for cpus, _ in self.nodes)
-
-    @property
-    def gpus(self) -> float:
-        """GPUs of all nodes that are there."""
-        return sum(gpus for _, gpus in self.nodes)
 
 
 @dataclass(frozen=True)
@@ -57,12 +48,21 @@ def capacity() -> Capacity:
         if node["Alive"]
     )
     most = state.get_max_resources_from_cluster_config() or {}
-    here = Capacity(nodes, 0.0, 0.0)
     return Capacity(
         nodes,
-        max(here.cpus, float(most.get("CPU", 0))),
-        max(here.gpus, float(most.get("GPU", 0))),
+        max(sum(cpus for cpus, _ in nodes), float(most.get("CPU", 0))),
+        max(sum(gpus for _, gpus in nodes), float(most.get("GPU", 0))),
     )
+
+
+def cores_each(nodes: Iterable[float], count: int) -> int:
+    """Return the most cores that each of `count` processes can have on nodes of so many cores.
+
+    Parts of two nodes make no process. One core each when they do not all fit.
+    """
+    cores = [int(node) for node in nodes]
+    largest = range(max(cores, default=1), 1, -1)
+    return next((size for size in largest if sum(node // size for node in cores) >= count), 1)
 
 
 def plan_fleet(
@@ -108,18 +108,9 @@ def _slots(gpus: float, per_actor: float) -> int:
 
 
 def _on_cpus(capacity: Capacity, actors: int | None) -> Fleet:
-    cores = [int(cpus) for cpus, _ in capacity.nodes]
     most = int(min(capacity.most_cpus, 1e6))
     if actors is None:
-        return Fleet(max(1, sum(cores)), 1, 0.0, most=most)
+        return Fleet(max(1, sum(int(cpus) for cpus, _ in capacity.nodes)), 1, 0.0, most=most)
     if actors > most:
         raise UserError(f"actors is {actors}, but the cluster has {most} CPU cores")
-    each = next(
-        (
-            size
-            for size in range(max(cores, default=1), 1, -1)
-            if sum(node // size for node in cores) >= actors
-        ),
-        1,
-    )
-    return Fleet(actors, each, 0.0)
+    return Fleet(actors, cores_each((cpus for cpus, _ in capacity.nodes), actors), 0.0)

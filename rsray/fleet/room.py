@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import ray
-
 from rsray.config import TuneConfig
 from rsray.errors import UserError
+from rsray.fleet.capacity import capacity, cores_each
 
 DRIVER_CPU = 0.01  # of a trial whose workers are elsewhere
 MANY_WORKERS = {"imagenet": 4}  # of one run, where there are GPUs: the papers' own number
@@ -38,9 +37,7 @@ def plan_trials(nodes: Nodes, config: TuneConfig, gpus: float, missing: int) -> 
     if gpus:
         cpus = float(min(int(n["CPU"]) // _room(n, gpus) for n in nodes if _room(n, gpus)))
     else:
-        largest = max(int(node["CPU"]) for node in nodes)
-        fitting = (k for k in range(largest, 1, -1) if sum(n["CPU"] // k for n in nodes) >= slots)
-        cpus = float(next(fitting, 1))
+        cpus = float(cores_each((node["CPU"] for node in nodes), slots))
     # The workers of a group leave their trial's own process its bit of a core.
     return Plan(concurrent, wanted, cpus - DRIVER_CPU * (wanted > 1))
 
@@ -53,8 +50,7 @@ def _room(node: Mapping[str, float], gpus: float) -> int:
 
 def cluster_nodes() -> list[dict[str, float]]:
     """Return what Ray may use on each node that is alive."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [{kind: float(node.get(kind, 0)) for kind in ("CPU", "GPU")} for node in alive]
+    return [{"CPU": cpus, "GPU": gpus} for cpus, gpus in capacity().nodes]
 
 
 def gpus_per_worker(config: TuneConfig, nodes: Nodes) -> float:

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from rsray.config import TrainConfig
 from rsray.core.hardware import available_cpus, default_device
 from rsray.data import ImageSplit, dataset_spec
 from rsray.errors import UserError
-from rsray.fleet.capacity import capacity
+from rsray.fleet.capacity import capacity, cores_each
 from rsray.fleet.session import (
     cluster_cpus,
     cluster_gpus,
@@ -175,22 +175,12 @@ def _cpus(workers: int, gpus: float, is_streamed: bool) -> tuple[float, float]:
     """Return the CPU cores of a worker, and of a task that reads images for it."""
     if gpus:
         return 1.0, 1.0
-    cores = cores_per_worker([int(cpus) for cpus, _ in capacity().nodes], workers)
+    cores = cores_each((cpus for cpus, _ in capacity().nodes), workers)
     if not is_streamed:
         return float(cores), 1.0
     if cores == 1:
         return 0.5, 0.5
     return float(cores - max(1, int(cores * READING_SHARE))), 1.0
-
-
-def cores_per_worker(nodes: Sequence[int], workers: int) -> int:
-    """Return the most cores that each of `workers` can have on nodes of so many cores; 1 or more.
-
-    Two parts of different nodes make no worker. An elastic group that does not fit whole gets one
-    core each.
-    """
-    largest = range(max(nodes, default=1), 1, -1)
-    return next((k for k in largest if sum(cores // k for cores in nodes) >= workers), 1)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from rsray.fleet.session import extend_search_path
 from rsray.fleet.space import Point
 from rsray.fleet.trainer import cause_of
 from rsray.fleet.watch import METRIC
-from rsray.fleet.worker import sum_over_workers, wrap_for_workers
+from rsray.fleet.worker import join_team
 from rsray.storage import Folder, locate
 from rsray.training.loop import DivergedError, Team, Training
 from rsray.training.validation import project
@@ -157,12 +157,7 @@ def _train_in_group(point: Point, job: TrialJob) -> None:
 def _group_worker(arguments: dict[str, Any]) -> None:
     """Run on every worker of a trial's group."""
     import ray.train
-    import ray.train.torch
 
     job: TrialJob = arguments["job"]
-    extend_search_path(job.search_path)
-    context = ray.train.get_context()
-    world = context.get_world_size()
-    team = Team(context.get_world_rank(), world, wrap_for_workers(world), sum_over_workers(world))
-    device = ray.train.torch.get_device()
+    team, device = join_team(job.search_path)
     _train_here(arguments["point"], job, team, device, ray.train.report)

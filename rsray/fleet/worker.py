@@ -30,19 +30,26 @@ class Job:
 def worker_loop(arguments: dict[str, Any]) -> None:
     """Run on every worker of the group."""
     import ray.train
-    import ray.train.torch
 
     job: Job = arguments["job"]
-    extend_search_path(job.search_path)
-    context = ray.train.get_context()
-    world = context.get_world_size()
-    team = Team(context.get_world_rank(), world, wrap_for_workers(world), sum_over_workers(world))
-    device = ray.train.torch.get_device()
+    team, device = join_team(job.search_path)
     feed = partial(RayFeed, cpus=job.reading_cpus)
     Training(job.config, job.run, device, team, feed=feed).run_epochs(ray.train.report)
 
 
-def wrap_for_workers(world: int) -> Callable[[nn.Module], nn.Module]:
+def join_team(driver_path: tuple[str, ...]) -> tuple[Team, torch.device]:
+    """Return this worker's team and device; it finds the modules that the driver finds."""
+    import ray.train
+    import ray.train.torch
+
+    extend_search_path(driver_path)
+    context = ray.train.get_context()
+    world = context.get_world_size()
+    team = Team(context.get_world_rank(), world, _wrap_for(world), _sum_over(world))
+    return team, ray.train.torch.get_device()
+
+
+def _wrap_for(world: int) -> Callable[[nn.Module], nn.Module]:
     """Return how a member of a group of `world` workers wraps its model: in DDP, unless alone."""
 
     def wrap(model: nn.Module) -> nn.Module:
@@ -56,7 +63,7 @@ def wrap_for_workers(world: int) -> Callable[[nn.Module], nn.Module]:
     return wrap
 
 
-def sum_over_workers(world: int) -> Callable[[Tensor], Tensor]:
+def _sum_over(world: int) -> Callable[[Tensor], Tensor]:
     """Return the sum of a tensor over a group of `world` workers, in place."""
 
     def sum_over(tensor: Tensor) -> Tensor:

@@ -45,12 +45,6 @@ def latest_epoch(run: Folder) -> int:
     return int(names[-1].removeprefix(PREFIX).removesuffix(".pt")) if names else 0
 
 
-def latest_checkpoint(run: Folder) -> dict[str, Any] | None:
-    """Return the newest state, or None when there is none; UserError if the file is damaged."""
-    epoch = latest_epoch(run)
-    return load_checkpoint(run, epoch) if epoch else None
-
-
 def load_checkpoint(run: Folder, epoch: int) -> dict[str, Any]:
     """Return the state after `epoch` epochs; UserError if the file is damaged."""
     folder = run / FOLDER

@@ -13,7 +13,6 @@ fitted by least squares to tell ten pictures apart, so that their answers have m
 """
 
 import argparse
-import copy
 import datetime
 import json
 import multiprocessing
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from published import as_published
 from torch import nn
 
 from rsray.certification.compiled import CompileError, compiled_batch
@@ -134,21 +134,6 @@ def time_engine(sampler, picture, seconds):
         sampler.counts(picture, 0, "estimation", [(done, draws)])
         done += draws
     return done / (time.perf_counter() - started)
-
-
-def as_published(name, model):
-    """Return the network in the papers' order of layers: LeNet's ReLU comes before its pool."""
-    if name != "lenet":
-        return model
-
-    def forward(x):
-        x = model.pool(model.relu(model.conv1(x)))
-        x = model.pool(model.relu(model.conv2(x)))
-        return model.fc2(model.relu(model.fc1(x.flatten(1))))
-
-    copied = copy.deepcopy(model)
-    copied.forward = forward
-    return copied
 
 
 def time_published(model, picture, batch, seconds):

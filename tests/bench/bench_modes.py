@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from rsray.certification.demand import Demand
 from rsray.certification.evaluation import Evaluation
-from rsray.certification.folder import CERT_FILE, Claimed, run_id
+from rsray.certification.folder import CERT_FILE, TABLE, Claimed, run_id
 from rsray.certification.plan import wants_estimation
 from rsray.certification.store import Selected, class_counts
 from rsray.certification.verdict import certificate_columns
 from rsray.config import CertifyConfig, from_yaml
+from rsray.results.certificates import read_certificates
 from rsray.storage import Folder
 
 
@@ -31,12 +32,9 @@ def opened(where):
     return Claimed(cert, config, Evaluation(**record["evaluation"]), run_id(config), 0.0, {})
 
 
-def images_of(run):
-    labels = {}
-    for part in run.store.parts():
-        labels |= dict(zip(part["index"].to_pylist(), part["label"].to_pylist(), strict=True))
-    indices = np.array(sorted(labels), dtype=np.int64)
-    return Selected(indices, np.array([labels[i] for i in indices.tolist()], dtype=np.int64))
+def images_of(cert):
+    before = read_certificates(Folder.of(cert) / TABLE)
+    return Selected(before.index.astype(np.int64), before.label.astype(np.int64))
 
 
 def wanted_blocks(run, selected, demand):
@@ -80,7 +78,7 @@ def main():
     parser.add_argument("--at-radius", type=float, nargs="+", default=[0.5, 1.0])
     options = parser.parse_args()
     run = opened(options.cert)
-    selected = images_of(run)
+    selected = images_of(options.cert)
     selection, _ = run.store.totals(selected)
     print(f"{len(selected.indices)} images, n {run.config.n:,}, sigma {run.config.sigma:g}")
     print("| mode | draws | ACR |\n|---|---|---|")

@@ -273,7 +273,7 @@ def test_recertify_wants_a_finished_cert_and_a_target_of_its_own(small_run, tmp_
     ):
         again(run, "again", alpha=0.1)
     other = small_run("other")
-    with pytest.raises(UserError, match="holds another certification"):
+    with pytest.raises(UserError, match="another certification"):
         recertify(run.where, other.where, alpha=0.2)
     part = sorted((run.where.local_path / "counts").iterdir())[0]
     part.unlink()

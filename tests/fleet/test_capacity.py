@@ -8,8 +8,8 @@ from rsray.fleet.capacity import Capacity, plan_fleet
 
 def of(*nodes, cpus=0.0, gpus=0.0):
     """A cluster of nodes (cpus, gpus) that may grow to the limits."""
-    here = Capacity(nodes, 0, 0)
-    return Capacity(nodes, max(cpus, here.cpus), max(gpus, here.gpus))
+    here = [sum(each) for each in zip(*nodes, strict=True)]
+    return Capacity(nodes, max(cpus, here[0]), max(gpus, here[1]))
 
 
 def fits(nodes, fleet):

@@ -9,8 +9,9 @@ from PIL import Image
 
 from rsray.data import open_split
 from rsray.fleet import feed as feed_module
+from rsray.fleet.capacity import cores_each
 from rsray.fleet.feed import RayFeed, plan
-from rsray.fleet.trainer import cores_per_worker, train
+from rsray.fleet.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Folder
 from rsray.training.metrics import read_metrics
@@ -60,9 +61,9 @@ def test_a_plan_names_every_image_of_every_epoch_in_order(split, monkeypatch):
 
 
 def test_cores_of_workers_are_of_one_node():
-    assert cores_per_worker([2], 1) == 2 and cores_per_worker([2], 2) == 1
-    assert cores_per_worker([4, 2], 2) == 2 and cores_per_worker([4, 4, 0], 2) == 4
-    assert cores_per_worker([2], 8) == 1 and cores_per_worker([], 1) == 1
+    assert cores_each([2], 1) == 2 and cores_each([2], 2) == 1
+    assert cores_each([4, 2], 2) == 2 and cores_each([4, 4, 0], 2) == 4
+    assert cores_each([2], 8) == 1 and cores_each([], 1) == 1
 
 
 @pytest.mark.slow

@@ -6,10 +6,10 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from processes import titled
 
 from rsray.certification.source import open_source
 from rsray.config import CertifyConfig
@@ -60,16 +60,7 @@ def undisturbed(ray_session, digits_run, tmp_path_factory):
 
 
 def actor_processes():
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                title = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"CountingActor" in title:
-                found.append(int(folder.name))
-    return found
+    return titled("CountingActor")
 
 
 @pytest.mark.slow

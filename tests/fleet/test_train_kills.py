@@ -3,10 +3,10 @@
 import os
 import signal
 import threading
-from pathlib import Path
 
 import pytest
 import torch
+from processes import titled
 from safetensors.torch import load_file
 
 from rsray.fleet import trainer
@@ -57,16 +57,7 @@ def check(run, undisturbed):
 
 def training_workers():
     """Processes of Ray Train's workers (not of the controller)."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                title = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if title.startswith(b"ray::") and b"TrainWorker" in title:
-                found.append(int(folder.name))
-    return sorted(found)
+    return titled("ray::", "TrainWorker")
 
 
 class Once:

@@ -9,8 +9,13 @@ from torch import nn
 
 from rsray.errors import UserError
 from rsray.storage import Folder
-from rsray.training.checkpoint import latest_checkpoint, save_checkpoint
+from rsray.training.checkpoint import latest_epoch, load_checkpoint, save_checkpoint
 from rsray.training.metrics import MetricsLog, read_metrics
+
+
+def latest_checkpoint(run):
+    epoch = latest_epoch(run)
+    return load_checkpoint(run, epoch) if epoch else None
 
 
 class PowerCutError(Exception):
