@@ -15,7 +15,6 @@ from rsray.certification.plan import Draws
 from rsray.certification.store import CountStore, Selected
 from rsray.certification.verdict import certificate_columns, check_complete
 from rsray.config import CertifyConfig, from_yaml, to_yaml
-from rsray.core.decide import Moments
 from rsray.core.radius import certified_accuracy
 from rsray.errors import UserError
 from rsray.ownership import recorded
@@ -132,21 +131,20 @@ def finish(
         raise UserError(f"no image could be certified; image {index}: {reason}")
     done = store.done(selected, claimed.draws, claimed.demand)
     check_complete(selected, done, config.sampling, failed)
-    columns = columns_of(claimed, selected)
+    columns = columns_of(config, store, selected)
     kept = ~np.isin(selected.indices, list(failed))
     columns = {name: values[kept] for name, values in columns.items()}
+    before = json.loads(claimed.folder.read(SUMMARY)) if claimed.folder.exists(SUMMARY) else {}
+    if before.get("draws") == _draws(columns):  # finished before: nothing to draw, so no time
+        seconds = before["seconds"]
     return conclude(claimed, columns, seconds=seconds, failed=failed)
 
 
-def columns_of(claimed: Claimed, selected: Selected) -> dict[str, np.ndarray]:
+def columns_of(
+    config: CertifyConfig, store: CountStore, selected: Selected
+) -> dict[str, np.ndarray]:
     """Return the certificates that the stored counts say, as columns."""
-    config, store = claimed.config, claimed.store
     selection, estimation = store.totals(selected)
-    moments = None
-    if config.soft:
-        selection_sums, sums = store.totals(selected, "sums")
-        _, squares = store.totals(selected, "square_sums")
-        moments = Moments(selection_sums, sums, squares, estimation, estimation.totals())
     return certificate_columns(
         selected,
         selection,
@@ -157,7 +155,7 @@ def columns_of(claimed: Claimed, selected: Selected) -> dict[str, np.ndarray]:
         bound=config.bound,
         num_classes=config.num_classes,
         at_radius=config.at_radius,
-        moments=moments,
+        moments=store.moments(selected, estimation) if config.soft else None,
     )
 
 
@@ -173,7 +171,7 @@ def conclude(
     config, metadata = claimed.config, table_metadata(claimed)
     extra = {
         "seconds": seconds,
-        "draws": int(columns["n0"].sum() + columns["n"].sum()),
+        "draws": _draws(columns),
         "indices": {"start": config.start, "skip": config.skip, "limit": config.limit},
         "failed": {str(index): reason for index, reason in failed.items()},
         **more,
@@ -185,6 +183,10 @@ def conclude(
     summary = summarise(certificates, extra=extra)
     write_summary(claimed.folder / SUMMARY, summary)
     return summary
+
+
+def _draws(columns: dict[str, np.ndarray]) -> int:
+    return int(columns["n0"].sum() + columns["n"].sum())
 
 
 def _at_radii(claimed: Claimed, columns: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -202,7 +204,7 @@ def _at_radii(claimed: Claimed, columns: dict[str, np.ndarray]) -> dict[str, Any
         "certified_accuracy": table,
         "num_images": len(columns["index"]),
         "undecided": int(is_open.sum()),  # at n draws, and counted as not certified
-        "draws": int(columns["n0"].sum() + columns["n"].sum()),
+        "draws": _draws(columns),
         "draws_of_fixed": len(columns["index"]) * (claimed.config.n0 + claimed.config.n),
     }
     claimed.folder.write(AT_RADIUS, json.dumps(record, indent=2).encode())

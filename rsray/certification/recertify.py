@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from rsray.certification.folder import (
     run_id,
 )
 from rsray.certification.store import CountStore, Selected
+from rsray.certification.tally import column, is_selection
 from rsray.config import CertifyConfig, from_yaml, to_yaml
 from rsray.errors import UserError
 from rsray.ownership import recorded
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.storage import Folder
 
+log = logging.getLogger(__name__)
 FROM = "recertified_from"
 
 
@@ -41,8 +44,11 @@ def recertify(
     """Write a complete CERT with other settings from the counts of `source`; returns its summary.
 
     Streams: one part of the counts is in memory at a time. A smaller n takes a prefix of each
-    image's blocks, so the certificates are those of a run with that n. Raises UserError for
-    settings that the stored counts cannot answer, or a target that holds something else.
+    image's blocks: with fixed and skip the certificates are those of a run with that n. With
+    adaptive and at-radius an image keeps the draws that the old settings asked for, at most n:
+    as sound, but a run with the new settings may draw more or fewer. Raises UserError for settings
+    that the stored counts cannot answer, counts that are damaged, or a target that holds something
+    else; the target is then as it was.
     """
     record = _record(source)
     old = CertifyConfig.make({k: v for k, v in record.items() if k in CertifyConfig.model_fields})
@@ -51,20 +57,40 @@ def recertify(
     before = read_certificates(source / TABLE)
     made_from = {"cert": str(source), "alpha": old.alpha, "bound": old.bound, "n": old.n}
     _check_target(source, target, config, made_from)
+    evaluation = Evaluation(**record["evaluation"])
+    claimed = Claimed(target, config, evaluation, run_id(config), 0.0, record["versions"])
+    selected = Selected(before.index.astype(np.int64), before.label.astype(np.int64))
+    counts = _CountsUsed(source, store.run_id, selected, claimed.draws.num_blocks)
+    columns = columns_of(config, counts, selected)  # all is read before anything is written
+    undrawn = (columns["n"] == 0) & (config.sampling != "fixed")
+    _warn_of_undrawn(undrawn & ~columns["skipped"], old, config)
+    columns["skipped"] = undrawn
+    _check_draws(source, before, columns, config.n)
     target.make()
     with target.locked():
         changed = {**record, **config.model_dump(mode="json"), FROM: made_from}
         for name in (SUMMARY, TABLE, "counts"):
             target.delete(name)
         target.write(CERT_FILE, to_yaml(changed))
-        evaluation = Evaluation(**record["evaluation"])
-        claimed = Claimed(target, config, evaluation, run_id(config), 0.0, record["versions"])
-        selected = Selected(before.index.astype(np.int64), before.label.astype(np.int64))
-        _copy(store, claimed, selected)
-        columns = columns_of(claimed, selected)
-        columns["skipped"] = (columns["n"] == 0) & (config.sampling != "fixed")
-        _check_draws(source, before, columns, config.n)
+        made = claimed.store
+        for table in counts.blocks(selected):
+            if len(table):
+                made.append(table)
         return _conclude(source, claimed, columns, made_from)
+
+
+class _CountsUsed(CountStore):
+    """The counts of a run that new certificates rest on: its images' first blocks."""
+
+    def __init__(self, cert: Folder, run_id: str, selected: Selected, num_blocks: int) -> None:
+        super().__init__(cert, run_id)
+        self.selected, self.num_blocks = selected, num_blocks
+
+    def read(self, name: str) -> pa.Table:
+        table = super().read(name)
+        is_used = is_selection(table) | (column(table, "block") < self.num_blocks)
+        is_used &= np.isin(column(table, "index"), self.selected.indices)
+        return table.filter(pa.array(is_used))
 
 
 def default_target(
@@ -115,16 +141,14 @@ def _check_target(
         raise UserError(f"{target} holds another certification; use another --out")
 
 
-def _copy(store: CountStore, claimed: Claimed, selected: Selected) -> None:
-    """Copy the blocks that the new certificates rest on, part by part."""
-    blocks = claimed.draws.num_blocks
-    for table in store.parts():
-        stage, block, index = (
-            table[name].to_numpy(zero_copy_only=False) for name in ("stage", "block", "index")
-        )
-        wanted = ((stage == "selection") | (block < blocks)) & np.isin(index, selected.indices)
-        if wanted.any():
-            claimed.store.append(table.filter(pa.array(wanted)))
+def _warn_of_undrawn(undrawn_N: np.ndarray, old: CertifyConfig, config: CertifyConfig) -> None:
+    """Say so when images have no draws though the new selection, unlike the old, hits the label."""
+    if undrawn_N.any():
+        log.warning(
+            "%d images have no estimation draws: %s missed their label, %s does not; they count 0, "
+            "so the ACR is below that of a run with %s",
+            undrawn_N.sum(), old.bound, config.bound, config.bound,
+        )  # fmt: skip
 
 
 def _check_draws(

@@ -106,7 +106,8 @@ class Running:
         """Return the figures of the progress line and of progress.json."""
         elapsed = time.perf_counter() - self._started
         speed = self.draws_made / elapsed if elapsed > 0 else 0.0
-        mean = self._radius_sum / self._scored if self._scored else None
+        is_mean = self._scored > 0 and not self.demand.at_radius  # there, radii are cut short
+        mean = self._radius_sum / self._scored if is_mean else None
         error = None
         if mean is not None and self._scored > 1:
             spread = max(self._radius_squares - self._scored * mean**2, 0.0) / (self._scored - 1)
@@ -121,7 +122,7 @@ class Running:
             "acr": mean,
             "acr_standard_error": error,
             "images_scored": self._scored,
-            "seconds": earlier_seconds + elapsed,
+            "seconds": earlier_seconds + (elapsed if self.draws_made else 0.0),
             "seconds_left": remaining / speed if speed > 0 else None,
         }
 

@@ -18,10 +18,21 @@ from numpy.typing import NDArray
 
 from rsray.certification.demand import Demand
 from rsray.certification.plan import Done, Draws
+from rsray.certification.tally import (
+    Seen,
+    added,
+    class_counts,
+    column,
+    hits_by_row,
+    is_selection,
+    of_one_class,
+    unlike,
+)
 from rsray.core.counts import ClassCounts
+from rsray.core.decide import Moments
 from rsray.core.noise import Stage
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Folder, one_line, read_file
 
 log = logging.getLogger(__name__)
 RUN_KEY = b"rsray"
@@ -113,6 +124,10 @@ def moment_rows(
     return rows
 
 
+class DamagedError(UserError):
+    """A part of the counts was cut off, or a bit in it flipped."""
+
+
 class CountStore:
     """The parts of one run. Only the driver writes; `run_id` keeps other runs' parts out."""
 
@@ -121,8 +136,11 @@ class CountStore:
         self.folder = (cert / "counts").make()
         self.run_id = run_id
 
-    def append(self, table: pa.Table) -> None:
-        """Write one part; it exists whole or not at all."""
+    def append(self, table: pa.Table, name: str | None = None) -> None:
+        """Write one part; it exists whole or not at all.
+
+        Whoever may have to write it again names it, by `new_name`: the part is then replaced.
+        """
         columns = SOFT_COUNTS if "sums" in table.column_names else COUNTS
         metadata = {RUN_KEY: json.dumps({"run": self.run_id}).encode()}
         sink = pa.BufferOutputStream()
@@ -132,8 +150,11 @@ class CountStore:
             compression="zstd",
             write_page_checksum=True,
         )
-        name = f"part-{len(self.names()):06d}-{uuid.uuid4().hex[:8]}.parquet"
-        self.folder.write(name, sink.getvalue().to_pybytes())
+        self.folder.write(name or self.new_name(), sink.getvalue().to_pybytes())
+
+    def new_name(self) -> str:
+        """Return a name that no part has."""
+        return f"part-{len(self.names()):06d}-{uuid.uuid4().hex[:8]}.parquet"
 
     def has_sums(self) -> bool:
         """Tell whether sums of soft probabilities are stored."""
@@ -144,19 +165,21 @@ class CountStore:
         return self.folder.names(".parquet")
 
     def drop_damaged(self) -> list[str]:
-        """Delete parts that cannot be read (cut off, or a bit flipped) and return their names.
+        """Delete parts that are damaged (cut off, or a bit flipped) and return their names.
 
-        Their blocks are owed again. UserError if a part belongs to another run.
+        Their blocks are owed again. UserError for a part that cannot be read just now, or belongs
+        to another run: it stays.
         """
         damaged = []
         for name in self.names():
             try:
-                self._read(name)
-            except UserError:
-                raise
-            except (pa.ArrowException, OSError, ValueError) as problem:
+                self.read(name)
+            except DamagedError as problem:
                 log.warning(
-                    "%s/%s is damaged and will be counted again: %s", self.folder, name, problem
+                    "%s/%s is damaged and will be counted again: %s",
+                    self.folder,
+                    name,
+                    one_line(problem.__cause__ or problem),
                 )
                 self.folder.delete(name)
                 damaged.append(name)
@@ -165,19 +188,61 @@ class CountStore:
     def parts(self) -> Iterator[pa.Table]:
         """Yield the parts, one at a time."""
         for name in self.names():
-            yield self._read(name)
+            yield self.read(name)
 
-    def _read(self, name: str) -> pa.Table:
-        content = pa.BufferReader(self.folder.read(name))
-        table = pq.read_table(content, page_checksum_verification=True)
-        run = json.loads((table.schema.metadata or {}).get(RUN_KEY, b"{}")).get("run")
+    def blocks(self, selected: Selected) -> Iterator[pa.Table]:
+        """Yield the parts of the selected images, one at a time, each block of draws once.
+
+        A write that was broken off and repeated may have stored a block twice. UserError where the
+        two differ.
+        """
+        seen, names = Seen(len(selected.indices)), self.names()
+        for number, name in enumerate(names):
+            table = self.read(name)
+            again_R = seen.again(table, selected.positions(column(table, "index")))
+            if again_R.any():
+                self._check_same(table.filter(pa.array(again_R)), names[: number + 1])
+                table = table.filter(pa.array(~again_R))
+            yield table
+
+    def _check_same(self, again: pa.Table, names: list[str]) -> None:
+        """Raise UserError unless the rows, of the last of the parts, are as in all of them."""
+        for name in names:
+            row = unlike(again, self.read(name))
+            if row is not None:
+                found = again.slice(row, 1).to_pylist()[0]
+                raise UserError(
+                    f"{self.folder} holds two unlike counts of image {found['index']}, "
+                    f"{found['stage']} block {found['block']}: delete "
+                    f"{' and '.join(dict.fromkeys([name, names[-1]]))} there, and run "
+                    "`rsray certify` again with its --out"
+                )
+
+    def read(self, name: str) -> pa.Table:
+        """Return a part; DamagedError, or UserError where it cannot be read or is another run's."""
+        where = self.folder / name
+        try:
+            content = read_file(where)
+        except MemoryError as problem:
+            raise UserError(f"no memory to read {where}") from problem
+        try:
+            table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+            run = json.loads((table.schema.metadata or {}).get(RUN_KEY, b"{}")).get("run")
+            if run == self.run_id:
+                _check_sums(table)
+        except MemoryError as problem:  # pyarrow's too, which is an ArrowException as well
+            raise UserError(f"no memory to read {where}") from problem
+        except (pa.ArrowException, OSError, ValueError) as problem:
+            raise DamagedError(
+                f"{where} is damaged ({one_line(problem)}): run `rsray certify` again with its "
+                "--out to draw what it held"
+            ) from problem
         if run != self.run_id:
-            raise UserError(f"{self.folder}/{name} holds counts of another run")
-        _check_sums(table)
+            raise UserError(f"{where} holds counts of another run")
         return table
 
     def done(self, selected: Selected, draws: Draws, demand: Demand | None = None) -> Done:
-        """Return what is stored of the selected images; ValueError for a block stored twice.
+        """Return what is stored of the selected images.
 
         With a demand that decides for each image, `wanted_N` says how many blocks it wants.
         """
@@ -185,20 +250,24 @@ class CountStore:
         num_images = len(selected.indices)
         done = Done.nothing(num_images, draws.num_blocks)
         hits_N = np.zeros(num_images)
-        for table in self.parts():
-            position = selected.positions(_numpy(table, "index"))
-            block, stage = _numpy(table, "block"), _is_selection(table)
-            self._mark(done.selection_N, position[stage])
-            self._mark(done.estimation_NT, position[~stage], block[~stage])
-            part = class_counts(
-                table.filter(pa.array(stage)), num_images, selected, column=demand.counted
-            )
+        for table in self.blocks(selected):
+            position = selected.positions(column(table, "index"))
+            block, stage = column(table, "block"), is_selection(table)
+            done.selection_N[position[stage]] = True
+            done.estimation_NT[position[~stage], block[~stage]] = True
+            part = self._selection(table, selected, demand.counted)
             tops = part.top()
             done.selected_class_N[tops >= 0] = tops[tops >= 0]
             hits_N += part.of(tops)
         if not demand.decides_per_image:
             return done
         return replace(done, wanted_N=self._wanted(selected, done, hits_N, demand))
+
+    @staticmethod
+    def _selection(table: pa.Table, selected: Selected, values: str) -> ClassCounts:
+        rows = table.filter(pa.array(is_selection(table)))
+        position = selected.positions(column(rows, "index"))
+        return class_counts(rows, position, len(selected.indices), values=values)
 
     def _wanted(
         self, selected: Selected, done: Done, hits_N: NDArray[np.float64], demand: Demand
@@ -211,34 +280,47 @@ class CountStore:
             return wanted_N
         hits_NT = np.full(done.estimation_NT.shape, -1, dtype=np.int64)
         for table in self.parts():
-            table = table.filter(pa.array(~_is_selection(table)))
-            position = selected.positions(_numpy(table, "index"))
-            hits_NT[position, _numpy(table, "block")] = _hits(
-                table, done.selected_class_N[position]
-            )
+            table = table.filter(pa.array(~is_selection(table)))
+            position = selected.positions(column(table, "index"))
+            top_R = done.selected_class_N[position]
+            hits_NT[position, column(table, "block")] = hits_by_row(table, top_R)
         return np.minimum(wanted_N, demand.blocks_until_answered(hits_NT))
 
-    def _mark(self, seen: NDArray[np.bool_], *where: NDArray[np.int64]) -> None:
-        keys = np.ravel_multi_index(where, seen.shape)
-        if len(np.unique(keys)) < len(keys) or seen[where].any():
-            raise ValueError(f"a block of draws is stored twice in {self.folder}")
-        seen[where] = True
-
-    def totals(self, selected: Selected, column: str = "counts") -> tuple[ClassCounts, ClassCounts]:
-        """Return the selection and estimation counts of the selected images, summed over blocks.
-
-        `column` may name the `sums` or `square_sums` of soft probabilities instead.
-        """
+    def totals(self, selected: Selected) -> tuple[ClassCounts, ClassCounts]:
+        """Return the selection and estimation counts of the selected images, summed over blocks."""
         sums: dict[bool, ClassCounts | None] = {True: None, False: None}
         num_images = len(selected.indices)
-        for table in self.parts():
-            stage = _is_selection(table)
-            for is_selection, chosen in ((True, stage), (False, ~stage)):
+        for table in self.blocks(selected):
+            stage = is_selection(table)
+            for of_selection, chosen in ((True, stage), (False, ~stage)):
                 rows = table.filter(pa.array(chosen))
-                part = class_counts(rows, num_images, selected, column=column)
-                sums[is_selection] = _add(sums[is_selection], part)
+                part = class_counts(rows, selected.positions(column(rows, "index")), num_images)
+                sums[of_selection] = added(sums[of_selection], part)
         empty = ClassCounts.gather(num_images, *(np.empty(0, dtype=np.int64),) * 3)
         return sums[True] or empty, sums[False] or empty
+
+    def moments(self, selected: Selected, estimation: ClassCounts) -> Moments:
+        """Return what soft bounds need beside the estimation counts: of the selected classes alone.
+
+        Two passes, so that memory does not grow with the classes: every draw has a soft
+        probability of each.
+        """
+        num_images = len(selected.indices)
+        top_N, pilot_N = np.full(num_images, -1, dtype=np.int64), np.zeros(num_images)
+        for table in self.blocks(selected):
+            part = self._selection(table, selected, "sums")
+            tops = part.top()
+            top_N[tops >= 0] = tops[tops >= 0]
+            pilot_N += part.of(tops)
+        totals = {"sums": np.zeros(num_images), "square_sums": np.zeros(num_images)}
+        for table in self.blocks(selected):
+            rows = table.filter(pa.array(~is_selection(table)))
+            position = selected.positions(column(rows, "index"))
+            for values, total_N in totals.items():
+                part = class_counts(rows, position, num_images, values=values, of_class=top_N)
+                total_N += part.of(top_N)
+        pilot, sums, squares = (of_one_class(top_N, each) for each in (pilot_N, *totals.values()))
+        return Moments(pilot, sums, squares, estimation, estimation.totals())
 
 
 def _check_sums(table: pa.Table) -> None:
@@ -250,44 +332,6 @@ def _check_sums(table: pa.Table) -> None:
     counts = lists[1].flatten().to_numpy(zero_copy_only=False)
     sums = np.diff(np.concatenate(([0], np.cumsum(counts)))[lists[1].offsets.to_numpy()])
     if not np.array_equal(lengths, lengths_of_counts) or not np.array_equal(
-        sums, _numpy(table, "draws")
+        sums, column(table, "draws")
     ):
         raise ValueError("the counts do not add up to the draws")
-
-
-def class_counts(
-    table: pa.Table, num_images: int, selected: Selected, *, column: str = "counts"
-) -> ClassCounts:
-    """Return the counts in rows of COUNTS (or sums of SOFT_COUNTS), summed by (image, class)."""
-    lists: Any = [table[name].combine_chunks() for name in ("classes", column)]
-    lengths = np.diff(lists[0].offsets.to_numpy()) if len(table) else []
-    position = np.repeat(selected.positions(_numpy(table, "index")), lengths)
-    classes, values = (each.flatten().to_numpy(zero_copy_only=False) for each in lists)
-    kept = values.astype(np.int64) if column == "counts" else values.astype(np.float64)
-    return ClassCounts.gather(num_images, position.astype(np.int64), classes.astype(np.int64), kept)
-
-
-def _hits(table: pa.Table, class_R: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return each row's count of the class named for it."""
-    rows = Selected(np.arange(len(table)), np.zeros(len(table), dtype=np.int64))
-    numbered = table.set_column(0, "index", pa.array(rows.indices))
-    return np.asarray(class_counts(numbered, len(table), rows).of(class_R), dtype=np.int64)
-
-
-def _add(total: ClassCounts | None, part: ClassCounts) -> ClassCounts:
-    if total is None:
-        return part
-    return ClassCounts.gather(
-        part.num_images,
-        np.concatenate([total.image_E, part.image_E]),
-        np.concatenate([total.classes_E, part.classes_E]),
-        np.concatenate([total.counts_E, part.counts_E]),
-    )
-
-
-def _numpy(table: pa.Table, column: str) -> NDArray[np.int64]:
-    return table[column].to_numpy().astype(np.int64)
-
-
-def _is_selection(table: pa.Table) -> NDArray[np.bool_]:
-    return np.asarray(table["stage"].to_numpy(zero_copy_only=False) == "selection", dtype=bool)

@@ -16,7 +16,8 @@ from rsray.certification.demand import Demand
 from rsray.certification.evaluation import Evaluation
 from rsray.certification.folder import CERT_FILE, TABLE, Claimed, run_id
 from rsray.certification.plan import wants_estimation
-from rsray.certification.store import Selected, class_counts
+from rsray.certification.store import Selected
+from rsray.certification.tally import class_counts, column
 from rsray.certification.verdict import certificate_columns
 from rsray.config import CertifyConfig, from_yaml
 from rsray.results.certificates import read_certificates
@@ -54,7 +55,8 @@ def first_blocks(run, selected, wanted_N):
         is_estimation = part["stage"].to_numpy(zero_copy_only=False) == "estimation"
         here = is_estimation & (part["block"].to_numpy() < wanted_N[position])
         kept.append(part.filter(pa.array(here)))
-    return class_counts(pa.concat_tables(kept), len(selected.indices), selected)
+    rows = pa.concat_tables(kept)
+    return class_counts(rows, selected.positions(column(rows, "index")), len(selected.indices))
 
 
 def show(name, run, selected, selection, *, bound="clopper-pearson", sampling="fixed", radii=()):

@@ -1,5 +1,6 @@
 """Counts survive a round trip; what is damaged or foreign never gets into a certificate."""
 
+import errno
 import logging
 
 import numpy as np
@@ -8,7 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsray.certification.plan import Draws
-from rsray.certification.store import COUNTS, CountStore, Selected, block_rows, class_counts
+from rsray.certification.store import (
+    COUNTS,
+    SOFT_COUNTS,
+    CountStore,
+    DamagedError,
+    Selected,
+    block_rows,
+    moment_rows,
+)
+from rsray.certification.tally import class_counts, column
+from rsray.core.decide import Moments
 from rsray.errors import UserError
 from rsray.storage import Folder
 
@@ -113,22 +124,95 @@ def test_block_rows_hold_the_classes_that_were_seen():
 def test_class_counts_of_a_slice_of_a_table(stored):
     selected, rows, *_ = stored
     whole = table(rows)
+
+    def counted(part):
+        return class_counts(part, selected.positions(column(part, "index")), 30)
+
     assert np.array_equal(
-        dense(class_counts(whole.slice(11, 20), 30, selected)),
-        dense(class_counts(table(rows[11:31]), 30, selected)),
+        dense(counted(whole.slice(11, 20))),
+        dense(counted(table(rows[11:31]))),
     )
 
 
-def test_a_block_stored_twice_is_an_error_within_and_between_parts(tmp_path):
+@pytest.mark.parametrize("where", ["within a part", "between parts"])
+@pytest.mark.parametrize(("stage", "block"), [("selection", 0), ("estimation", 2)])
+def test_a_block_stored_twice_counts_once(store, where, stage, block):
     selected = Selected(np.array([3, 9]), np.array([0, 1]))
-    for stage, block in (("selection", 0), ("estimation", 2)):
-        rows = block_rows(9, 1, stage, [(block, 40)], np.array([[30, 10]]))
-        for name, parts in (("within", [rows * 2]), ("between", [rows, rows])):
-            store = CountStore(Folder.of(tmp_path / f"{name}-{stage}"), "run-1")
-            for part in parts:
-                store.append(table(part))
-            with pytest.raises(ValueError, match="stored twice"):
-                store.done(selected, DRAWS)
+    rows = block_rows(9, 1, stage, [(block, 40)], np.array([[30, 10]]))
+    other = block_rows(3, 0, stage, [(block, 40)], np.array([[0, 40]]))
+    for part in [rows * 3 + other] if where == "within a part" else [rows, rows + other, rows]:
+        store.append(table(part))
+    done = store.done(selected, DRAWS)
+    assert done.selection_N.sum() + done.estimation_NT.sum() == 2
+    assert dense(sum_of(store.totals(selected)))[:, :2].tolist() == [[0, 40], [30, 10]]
+    assert [row for part in store.blocks(selected) for row in part.to_pylist()] in (
+        rows + other,
+        other + rows,
+    )
+    assert store.drop_damaged() == []
+
+
+def sum_of(both):
+    return both[0] if both[0].totals().any() else both[1]
+
+
+@pytest.mark.parametrize("where", ["within a part", "between parts"])
+@pytest.mark.parametrize(("stage", "block"), [("selection", 0), ("estimation", 2)])
+def test_two_unlike_counts_of_a_block_are_named(store, where, stage, block):
+    selected = Selected(np.array([3, 9]), np.array([0, 1]))
+    first, second = (
+        block_rows(9, 1, stage, [(block, 40)], np.array([[30, 10]])),
+        block_rows(9, 1, stage, [(block, 40)], np.array([[29, 11]])),
+    )
+    more = block_rows(3, 1, stage, [(block, 40)], np.array([[29, 11]]))
+    parts = [more + first + second] if where == "within a part" else [more + first, first + second]
+    for part in parts:
+        store.append(table(part))
+    words = f"counts holds two unlike counts of image 9, {stage} block {block}: delete part-0"
+    for read in (lambda: store.done(selected, DRAWS), lambda: store.totals(selected)):
+        with pytest.raises(UserError, match=words) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_part_written_again_under_its_name_is_stored_once(store):
+    selected = Selected(np.array([9]), np.array([1]))
+    rows = table(block_rows(9, 1, "estimation", [(2, 40)], np.array([[30, 10]])))
+    name = store.new_name()
+    for _ in range(3):
+        store.append(rows, name)
+    assert store.names() == [name] and store.new_name() != name
+    assert store.totals(selected)[1].totals().tolist() == [40]
+
+
+def test_soft_sums_are_those_of_the_selected_class_alone(tmp_path):
+    """As from all classes, at whatever order; what is held does not grow with the classes."""
+    rng, num_images, classes = np.random.default_rng(0), 7, 50
+    selected = Selected(np.arange(num_images), np.zeros(num_images, int))
+    store, rows, truth = CountStore(Folder.of(tmp_path), "soft"), [], []
+    for index in range(num_images):
+        counts = rng.multinomial(40, rng.dirichlet(np.full(classes, 0.05)), 4)
+        sums = np.floor(rng.dirichlet(np.full(classes, 0.3), 4) * 40 * 2**24) / 2**24
+        squares = sums / 2
+        for stage, part in (("selection", slice(0, 1)), ("estimation", slice(1, 4))):
+            blocks = [(block, 40) for block in range(part.stop - part.start)]
+            values = (counts[part], sums[part], squares[part])
+            rows += moment_rows(index, 0, stage, blocks, values)
+        top = sums[0].argmax()
+        truth.append((top, sums[0, top], sums[1:, top].sum(), squares[1:, top].sum()))
+    for part in np.array_split(rng.permutation(len(rows)), 5):
+        store.append(pa.Table.from_pylist([rows[k] for k in part], schema=SOFT_COUNTS))
+    selection, estimation = store.totals(selected)
+    assert selection.totals().tolist() == [40] * 7 and estimation.totals().tolist() == [120] * 7
+    moments = store.moments(selected, estimation)
+    assert isinstance(moments, Moments) and moments.n.tolist() == [120] * 7
+    tops = moments.selection_sums.top()
+    kept = (moments.selection_sums, moments.sums, moments.square_sums)
+    assert [tops.tolist(), *(each.of(tops).tolist() for each in kept)] == [
+        list(column) for column in zip(*truth, strict=True)
+    ]
+    assert all(len(each.counts_E) == num_images for each in kept)
+    assert len(estimation.counts_E) == (estimation.counts_E > 0).sum()
 
 
 @pytest.mark.parametrize("stranger", [0, 5, 1000])
@@ -168,6 +252,26 @@ def test_a_damaged_part_is_dropped_and_its_blocks_are_owed(store, stored, damage
     ]
     assert sum(each.sum() for each in gone) == lost
     assert store.drop_damaged() == []
+
+
+@pytest.mark.parametrize(("where", "name", "fault"), [
+    (Folder, "read", OSError(errno.EIO, "Input/output error")),
+    (Folder, "read", OSError(errno.EMFILE, "Too many open files")),
+    (Folder, "read", pa.ArrowMemoryError("malloc of size 64 failed")),
+    (pq, "read_table", pa.ArrowMemoryError("malloc of size 64 failed")),
+], ids=["EIO", "EMFILE", "no memory to read", "no memory to parse"])  # fmt: skip
+def test_a_part_that_cannot_be_read_just_now_stays(store, stored, monkeypatch, where, name, fault):
+    before = store.names()
+
+    def fail(*arguments, **options):
+        raise fault
+
+    with monkeypatch.context() as patched:
+        patched.setattr(where, name, fail)
+        with pytest.raises(UserError, match=before[0]) as caught:
+            store.drop_damaged()
+    assert not isinstance(caught.value, DamagedError)
+    assert store.names() == before and store.drop_damaged() == []
 
 
 def test_another_runs_part_is_refused_not_deleted(store, tmp_path):
