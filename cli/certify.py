@@ -137,7 +137,7 @@ def _certify(request, where, folder, address):  # type: ignore[no-untyped-def]
         say(f"certified accuracy at radius {radius}: {accuracy:.2%}")
     if "at_radius" in summary:
         say(
-            f"{summary['undecided']} images undecided at n; ACR and other radii are bounds from below"
+            f"{summary['undecided']} images undecided at n, counted as not certified; no ACR: draws stop once these radii are decided"
         )
     say(f"next: rsray report {where} --plot curve.png")
     _name_failures(summary["failed"])

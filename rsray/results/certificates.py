@@ -70,6 +70,14 @@ class Certificates:
         """Return the columns by name, in the order of the schema."""
         return {name: getattr(self, name) for name in CERTIFICATES.names}
 
+    @property
+    def at_radius(self) -> tuple[float, ...]:
+        """The radii that were decided where draws stopped once they were; empty of other runs.
+
+        At any other radius, and for the ACR, such certificates say less than n draws would.
+        """
+        return tuple(self.metadata.get("at_radius") or ())
+
     def parameter(self, name: str) -> Any:
         """Return a parameter of the run, None if unknown; n and n0 fall back on the draws used."""
         value = self.metadata.get(name)

@@ -70,8 +70,14 @@ def write_log(path: PathLike, certificates: Certificates) -> None:
     """Write certificates as a log, complete or not at all.
 
     Radii are rounded down to 3 decimals: a printed certificate never claims more than was proved.
-    The time of single images is not known and written as 0.
+    The time of single images is not known and written as 0. Raises UserError for a run that
+    decided a few radii alone: whoever reads a log takes its ACR.
     """
+    if certificates.at_radius:
+        asked = ", ".join(f"{radius:g}" for radius in certificates.at_radius)
+        raise UserError(
+            f"{certificates.name} decided radius {asked} alone (at-radius): no log can say so"
+        )
     columns = (certificates.index, certificates.label, certificates.prediction)
     numbers = zip(*columns, round_down(certificates.radius), certificates.correct, strict=True)
     lines = [f"{i}\t{y}\t{c}\t{r:.3f}\t{ok:d}\t0:00:00" for i, y, c, r, ok in numbers]

@@ -131,10 +131,10 @@ def _cells(cells: Iterable[str]) -> str:
 
 
 def _parameters(result: Certificates) -> str:
-    error = acr_standard_error(result.radius, result.correct)
+    error = f"{acr_standard_error(result.radius, result.correct):.4f}"
     facts: dict[str, Any] = {
         "images": describe_indices(result.index),
-        "standard error of the ACR": f"{error:.4f}",
+        **({} if result.at_radius else {"standard error of the ACR": error}),
         "largest certifiable radius": f"{largest_certifiable_radius(result):.4f}",
         "abstained": int(((result.prediction < 0) & ~result.skipped).sum()),
         **{"n0": result.parameter("n0"), "n": result.parameter("n")},

@@ -13,7 +13,7 @@ from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from rsray import storage
 from rsray.address import shown
-from rsray.core.radius import average_certified_radius
+from rsray.core.radius import average_certified_radius, certified_accuracy
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike
@@ -54,17 +54,18 @@ def draw(results: Sequence[Certificates]) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for position, result in enumerate(results):
-        radius, accuracy = curve(result)
+        radius, accuracy = points(result) if result.at_radius else curve(result)
         axes.plot(
             radius,
             accuracy,
             drawstyle="steps-pre",
             color=COLOURS[position % len(COLOURS)],
-            linestyle=DASHES[position // len(COLOURS) % len(DASHES)],
+            linestyle="" if result.at_radius else DASHES[position // len(COLOURS) % len(DASHES)],
+            marker="o" if result.at_radius else "",
             linewidth=1.4,
             label=_label(result),
         )
-    _dress(axes, widest=max(float(result.radius.max()) for result in results))
+    _dress(axes, widest=max(float(max(result.at_radius or result.radius)) for result in results))
     _place_legend(figure, axes, results)
     return figure
 
@@ -82,10 +83,17 @@ def curve(result: Certificates) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([[0.0], radii, [last]]), np.concatenate([[at_zero], accuracy, [0.0]])
 
 
+def points(result: Certificates) -> tuple[np.ndarray, np.ndarray]:
+    """Return the radii [R] that a run with at-radius decided, and its accuracy [R] at them."""
+    radii = np.array(result.at_radius)
+    return radii, certified_accuracy(result.radius, result.correct, radii)
+
+
 def _label(result: Certificates) -> str:
     acr = average_certified_radius(result.radius, result.correct)
+    text = result.name if result.at_radius else f"{result.name} (ACR {acr:.3f})"
     # matplotlib reads what stands between two dollars as mathematics.
-    return f"{result.name} (ACR {acr:.3f})".replace("$", r"\$")
+    return text.replace("$", r"\$")
 
 
 def _dress(axes: Axes, *, widest: float) -> None:

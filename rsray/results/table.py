@@ -28,12 +28,15 @@ LATEX_ESCAPES = str.maketrans(
 
 @dataclass(frozen=True)
 class Row:
-    """One result's figures; accuracy holds fractions [R], ACR is l2 in pixels of [0, 1]."""
+    """One result's figures; accuracy holds fractions [R], ACR is l2 in pixels of [0, 1].
+
+    A run that decided a few radii alone has no ACR, and NaN at the others.
+    """
 
     name: str
     sigma: float | None
     accuracy: np.ndarray
-    acr: float
+    acr: float | None
     num_images: int
     n: int | None
     alpha: float | None
@@ -65,9 +68,14 @@ class ReportTable:
 def build(results: Sequence[Certificates], *, step: float = DEFAULT_STEP) -> ReportTable:
     """Return the table of results at radii 0, step, 2 step ... up to the largest certifiable one.
 
+    Results that decided some radii alone (at-radius) add these, and have figures at no others.
+
     Raises UserError for a step that is not positive or gives more than 100 columns.
     """
-    radii = _radii(max(largest_certifiable_radius(result) for result in results), step)
+    curves = [result for result in results if not result.at_radius]
+    radii = _radii(max(map(largest_certifiable_radius, curves), default=0.0), step)
+    asked = [radius for result in results for radius in result.at_radius]
+    radii = np.union1d(radii if curves else [], asked)
     return ReportTable(radii, tuple(_row(result, radii) for result in results))
 
 
@@ -83,11 +91,15 @@ def _radii(largest: float, step: float) -> np.ndarray:
 
 
 def _row(result: Certificates, radii: np.ndarray) -> Row:
+    accuracy = certified_accuracy(result.radius, result.correct, radii)
+    if result.at_radius:
+        accuracy[~np.isin(radii, result.at_radius)] = np.nan
+    acr = average_certified_radius(result.radius, result.correct)
     return Row(
         name=result.name,
         sigma=result.parameter("sigma"),
-        accuracy=certified_accuracy(result.radius, result.correct, radii),
-        acr=average_certified_radius(result.radius, result.correct),
+        accuracy=accuracy,
+        acr=None if result.at_radius else acr,
         num_images=len(result),
         n=result.parameter("n"),
         alpha=result.parameter("alpha"),
@@ -95,9 +107,9 @@ def _row(result: Certificates, radii: np.ndarray) -> Row:
 
 
 def _cells(row: Row) -> list[str]:
-    accuracy = [f"{100 * fraction:.1f}" for fraction in row.accuracy]
+    accuracy = [UNKNOWN if np.isnan(a) else f"{100 * a:.1f}" for a in row.accuracy]
     counts = [f"{row.num_images}", _or_unknown(row.n, "d"), _or_unknown(row.alpha, "g")]
-    return [row.name, _sigma(row.sigma), *accuracy, f"{row.acr:.3f}", *counts]
+    return [row.name, _sigma(row.sigma), *accuracy, _or_unknown(row.acr, ".3f"), *counts]
 
 
 def _or_unknown(value: Any, spec: str) -> str:
@@ -120,10 +132,13 @@ def rich_table(table: ReportTable, *, width: int) -> "rich.table.Table":
 
     # Measured against a width that never squeezes, else every table seems to fit.
     roomy = rich.console.Console(width=10_000, file=io.StringIO())
+    caption = "certified accuracy in % at each l2 radius; images in [0, 1]"
+    if any(row.acr is None for row in table.rows):
+        caption += "; -: not decided (at-radius)"
     grid = [table.header, *table.cells()]
     for candidate in (grid, [list(column) for column in zip(*grid, strict=True)]):
         shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-        shown.caption = "certified accuracy in % at each l2 radius; images in [0, 1]"
+        shown.caption = caption
         shown.caption_justify = "left"
         for position, title in enumerate(candidate[0]):
             shown.add_column(
@@ -170,8 +185,9 @@ def comma_separated(table: ReportTable) -> str:
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow(table.header)
     for row in table.rows:
+        accuracy = [None if np.isnan(a) else float(a) for a in row.accuracy]
         tail = [row.acr, row.num_images, row.n, row.alpha]
-        writer.writerow([row.name, row.sigma, *(float(a) for a in row.accuracy), *tail])
+        writer.writerow([row.name, row.sigma, *accuracy, *tail])
     return sink.getvalue()
 
 

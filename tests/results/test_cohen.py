@@ -107,3 +107,9 @@ def test_replacing_a_log_is_atomic(tmp_path, make):
         write_log(tmp_path / "log.tsv", dataclasses.replace(make(size), name="x"))
     assert len(read_log(tmp_path / "log.tsv")) == 10
     assert [p.name for p in tmp_path.iterdir()] == ["log.tsv"]
+
+
+def test_a_run_that_decided_a_few_radii_is_no_log(tmp_path, make):
+    with pytest.raises(UserError, match=r"few decided radius 0.25, 0.5 alone"):
+        write_log(tmp_path / "log.tsv", make(name="few", at_radius=[0.25, 0.5]))
+    assert not list(tmp_path.iterdir())

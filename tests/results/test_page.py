@@ -44,3 +44,12 @@ def test_page_is_whole_escaped_and_self_contained(tmp_path, make):
     words = " ".join(outline.text)
     assert f"n differs: {evil}" in words and '"<b>gpu' in words and '{"rsray": "1<2"}' in words
     assert f"{(results[1].radius * results[1].correct).mean():.3f}" in words
+
+
+def test_no_acr_of_a_run_that_decided_a_few_radii(make):
+    few, whole = make(name="few", at_radius=[0.5]), make(50, name="all")
+    for results, is_shown in (([few], False), ([few, whole], True)):
+        text = page.build(results, warnings=[], step=0.25)
+        assert ("standard error of the ACR" in text) == is_shown
+        assert f"{(few.radius * few.correct).mean():.3f}" not in text
+        assert "<td>-</td>" in text

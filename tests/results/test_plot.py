@@ -43,6 +43,18 @@ def test_other_suffixes(tmp_path, make):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_that_decided_a_few_radii_is_points(make):
+    decided = make(name="few", at_radius=[0.3, 0.75])
+    figure = plot.draw([decided, make()])
+    line, curve = figure.axes[0].lines
+    assert line.get_linestyle() == "None" and line.get_marker() == "o" != curve.get_marker()
+    assert line.get_xdata().tolist() == [0.3, 0.75]
+    shares = [np.mean(decided.correct & (decided.radius >= at)) for at in (0.3, 0.75)]
+    assert line.get_ydata().tolist() == pytest.approx(shares)
+    few, whole = (text.get_text() for text in figure.legends[0].get_texts())
+    assert few == "few" and "ACR" in whole
+
+
 def test_nothing_certified(make):
     result = make(6)
     for name in ("radius", "correct"):

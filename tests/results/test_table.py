@@ -1,6 +1,7 @@
 import csv
 import io
 
+import numpy as np
 import pytest
 import rich.console
 
@@ -47,6 +48,21 @@ def test_radii_reach_the_largest_of_all_results(make):
     shown = table.build([make(), make(sigma=1.0, name="b")])
     assert shown.radius_labels[-1] == "2.25"
     assert table.build([make()], step=0.125).radius_labels[:2] == ["0.000", "0.125"]
+
+
+def test_a_run_that_decided_a_few_radii_has_no_other_figures(make):
+    decided, whole = make(name="few", at_radius=[0.3, 0.75]), make(name="all")
+    alone, both = table.build([decided]), table.build([decided, whole])
+    assert alone.radius_labels == ["0.30", "0.75"]
+    cells = dict(zip(both.header, both.cells()[0], strict=True))
+    shown = [f"{100 * np.mean(decided.correct & (decided.radius >= r)):.1f}" for r in (0.3, 0.75)]
+    assert [cells[each] for each in ("0.30", "0.75")] == shown == alone.cells()[0][2:4]
+    assert [cells[each] for each in ("ACR", "0.00", "0.25", "0.50", "1.00")] == ["-"] * 5
+    assert "-" not in both.cells()[1] and both.cells()[1][both.header.index("ACR")] != "-"
+    rows = list(csv.DictReader(io.StringIO(table.comma_separated(both))))
+    assert rows[0]["ACR"] == rows[0]["0.25"] == "" and float(rows[0]["0.30"]) > 0
+    with pytest.raises(UserError, match="radii step"):
+        table.build([decided], step=0.0)
 
 
 @pytest.mark.parametrize("step", [0.0, -0.25, float("nan"), float("inf"), 1e-6])
