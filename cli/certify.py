@@ -38,20 +38,8 @@ def certify(
             help="fixed: n draws each; skip: none where the selection already misses the label (same ACR and curve, less work); adaptive: as skip, and no more draws than --tolerance asks."
         ),
     ] = "fixed",
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            help="Of adaptive: the radius, over sigma, that an image may be expected to lose against n draws; judged by its n0 selection draws."
-        ),
-    ] = 0.01,
-    at_radius: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="R",
-            help="Only decide whether the radius is at least R, and stop an image's draws once that is known; several: 0.25,0.5 or the option again. No ACR, a fraction of the draws.",
-            show_default=False,
-        ),
-    ] = None,
+    tolerance: options.Tolerance = 0.01,
+    at_radius: options.AtRadius = None,
     start: options.Start = 0,
     skip: options.Skip = None,
     limit: options.Limit = None,

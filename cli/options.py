@@ -108,6 +108,20 @@ GpusPerActor = Annotated[
         show_default=False,
     ),
 ]
+Tolerance = Annotated[
+    float,
+    typer.Option(
+        help="Of adaptive: the radius, over sigma, that an image may be expected to lose against n draws; judged by its n0 selection draws."
+    ),
+]
+AtRadius = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="R",
+        help="Only decide whether the radius is at least R, and stop an image's draws once that is known; several: 0.25,0.5 or the option again. No ACR, a fraction of the draws.",
+        show_default=False,
+    ),
+]
 Start = Annotated[int, typer.Option(help="First test image.")]
 Skip = Annotated[
     int | None,

@@ -28,12 +28,15 @@ def plan(
         str, typer.Option(help="Confidence bound, as for certify.")
     ] = "clopper-pearson",
     sampling: Annotated[str, typer.Option(help="fixed, skip or adaptive.")] = "fixed",
+    tolerance: options.Tolerance = 0.01,
+    at_radius: options.AtRadius = None,
     start: options.Start = 0,
     skip: options.Skip = None,
     limit: options.Limit = None,
     actors: Annotated[
         int, typer.Option(help="Size of the fleet, in actors like the one measured here.")
     ] = 1,
+    gpus_per_actor: options.GpusPerActor = None,
     price: Annotated[
         float | None,
         typer.Option(help="Dollars per actor and hour, such as a GPU's.", show_default=False),
@@ -47,8 +50,10 @@ def plan(
 ) -> None:
     """Say how many draws, hours and dollars a certification will take, from a short calibration.
 
-    One actor's speed is measured here, with one CPU core or one GPU. With --sampling skip or
-    adaptive the draws of a few images are decided as the run would, and the mean is taken.
+    One actor's speed is measured here, with one CPU core or one GPU (of which it is taken to have
+    its --gpus-per-actor). With --sampling skip or adaptive the draws of a few images are decided as
+    the run would, and the mean is taken; with --at-radius their number is an estimate from the
+    selection draws.
 
     Example: rsray plan runs/my-run --sampling skip --actors 64 --price 2.5
     """
@@ -76,12 +81,14 @@ def plan(
         alpha=alpha,
         bound=bound,
         sampling=sampling,
-        at_radius=None,
+        tolerance=tolerance,
+        at_radius=at_radius,
         start=start,
         skip=skip,
         limit=limit,
         seed=seed,
         actors=None,
+        gpus_per_actor=gpus_per_actor,
         precision=precision,
         compile=compile,
     )
@@ -89,6 +96,8 @@ def plan(
 
 
 def _print(request, actors, price, seconds):  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
     import torch
 
     from rsray.certification.compiled import nominal_speed
@@ -96,10 +105,16 @@ def _print(request, actors, price, seconds):  # type: ignore[no-untyped-def]
     from rsray.certification.folder import demand_of
     from rsray.certification.forecast import forecast
     from rsray.core.hardware import default_device, device_name
+    from rsray.errors import UserError
     from rsray_cli.live import duration
 
     config, source, split, selected = request
-    device = default_device()
+    device = torch.device("cpu") if config.gpus_per_actor == 0 else default_device()
+    gpus = 1.0 if config.gpus_per_actor is None or device.type == "cpu" else config.gpus_per_actor
+    if config.gpus_per_actor and device.type == "cpu":
+        raise UserError(
+            f"gpus-per-actor is {config.gpus_per_actor:g}, but no GPU is here to be measured"
+        )
     torch.set_num_threads(1)
     model = source.build(split).to(device)
     nominal = nominal_speed(model, split.image_shape, config.precision, device.type)
@@ -109,21 +124,24 @@ def _print(request, actors, price, seconds):  # type: ignore[no-untyped-def]
         precision=config.precision,
         device=device,
         compile=config.compile,
-        work_seconds=len(selected.indices) * config.n / (nominal * actors),
+        work_seconds=len(selected.indices) * config.n / (nominal * actors * gpus),
     )
     found = forecast(model, split, selected, config, demand_of(config), evaluation, seconds=seconds)
+    found = replace(found, draws_per_second=found.draws_per_second * min(gpus, 1.0))
     kind = "GPU" if device.type == "cuda" else "core"
     how = "compiled, " if evaluation.compiled else ""
     each = f"{found.draws_per_image:,.0f}"
-    if config.sampling != "fixed":
+    if config.sampling != "fixed" or config.at_radius:
         each += f" ± {found.draws_per_image_error:,.0f} ({found.sampled_images} images looked at)"
+    if config.at_radius:
+        each += ", an estimate: draws stop once the radii are decided"
     print(f"images          {found.images:,} of {config.dataset}, {config.sampling} sampling")
     print(f"draws per image {each}")
     print(f"draws           {found.draws:,.0f}")
     print(
-        f"one actor       {found.draws_per_second:,.0f} draws/s on one {kind} ({device_name(device)}, {how}{config.precision})"
+        f"one actor       {found.draws_per_second:,.0f} draws/s on {f'{gpus:g}' if gpus != 1 else 'one'} {kind} ({device_name(device)}, {how}{config.precision})"
     )
-    print(f"{kind}-hours{' ' * (10 - len(kind))}{found.actor_hours():,.2f}")
+    print(f"{kind}-hours{' ' * (10 - len(kind))}{found.actor_hours() * gpus:,.2f}")
     print(f"{actors} actor{'s' * (actors > 1)}, wall   {duration(found.hours(actors) * 3600)}")
     if price is not None:
         print(f"cost            ${found.dollars(actors, price):,.2f} at ${price:g} per actor-hour")

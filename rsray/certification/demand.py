@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from rsray.certification.plan import Draws, wants_estimation
 from rsray.core.bounds import SOFT_BOUNDS
 from rsray.core.confidence import answers
-from rsray.core.pilot import blocks_worth
+from rsray.core.pilot import blocks_worth, plausible
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Demand:
         return "sums" if self.soft else "counts"
 
     @property
+    def is_alike(self) -> bool:
+        """Whether every image gets all n draws."""
+        return self.sampling == "fixed" and not self.at_radius
+
+    @property
     def decides_per_image(self) -> bool:
         """Whether images want different numbers of blocks beyond all or none."""
         return self.sampling == "adaptive" or bool(self.at_radius)
@@ -61,9 +66,21 @@ class Demand:
             tolerance=self.tolerance,
         )
 
-    def answered(
-        self, hits: NDArray[np.int64] | int, draws: NDArray[np.int64] | int
-    ) -> NDArray[np.bool_]:
+    def likely_blocks(self, label: int, selected_class: int, selection_hits: float) -> float:
+        """Return how many blocks an image is likely to want, given its selection draws.
+
+        With at-radius an estimate: the mean over what its probability may be, given them.
+        """
+        most = self.blocks(label, selected_class, selection_hits)
+        if not (self.at_radius and most):
+            return most
+        draws_T = np.minimum(np.arange(1, most + 1) * self.draws.block_size, self.draws.n)
+        hits_QT = plausible(selection_hits, self.draws.n0)[:, None] * draws_T
+        answered_QT = self.answered(hits_QT, draws_T)
+        answered_QT[:, -1] = True
+        return float(1 + answered_QT.argmax(axis=1).mean())
+
+    def answered(self, hits: ArrayLike, draws: ArrayLike) -> NDArray[np.bool_]:
         """Tell for each image whether its draws so far answer every radius that was asked."""
         thresholds_R = special.ndtr(np.asarray(self.at_radius) / self.sigma)
         return np.asarray((answers(hits, draws, thresholds_R, self.alpha) != 0).all(axis=-1))

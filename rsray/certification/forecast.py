@@ -1,5 +1,6 @@
 """What a certification run will cost, from a few seconds of measuring on the hardware at hand."""
 
+# Shapes: N sampled images.
 from __future__ import annotations
 
 import time
@@ -7,16 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from rsray.certification.demand import Demand
 from rsray.certification.evaluation import Evaluation
-from rsray.certification.sampler import Sampler
+from rsray.certification.sampler import BadLogitsError, Sampler
 from rsray.certification.store import Selected
 from rsray.config import CertifyConfig
 from rsray.data import ImageSplit
+from rsray.errors import UserError
 
+Floats = NDArray[np.float64]
 START_SECONDS = 15.0  # of an actor: processes, imports, the network
+BATCHES = 8  # in a call that is timed: a run's calls cover several blocks, and fill their batches
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,9 @@ def forecast(
 ) -> Forecast:
     """Return the forecast of a run, measuring for about `seconds`.
 
-    One image shows the speed. When the sampling decides for each image how many draws it gets,
-    the selection draws of images spread over the run say how many, as they will in the run.
-    Radii that are asked with at-radius stop earlier than this can know: the forecast is the most.
+    One image shows the speed. Where not every image gets n draws, the selection draws of images
+    spread over the run say how many they want, as in the run; with at-radius, where the draws stop
+    once they answer, this is an estimate. Raises UserError when a logit is NaN.
     """
     sampler = Sampler(
         model,
@@ -71,44 +76,62 @@ def forecast(
         sigma=config.sigma,
         seed=config.seed,
     )
-    speed = _speed(sampler, split, selected, config.block_size, seconds / 2)
-    wanted = _wanted(sampler, split, selected, config, demand, seconds / 2)
+    try:
+        rows_per_second = _speed(sampler, split, selected, demand, seconds / 2)
+        wanted = _wanted(sampler, split, selected, demand, seconds / 2)
+    except BadLogitsError as problem:
+        raise UserError(str(problem)) from problem
     spread = float(wanted.std(ddof=1) / np.sqrt(len(wanted))) if len(wanted) > 1 else 0.0
-    if demand.sampling == "fixed":
-        wanted, spread = np.array([float(config.n)]), 0.0
+    draws = config.n0 + float(wanted.mean())
     return Forecast(
         images=len(selected.indices),
-        draws_per_image=config.n0 + float(wanted.mean()),
+        draws_per_image=draws,
         draws_per_image_error=spread,
         sampled_images=len(wanted),
-        draws_per_second=speed,
+        draws_per_second=rows_per_second * draws / float(_rows(wanted, demand, evaluation).mean()),
     )
 
 
+def _rows(wanted_N: Floats, demand: Demand, evaluation: Evaluation) -> Floats:
+    """Return the noisy images [N] that the network sees for an image: calls fill whole batches."""
+    batch, block = evaluation.batch_size, demand.draws.block_size
+    # With at-radius a call makes about a batch, else all draws of the image.
+    at_once = max(1, batch // block) * block if demand.at_radius else demand.draws.n
+    whole_N, rest_N = np.divmod(wanted_N, at_once)
+    padded = [-(-np.asarray(draws) // batch) * batch for draws in (demand.draws.n0, at_once)]
+    return np.asarray(padded[0] + whole_N * padded[1] + -(-rest_N // batch) * batch)
+
+
 def _speed(
-    sampler: Sampler, split: ImageSplit, selected: Selected, block_size: int, seconds: float
+    sampler: Sampler, split: ImageSplit, selected: Selected, demand: Demand, seconds: float
 ) -> float:
+    """Return the draws per second of calls that cover whole batches, of several blocks."""
     index = int(selected.indices[0])
     image = split.images([index])[0]
-    batch = sampler.evaluation.batch_size
-    sampler.counts(image, index, "estimation", [(0, batch)])
-    draws, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds or not draws:
-        size = min(block_size, 4 * batch)
-        sampler.counts(image, index, "estimation", [(0, size)])
-        draws += size
-    return draws / elapsed
+    batch, block = sampler.evaluation.batch_size, demand.draws.block_size
+    count = sampler.moments if demand.soft else sampler.counts
+
+    def call(batches: int) -> float:
+        sizes = [min(block, batches * batch - start) for start in range(0, batches * batch, block)]
+        started = time.perf_counter()
+        count(image, index, "estimation", list(enumerate(sizes)))
+        return time.perf_counter() - started
+
+    call(1)  # the first may be slow
+    batches = int(min(BATCHES, max(1.0, seconds / 4 / call(1))))
+    elapsed, calls = 0.0, 0
+    while elapsed < seconds or not calls:
+        elapsed, calls = elapsed + call(batches), calls + 1
+    return calls * batches * batch / elapsed
 
 
 def _wanted(
-    sampler: Sampler,
-    split: ImageSplit,
-    selected: Selected,
-    config: CertifyConfig,
-    demand: Demand,
-    seconds: float,
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    sampler: Sampler, split: ImageSplit, selected: Selected, demand: Demand, seconds: float
+) -> Floats:
     """Return the estimation draws of as many spread-out images as `seconds` allow."""
+    draws = demand.draws
+    if demand.is_alike:
+        return np.array([float(draws.n)])
     order = torch.randperm(len(selected.indices), generator=torch.Generator().manual_seed(0))
     wanted: list[float] = []
     started = time.perf_counter()
@@ -116,10 +139,13 @@ def _wanted(
         if wanted and time.perf_counter() - started > seconds:
             break
         index, label = int(selected.indices[position]), int(selected.labels[position])
-        counts = sampler.counts(split.images([index])[0], index, "selection", [(0, config.n0)])[0]
-        top = int(counts.argmax())
-        blocks = demand.blocks(label, top, float(counts[top]))
-        wanted.append(float(sum(map(demand.draws.block_draws, range(blocks)))))
-        if demand.sampling == "fixed":
-            break
-    return np.array(wanted)
+        image, pilot = split.images([index])[0], [(0, draws.n0)]
+        values: NDArray[np.int64] | Floats
+        if demand.soft:
+            values = sampler.moments(image, index, "selection", pilot)[1][0]
+        else:
+            values = sampler.counts(image, index, "selection", pilot)[0]
+        top = int(values.argmax())
+        blocks = demand.likely_blocks(label, top, float(values[top]))
+        wanted.append(min(draws.n, blocks * draws.block_size))
+    return np.array(wanted, dtype=np.float64)

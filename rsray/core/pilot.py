@@ -42,8 +42,7 @@ def blocks_worth(
     """
     most = -(-n // block_size)
     least = min(most, -(-smallest_useful_n(alpha, bound) // block_size))
-    middle = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    p_Q = special.betaincinv(hits + 0.5, n0 - hits + 0.5, middle)
+    p_Q = plausible(hits, n0)
 
     def mean_radius(draws: int) -> float:
         return float(certified_radius(expected_lower(p_Q, draws, alpha, bound), 1.0).mean())
@@ -56,6 +55,12 @@ def blocks_worth(
         else:
             least = blocks + 1
     return most
+
+
+def plausible(hits: float, n0: int) -> Floats:
+    """Return what p_A may be [Q] given the hits in n0 draws: quantiles, with Jeffreys' prior."""
+    middle = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    return np.asarray(special.betaincinv(hits + 0.5, n0 - hits + 0.5, middle))
 
 
 def expected_lower(p_Q: Floats, draws: int, alpha: float, bound: str) -> Floats:

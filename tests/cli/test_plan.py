@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from rsray.fleet.trainer import train
 from rsray.presets import train_config
@@ -51,7 +52,26 @@ def test_skip_is_planned_from_what_the_selection_says(run):
     assert 100 < each < 10_100  # some digits are missed, so some draws are saved
 
 
+def test_radii_are_planned_by_an_estimate(run):
+    shown = plan(
+        run, "--at-radius", "0.1", "0.25", "--n", 10_000, "--seconds", 2, "--compile", "off",
+        "--gpus-per-actor", 0,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert 1100 <= number(shown.stdout, "draws per image") < 10_100
+    assert "an estimate: draws stop once the radii are decided" in shown.stdout
+
+
+def test_tolerance_is_the_runs(run):
+    arguments = ("--sampling", "adaptive", "--n", 10_000, "--seconds", 1, "--compile", "off")
+    shown = plan(run, *arguments, "--tolerance", 0.9)
+    assert number(shown.stdout, "draws per image") < 3000  # with 0.01 most want all 10,000
+
+
 def test_mistakes(run):
-    for wrong in (["--actors", "0"], ["--seconds", "0"], ["--price", "-1"]):
+    mistakes = [["--actors", "0"], ["--seconds", "0"], ["--price", "-1"]]
+    if not torch.cuda.is_available():
+        mistakes.append(["--gpus-per-actor", "0.5"])
+    for wrong in mistakes:
         shown = plan(run, *wrong)
         assert shown.returncode == 2 and shown.stderr.startswith("error: ")
