@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from rsray.certification.evaluation import choose_evaluation
-from rsray.certification.sampler import Sampler
+from rsray.certification.sampler import BadLogitsError, Sampler
 from rsray.certification.source import ClassifierSource
 from rsray.core.counts import ClassCounts
 from rsray.core.decide import predict_hard
 from rsray.data import ImageSplit
+from rsray.errors import UserError
 from rsray.storage import write_file
 
 _FIELDS: list[tuple[str, pa.DataType]] = [
@@ -40,7 +41,7 @@ def predict_images(
     """Return a row of PREDICTIONS for each image (Cohen et al. 2019, PREDICT).
 
     With probability at least 1 - alpha over an image's draws, a prediction that does not abstain
-    is the smoothed classifier's class.
+    is the smoothed classifier's class. UserError names an image for which a logit is NaN.
     """
     model = source.build(split).to(device)
     evaluation = choose_evaluation(model, split.image_shape, precision=precision, device=device)
@@ -52,10 +53,13 @@ def predict_images(
         sigma=sigma,
         seed=seed,
     )
-    counts = [
-        sampler.counts(split.images([index])[0], int(index), "estimation", [(0, n)])[0]
-        for index in indices
-    ]
+    try:
+        counts = [
+            sampler.counts(split.images([index])[0], int(index), "estimation", [(0, n)])[0]
+            for index in indices
+        ]
+    except BadLogitsError as problem:
+        raise UserError(str(problem)) from problem
     prediction, p_value = predict_hard(ClassCounts.dense(np.stack(counts)), alpha=alpha)
     columns = {
         "index": indices,

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save, save_file
 
 import rsray
@@ -73,6 +74,9 @@ def place(tmp_path_factory):
     save_file({"weight": torch.zeros(2, 2)}, root / "other.safetensors")
     (root / "odd.safetensors").write_bytes(save({"weight": torch.zeros(2)}, {"rsray": "no JSON"}))
     (root / "list.safetensors").write_bytes(save({"weight": torch.zeros(2)}, {"rsray": "[1]"}))
+    with safe_open(root / "run" / "model.safetensors", "pt") as whole:
+        weights = {name: whole.get_tensor(name) * float("nan") for name in whole.keys()}
+        save_file(weights, root / "nan.safetensors", whole.metadata())
     (root / "broken.yaml").write_text("a: [\n")
     (root / "list.yaml").write_text("- 1\n")
     (root / "unknown.yaml").write_text("dataset: digits\ntradeoff: 1\n")
@@ -297,6 +301,13 @@ def test_predict_prints_the_table(rsray_command, place, tmp_path):
     assert stored["prediction"] == classes and stored["index"] == list(range(2, 38, 3))
     assert rsray_command(*arguments).out == result.out, "the seed decides"
     assert rsray_command(*arguments, "--seed", 1).out != result.out
+
+
+@pytest.mark.usefixtures("same_evaluation")
+def test_predict_names_an_image_whose_logits_are_nan(rsray_command, place):
+    result = rsray_command("predict", place / "nan.safetensors", "--start", 3, "--n", 10)
+    assert (result.status, result.out) == (2, "")
+    assert result.err == "error: the network returned NaN for image 3\n"
 
 
 def test_predict_agrees_with_the_library(rsray_command, place):
