@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from rsray.config import TuneConfig
 from rsray.errors import UserError
-from rsray.fleet.capacity import capacity, cores_each
+from rsray.fleet.capacity import _slots, capacity, cores_each
 
 DRIVER_CPU = 0.01  # of a trial whose workers are elsewhere
+ROUNDS = 4  # of trials, one after the other, for TPE to learn from
 MANY_WORKERS = {"imagenet": 4}  # of one run, where there are GPUs: the papers' own number
 Nodes = Sequence[Mapping[str, float]]  # each {"CPU": ..., "GPU": ...}
 
@@ -25,14 +26,19 @@ class Plan(NamedTuple):
 def plan_trials(nodes: Nodes, config: TuneConfig, gpus: float, missing: int) -> Plan:
     """Return how trials share the nodes: on one node each worker, its cores with it.
 
-    `gpus` is those of one worker, 0 for the CPU. Raises UserError when one trial does not fit.
+    `gpus` is those of one worker, 0 for the CPU. A number of concurrent trials that was asked for
+    is kept: those without room wait for it, or for the nodes that a growing cluster starts for
+    them. Raises UserError when one trial does not fit.
     """
     wanted = config.workers or 1
     room = sum(_room(node, gpus) for node in nodes)
     if wanted > room:
         kind = f"{gpus:g} GPUs each" if gpus else "a CPU core each"
-        raise UserError(f"workers is {wanted}: that needs {kind}, the cluster has room for {room}")
-    concurrent = min(config.concurrent or room, room // wanted, missing)
+        raise UserError(
+            f"workers is {wanted}: that needs {kind}, the cluster has room for {room} "
+            "(where it grows on demand: have its nodes up first, as wait_for in clusters/ does)"
+        )
+    concurrent = min(config.concurrent or _useful(config, room // wanted), missing)
     slots = concurrent * wanted
     if gpus:
         cpus = float(min(int(n["CPU"]) // _room(n, gpus) for n in nodes if _room(n, gpus)))
@@ -42,10 +48,15 @@ def plan_trials(nodes: Nodes, config: TuneConfig, gpus: float, missing: int) -> 
     return Plan(concurrent, wanted, cpus - DRIVER_CPU * (wanted > 1))
 
 
+def _useful(config: TuneConfig, room: int) -> int:
+    """Return how many trials at a time are worth it: TPE proposes blindly without results."""
+    return min(room, max(2, config.trials // ROUNDS)) if config.sampler == "tpe" else room
+
+
 def _room(node: Mapping[str, float], gpus: float) -> int:
     """Return how many workers a node has room for."""
     cores = int(node.get("CPU", 0))
-    return min(cores, int(node.get("GPU", 0) / gpus + 1e-9)) if gpus else cores
+    return min(cores, _slots(node.get("GPU", 0), gpus)) if gpus else cores
 
 
 def cluster_nodes() -> list[dict[str, float]]:
