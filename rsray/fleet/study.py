@@ -8,6 +8,7 @@ wait to be run again, under their numbers and with their settings.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ def open_study(out: Folder, config: TuneConfig) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if out.is_local:
+        # A search that was killed in the middle of a record leaves Optuna's own lock behind, which
+        # the next one would wait 30 seconds for.
+        (out.local_path / f"{STUDY_FILE}.lock").unlink(missing_ok=True)
         _mend(out.local_path / STUDY_FILE)
     storage = study_storage(out)
     study = optuna.create_study(
@@ -89,13 +93,22 @@ def ended(study: optuna.Study) -> list[FrozenTrial]:
 
 def winner(study: optuna.Study) -> FrozenTrial:
     """Return the complete trial that is best in the first objective; UserError without any."""
+    best = best_trial(study)
+    if best is None:
+        errors = Counter(trial.user_attrs.get("error") or "stopped early" for trial in ended(study))
+        reasons = "; ".join(f"{count} x {error}" for error, count in errors.most_common(3))
+        raise UserError(
+            f"no trial of the search succeeded: {reasons}. {TRIALS} in its folder has them all; "
+            "search again with other settings and another --out"
+        )
+    return best
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """Return the complete trial that is best in the first objective, if any is complete."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not complete:
-        errors = (trial.user_attrs.get("error") for trial in ended(study))
-        reason = next((error for error in errors if error), "none was trained to its end")
-        raise UserError(f"no trial of the search succeeded: {reason}")
     # Of equals the one that was proposed first: the published setting, as a rule.
-    return max(complete, key=lambda trial: (trial.values[0], -trial.number))
+    return max(complete, key=lambda trial: (trial.values[0], -trial.number), default=None)
 
 
 def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:

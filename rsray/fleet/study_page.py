@@ -9,11 +9,12 @@ from typing import Any
 
 import optuna
 from matplotlib.figure import Figure
+from optuna.trial import TrialState
 
 from rsray.config import TUNE_OBJECTIVES, TuneConfig
 from rsray.fleet import study_plots
 from rsray.fleet.space import distributions
-from rsray.fleet.study import SCHEMA, trial_rows, winner
+from rsray.fleet.study import SCHEMA, best_trial, trial_rows
 from rsray.fleet.study_plots import show
 from rsray.results import compare, page, plot
 from rsray.storage import Folder
@@ -68,6 +69,9 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
     Complete trials only, and there must be at least two that differ.
     """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len({trial.values[0] for trial in complete}) < 2:
+        return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a setting that had one value only is left out
@@ -86,11 +90,12 @@ def _page(
     study: optuna.Study,
     config: TuneConfig,
 ) -> str:
-    train, best = config.train, winner(study)
+    train, best = config.train, best_trial(study)
     states = [row["state"] for row in rows]
-    settings = ", ".join(f"{key} {show(value)}" for key, value in best.params.items())
+    params = best.params if best else {}
+    settings = ", ".join(f"{key} {show(value)}" for key, value in params.items())
     facts = {
-        "best": f"trial {best.number}: {settings}",
+        "best": f"trial {best.number}: {settings}" if best else "no trial is complete",
         "trials": f"{len(rows)}: {states.count('complete')} complete, {states.count('pruned')} "
         f"stopped early, {states.count('fail')} failed",
         "searched": config.search,

@@ -36,7 +36,7 @@ def history(rows: Rows, metric: str) -> Figure:
             *zip(*steps, strict=True), drawstyle="steps-post", color=BLUE, label="best so far"
         )
     for row in rows:
-        if row["source"] in ("paper", "start") and row[metric] is not None:
+        if row["source"] in ("paper", "start") and row["state"] == "complete":
             name = "published setting" if row["source"] == "paper" else "setting to start from"
             axes.axhline(row[metric], color=ORANGE, linestyle=(0, (5, 2)), label=name, zorder=1)
             break

@@ -43,7 +43,9 @@ def test_the_history_shows_every_trial_once_and_the_best_so_far(tmp_path):
     space = parse_space(["hinge=uniform(2,16)"], "macer")
     figures = [(0.4, 0.9, 4), (0.7, 0.9, 2), (0.3, 0.9, 4), "it diverged", (0.5, 0.9, 4)]
     _, study = searched(tmp_path, figures, space)
-    axes = study_plots.history(trial_rows(study), "projected_acr").axes[0]
+    rows = trial_rows(study)
+    rows[0]["source"] = "paper"
+    axes = study_plots.history(rows, "projected_acr").axes[0]
     assert drawn(axes, "complete") == [(0, 0.4), (2, 0.3), (4, 0.5)]
     assert drawn(axes, "stopped early") == [(1, 0.7)]
     assert drawn(axes, "best") == [(4, 0.5)]  # a stopped trial is never the best
@@ -80,6 +82,41 @@ def test_a_front_and_a_grid_are_drawn_as_they_are(tmp_path):
     assert drawn(axes, "model lenet") == [(0, 0.1), (1, 0.3)]
     assert drawn(axes, "model resnet20") == [(0, 0.2), (1, 0.4)]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "16"]
+
+
+def test_no_importance_is_drawn_without_two_results_that_differ(tmp_path):
+    space = parse_space(["hinge=uniform(2,16)"], "macer")
+    for count, acr in ((1, 0.4), (3, 0.4)):
+        figures = [(acr, 0.9, 4)] * count
+        config, study = searched(tmp_path / str(count), figures, space)
+        assert importances(study) == {}
+        assert "importance" not in draw(trial_rows(study), study, config)
+
+
+def test_a_published_setting_that_was_not_trained_to_its_end_is_no_mark(tmp_path):
+    space = parse_space(["hinge=uniform(2,16)"], "macer")
+    _, study = searched(tmp_path, [(0.4, 0.9, 2), (0.7, 0.9, 4)], space)
+    rows = trial_rows(study)
+    rows[0]["source"] = "paper"
+    axes = study_plots.history(rows, "projected_acr").axes[0]
+    assert "published setting" not in [line.get_label() for line in axes.lines]
+
+
+def test_a_search_without_a_winner_is_still_drawn_and_told(tmp_path):
+    grid = parse_grid(["trade_off=1,16"], "macer")
+    both = {"objectives": ["acr", "clean_accuracy"]}
+    spaces = [
+        (parse_space(["trade_off=log(0.01,32)", "hinge=uniform(2,16)"], "macer"), {}),
+        (grid, {"sampler": "grid"}),
+        (grid, {"sampler": "grid", **both}),
+    ]
+    for place, (space, changes) in enumerate(spaces):
+        out = tmp_path / str(place)
+        config, study = searched(out, ["no memory", "it diverged"], space, **changes)
+        write_study(Folder.of(out), study, config)
+        html = (out / "tune.html").read_text()
+        assert "no memory" in html and "it diverged" in html and "2 failed" in html
+        assert (out / "plots" / "history.svg").stat().st_size > 0
 
 
 @pytest.mark.parametrize("count", [1, 2])
