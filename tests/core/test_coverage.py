@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rsray.certification.plan import wants_estimation
 from rsray.core.bounds import clopper_pearson_lower, smallest_useful_n
 from rsray.core.confidence import answers
 from rsray.core.counts import ClassCounts
@@ -124,6 +125,71 @@ def test_adaptive_end_to_end(num_classes, bound):
     else:
         decision = certify_hard(selection, estimation, **values)
     assert failures(decision, p_K) <= allowed(trials)
+
+
+@pytest.mark.parametrize("num_classes", CLASSES)
+@pytest.mark.parametrize("bound", ["hoeffding", "bernstein"])
+def test_soft_adaptive_end_to_end(num_classes, bound):
+    """n from the soft sums of the selection draws, then fresh draws, half of them 0 or 1."""
+    trials, block = 500, 50
+    rng = np.random.default_rng(13)
+    p_K = truth(num_classes, "few")
+
+    def values(draws):
+        """Soft probabilities [trials, draws] of class 0; the others' share goes to class 1."""
+        hard = rng.random((trials, draws)) < 0.7
+        return np.where(hard, rng.random((trials, draws)) < p_K[0], p_K[0])
+
+    def both(first_N, n_N):
+        rest = np.zeros((trials, num_classes - 2))
+        return ClassCounts.dense(np.column_stack([first_N, n_N - first_N, rest]))
+
+    pilot_N, fresh = values(N0).sum(1), values(N)
+    selection = both(pilot_N, N0)
+    top_N = selection.top()
+    asked = {"n": N, "block_size": block, "alpha": ALPHA, "bound": bound, "tolerance": 0.1}
+    blocks = np.array([blocks_worth(s, N0, **asked) for s in selection.of(top_N)])
+    assert len(np.unique(blocks)) > 3
+    n_N = np.minimum(N, blocks * block)
+    taken = np.where(np.arange(N) < n_N[:, None], fresh, 0.0)
+    taken_others = np.where(np.arange(N) < n_N[:, None], 1.0 - fresh, 0.0)
+    squares = ClassCounts.dense(np.column_stack([(taken**2).sum(1), (taken_others**2).sum(1)]))
+    sums = both(taken.sum(1), n_N)
+    moments = Moments(selection, sums, squares, sums, n_N)
+    decision = certify_soft(moments, sigma=1.0, alpha=ALPHA, bound=bound)
+    beyond = (decision.prediction == 0) & (decision.p_a_lower > p_K[0])
+    assert (beyond | (decision.prediction > 0)).sum() <= allowed(trials)
+    assert (decision.prediction == 0).mean() > 0.2  # the test is not empty
+
+
+@pytest.mark.parametrize("num_classes", CLASSES)
+@pytest.mark.parametrize("bound", ["clopper-pearson", "tcertify"])
+def test_skip_end_to_end(num_classes, bound):
+    """No draws where the selection misses the label: as sound, and what counts is as with fixed."""
+    trials = 2000 if num_classes < 1000 else 1000
+    rng = np.random.default_rng(17)
+    p_K = truth(num_classes, "one")
+    selection = ClassCounts.dense(rng.multinomial(12, p_K, trials))  # few: it often errs
+    counts = rng.multinomial(N, p_K, trials)
+    label_N = rng.integers(0, 2, trials)
+    is_drawn = np.array(
+        [
+            wants_estimation(int(top), int(label), "skip")
+            for top, label in zip(selection.top(), label_N, strict=True)
+        ]
+    )
+    assert 0.2 < is_drawn.mean() < 0.8
+
+    def certified(drawn):
+        values = (selection, ClassCounts.dense(counts * drawn[:, None]))
+        if bound == "tcertify":
+            return certify_tcertify(*values, sigma=1.0, alpha=ALPHA, num_classes=num_classes)
+        return certify_hard(*values, sigma=1.0, alpha=ALPHA)
+
+    skip, fixed = certified(is_drawn), certified(np.ones(trials, dtype=bool))
+    assert failures(skip, p_K) <= allowed(trials)
+    proven = [each.radius * (each.prediction == label_N) for each in (skip, fixed)]
+    assert np.array_equal(*proven) and proven[0].any()
 
 
 @pytest.mark.parametrize("p", [0.55, 0.7, 0.95])
