@@ -1,9 +1,10 @@
 """Peak memory and time of the driver's side of a certification, by the number of images.
 
-    uv run python tests/bench/bench_memory.py [--images 5000 50000]
+    uv run python tests/bench/bench_memory.py [--images 5000 50000] [--soft]
 
 Counts of a run with 1,000 classes and n = 100,000 are stored as the fleet would, without a network:
-six classes a block, chosen at random. Then a fresh process plans what is owed (nothing), and turns
+six classes a block, chosen at random. With --soft n is 5,000, and a block holds the soft sums of all
+classes for the hoeffding bound. Then a fresh process plans what is owed (nothing), and turns
 the counts into certificates. Memory is the process's peak beyond its imports.
 """
 
@@ -20,18 +21,20 @@ import pyarrow as pa
 
 from rsray.certification.evaluation import Evaluation
 from rsray.certification.folder import claim, finish
-from rsray.certification.store import COUNTS, Selected
+from rsray.certification.store import COUNTS, SOFT_COUNTS, Selected
 from rsray.config import CertifyConfig
 from rsray.storage import Folder
 
 CLASSES, SEEN, PARTS = 1000, 6, 300
 
 
-def claimed(where, num_images):
+def claimed(where, num_images, soft):
+    settings = {"bound": "hoeffding", "n": 5000} if soft else {}
     config = CertifyConfig.make(
         {
             "source": "RUN", "model_digest": "d", "dataset": "imagenet", "model": "resnet50",
             "num_classes": CLASSES, "sigma": 0.5, "limit": num_images,
+            **settings,
         }
     )  # fmt: skip
     return claim(Folder.of(where), config, Evaluation("cpu", "fp32", "channels_last", 8))
@@ -69,18 +72,38 @@ def part(images, labels, draws, rng):
     return pa.table(columns, schema=COUNTS)
 
 
+def soft_part(table, rng):
+    """Return the rows with soft sums of all classes: near the counts of those that were seen."""
+    rows, dense = len(table), rng.integers(1, 2**12, (len(table), CLASSES)) / 2**24
+    counts = np.zeros(dense.shape, dtype=np.int64)
+    seen = (np.repeat(np.arange(rows), SEEN), table["classes"].combine_chunks().flatten())
+    counts[seen] = table["counts"].combine_chunks().flatten()
+    offsets = np.arange(0, rows * CLASSES + 1, CLASSES, dtype=np.int32)
+    lists = {
+        "classes": np.tile(np.arange(CLASSES, dtype=np.int32), rows),
+        "counts": counts.ravel(),
+        "sums": (counts + dense).ravel(),
+        "square_sums": (counts + dense).ravel() / 2,
+    }
+    columns = {name: pa.ListArray.from_arrays(offsets, each) for name, each in lists.items()}
+    kept = {name: table[name] for name in COUNTS.names}
+    return pa.table({**kept, **columns}, schema=SOFT_COUNTS)
+
+
 def megabytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def write(where, num_images):
-    run, chosen, rng = claimed(where, num_images), selected(num_images), np.random.default_rng(1)
+def write(where, num_images, soft):
+    run, chosen = claimed(where, num_images, soft), selected(num_images)
+    rng = np.random.default_rng(1)
     for indices in np.array_split(chosen.indices, PARTS):
-        run.store.append(part(indices, chosen.labels[indices], run.draws, rng))
+        table = part(indices, chosen.labels[indices], run.draws, rng)
+        run.store.append(soft_part(table, rng) if soft else table)
 
 
-def read(where, num_images):
-    before, run, chosen = megabytes(), claimed(where, num_images), selected(num_images)
+def read(where, num_images, soft):
+    before, run, chosen = megabytes(), claimed(where, num_images, soft), selected(num_images)
     started = time.perf_counter()
     done = run.store.done(chosen, run.draws, run.demand)
     assert done.selection_N.all() and done.estimation_NT.all()
@@ -95,18 +118,20 @@ def read(where, num_images):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, nargs="+", default=[5_000, 50_000])
+    parser.add_argument("--soft", action="store_true")
     parser.add_argument("--read", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
-        read(options.read, options.images[0])
+        read(options.read, options.images[0], options.soft)
         return
     for num_images in options.images:
         with tempfile.TemporaryDirectory() as where:
-            write(where, num_images)
+            write(where, num_images, options.soft)
             command = [sys.executable, __file__, "--images", str(num_images), "--read", where]
+            command += ["--soft"] if options.soft else []
             answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         planned, plan_peak, finished, peak = json.loads(answer)
-        rows = num_images * 101
+        rows = num_images * (6 if options.soft else 101)
         print(
             f"{num_images:7,} images, {rows:10,} blocks stored: what is owed {planned:5.1f} s, "
             f"{plan_peak:6,.0f} MiB; certificates {finished:5.1f} s, {peak:6,.0f} MiB"
