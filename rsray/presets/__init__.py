@@ -5,9 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from rsray.config import TrainConfig, nest, scaled_drops
-from rsray.presets.catalogue import Preset, matching, preset, presets
+from rsray.presets.catalogue import Preset, matching, preset, presets, published_for
 
-__all__ = ["DEFAULTS", "Preset", "matching", "preset", "presets", "train_config"]
+__all__ = [
+    "DEFAULTS",
+    "Preset",
+    "matching",
+    "preset",
+    "presets",
+    "published_for",
+    "search_config",
+    "train_config",
+]
 
 # What a data set starts from when no preset is named. A key that is no training field is a setting
 # of MACER: another objective starts from its own defaults, as a weight means another thing there.
@@ -68,6 +77,17 @@ def train_config(
         before = start.get("epochs", TrainConfig.model_fields["epochs"].default)
         values["lr_drops"] = scaled_drops(drops, before, int(epochs))
     return TrainConfig.make(values).resolved()
+
+
+def search_config(flat: dict[str, Any], *, preset_name: str | None = None) -> TrainConfig:
+    """Return what a search starts from: as train_config, but without a preset the published one.
+
+    That is all of it (rates, batch, draws, attack, the schedule in proportion) except the number
+    of epochs, which is the data set's default or in `flat`.
+    """
+    config = train_config(flat, preset_name=preset_name)
+    entry = None if preset_name is not None else published_for(config)
+    return train_config({**entry.at_epochs(config.epochs), **flat}) if entry else config
 
 
 def _defaults(flat: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from rsray.config import TrainConfig, scaled_drops
 from rsray.errors import UserError
 
 FILES = (
@@ -39,6 +40,16 @@ class Preset:
     source: str | None = None  # the table the figure stands in
     certify: str = ""  # options of `rsray certify` that select the images of the figure
     differs: str = ""  # where these settings are not, or not known to be, the paper's
+
+    @property
+    def is_published(self) -> bool:
+        """Whether a paper or its public recipe has this setting; those for digits are our own."""
+        return bool(self.settings["dataset"] != "digits")
+
+    def at_epochs(self, epochs: int) -> dict[str, Any]:
+        """Return the settings for a run of so many epochs: the drops move in proportion."""
+        drops = scaled_drops(self.settings["lr_drops"], self.settings["epochs"], epochs)
+        return {**self.settings, "epochs": epochs, "lr_drops": drops}
 
     @property
     def published_acr(self) -> float | None:
@@ -74,6 +85,21 @@ def preset(name: str) -> Preset:
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise UserError(f"preset {name!r} is unknown{hint}; rsray presets lists them")
     return found
+
+
+def published_for(train: TrainConfig) -> Preset | None:
+    """Return the published setting for a run's data set, objective and sigma, if there is one.
+
+    The run's own preset where it still fits, else the first: each paper's main table.
+    """
+    wanted = {"dataset": train.dataset, "objective": train.objective, "sigma": train.sigma}
+    fitting = [
+        entry
+        for entry in presets().values()
+        if entry.is_published and wanted.items() <= entry.settings.items()
+    ]
+    own = [entry for entry in fitting if entry.name == train.preset]
+    return next(iter(own + fitting), None)
 
 
 def matching(part: str) -> list[Preset]:
