@@ -23,7 +23,7 @@ from ray.tune.search import Searcher
 from rsray.config import TUNE_OBJECTIVES, TuneConfig
 from rsray.fleet.room import DRIVER_CPU, cluster_nodes, gpus_per_worker, plan_trials
 from rsray.fleet.session import quiet_logs, search_path
-from rsray.fleet.space import distributions
+from rsray.fleet.space import distributions, most_epochs
 from rsray.fleet.study import ended
 from rsray.fleet.trial import TrialJob, run_trial
 from rsray.fleet.watch import Watch, Watcher
@@ -86,7 +86,7 @@ def _scheduler(config: TuneConfig, study: optuna.Study) -> Any:
     """Return ASHA, told of the looks at trials that ended before; nobody where none may stop."""
     if config.sampler == "grid" or len(config.objectives) > 1:
         return FIFOScheduler()
-    looks = math.ceil((config.trial_epochs or config.train.epochs) / config.report_every)
+    looks = math.ceil(most_epochs(config) / config.report_every)
     asha = ASHAScheduler(
         metric=TUNE_OBJECTIVES[config.objectives[0]],
         mode="max",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
@@ -15,14 +17,28 @@ from optuna.distributions import (
 )
 from yaml import YAMLError
 
-from rsray.config import TrainConfig, check_names, objective_fields, parse_value
+from rsray.config import (
+    TrainConfig,
+    TuneConfig,
+    check_names,
+    objective_fields,
+    parse_value,
+    scaled_drops,
+)
 from rsray.errors import UserError
-from rsray.presets import presets
+from rsray.presets import published_for
 
 Point = dict[str, Any]
 Space = dict[str, BaseDistribution]
 FORMS = "uniform(low,high), log(low,high), int(low,high), choice(a,b,...)"
 SPEC = re.compile(r"^\s*(uniform|log|int|choice)\s*\((.*)\)\s*$")
+COMMA = re.compile(r",(?![^\[]*\])")  # outside brackets: [10,20] is one value
+# What trials share, so that they can be compared: their images, and where they run.
+SHARED = TrainConfig.where_fields | {
+    "dataset", "image_size", "limit", "validation", "seed", "sigma", "settings"
+}  # fmt: skip
+# What a user chooses for the published setting too: not of a paper's method.
+BUDGET = ("epochs", "batch_size", "model")
 
 # Ranges around the papers' settings, wide enough to hold the best of their ablations.
 DEFAULT_SPECS: dict[str, dict[str, str]] = {
@@ -42,10 +58,14 @@ DEFAULT_SPECS: dict[str, dict[str, str]] = {
 }
 
 
-def parse_space(assignments: Iterable[str], objective: str) -> dict[str, str]:
-    """Return {key: SPEC} of `key=SPEC` texts, or the objective's default space without any.
+def parse_space(
+    assignments: Iterable[str], objective: str, fixed: Iterable[str] = ()
+) -> dict[str, str]:
+    """Return {key: SPEC} of `key=SPEC` texts, or without any the objective's default space.
 
-    Raises UserError for a key that training does not know or a SPEC that cannot be read.
+    The keys in `fixed` have a value that the user gave: the default space leaves them out. Raises
+    UserError for one that is searched too, a key that training does not know or that all trials
+    share, and a SPEC that cannot be read.
     """
     specs: dict[str, str] = {}
     for text in assignments:
@@ -54,31 +74,52 @@ def parse_space(assignments: Iterable[str], objective: str) -> dict[str, str]:
             raise UserError(
                 f"--search {text!r} is not of the form key=SPEC, with SPEC one of {FORMS}"
             )
-        specs[key.strip()] = spec.strip()
-    specs = specs or dict(DEFAULT_SPECS[objective])
-    _check_keys(specs, objective, "--search")
+        _add(specs, key.strip(), spec.strip(), "--search")
+    _check_keys(specs, objective, "--search", fixed)
+    if not specs:
+        specs = {k: v for k, v in DEFAULT_SPECS[objective].items() if k not in set(fixed)}
+    if not specs:
+        raise UserError(
+            f"nothing is left to search: {', '.join(DEFAULT_SPECS[objective])} is given; name "
+            f"other settings by --search key=SPEC, with SPEC one of {FORMS}"
+        )
     distributions(specs)
     return specs
 
 
-def parse_grid(assignments: Iterable[str], objective: str) -> dict[str, str]:
+def parse_grid(
+    assignments: Iterable[str], objective: str, fixed: Iterable[str] = ()
+) -> dict[str, str]:
     """Return {key: "choice(...)"} of `key=v1,v2,...` texts; UserError like parse_space."""
     specs: dict[str, str] = {}
     for text in assignments:
         key, separator, values = text.partition("=")
         if not separator or not values.strip():
             raise UserError(f"--grid {text!r} is not of the form key=v1,v2,...")
-        specs[key.strip()] = f"choice({values.strip()})"
-    _check_keys(specs, objective, "--grid")
+        _add(specs, key.strip(), f"choice({values.strip()})", "--grid")
+    _check_keys(specs, objective, "--grid", fixed)
     for key, distribution in distributions(specs).items():
-        choices = getattr(distribution, "choices", ())
-        if len(set(choices)) < len(choices):
-            raise UserError(f"--grid {key}: a value comes twice in {list(choices)}")
+        choices = ends(distribution)
+        if any(value in choices[:place] for place, value in enumerate(choices)):
+            raise UserError(f"--grid {key}: a value comes twice in {choices}")
     return specs
 
 
-def _check_keys(specs: Mapping[str, str], objective: str, option: str) -> None:
-    known = [name for name in TrainConfig.model_fields if name != "settings"]
+def _add(specs: dict[str, str], key: str, spec: str, option: str) -> None:
+    if key in specs:
+        raise UserError(f"{option} names {key} twice")
+    specs[key] = spec
+
+
+def _check_keys(
+    specs: Mapping[str, str], objective: str, option: str, fixed: Iterable[str]
+) -> None:
+    known = [name for name in TrainConfig.model_fields if name not in SHARED]
+    for key in specs:
+        if key in SHARED and key != "settings":
+            raise UserError(f"{option} {key}: all trials share it, or they could not be compared")
+        if key in set(fixed):
+            raise UserError(f"{key} is both given and varied by {option}: leave one of them out")
     check_names(specs, [*known, *objective_fields(objective)], f"{option}, objective {objective}")
 
 
@@ -93,18 +134,48 @@ def _distribution(key: str, spec: str) -> BaseDistribution:
         raise UserError(f"--search {key}={spec!r} cannot be read: SPEC is one of {FORMS}")
     kind, inside = found.groups()
     try:
-        values = [parse_value(part) for part in inside.split(",")]
+        values = [parse_value(part) for part in COMMA.split(inside)]
         if any(value is None or value != value for value in values):
             raise ValueError("a value is missing or not a number")
         if kind == "choice":
-            return CategoricalDistribution(values)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a list is stored as JSON, which serves
+                return CategoricalDistribution(values)
         low, high = (float(value) for value in values)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("the bounds must be finite")
         if kind == "int":
+            if low % 1 or high % 1:
+                raise ValueError("the bounds of int must be whole numbers")
             return IntDistribution(int(low), int(high))
         return FloatDistribution(low, high, log=kind == "log")
     except (TypeError, ValueError, YAMLError) as problem:
         reason = str(problem).splitlines()[0]
         raise UserError(f"--search {key}={spec!r}: {reason}; SPEC is one of {FORMS}") from problem
+
+
+def ends(distribution: BaseDistribution) -> list[Any]:
+    """Return a distribution's choices, or its lowest and highest value."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return [distribution.low, distribution.high]
+
+
+def most_epochs(config: TuneConfig) -> int:
+    """Return the epochs of the longest trial that a search may run."""
+    space = distributions(config.search)
+    if "epochs" not in space:
+        return config.trial_epochs or config.train.epochs
+    return max(int(value) for value in ends(space["epochs"]))
+
+
+def with_drops(point: Point, train: TrainConfig) -> Point:
+    """Return a point with learning-rate drops, moved in proportion where it varies epochs alone."""
+    if "epochs" not in point or "lr_drops" in point:
+        return dict(point)
+    drops = scaled_drops(train.lr_drops, train.epochs, point["epochs"])
+    return {**point, "lr_drops": drops}
 
 
 def grid_points(space: Space) -> list[Point]:
@@ -116,36 +187,56 @@ def grid_points(space: Space) -> list[Point]:
 def start_points(space: Space, train: TrainConfig) -> dict[str, Point]:
     """Return {"paper": point, "start": point}: the published setting and the one to start from.
 
-    Published is what the run's preset says, else the presets for this data set, objective and
-    sigma. One entry when the two are the same; none that the space does not hold.
+    One entry when the two are the same. No "paper" where none is published, or `why_untried`.
     """
-    own = {**train.model_dump(), **train.settings}
+    own, paper = _flat(train), published_settings(train)
     points: dict[str, Point] = {}
-    for name, settings in (("paper", {**own, **_published(train)}), ("start", own)):
-        point = first_point(space, settings)
-        if point and point not in points.values():
-            points[name] = point
+    if paper and not why_untried(space, train):
+        points["paper"] = _point(space, {**own, **paper})
+    start = first_point(space, own)
+    if start and start not in points.values():
+        points["start"] = start
     return points
 
 
-def _published(train: TrainConfig) -> Point:
-    """Return a preset's settings for the objective; nothing when no preset is about this run."""
-    known = presets()
-    if train.preset is not None:
-        return dict(known[train.preset].settings) if train.preset in known else {}
-    own = {"dataset": train.dataset, "objective": train.objective, "sigma": train.sigma}
-    fitting = (entry.settings for entry in known.values() if own.items() <= entry.settings.items())
-    return {key: value for key, value in next(fitting, {}).items() if key not in _BUDGET}
+def published_settings(train: TrainConfig) -> Point:
+    """Return what a paper says of this run but the budget, its schedule at this run's epochs.
+
+    Empty where nothing is published for the data set, objective and sigma.
+    """
+    entry = published_for(train)
+    settings = entry.at_epochs(train.epochs) if entry else {}
+    return {key: value for key, value in settings.items() if key not in BUDGET}
 
 
-_BUDGET = ("epochs", "lr_drops", "batch_size", "model")  # of a run, not of the paper's method
+def why_untried(space: Space, train: TrainConfig) -> str:
+    """Return what keeps the published setting from being a trial; empty when nothing does."""
+    own, paper = _flat(train), published_settings(train)
+    for key, value in {**own, **paper}.items():
+        if key in space and not _holds(space[key], _storable(value)):
+            return f"its {key} is {value}, which the search does not hold"
+        if key in paper and key not in space and own.get(key) != value:
+            return f"its {key} is {value}, here it is {own.get(key)}"
+    return ""
 
 
-def first_point(space: Space, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def first_point(space: Space, settings: Mapping[str, Any]) -> Point | None:
     """Return the settings' own point in the space, or None when the space does not hold it."""
-    point = {key: settings.get(key) for key in space}
-    is_inside = all(_holds(space[key], value) for key, value in point.items())
-    return point if is_inside else None
+    point = _point(space, settings)
+    return point if all(_holds(space[key], value) for key, value in point.items()) else None
+
+
+def _flat(train: TrainConfig) -> Point:
+    resolved = train.resolved()
+    return {**resolved.model_dump(), **resolved.settings}
+
+
+def _point(space: Space, settings: Mapping[str, Any]) -> Point:
+    return {key: _storable(settings.get(key)) for key in space}
+
+
+def _storable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:

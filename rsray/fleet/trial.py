@@ -16,7 +16,7 @@ from rsray.config import TrainConfig, TuneConfig, nest, scaled_drops
 from rsray.core.hardware import default_device
 from rsray.errors import UserError
 from rsray.fleet.session import extend_search_path
-from rsray.fleet.space import Point
+from rsray.fleet.space import Point, with_drops
 from rsray.fleet.trainer import cause_of
 from rsray.fleet.watch import METRIC
 from rsray.fleet.worker import join_team
@@ -46,7 +46,7 @@ def trial_config(config: TuneConfig, point: Point) -> TrainConfig:
     if config.trial_epochs is not None:
         flat["epochs"] = config.trial_epochs
         flat["lr_drops"] = scaled_drops(base.lr_drops, base.epochs, config.trial_epochs)
-    return TrainConfig.make(nest({**flat, **point}, base.model_dump())).resolved()
+    return TrainConfig.make(nest({**flat, **with_drops(point, base)}, base.model_dump())).resolved()
 
 
 def run_trial(point: Point, job: TrialJob) -> None:

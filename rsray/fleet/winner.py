@@ -12,7 +12,7 @@ from rsray.core.hardware import resolve_precision
 from rsray.data import open_split
 from rsray.fleet.certifier import certify, selected_images
 from rsray.fleet.session import cluster_gpus
-from rsray.fleet.space import Point, distributions, start_points
+from rsray.fleet.space import Point, published_settings, with_drops
 from rsray.fleet.trainer import train
 from rsray.fleet.watch import Watch
 from rsray.storage import Folder
@@ -22,15 +22,25 @@ BEST_RUN, PAPER_RUN, CERTIFICATES = "best", "paper", "certificates"
 
 
 class Finals(NamedTuple):
-    """The summaries of the certificates; None for what was not asked for, or is the winner."""
+    """The summaries of the certificates; None for what was not asked for, or is the winner.
+
+    `paper` is of the published setting, where there is one: else of the one searched from.
+    """
 
     best: dict[str, Any] | None = None
     paper: dict[str, Any] | None = None
+    is_published: bool = False  # whether there is a published setting for this search
+    won: bool = False  # whether it, or the one searched from, is the winner itself
+
+    @property
+    def rival(self) -> str:
+        """What the winner is compared with, in words."""
+        return "published setting" if self.is_published else "setting that the search started from"
 
 
 def full_config(config: TuneConfig, point: Point) -> TrainConfig:
     """Return the configuration that trains a point at full length on all training images."""
-    flat = dict(point)
+    flat = {**with_drops(point, config.train), "validation": 0.0}
     if config.workers not in (None, config.train.workers):
         flat |= {"workers": config.workers, "most_workers": None}
     values = nest(flat, config.train.model_dump())
@@ -38,22 +48,29 @@ def full_config(config: TuneConfig, point: Point) -> TrainConfig:
 
 
 def paper_config(config: TuneConfig) -> TrainConfig:
-    """Return the published setting in full, or the one that the search started from."""
-    points = start_points(distributions(config.search), config.train)
-    return full_config(config, points.get("paper", points.get("start", {})))
+    """Return the published setting in full, or the one that the search started from.
+
+    The published one is all of the paper's, whether or not a trial could have it.
+    """
+    return full_config(config, published_settings(config.train))
 
 
 def train_and_certify(
     config: TuneConfig, best: TrainConfig, out: Folder, address: str | None, watch: Watch
 ) -> Finals:
     """Make TUNE/best with its certificates, and TUNE/paper on the same images unless it is best."""
-    if not config.final:
-        return Finals()
-    winner = _finish(config, best, out / BEST_RUN, address, watch, "")
     paper = paper_config(config)
-    if not config.compare or paper.identity() == best.identity():
-        return Finals(winner)
-    return Finals(winner, _finish(config, paper, out / PAPER_RUN, address, watch, " (paper)"))
+    finals = Finals(
+        is_published=bool(published_settings(config.train)),
+        won=paper.identity() == best.identity(),
+    )
+    if not config.final:
+        return finals
+    finals = finals._replace(best=_finish(config, best, out / BEST_RUN, address, watch, ""))
+    if not config.compare or finals.won:
+        return finals
+    tag = " (paper)" if finals.is_published else " (start)"
+    return finals._replace(paper=_finish(config, paper, out / PAPER_RUN, address, watch, tag))
 
 
 def _finish(
@@ -80,7 +97,6 @@ def certify_config(
     config: TuneConfig, best: TrainConfig, source: ClassifierSource, num_classes: int
 ) -> CertifyConfig:
     """Return how a trained setting is certified."""
-    device = torch.device("cuda" if cluster_gpus() > 0 else "cpu")
     return CertifyConfig.make(
         {
             "source": source.where,
@@ -95,6 +111,19 @@ def certify_config(
             "skip": config.skip,
             "limit": config.limit,
             "seed": config.seed,
-            "precision": resolve_precision(best.precision, device),
+            "precision": cluster_precision(best.precision, cluster_gpus()),
         }
     )
+
+
+def cluster_precision(precision: str | None, gpus: float) -> str:
+    """Return the precision asked for, or the one that workers on `gpus` GPUs each choose."""
+    device = torch.device("cuda" if gpus else "cpu")
+    if precision is not None or not gpus or torch.cuda.is_available():
+        return resolve_precision(precision, device)
+    import ray
+
+    # This machine, a cluster's head as a rule, has no GPU to ask.
+    ask = ray.remote(num_gpus=min(gpus, 1))(resolve_precision)
+    found: str = ray.get(ask.remote(precision, device))
+    return found

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from rsray.config import TuneConfig
 from rsray.errors import UserError
-from rsray.fleet.room import plan_trials, with_workers
-from rsray.fleet.space import distributions, first_point, parse_grid, parse_space, start_points
+from rsray.fleet.space import parse_grid, parse_space
 from rsray.fleet.tuner import tune
 from rsray.fleet.watch import Watch
 from rsray.presets import train_config
@@ -28,6 +29,12 @@ def small(trials=3, search=None, tuning=None, **flat):
         "num_draws": 16, "report_every": 1, "n": 1000, "skip": 50, "concurrent": 1, "compare": False,
     }  # fmt: skip
     return TuneConfig.make({**values, **(tuning or {})})
+
+
+def run_rsray(*arguments):
+    script = "import sys; from rsray_cli.main import run; run()"
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def trials_of(out):
@@ -46,7 +53,7 @@ def test_a_search_ends_in_a_winner_certified_beside_the_published_setting(ray_se
         objective="gaussian", lr=0.0001, epochs=10, limit=None, num_draws=1,
     )  # fmt: skip
     summary = tune(config, Folder.of(out), watch=Watch(phase=phases.append))
-    assert phases == ["search", "train", "certify", "train (paper)", "certify (paper)"]
+    assert phases == ["search", "train", "certify", "train (start)", "certify (start)"]
     trials = trials_of(out)
     assert len(trials) == 4 and trials[0]["lr"] == 0.0001  # what the search starts from
     assert {trial["state"] for trial in trials} <= {"complete", "pruned"}
@@ -63,6 +70,7 @@ def test_a_search_ends_in_a_winner_certified_beside_the_published_setting(ray_se
     ]
     assert images[0] == images[1] and len(images[0]) == summary.best["num_images"] == 9
     assert summary.best["acr"] != summary.paper["acr"]
+    assert not summary.won and not summary.is_published  # digits are in no paper
     html = (out / "tune.html").read_text()
     assert f"{summary.best['acr']:.3f}" in html and f"{summary.paper['acr']:.3f}" in html
     for name in ("plots/history.png", "plots/slices.svg", "study.journal"):
@@ -182,7 +190,28 @@ def test_trials_of_several_workers_nest_ray_train(tmp_path):
     assert 0 < row["projected_acr"] <= 1 and 0 < row["clean_accuracy"] <= 1
     assert not (out / ".ray").exists()
     assert yaml.safe_load((out / "tune.yaml").read_text())["workers"] == 2
-    assert "workers" not in yaml.safe_load((out / "best.yaml").read_text())
+    assert yaml.safe_load((out / "best.yaml").read_text())["workers"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_best_yaml_retrains_the_winner_exactly(tmp_path, workers):
+    out, again = tmp_path / "tune", tmp_path / "again"
+    found = run_rsray(
+        "tune", "--dataset", "digits", "--objective", "gaussian", "--limit", 200, "--epochs", 4,
+        "--search", "lr=log(0.01,0.3)", "--trials", 2, "--workers", workers, "--n", 1000,
+        "--skip", 100, "--out", out,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    best = yaml.safe_load((out / "best.yaml").read_text())
+    assert best["workers"] == workers and best["precision"] in ("fp32", "bf16")
+    found = run_rsray("train", "--config", out / "best.yaml", "--out", again)
+    assert found.returncode == 0, found.stderr
+    weights = [load_file(run / "model.safetensors") for run in (out / "best", again)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    other = train_config({"dataset": "digits"}).model_dump(mode="json")
+    assert {key: best[key] for key in other} == best  # a whole configuration, and nothing else
 
 
 @pytest.mark.slow
@@ -198,7 +227,7 @@ def test_imagenet_end_to_end_with_a_tiny_budget(ray_session, tmp_path):
                 (folder / f"{place}_{copy}.JPEG").write_bytes(next(source.iterdir()).read_bytes())
     config = small(
         2, dataset="imagenet", data_root=str(tmp_path / "data"), image_size=32, model="resnet20",
-        limit=40, batch_size=8, epochs=1,
+        limit=40, batch_size=8, epochs=1, num_draws=2,
         tuning={"validation": 0.25, "n": 200, "skip": 5},
     )  # fmt: skip
     summary = tune(config, Folder.of(tmp_path / "tune"))
@@ -206,76 +235,3 @@ def test_imagenet_end_to_end_with_a_tiny_budget(ray_session, tmp_path):
     assert [row["state"] for row in rows] == ["complete", "complete"]
     assert rows[0]["source"] == "paper" and rows[0]["trade_off"] == 6.0  # MACER table 2
     assert summary.best["num_images"] == 2
-
-
-def test_how_trials_share_a_cluster():
-    config = small(20, tuning={"concurrent": None})
-
-    def plan(nodes, gpus, workers=1, **changes):
-        changed = config.model_copy(update={"workers": workers, **changes})
-        return tuple(
-            plan_trials(
-                [dict(zip(("CPU", "GPU"), n, strict=True)) for n in nodes], changed, gpus, 20
-            )
-        )
-
-    assert plan([(2, 0)], 0) == (2, 1, 1.0)
-    assert plan([(8, 0)], 0, concurrent=2) == (2, 1, 4.0)
-    assert plan([(4, 0), (4, 0)], 0, concurrent=1) == (1, 1, 4.0)  # never more than a node has
-    assert plan([(64, 0), (16, 8), (16, 8)], 1) == (16, 1, 2.0)  # a head without GPUs is no room
-    assert plan([(16, 8)], 0.5) == (16, 1, 1.0)
-    concurrent, workers, cpus = plan([(16, 8)], 1, workers=4)
-    assert (concurrent, workers) == (2, 4) and cpus <= 2
-    concurrent, workers, cpus = plan([(2, 0)], 0, workers=2)
-    assert (concurrent, workers) == (1, 2) and 2 * cpus + 0.01 <= 2  # room for the trial itself
-    with pytest.raises(UserError, match="workers is 3"):
-        plan([(2, 0)], 0, workers=3)
-    base = config.train.model_copy(update={"dataset": "imagenet"})
-    large = config.model_copy(update={"train": base})
-    assert with_workers(large, [{"CPU": 64.0, "GPU": 8.0}]).workers == 4
-    assert with_workers(large, [{"CPU": 64.0, "GPU": 0.0}]).workers == 1
-    assert with_workers(config, [{"CPU": 64.0, "GPU": 8.0}]).workers == 1
-
-
-def test_search_specs():
-    space = distributions(
-        parse_space(
-            [
-                "lr=log(1e-3,1e-1)",
-                "num_draws=choice(4,8)",
-                "hinge=uniform(4,12)",
-                "epochs=int(1,3)",
-            ],
-            "macer",
-        )
-    )
-    assert (space["lr"].low, space["lr"].high, space["lr"].log) == (1e-3, 1e-1, True)
-    assert space["num_draws"].choices == (4, 8)
-    assert (space["hinge"].low, space["hinge"].log) == (4.0, False)
-    assert (space["epochs"].low, space["epochs"].high) == (1, 3)
-    for bad in ("lr", "lr=log(1)", "lr=log(0.1,0.01)", "lr=gauss(0,1)", "nosuch=log(1,2)"):
-        with pytest.raises(UserError):
-            parse_space([bad], "macer")
-    point = {"lr": 0.01, "num_draws": 8, "hinge": 8.0, "epochs": 2}
-    assert first_point(space, point) == point
-    assert first_point(space, {**point, "num_draws": 16}) is None
-
-
-def test_grids():
-    assert parse_grid(["trade_off=1,4", "num_draws=8"], "macer") == {
-        "trade_off": "choice(1,4)", "num_draws": "choice(8)",
-    }  # fmt: skip
-    for bad in ("trade_off", "trade_off=", "nosuch=1,2", "trade_off=1,1", "trade_off=1,,2"):
-        with pytest.raises(UserError):
-            parse_grid([bad], "macer")
-
-
-def test_the_published_setting_is_the_presets_or_the_one_for_the_same_data_and_sigma():
-    space = distributions(parse_space([], "macer"))
-    imagenet = start_points(space, train_config({"dataset": "imagenet", "sigma": 0.5}))
-    assert imagenet["paper"]["trade_off"] == 3.0 and imagenet["start"]["trade_off"] == 6.0
-    named = train_config({"sigma": 0.3, "trade_off": 1.0}, preset_name="macer-cifar10-0.50")
-    assert start_points(space, named)["paper"]["trade_off"] == 4.0
-    assert start_points(space, named)["start"]["trade_off"] == 1.0
-    far = train_config({"dataset": "digits", "trade_off": 100.0})
-    assert list(start_points(space, far)) == ["paper"]  # the space does not hold 100
