@@ -30,7 +30,7 @@ def tune(
     trials: Annotated[
         int | None,
         typer.Option(
-            help="Settings to try; the first is the published one. (default: 20; digits 5; a grid's all)",
+            help="Settings to try; the first is the paper's, where there is one. (default: 20; digits 5; a grid's all)",
             show_default=False,
         ),
     ] = None,
@@ -97,7 +97,7 @@ def tune(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Fix any training or objective setting.",
+            help="Fix any training or objective setting; it is then not searched.",
             show_default=False,
         ),
     ] = None,
@@ -116,7 +116,7 @@ def tune(
         bool | None,
         typer.Option(
             "--compare/--no-compare",
-            help="Train and certify the published setting too, on the same images. (default: yes; digits no)",
+            help="Train and certify the published setting too (where there is none, the one searched from), on the same images. (default: yes; digits no)",
             show_default=False,
         ),
     ] = None,
@@ -127,7 +127,13 @@ def tune(
             show_default=False,
         ),
     ] = None,
-    skip: options.Skip = None,
+    skip: Annotated[
+        int | None,
+        typer.Option(
+            help="Certify every K-th test image. (default: 20 on mnist, svhn and cifar10; imagenet 100; else 1)",
+            show_default=False,
+        ),
+    ] = None,
     certify_limit: Annotated[
         int | None, typer.Option(help="Certify at most this many test images.", show_default=False)
     ] = None,
@@ -156,7 +162,8 @@ def tune(
         return
     from rsray.config import parse_assignments
     from rsray.errors import UserError
-    from rsray.presets import train_config
+    from rsray.presets import search_config
+    from rsray.storage import Folder
 
     if dataset is None and preset is None:
         raise UserError("give --dataset or --preset")
@@ -176,12 +183,14 @@ def tune(
         seed=seed,
     )
     flat |= parse_assignments(set_ or [])
+    if "validation" in flat:
+        raise UserError("--set validation: give --validation; the winner is trained on all images")
     sigmas = _sigmas(sigma or [])
     bases = [
-        train_config(flat | options.given(sigma=value), preset_name=preset)
+        search_config(flat | options.given(sigma=value), preset_name=preset)
         for value in sigmas or [None]
     ]
-    images = _open_data(bases[0], download)
+    images, test_images = _open_data(bases[0], download)
     chosen = options.given(
         trials=trials,
         workers=workers,
@@ -199,12 +208,15 @@ def tune(
         "seed": seed,
         "limit": certify_limit,
     }
-    configs = [_configure(base, images, search or [], grid or [], chosen) for base in bases]
-    where = out or options.new_folder("tune", bases[0].dataset, bases[0].objective)
-    if len(configs) == 1:
-        _tune(configs, [where], address)
-    else:
-        _tune(configs, [f"{where}/sigma-{config.train.sigma:g}" for config in configs], address)
+    if grid:
+        chosen |= {"sampler": "grid"}
+    spaces = [_space(base.objective, search or [], grid or [], flat) for base in bases]
+    configs = [
+        _configure(base, images, space, chosen) for base, space in zip(bases, spaces, strict=True)
+    ]
+    where = Folder.of(out or options.new_folder("tune", bases[0].dataset, bases[0].objective))
+    several = [where / f"sigma-{config.train.sigma:g}" for config in configs]
+    _tune(configs, several if len(configs) > 1 else [where], address, test_images)
 
 
 def _sigmas(texts: list[str]) -> list[float]:
@@ -223,8 +235,11 @@ def _sigmas(texts: list[str]) -> list[float]:
     return values
 
 
-def _open_data(base, download) -> int:  # type: ignore[no-untyped-def]
-    """Return the number of training images; a missing data set is an error now, not after hours."""
+def _open_data(base, download) -> tuple[int, int]:  # type: ignore[no-untyped-def]
+    """Return how many images there are to train on, and to test.
+
+    A missing data set is an error now, not after hours.
+    """
     from rsray.data import open_split
 
     splits = {
@@ -233,48 +248,54 @@ def _open_data(base, download) -> int:  # type: ignore[no-untyped-def]
         )
         for name in ("train", "test")
     }
-    return min(len(splits["train"]), base.limit or len(splits["train"]))
+    return min(len(splits["train"]), base.limit or len(splits["train"])), len(splits["test"])
 
 
-def _configure(base, images, search, grid, chosen):  # type: ignore[no-untyped-def]
+def _space(objective, search, grid, fixed) -> dict[str, str]:  # type: ignore[no-untyped-def]
+    """Return the SPEC of each key that varies; what the user gave a value does not."""
+    from rsray.fleet.space import parse_grid, parse_space
+
+    return parse_grid(grid, objective, fixed) if grid else parse_space(search, objective, fixed)
+
+
+def _configure(base, images, space, chosen):  # type: ignore[no-untyped-def]
     """Return the search that the options describe; the data set decides what they leave open."""
     from rsray.config import TuneConfig
-    from rsray.data import dataset_spec
     from rsray.fleet.defaults import search_defaults
-    from rsray.fleet.space import distributions, grid_points, parse_grid, parse_space
+    from rsray.fleet.space import distributions, grid_points
 
-    if grid:
-        space = parse_grid(grid, base.objective)
-        how = {"sampler": "grid", "trials": len(grid_points(distributions(space)))}
-        chosen = {**chosen, "sampler": "grid", "trials": chosen.get("trials", how["trials"])}
-    else:
-        space = parse_space(search, base.objective)
     defaults = search_defaults(base, images, chosen.get("trial_epochs"), space)
-    values = {**defaults, "skip": dataset_spec(base.dataset).skip, **chosen}
-    return TuneConfig.make({"train": base, "search": space, **values})
+    if chosen["sampler"] == "grid":
+        defaults["trials"] = len(grid_points(distributions(space)))
+    return TuneConfig.make({"train": base, "search": space, **defaults, **chosen})
 
 
-def _tune(configs, places, address):  # type: ignore[no-untyped-def]
+def _tune(configs, places, address, test_images):  # type: ignore[no-untyped-def]
     import time
 
+    from rsray.errors import UserError
     from rsray.fleet.tuner import claim_tune
     from rsray.fleet.tuner import tune as tune_on_ray
-    from rsray.storage import Folder
     from rsray_cli.live import bars, duration, say
-    from rsray_cli.tune_screen import Screen, show_results
+    from rsray_cli.tune_screen import Screen, show_plan, show_results
 
-    started = time.perf_counter()
+    started, problems, num_failed = time.perf_counter(), [], 0
     for config, where in zip(configs, places, strict=True):  # all of them are refused, or none
-        claim_tune(Folder.of(where), config)
+        claim_tune(where, config)
     for config, where in zip(configs, places, strict=True):
-        base, epochs = config.train, config.trial_epochs or config.train.epochs
-        say(
-            f"searching {', '.join(config.search)} of {base.objective} on {base.dataset}, "
-            f"sigma {base.sigma:g}: {config.trials} trials of up to {epochs} epochs -> {where}"
-        )
-        with bars() as shown:
-            finals = tune_on_ray(
-                config, Folder.of(where), address=address, watch=Screen(shown).watch()
-            )
-        show_results(where, config, finals)
+        show_plan(where, config, test_images)
+        try:
+            with bars() as shown:
+                finals = tune_on_ray(config, where, address=address, watch=Screen(shown).watch())
+        except UserError as problem:
+            if len(configs) == 1:
+                raise
+            problems.append(f"sigma {config.train.sigma:g}: {problem}")
+            say(f"{problems[-1]}; on to the next")
+            continue
+        num_failed += show_results(where, config, finals)
     say(f"done in {duration(time.perf_counter() - started)}")
+    if problems:
+        raise UserError("; ".join(problems))
+    if num_failed:
+        raise typer.Exit(1)

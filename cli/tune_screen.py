@@ -3,34 +3,63 @@
 from __future__ import annotations
 
 
-def show_results(where, config, finals) -> None:  # type: ignore[no-untyped-def]
-    """Print the results on stdout, and on stderr where everything is."""
+def show_plan(where, config, test_images) -> None:  # type: ignore[no-untyped-def]
+    """Say on stderr what will be searched and certified, and whether a paper's setting is in it."""
+    from rsray.config import CertifyConfig
+    from rsray.fleet.space import distributions, most_epochs, published_settings, why_untried
+    from rsray_cli.live import say
+
+    base, number = config.train, f"{config.trials} trials of up to {most_epochs(config)} epochs"
+    about = f"{base.objective} on {base.dataset}, sigma {base.sigma:g}"
+    say(f"searching {', '.join(config.search)} of {about}: {number} -> {where}")
+    reason = why_untried(distributions(config.search), base)
+    if not published_settings(base):
+        say(f"no paper has a setting for {about}")
+    elif reason and config.sampler != "grid":
+        say(f"the published setting is not among the trials: {reason}")
+    if config.final:
+        images = len(range(0, test_images, config.skip)[: config.limit])
+        settings = "the winner and what it is compared with" if config.compare else "the winner"
+        each = CertifyConfig.model_fields["n0"].default + config.n
+        draws = images * each * (1 + config.compare)
+        say(f"then certifying {settings} on {images:,} test images: up to {draws:,} draws")
+
+
+def show_results(where, config, finals) -> int:  # type: ignore[no-untyped-def]
+    """Print the results on stdout, and on stderr where everything is.
+
+    Returns how many test images have no certificate; they are named.
+    """
     from rsray.results import compare, plot
     from rsray_cli.live import say
-    from rsray_cli.results import show
+    from rsray_cli.results import name_failures, show
 
     if config.sampler == "grid" or len(config.objectives) > 1:
         _show_trials(where, config)
     if finals.best is not None:
-        results = [f"{where}/best/certificates"]
-        results += [f"{where}/paper/certificates"] if finals.paper else []
+        results = [where / "best" / "certificates"]
+        results += [where / "paper" / "certificates"] if finals.paper else []
         show(*results)
         print(f"ACR {finals.best['acr']:.4f} over {finals.best['num_images']} test images")
         if finals.paper is not None:
-            print(f"ACR {finals.paper['acr']:.4f} of the published setting, on the same images")
-        curve = f"{where}/radius-accuracy.png"
+            print(f"ACR {finals.paper['acr']:.4f} of the {finals.rival}, on the same images")
+        curve = where / "radius-accuracy.png"
         plot.save_plot(compare.load_all(results), curve)
         say(f"curve        {curve}")
-        say(f"certificates {', '.join(results)}")
-    say(f"page         {where}/tune.html  (its pictures: {where}/plots)")
+        say(f"certificates {', '.join(map(str, results))}")
+    if finals.won:
+        say(f"the winner is the {finals.rival} itself")
+    say(f"page         {where / 'tune.html'}  (its pictures: {where / 'plots'})")
     # On an object store the journal is in segments, which the dashboard cannot open.
-    shows = "" if "://" in str(where) else f"  (optuna-dashboard {where}/study.journal shows them)"
-    say(f"trials       {where}/trials.parquet{shows}")
-    say(f"winner       {where}/best.yaml  (again: rsray train --config {where}/best.yaml)")
+    shows = f"  (optuna-dashboard {where / 'study.journal'} shows them)" if where.is_local else ""
+    say(f"trials       {where / 'trials.parquet'}{shows}")
+    say(f"winner       {where / 'best.yaml'}  (again: rsray train --config {where / 'best.yaml'})")
+    return sum(name_failures(done["failed"]) for done in (finals.best, finals.paper) if done)
 
 
 def _show_trials(where, config) -> None:  # type: ignore[no-untyped-def]
     """Print on stdout the table of a grid, or of the trials on the Pareto front."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
     import rich.box
     from rich.console import Console
@@ -42,7 +71,7 @@ def _show_trials(where, config) -> None:  # type: ignore[no-untyped-def]
     table = Table(
         *[name.replace("_", " ") for name in names], box=rich.box.SIMPLE_HEAD, title=title
     )
-    for row in pq.read_table(f"{where}/trials.parquet").to_pylist():
+    for row in pq.read_table(pa.BufferReader(where.read("trials.parquet"))).to_pylist():
         if not (is_grid or row["pareto"]):
             continue
         cells = (row[name] for name in names)
