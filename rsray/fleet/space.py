@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
@@ -138,9 +137,7 @@ def _distribution(key: str, spec: str) -> BaseDistribution:
         if any(value is None or value != value for value in values):
             raise ValueError("a value is missing or not a number")
         if kind == "choice":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a list is stored as JSON, which serves
-                return CategoricalDistribution(values)
+            return CategoricalDistribution([_stored(value) for value in values])
         low, high = (float(value) for value in values)
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("the bounds must be finite")
@@ -170,12 +167,17 @@ def most_epochs(config: TuneConfig) -> int:
     return max(int(value) for value in ends(space["epochs"]))
 
 
-def with_drops(point: Point, train: TrainConfig) -> Point:
-    """Return a point with learning-rate drops, moved in proportion where it varies epochs alone."""
-    if "epochs" not in point or "lr_drops" in point:
-        return dict(point)
-    drops = scaled_drops(train.lr_drops, train.epochs, point["epochs"])
-    return {**point, "lr_drops": drops}
+def with_drops(point: Point, train: TrainConfig, trial_epochs: int | None = None) -> Point:
+    """Return a point's settings, the learning-rate drops moved to its epochs, or to a trial's."""
+    settings = {
+        key: parse_value(value) if isinstance(value, str) and value.startswith("[") else value
+        for key, value in point.items()
+    }
+    if "epochs" in settings and "lr_drops" not in settings:
+        settings["lr_drops"] = scaled_drops(train.lr_drops, train.epochs, settings["epochs"])
+    elif trial_epochs is not None and "lr_drops" in settings:
+        settings["lr_drops"] = scaled_drops(settings["lr_drops"], train.epochs, trial_epochs)
+    return settings
 
 
 def grid_points(space: Space) -> list[Point]:
@@ -213,7 +215,7 @@ def why_untried(space: Space, train: TrainConfig) -> str:
     """Return what keeps the published setting from being a trial; empty when nothing does."""
     own, paper = _flat(train), published_settings(train)
     for key, value in {**own, **paper}.items():
-        if key in space and not _holds(space[key], _storable(value)):
+        if key in space and not _holds(space[key], _stored(value)):
             return f"its {key} is {value}, which the search does not hold"
         if key in paper and key not in space and own.get(key) != value:
             return f"its {key} is {value}, here it is {own.get(key)}"
@@ -232,11 +234,12 @@ def _flat(train: TrainConfig) -> Point:
 
 
 def _point(space: Space, settings: Mapping[str, Any]) -> Point:
-    return {key: _storable(settings.get(key)) for key in space}
+    return {key: _stored(settings.get(key)) for key in space}
 
 
-def _storable(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _stored(value: Any) -> Any:
+    """Return a value as studies hold it: they have no lists, only their text."""
+    return str(list(value)) if isinstance(value, list | tuple) else value
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:

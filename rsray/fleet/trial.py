@@ -46,7 +46,8 @@ def trial_config(config: TuneConfig, point: Point) -> TrainConfig:
     if config.trial_epochs is not None:
         flat["epochs"] = config.trial_epochs
         flat["lr_drops"] = scaled_drops(base.lr_drops, base.epochs, config.trial_epochs)
-    return TrainConfig.make(nest({**flat, **with_drops(point, base)}, base.model_dump())).resolved()
+    flat |= with_drops(point, base, config.trial_epochs)
+    return TrainConfig.make(nest(flat, base.model_dump())).resolved()
 
 
 def run_trial(point: Point, job: TrialJob) -> None:

@@ -34,7 +34,7 @@ def small(trials=3, search=None, tuning=None, **flat):
 def run_rsray(*arguments):
     script = "import sys; from rsray_cli.main import run; run()"
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def trials_of(out):
@@ -193,13 +193,15 @@ def test_trials_of_several_workers_nest_ray_train(tmp_path):
     assert yaml.safe_load((out / "best.yaml").read_text())["workers"] == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "workers",
+    [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.long)],
+)
 def test_best_yaml_retrains_the_winner_exactly(tmp_path, workers):
     out, again = tmp_path / "tune", tmp_path / "again"
     found = run_rsray(
         "tune", "--dataset", "digits", "--objective", "gaussian", "--limit", 200, "--epochs", 4,
-        "--search", "lr=log(0.01,0.3)", "--trials", 2, "--workers", workers, "--n", 1000,
+        "--search", "lr=log(0.01,0.3)", "--trials", 3 - workers, "--workers", workers, "--n", 1000,
         "--skip", 100, "--out", out,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr

@@ -24,7 +24,10 @@ def test_a_point_with_other_epochs_moves_its_drops():
     for made in (full_config(config, {"epochs": 40}), trial_config(config, {"epochs": 40})):
         assert (made.epochs, made.lr_drops) == (40, (10, 35))
     both = searched({"dataset": "digits"}, ["epochs=int(4,64)", "lr_drops=choice([2],[3])"])
-    assert full_config(both, {"epochs": 8, "lr_drops": [3]}).lr_drops == (3,)
+    assert full_config(both, {"epochs": 8, "lr_drops": "[3]"}).lr_drops == (3,)
+    short = searched({"dataset": "digits"}, ["lr_drops=choice([4,8],[12])"], trial_epochs=8)
+    assert trial_config(short, {"lr_drops": "[4, 8]"}).lr_drops == (2, 4)  # of 8 epochs, not 16
+    assert full_config(short, {"lr_drops": "[4, 8]"}).lr_drops == (4, 8)
 
 
 def test_the_winner_is_trained_on_all_images():
