@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rsray.config import TrainConfig
-from rsray.core.hardware import available_cpus, default_device
+from rsray.core.hardware import available_cpus, dedicate_process, default_device
 from rsray.data import ImageSplit, dataset_spec
 from rsray.errors import UserError
 from rsray.fleet.capacity import capacity, cores_each
@@ -84,7 +84,7 @@ def _fit_here(
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    torch.set_num_threads(available_cpus())
+    dedicate_process(available_cpus())
     failure: list[BaseException] = []
 
     def loop() -> None:

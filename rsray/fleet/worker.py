@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rsray.config import TrainConfig
+from rsray.core.hardware import dedicate_process
 from rsray.fleet.feed import RayFeed
 from rsray.fleet.session import extend_search_path
 from rsray.storage import Folder
@@ -43,6 +44,7 @@ def join_team(driver_path: tuple[str, ...]) -> tuple[Team, torch.device]:
     import ray.train.torch
 
     extend_search_path(driver_path)
+    dedicate_process()
     context = ray.train.get_context()
     world = context.get_world_size()
     team = Team(context.get_world_rank(), world, _wrap_for(world), _sum_over(world))

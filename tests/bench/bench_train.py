@@ -4,7 +4,8 @@
 
 (a) our step: noise, augmentation off, one forward pass, objective, backward, SGD, figures kept on
     the device
-(b) the published step: float32, contiguous, boolean indexing, `.item()` twice a step
+(b) the published step: float32, contiguous, boolean indexing, `.item()` twice a step, in a process
+    of its own, which gives memory back to the kernel as any Python process does (ours keeps it)
 (c) the limit: forward and backward of the same network on the same number of noisy images that are
     ready in its memory format, nothing else
 The three are timed in turn, several rounds, and medians of the rounds' ratios are shown: other load
@@ -21,10 +22,9 @@ import time
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from published import as_published
-from torch import nn
+from published import Apart, as_published
 
-from rsray.core.hardware import computes_bf16, default_device, device_name
+from rsray.core.hardware import computes_bf16, dedicate_process, default_device, device_name
 from rsray.models import build
 from rsray.objectives import Macer
 from rsray.training.step import Batch, Network, Stepper, Tally
@@ -118,6 +118,14 @@ class Published:
         self.optimiser.step()
 
 
+def published_rate(name):
+    """Return the function that `Apart` calls."""
+    device = default_device()
+    each = Published(name, device)
+    each.step()
+    return lambda seconds: rate(each, seconds, device)
+
+
 def rate(each, seconds, device):
     """Return draws per second over about so many seconds."""
     started, rounds = time.perf_counter(), 0
@@ -131,14 +139,15 @@ def rate(each, seconds, device):
 
 def bench(name, precisions, device, quick):
     seconds, rounds = (1.0, 3) if quick else (4.0, 5)
-    contenders: dict[str, nn.Module] = {"b": Published(name, device)}
+    published, contenders = Apart(published_rate, name), {}
     for precision in precisions:
         contenders[f"a {precision}"] = Ours(name, precision, device)
         contenders[f"c {precision}"] = Limit(name, precision, device)
-    found = {key: [] for key in contenders}
+    found = {key: [] for key in ("b", *contenders)}
     for each in contenders.values():
         each.step()
     for _ in range(rounds):
+        found["b"].append(published.rate(seconds))
         for key, each in contenders.items():
             found[key].append(rate(each, seconds, device))
     images, draws = CASES[name][2:]
@@ -164,8 +173,7 @@ def main():
     parser.add_argument("--precision", choices=("fp32", "bf16"), action="append")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    dedicate_process(options.threads)
     device = default_device()
     usual = ["bf16", "fp32"] if computes_bf16(device.type) else ["fp32"]
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())

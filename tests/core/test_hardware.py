@@ -1,0 +1,42 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rsray.core.hardware import dedicate_process
+
+FAULTS = """
+import resource, sys, torch
+from rsray.core.hardware import dedicate_process
+if sys.argv[1] == "dedicated":
+    dedicate_process(1)
+for _ in range(40):
+    if _ == 20:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(10_000_000)  # 40 MB: more than glibc keeps of itself
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's malloc")
+def test_a_dedicated_process_keeps_the_memory_that_is_freed():
+    faults = {}
+    for how in ("usual", "dedicated"):
+        command = [sys.executable, "-c", FAULTS, how]
+        faults[how] = int(subprocess.run(command, check=True, capture_output=True).stdout)
+    pages = 40_000_000 // 4096  # of one tensor
+    assert faults["dedicated"] < pages / 10
+    assert faults["usual"] > 10 * faults["dedicated"] + 10  # huge pages make few faults
+
+
+def test_a_dedicated_process_takes_its_threads():
+    before = torch.get_num_threads()
+    try:
+        dedicate_process(1)
+        assert torch.get_num_threads() == 1
+        dedicate_process()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
