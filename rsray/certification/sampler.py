@@ -167,6 +167,8 @@ class Sampler:
                     yield done, self._network.logits()
                     done, filled = done + batch, 0
         if filled:
+            # Nothing of an earlier image may stay: a model might raise for it once more.
+            self._network.buffer_BCHW[filled:] = self._network.buffer_BCHW[:1]
             yield done, self._network.logits()
 
     def _parts(

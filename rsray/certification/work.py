@@ -65,17 +65,20 @@ class _Work:
     def until_answered(self, selected: int, last: int) -> list[dict[str, object]]:
         """Return the item's rows up to the block that answers every radius.
 
-        Blocks before the item's first are drawn again for their hits, and not stored again.
+        Blocks before the item's first are drawn again for their hits, and not stored again. As
+        many are counted at once as fill a batch, for GPUs; those after the answer are dropped.
         """
+        at_once = max(1, self.sampler.evaluation.batch_size // self.rules.draws.block_size)
         rows: list[dict[str, object]] = []
         hits = draws = 0
-        for block in range(last):
-            row = self.estimation([block])[0]
-            hits += _count(row, selected)
-            draws += self.rules.draws.block_draws(block)
-            rows += [row] if block >= self.item.first_block else []
-            if self.rules.answered(hits, draws):
-                break
+        for first in range(0, last, at_once):
+            numbers = range(first, min(first + at_once, last))
+            for block, row in zip(numbers, self.estimation(numbers), strict=True):
+                hits += _count(row, selected)
+                draws += self.rules.draws.block_draws(block)
+                rows += [row] if block >= self.item.first_block else []
+                if self.rules.answered(hits, draws):
+                    return rows
         return rows
 
 

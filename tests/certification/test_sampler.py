@@ -179,6 +179,19 @@ def test_a_bad_image_does_not_spoil_the_next():
     assert engine.counts(DARK, 2, "selection", [(0, 20)]).tolist() == [[20, 0]]
 
 
+def test_a_model_that_raises_for_an_image_does_not_raise_for_the_next():
+    class Picky(nn.Module):
+        def forward(self, images):
+            if (images.mean((1, 2, 3)) > 0.8).any():
+                raise ValueError("too bright")
+            return torch.zeros(len(images), 2)
+
+    engine = sampler(Picky(), 32, classes=2)
+    with pytest.raises(ValueError, match="too bright"):
+        engine.counts(BRIGHT, 1, "estimation", [(0, 64)])
+    assert engine.counts(DARK, 2, "selection", [(0, 20)]).sum() == 20
+
+
 def test_a_model_that_fails_on_a_blank_image_alone_is_counted():
     class Standardised(nn.Module):
         """Divides by the standard deviation of each image: 0/0 where nothing is drawn."""
