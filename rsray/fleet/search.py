@@ -5,7 +5,8 @@ so a search that was interrupted goes on as it would have. ASHA stops trials tha
 a trial is told to Optuna as PRUNED with the values of its looks: TPE then ranks it below every
 complete trial, and among its like by how far it came and what it reached there. Told as complete,
 its early value would be compared with final ones. With several objectives, or on a grid, no trial
-is stopped: ASHA would judge by one objective, and a grid's table needs all of its cells.
+is stopped: ASHA would judge by one objective, and a grid's table needs all of its cells. Nor are
+the given settings, the published one first: the others are compared with what they reach.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import optuna
 import ray.tune
 from optuna.trial import TrialState
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from rsray.config import TUNE_OBJECTIVES, TuneConfig
@@ -25,10 +26,11 @@ from rsray.fleet.room import DRIVER_CPU, cluster_nodes, gpus_per_worker, plan_tr
 from rsray.fleet.session import quiet_logs, search_path
 from rsray.fleet.space import distributions, most_epochs
 from rsray.fleet.study import ended
-from rsray.fleet.trial import TrialJob, run_trial
+from rsray.fleet.trial import TrialJob, run_trial, trial_config
 from rsray.fleet.watch import Watch, Watcher
 from rsray.storage import Folder, locate
 
+GIVEN = ("paper", "start")  # sources of trials that nobody proposed
 LOST_PROCESSES = 2  # times that a trial whose process or node was lost is run again
 SCRATCH = ".ray"  # in TUNE while a search runs: a place that all nodes see
 
@@ -54,14 +56,15 @@ def run_search(config: TuneConfig, study: optuna.Study, out: Folder, watch: Watc
         scratch=scratch,
     )
     alone = plan.workers == 1
+    searcher = StudySearcher(config, study)
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(
             ray.tune.with_parameters(run_trial, job=job),
             {"CPU": plan.cpus if alone else DRIVER_CPU, "GPU": gpus if alone else 0},
         ),
         tune_config=ray.tune.TuneConfig(
-            search_alg=StudySearcher(config, study),
-            scheduler=_scheduler(config, study),
+            search_alg=searcher,
+            scheduler=_scheduler(config, searcher),
             num_samples=missing,
             max_concurrent_trials=plan.concurrent,
             reuse_actors=alone,
@@ -82,26 +85,52 @@ def run_search(config: TuneConfig, study: optuna.Study, out: Folder, watch: Watc
         out.delete(SCRATCH)
 
 
-def _scheduler(config: TuneConfig, study: optuna.Study) -> Any:
+def _scheduler(config: TuneConfig, searcher: StudySearcher) -> Any:
     """Return ASHA, told of the looks at trials that ended before; nobody where none may stop."""
     if config.sampler == "grid" or len(config.objectives) > 1:
         return FIFOScheduler()
     looks = math.ceil(most_epochs(config) / config.report_every)
-    asha = ASHAScheduler(
+    asha = SparingAsha(
+        searcher,
         metric=TUNE_OBJECTIVES[config.objectives[0]],
         mode="max",
         time_attr="look",
         max_t=looks + 1,
-        grace_period=max(1, looks // 4),
+        grace_period=_grace_period(config, looks),
         reduction_factor=config.reduction,
     )
     nobody: Any = None  # the controller, which ASHA does not look at
-    for trial in ended(study):
+    for trial in ended(searcher.study):
         earlier: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
         asha.on_trial_add(nobody, earlier)
         for look, value in sorted(trial.intermediate_values.items()):
             asha.on_trial_result(nobody, earlier, {"look": look, asha.metric: value})
     return asha
+
+
+def _grace_period(config: TuneConfig, looks: int) -> int:
+    """Return the look from which on a trial may be stopped.
+
+    A deferred MACER trains without its trade-off until the first learning-rate drop: looks before
+    it tell nothing of what is searched.
+    """
+    train, earliest = trial_config(config, {}), 1
+    if getattr(train.build_objective(), "deferred", False) and train.lr_drops:
+        earliest = min(train.lr_drops) // config.report_every + 1
+    return min(looks, max(earliest, looks // 4))
+
+
+class SparingAsha(ASHAScheduler):  # type: ignore[misc]
+    """ASHA that lets the given settings run to their end; they count at the rungs all the same."""
+
+    def __init__(self, searcher: StudySearcher, **options: Any) -> None:
+        super().__init__(**options)
+        self.searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return whether a trial goes on after a look."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if self.searcher.is_given(trial.trial_id) else decision
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
@@ -131,6 +160,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self.seen[trial_id] = set(waiting[0].intermediate_values) if waiting else set()
         return dict(trial.params)
 
+    def is_given(self, trial_id: str) -> bool:
+        """Tell whether a trial under way tries a setting that was given, not proposed."""
+        trial = self.running.get(trial_id)
+        return trial is not None and trial.user_attrs.get("source") in GIVEN
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record a look; Optuna keeps none for several objectives."""
         look = result.get("look")
@@ -142,12 +176,15 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Record how a trial ended."""
-        trial, result = self.running.pop(trial_id), result or {}
+        """Record how a trial ended, and the look that stopped it: Tune tells that one here only."""
+        result = result or {}
         values = [float(result.get(name, math.nan)) for name in self.names]
         problem = result.get("error")
         if problem is None and (error or not all(map(math.isfinite, values))):
             problem = f"its process was lost {LOST_PROCESSES + 1} times" if error else "no result"
+        if problem is None:
+            self.on_trial_result(trial_id, result)
+        trial = self.running.pop(trial_id)
         if problem is not None:
             trial.set_user_attr("error", problem)
             self.study.tell(trial, state=TrialState.FAIL)

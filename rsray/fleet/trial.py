@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rsray.config import TrainConfig, TuneConfig, nest, scaled_drops
+from rsray.config import TUNE_OBJECTIVES, TrainConfig, TuneConfig, nest, scaled_drops
 from rsray.core.hardware import default_device
 from rsray.errors import UserError
 from rsray.fleet.session import extend_search_path
@@ -54,7 +54,8 @@ def run_trial(point: Point, job: TrialJob) -> None:
     """Train one setting in a Tune worker and report a look at it every few epochs.
 
     A setting that cannot be trained (it diverges, or the code raises) is reported as such and not
-    raised: an error of the trial's process is the machine's, and makes Tune run it again.
+    raised: what is raised is the machine's fault, and makes Tune run the trial again in a new
+    process.
     """
     import ray.tune
 
@@ -63,11 +64,36 @@ def run_trial(point: Point, job: TrialJob) -> None:
         if job.workers > 1:
             _train_in_group(point, job)
         else:
-            _train_here(point, job, Team(), default_device(), ray.tune.report)
+            device = default_device() if "GPU" in job.resources else torch.device("cpu")
+            _train_here(point, job, Team(), device, ray.tune.report)
     except Exception as problem:
+        if is_machines_fault(problem):
+            raise
         text = " ".join(str(problem).split()) or "no message"
         kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
-        ray.tune.report({METRIC: 0.0, "error": f"{kind}{text}"[:500]})
+        figures = dict.fromkeys(TUNE_OBJECTIVES.values(), 0.0)  # ASHA asks for them
+        ray.tune.report({**figures, "error": f"{kind}{text}"[:500]})
+
+
+def is_machines_fault(problem: Exception) -> bool:
+    """Tell whether a trial failed through a lost worker or node, or a GPU in an error state.
+
+    Whatever a worker's own code raises is the setting's fault, but for CUDA errors: after one of
+    them, a lack of memory apart, every later call in the same process fails too.
+    """
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError, WorkerGroupError
+
+    if isinstance(problem, WorkerGroupError):
+        failures = problem.worker_failures.values()
+        return any(is_machines_fault(failure) for failure in failures)
+    if isinstance(problem, TrainingFailedError | RayError):
+        return True
+    if type(problem).__module__.startswith("ray.train."):  # a worker's health check
+        return True
+    text = str(problem)
+    is_cuda = isinstance(problem, torch.AcceleratorError) or "CUDA error" in text
+    return is_cuda and "out of memory" not in text
 
 
 def _train_here(

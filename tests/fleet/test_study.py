@@ -1,5 +1,7 @@
 """The record of a search: what it proposes, what it keeps, what a torn or interrupted one becomes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +19,7 @@ EPOCHS, LOOKS = 8, 4
 
 
 def config_of(search=("trade_off=log(0.5,32)", "hinge=uniform(2,16)"), **changes):
-    base = train_config({"dataset": "digits", "epochs": EPOCHS})
+    base = train_config({"dataset": "digits", "epochs": EPOCHS, "deferred": False})
     values = {
         "train": base,
         "search": parse_space(search, "macer"),
@@ -47,7 +49,8 @@ def run(config, out, trials, stop_at=LOOKS):
     for place in range(trials):
         name = f"t{place}"
         tried.append(searcher.suggest(name))
-        for number in range(1, stop_at + 1):
+        # Tune tells only on_trial_complete of the look at which a trial is stopped.
+        for number in range(1, stop_at + (stop_at == LOOKS)):
             searcher.on_trial_result(name, look(number, value(tried[-1], number)))
         searcher.on_trial_complete(name, look(stop_at, value(tried[-1], stop_at)))
     return tried
@@ -84,6 +87,7 @@ def test_a_torn_last_line_is_cut_off_and_the_rest_kept(tmp_path):
     tried = run(config, out, 3)
     journal = tmp_path / "study.journal"
     whole = journal.read_bytes()
+    (tmp_path / "study.journal.lock").symlink_to(journal)  # as a killed Optuna leaves it
     journal.write_bytes(whole + b'{"op_code":4,"worker_id":"x","study_id":0,"dist')
     tried += run(config, out, 2)
     assert run(config, folder(tmp_path / "unbroken"), 5) == tried
@@ -114,7 +118,7 @@ def test_a_failed_trial_is_a_fail_that_the_sampler_never_sees(tmp_path, result, 
     (trial,) = study.get_trials(states=(TrialState.FAIL,))
     assert trial.values is None and trial.intermediate_values == {}
     assert trial.user_attrs["error"] == error
-    with pytest.raises(UserError, match=error):
+    with pytest.raises(UserError, match=f"1 x {error}.*trials.parquet"):
         winner(study)
     run(config, out, 11)
     values = [t.value for t in open_study(out, config).get_trials() if t.value is not None]
@@ -126,8 +130,7 @@ def test_a_trial_that_was_stopped_is_pruned_and_never_wins(tmp_path):
     run(config, out, 2)
     searcher = StudySearcher(config, open_study(out, config))
     searcher.suggest("a")
-    searcher.on_trial_result("a", look(1, 0.99))
-    searcher.on_trial_complete("a", look(1, 0.99))
+    searcher.on_trial_complete("a", look(1, 0.99))  # all that Tune tells of the look that stops it
     study = open_study(out, config)
     stopped = study.get_trials()[2]
     assert stopped.state == TrialState.PRUNED and stopped.intermediate_values == {1: 0.99}
@@ -138,11 +141,48 @@ def test_a_trial_that_was_stopped_is_pruned_and_never_wins(tmp_path):
 def test_asha_knows_the_trials_that_ended_before(tmp_path):
     config, out = config_of(reduction=2), folder(tmp_path)
     run(config, out, 4)
-    asha = _scheduler(config, open_study(out, config))
-    rungs = {milestone: sorted(seen.values()) for milestone, seen in asha._brackets[0]._rungs}
-    trials = open_study(out, config).get_trials(states=(TrialState.COMPLETE,))
+    run(config, out, 3, stop_at=1)
+    searcher = StudySearcher(config, open_study(out, config))
+    rungs = rungs_of(_scheduler(config, searcher))
+    trials = searcher.study.get_trials()
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert (len(complete), len(trials)) == (4, 7)
     assert rungs[1] == sorted(trial.intermediate_values[1] for trial in trials)
-    assert rungs[4] == sorted(trial.value for trial in trials)
+    assert rungs[4] == sorted(trial.value for trial in complete)
+
+
+def rungs_of(asha):
+    return {milestone: sorted(seen.values()) for milestone, seen in asha._brackets[0]._rungs}
+
+
+def test_asha_stops_no_setting_that_was_given(tmp_path):
+    config = config_of()
+    searcher = StudySearcher(config, open_study(folder(tmp_path), config))
+    asha, decisions = _scheduler(config, searcher), []
+    for name, acr in (("given", 0.1), ("good", 0.9), ("bad", 0.2)):
+        searcher.suggest(name)
+        trial = SimpleNamespace(trial_id=name)
+        asha.on_trial_add(None, trial)
+        decisions.append(asha.on_trial_result(None, trial, look(1, acr)))
+    assert decisions == ["CONTINUE", "CONTINUE", "STOP"]
+    late = SimpleNamespace(trial_id="late")  # the given one again, behind the others by now
+    searcher.running["late"] = searcher.running["given"]
+    asha.on_trial_add(None, late)
+    assert asha.on_trial_result(None, late, look(1, 0.1)) == "CONTINUE"
+    assert rungs_of(asha)[1] == [0.1, 0.1, 0.2, 0.9]
+
+
+def test_asha_waits_until_a_deferred_trade_off_is_at_work(tmp_path):
+    def first_rung(path, **train):
+        base = train_config({"dataset": "digits", "epochs": 16, **train})
+        config = config_of().model_copy(update={"train": base})
+        searcher = StudySearcher(config, open_study(folder(tmp_path / path), config))
+        return min(rungs_of(_scheduler(config, searcher)))
+
+    # Looks at epochs 2, 4, ...; the trade-off is 0 in the first four epochs.
+    assert first_rung("deferred", lr_drops=(4, 14), deferred=True) == 3
+    assert first_rung("late", lr_drops=(15,), deferred=True) == 8
+    assert first_rung("at-once", lr_drops=(4, 14), deferred=False) == 2
 
 
 def test_two_objectives_give_the_front_and_the_first_decides(tmp_path):
@@ -169,7 +209,7 @@ def test_a_grid_tries_every_cell_once_and_the_published_point_comes_first_otherw
         (a, b) for a in (1, 4) for b in (4, 8, 16)
     ]
     assert {row["source"] for row in trial_rows(open_study(out, config))} == {"grid"}
-    base = train_config({"dataset": "cifar10", "sigma": 0.5, "trade_off": 30.0})
+    base = train_config({"trade_off": 30.0}, preset_name="macer-cifar10-0.50")
     other = config_of().model_copy(update={"train": base})
     points = run(other, folder(tmp_path / "published"), 3)
     # MACER table 1 has trade_off 4 for CIFAR-10 at sigma 0.50.
