@@ -104,7 +104,12 @@ def _print(request, actors, price, seconds):  # type: ignore[no-untyped-def]
     from rsray.certification.evaluation import choose_evaluation
     from rsray.certification.folder import demand_of
     from rsray.certification.forecast import forecast
-    from rsray.core.hardware import default_device, device_name
+    from rsray.core.hardware import (
+        dedicate_process,
+        default_device,
+        device_name,
+        resolve_precision,
+    )
     from rsray.errors import UserError
     from rsray_cli.live import duration
 
@@ -115,13 +120,14 @@ def _print(request, actors, price, seconds):  # type: ignore[no-untyped-def]
         raise UserError(
             f"gpus-per-actor is {config.gpus_per_actor:g}, but no GPU is here to be measured"
         )
-    torch.set_num_threads(1)
+    dedicate_process(1, config.gpus_per_actor or 0.0)
+    precision = resolve_precision(config.precision, device)
     model = source.build(split).to(device)
-    nominal = nominal_speed(model, split.image_shape, config.precision, device.type)
+    nominal = nominal_speed(model, split.image_shape, precision, device.type)
     evaluation = choose_evaluation(
         model,
         split.image_shape,
-        precision=config.precision,
+        precision=precision,
         device=device,
         compile=config.compile,
         work_seconds=len(selected.indices) * config.n / (nominal * actors * gpus),
@@ -139,7 +145,7 @@ def _print(request, actors, price, seconds):  # type: ignore[no-untyped-def]
     print(f"draws per image {each}")
     print(f"draws           {found.draws:,.0f}")
     print(
-        f"one actor       {found.draws_per_second:,.0f} draws/s on {f'{gpus:g}' if gpus != 1 else 'one'} {kind} ({device_name(device)}, {how}{config.precision})"
+        f"one actor       {found.draws_per_second:,.0f} draws/s on {f'{gpus:g}' if gpus != 1 else 'one'} {kind} ({device_name(device)}, {how}{precision})"
     )
     print(f"{kind}-hours{' ' * (10 - len(kind))}{found.actor_hours() * gpus:,.2f}")
     print(f"{actors} actor{'s' * (actors > 1)}, wall   {duration(found.hours(actors) * 3600)}")

@@ -51,12 +51,14 @@ def certification(
     """Return the certification that the options describe; UserError for what is not allowed."""
     from rsray.config import SAMPLING, CertifyConfig, choose
     from rsray.core.bounds import BOUNDS, check_settings
-    from rsray.core.hardware import default_device, resolve_precision
+    from rsray.core.hardware import PRECISIONS
     from rsray.data import dataset_spec
     from rsray.fleet.certifier import selected_images
 
     choose(settings["bound"], BOUNDS, "bound")
     choose(settings["sampling"], SAMPLING, "sampling")
+    if precision is not None:
+        choose(precision, PRECISIONS, "precision")
     check_settings(settings["n"], settings["alpha"], settings["n0"], settings["bound"])
     radii, (fewest, most) = _radii(at_radius or []), _actors(actors)
     found, images = open_classifier(source, split=split, download=download, **known)
@@ -72,7 +74,7 @@ def certification(
         "num_classes": images.num_classes,
         "sigma": found.sigma,
         "skip": skip if skip is not None else dataset_spec(found.dataset).skip,
-        "precision": resolve_precision(precision, default_device()),
+        "precision": precision,
         "actors": fewest,
         "most_actors": most,
         "at_radius": radii,

@@ -163,7 +163,7 @@ class CertifyConfig(Config):
     skip: Positive = 1
     limit: Positive | None = None
     seed: NonNegative = 0
-    precision: str = "fp32"
+    precision: str | None = "fp32"  # None: bf16 where the actors' hardware computes it
     compile: str = "auto"  # the evaluation that is recorded says what became of it
     actors: Positive | None = None  # None: one per GPU, or one per CPU core
     most_actors: Positive | None = None  # elastic: up to so many as the cluster grows
@@ -212,7 +212,7 @@ class TuneConfig(Config):
     sampler: str = "tpe"
     objectives: tuple[str, ...] = ("acr",)  # the first decides who wins
     trials: Positive = 20
-    concurrent: Positive | None = None  # None: as many as the cluster has room for
+    concurrent: Positive | None = None  # None: as there is room for, TPE a quarter of all
     workers: Positive | None = None  # of a trial and of the final training; None: train's own
     trial_epochs: Positive | None = None  # of a full trial; None: as many as the winner's
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.15  # of the training images

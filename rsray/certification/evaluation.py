@@ -28,6 +28,7 @@ from rsray.certification.compiled import (
 from rsray.certification.fold import fold, with_float32_head
 from rsray.core.hardware import device_name
 from rsray.errors import UserError
+from rsray.storage import one_line
 
 log = logging.getLogger(__name__)
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -118,13 +119,20 @@ def choose_evaluation(
     and from the machine's cores or GPUs rather than from the number of actors: then two runs of
     the same work choose, and count, alike. Where the network cannot be compiled, one line of
     warning says so and the evaluation returned is not compiled. Raises UserError when the device
-    has no memory for a single draw.
+    has no memory for a single draw, or the network does not compute in bf16.
     """
-    if is_worth_compiling(compile, work_seconds):
-        chosen = _choose_compiled(model, image_shape, precision, device)
-        if chosen is not None:
-            return chosen
-    return _choose_eager(model, image_shape, precision, device)
+    try:
+        if is_worth_compiling(compile, work_seconds):
+            chosen = _choose_compiled(model, image_shape, precision, device)
+            if chosen is not None:
+                return chosen
+        return _choose_eager(model, image_shape, precision, device)
+    except (RuntimeError, TypeError) as problem:  # layers that insist on another type
+        if precision != "bf16":
+            raise
+        raise UserError(
+            f"the network cannot be evaluated in bf16 ({one_line(problem)}): give --precision fp32"
+        ) from problem
 
 
 def _choose_compiled(
@@ -195,8 +203,8 @@ def pick(speeds: dict[tuple[str, int], float], equivalent: set[tuple[str, int]])
 
 def _same_bits(measured: dict[tuple[str, int], tuple[float, Tensor]]) -> set[tuple[str, int]]:
     """Return the candidates whose logits equal the first one's bit for bit."""
-    reference = next(iter(measured.values()))[1]
-    same = set()
+    first, (_, reference) = next(iter(measured.items()))
+    same = {first}  # which does not equal itself where a logit is NaN
     for key, (_, logits) in measured.items():
         rows = min(len(logits), len(reference))
         if torch.equal(logits[:rows], reference[:rows]):

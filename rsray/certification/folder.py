@@ -100,6 +100,14 @@ def recorded_evaluation(cert: Folder, config: CertifyConfig) -> Evaluation | Non
     return evaluation
 
 
+def with_precision(cert: Folder, config: CertifyConfig) -> CertifyConfig:
+    """Return the config with the precision of the run's earlier start, if it asks for none."""
+    if config.precision is not None or not cert.exists(CERT_FILE):
+        return config
+    record = from_yaml(cert.read(CERT_FILE), f"{cert}/{CERT_FILE}")
+    return config.model_copy(update={"precision": record.get("precision")})
+
+
 def claim(cert: Folder, config: CertifyConfig, evaluation: Evaluation) -> Claimed:
     """Write certify.yaml if it is not there, and return the folder as this run's own."""
     spent = 0.0

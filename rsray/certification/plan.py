@@ -3,7 +3,7 @@
 # Shapes: N selected images, T estimation blocks per image.
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -104,32 +104,34 @@ def owed(
 
 
 def share_out(
-    items: Sequence[Item],
+    items: Iterable[Item],
     draws: Draws,
     *,
+    total: int,
     actors: int,
     draws_per_second: float,
     may_cut: bool = True,
-) -> list[list[Item]]:
-    """Return the items in order, in tasks that are long at first and short at the end.
+) -> Iterator[list[Item]]:
+    """Yield the items, of `total` draws, in order, in tasks long at first and short at the end.
 
     Each task makes about `task_draws` of what is left then. With `may_cut` an item that is longer
     than its task has room for is cut between two blocks.
     """
-    tasks: list[list[Item]] = []
-    left = sum(item.draws(draws) for item in items)
-    room = 0
+    task: list[Item] = []
+    left, room = total, 0
     for item in items:
         rest: Item | None = item
         while rest is not None:
             if room <= 0:
-                tasks.append([])
-                room = task_draws(left, actors, draws_per_second)
+                if task:
+                    yield task
+                task, room = [], task_draws(left, actors, draws_per_second)
             part, rest = _cut(rest, draws, room) if may_cut else (rest, None)
-            tasks[-1].append(part)
+            task.append(part)
             made = part.draws(draws)
             left, room = left - made, 0 if rest else room - made
-    return tasks
+    if task:
+        yield task
 
 
 def _cut(item: Item, draws: Draws, room: int) -> tuple[Item, Item | None]:

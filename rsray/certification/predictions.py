@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from rsray.certification.evaluation import choose_evaluation
-from rsray.certification.sampler import BadLogitsError, Sampler
+from rsray.certification.sampler import BadLogitsError, Sampler, ShortOfMemoryError
 from rsray.certification.source import ClassifierSource
 from rsray.core.counts import ClassCounts
 from rsray.core.decide import predict_hard
@@ -58,7 +58,7 @@ def predict_images(
             sampler.counts(split.images([index])[0], int(index), "estimation", [(0, n)])[0]
             for index in indices
         ]
-    except BadLogitsError as problem:
+    except (BadLogitsError, ShortOfMemoryError) as problem:
         raise UserError(str(problem)) from problem
     prediction, p_value = predict_hard(ClassCounts.dense(np.stack(counts)), alpha=alpha)
     columns = {

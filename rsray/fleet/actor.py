@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +16,7 @@ from rsray.certification.sampler import Sampler, ShortOfMemoryError
 from rsray.certification.source import ClassifierSource
 from rsray.certification.store import COUNTS, SOFT_COUNTS
 from rsray.certification.work import WorkRules, do_item
+from rsray.core.hardware import dedicate_process
 from rsray.data import ImageSplit
 from rsray.fleet.session import extend_search_path
 
@@ -28,6 +31,8 @@ _TASK_FIELDS: dict[str, pa.DataType] = {
 TASK = pa.schema(_TASK_FIELDS)
 ANSWER = pa.schema([*COUNTS, pa.field("error", pa.string())])
 SOFT_ANSWER = pa.schema([*SOFT_COUNTS, pa.field("error", pa.string())])
+FAILED, STOP = "failed", "stop"  # the stage of a row that has no counts: of an image, of the run
+ODD = 3  # images that failed one after the other: it may be the node, not the images
 
 
 def task_table(items: list[Item]) -> pa.Table:
@@ -42,11 +47,12 @@ class CountingActor:
         """Build the engine from what the driver sent."""
         import ray
 
-        torch.set_num_threads(job["threads"])
+        dedicate_process(job["threads"], job["gpus"])
         extend_search_path(job["search_path"])
         source: ClassifierSource = ray.get(job["source"])
         self.split: ImageSplit = job["split"]
         self.rules: WorkRules = job["rules"]
+        self.failures = 0  # in a row
         evaluation: Evaluation = job["evaluation"]
         device = torch.device(evaluation.device)
         self.sampler = Sampler(
@@ -66,24 +72,29 @@ class CountingActor:
             try:
                 image = self.split.images([item.index])[0]
                 rows += do_item(self.sampler, image, item, self.rules)
-            except ShortOfMemoryError:  # the actor's trouble, not the image's
-                raise
+                self.failures = 0
+            except ShortOfMemoryError as problem:  # the actor's trouble, not the image's
+                rows.append(_failure(item, STOP, str(problem)))
+            except torch.AcceleratorError:  # nothing works in this process any more
+                os._exit(1)
             except Exception as problem:  # one image's fault must not cost the others their draws
-                rows.append(_failure(item, problem))
+                rows.append(_failure(item, FAILED, f"{type(problem).__name__}: {problem}"))
+                self.failures += 1
+                if self.failures > ODD:  # where all fails at once, leave the work to other actors
+                    time.sleep(min(self.failures - ODD, 10))
         return pa.Table.from_pylist(rows, schema=SOFT_ANSWER if self.rules.soft else ANSWER)
 
 
-def _failure(item: Item, problem: Exception) -> dict[str, Any]:
-    reason = f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
+def _failure(item: Item, stage: str, reason: str) -> dict[str, Any]:
     return {
         "index": item.index,
         "label": item.label,
-        "stage": "failed",
+        "stage": stage,
         "block": item.first_block,
         "draws": 0,
         "classes": [],
         "counts": [],
         "sums": [],
         "square_sums": [],
-        "error": reason,
+        "error": reason.splitlines()[0],
     }

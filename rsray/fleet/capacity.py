@@ -87,10 +87,16 @@ def plan_fleet(
 def _on_gpus(
     capacity: Capacity, actors: int | None, per_actor: float, will_grow: bool = False
 ) -> Fleet:
+    if per_actor > 1 and per_actor != int(per_actor):
+        raise UserError(f"gpus-per-actor is {per_actor:g}: it is a part of 1, or a whole number")
     most = _slots(capacity.most_gpus, per_actor)
     if most < 1 and not will_grow:
         raise UserError(
             f"gpus-per-actor is {per_actor:g}, but the cluster has {capacity.most_gpus:g} GPUs"
+        )
+    if actors is not None and actors > most and not will_grow:
+        raise UserError(
+            f"actors is {actors}, but there is room for {most} on {capacity.most_gpus:g} GPUs"
         )
     here = [(cpus, _slots(gpus, per_actor)) for cpus, gpus in capacity.nodes]
     now = sum(slots for _, slots in here)

@@ -7,8 +7,10 @@ integers per image moves through the cluster.
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,22 +20,35 @@ import torch
 
 from rsray.certification.compiled import nominal_speed
 from rsray.certification.evaluation import Evaluation, choose_evaluation
-from rsray.certification.folder import PROGRESS, Claimed, claim, finish, recorded_evaluation
-from rsray.certification.plan import Item, owed, share_out
+from rsray.certification.folder import (
+    PROGRESS,
+    Claimed,
+    claim,
+    finish,
+    recorded_evaluation,
+    with_precision,
+)
+from rsray.certification.plan import Done, Item, owed, share_out
 from rsray.certification.running import Running
 from rsray.certification.source import ClassifierSource
 from rsray.certification.store import Selected
 from rsray.config import CertifyConfig
-from rsray.core.hardware import available_cpus
+from rsray.core.hardware import dedicate_process, resolve_precision
 from rsray.data import ImageSplit
-from rsray.fleet.actor import CountingActor, task_table
+from rsray.errors import UserError
+from rsray.fleet.actor import STOP, CountingActor, task_table
 from rsray.fleet.capacity import Capacity, Fleet, capacity, plan_fleet
 from rsray.fleet.ingest import stream
 from rsray.fleet.session import search_path, session
 from rsray.storage import Folder
 
-FLUSH_SECONDS = 4.0  # between parts of counts; grows with the run
-MAX_ROUNDS = 3  # a block lost with its actor is planned again
+log = logging.getLogger(__name__)
+FLUSH_SECONDS, MOST_SECONDS = 4.0, 60.0  # between parts of counts: grows with the run
+REPORT_SECONDS = 4.0  # between two writes of progress.json
+ROUNDS = 3  # what was lost with an actor, and an image that failed once, is planned again
+HOPELESS = 20  # images that failed where nothing was counted: then there is no use in going on
+WINDOW, WINDOW_EACH = 2000, 200  # tasks that Ray Data holds at a time: at least, and per actor
+LOST = f"its draws were lost in {ROUNDS} attempts: the actor that made them died each time"
 OnProgress = Callable[[dict[str, Any]], None]
 EARLY = 10  # with at-radius, most images stop at a tenth of their draws or less
 
@@ -50,17 +65,28 @@ def certify(
 ) -> dict[str, Any]:
     """Certify the selected images and return the summary; CERT is complete when this returns.
 
-    Draws that CERT already holds are not made again. Images that fail are left out and named
-    under `failed` in the summary. Raises UserError when CERT belongs to another run.
+    Draws that CERT already holds are not made again. Images that fail, on a second try too, are
+    left out and named under `failed` in the summary. Raises UserError when CERT belongs to another
+    run.
     """
-    evaluation = recorded_evaluation(cert, config)
+    config = with_precision(cert, config)
+    recorded_evaluation(cert, config)  # another run's folder is refused before Ray starts
     cert.make()
     with cert.locked(), session(address):
-        room = capacity()
-        fleet = plan_fleet(room, config.actors, config.gpus_per_actor, config.most_actors)
-        evaluation = evaluation or _choose(
-            config, source, split, len(selected.indices), fleet, room
-        )
+        config = with_precision(cert, config)
+        evaluation = recorded_evaluation(cert, config)
+        room, gpus = capacity(), config.gpus_per_actor
+        if evaluation is not None and evaluation.device == "cpu":
+            gpus = 0.0
+        fleet = plan_fleet(room, config.actors, gpus, config.most_actors)
+        if evaluation is None:
+            evaluation = _choose(config, source, split, len(selected.indices), fleet, room)
+        elif evaluation.device == "cuda" and not fleet.gpus:
+            raise UserError(
+                f"{cert} counts on GPUs ({evaluation.device_name}), and none is to be used here: "
+                "a CPU rounds otherwise; use another --out"
+            )
+        config = config.model_copy(update={"precision": evaluation.precision})
         claimed = claim(cert, config, evaluation)
         claimed.store.drop_damaged()
         return _Certification(claimed, source, split, selected, fleet, on_progress).run()
@@ -82,22 +108,23 @@ def _choose(
     def measure(
         source: ClassifierSource, split: ImageSplit, config: CertifyConfig, threads: int
     ) -> Evaluation:
-        torch.set_num_threads(threads)
         device = torch.device("cuda" if fleet.gpus > 0 else "cpu")
+        dedicate_process(threads, gpus=fleet.gpus)
         model = source.build(split).to(device)
+        precision = resolve_precision(config.precision, device)  # an actor's, not the driver's
         # By the cluster's size, not by the number of actors: that must not change the result.
-        speed = nominal_speed(model, split.image_shape, config.precision, device.type)
+        speed = nominal_speed(model, split.image_shape, precision, device.type)
         return choose_evaluation(
             model,
             split.image_shape,
-            precision=config.precision,
+            precision=precision,
             device=device,
             compile=config.compile,
             work_seconds=images * config.n / (speed * processors),
         )
 
     arguments = (source, split, config, fleet.threads)
-    is_here = fleet.gpus == 0 and room.most_cpus == available_cpus()
+    is_here = fleet.gpus == 0 and len(room.nodes) == 1 and not ray.util.client.ray.is_connected()
     if is_here:
         before = torch.get_num_threads()
         try:
@@ -105,7 +132,12 @@ def _choose(
         finally:
             torch.set_num_threads(before)
     task = ray.remote(num_cpus=fleet.cpus, num_gpus=fleet.gpus)(measure)
-    chosen: Evaluation = ray.get(task.remote(*arguments))
+    try:
+        chosen: Evaluation = ray.get(task.remote(*arguments))
+    except ray.exceptions.RayTaskError as problem:
+        if isinstance(problem.cause, UserError):
+            raise problem.cause from None
+        raise
     return chosen
 
 
@@ -126,77 +158,102 @@ class _Certification:
         self.claimed, self.config, self.store = claimed, claimed.config, claimed.store
         self.source, self.split, self.selected, self.fleet = source, split, selected, fleet
         self.on_progress = on_progress
-        self.failed: dict[int, str] = {}
+        self.failed: dict[int, str] = {}  # in this round, or for good
         self.waiting: list[pa.Table] = []
+        self.part = ""  # their name, until it is known that they are written
         self.owed_draws = 0
-        self.started = self.flushed = time.perf_counter()
+        self.started = self.flushed = self.reported = time.perf_counter()
         self.weights = ray.put(source)
         self.running = Running(selected, claimed.demand)
 
     def run(self) -> dict[str, Any]:
-        for attempt in range(MAX_ROUNDS):
-            done = self.store.done(self.selected, self.claimed.draws, self.claimed.demand)
+        given_up: dict[int, str] = {}
+        for attempt in range(ROUNDS):
+            done = self._done()
             if attempt == 0:
                 self.running.begin(done)
-            tasks = self._tasks(done)
-            if not tasks:
+            draws = sum(item.draws(self.claimed.draws) for item in self._owed(done, given_up))
+            if not draws:
                 break
-            self._work(tasks)
+            if attempt:
+                log.warning("drawing again what failed or was lost: %s draws", f"{draws:,}")
+            earlier, self.failed = self.failed, dict(given_up)
+            self._work(self._tasks(self._owed(done, given_up), draws, attempt))
+            given_up = {image: why for image, why in self.failed.items() if image in earlier}
+        else:
+            for item in self._owed(self._done(), self.failed):
+                self.failed[item.index] = LOST
         self._report()
         seconds = self.claimed.spent_seconds + time.perf_counter() - self.started
         return finish(self.claimed, self.selected, seconds=seconds, failed=self.failed)
 
-    def _tasks(self, done: Any) -> list[list[Item]]:
-        config, draws = self.config, self.claimed.draws
-        speed = max(self.claimed.evaluation.draws_per_second, 1.0)
-        items = [
-            item
-            for item in owed(
-                self.selected.indices,
-                self.selected.labels,
-                done,
-                draws,
-                sampling=config.sampling,
-                blocks_per_item=draws.num_blocks,
-            )
-            if item.index not in self.failed
-        ]
-        self.owed_draws = self.running.draws_made + sum(item.draws(draws) for item in items)
+    def _done(self) -> Done:
+        return self.store.done(self.selected, self.claimed.draws, self.claimed.demand)
+
+    def _owed(self, done: Done, but: dict[int, str]) -> Iterator[Item]:
+        """Yield the images' ranges of blocks that are owed, one by one: a run can have millions."""
+        items = owed(
+            self.selected.indices,
+            self.selected.labels,
+            done,
+            self.claimed.draws,
+            sampling=self.config.sampling,
+            blocks_per_item=self.claimed.draws.num_blocks,
+        )
+        return (item for item in items if item.index not in but)
+
+    def _tasks(self, items: Iterator[Item], total: int, attempt: int) -> Iterator[list[Item]]:
+        self.owed_draws = self.running.draws_made + total
+        if attempt:  # an image that kills its actor then costs no other its draws
+            return ([item] for item in items)
+        config, speed = self.config, max(self.claimed.evaluation.draws_per_second, 1.0)
         return share_out(
             items,
-            draws,
+            self.claimed.draws,
+            total=total,
             actors=self.fleet.largest,
             # With at-radius an image's blocks are drawn one after the other until it is answered.
             draws_per_second=speed * EARLY if config.at_radius else speed,
             may_cut=not config.at_radius,
         )
 
-    def _work(self, tasks: list[list[Item]]) -> None:
+    def _work(self, tasks: Iterator[list[Item]]) -> None:
+        size = max(WINDOW, WINDOW_EACH * self.fleet.actors)
         try:
-            for answer in stream(
-                [task_table(items) for items in tasks], CountingActor, self._job(), self.fleet
-            ):
-                self._take(answer)
+            while window := [task_table(items) for items in islice(tasks, size)]:
+                for answer in stream(window, CountingActor, self._job(), self.fleet):
+                    self._take(answer)
         finally:  # an interrupt keeps what has arrived
             self._flush()
 
     def _take(self, answer: pa.Table) -> None:
         is_failed = pc.is_valid(answer["error"])
         for row in answer.filter(is_failed).to_pylist():
+            if row["stage"] == STOP:
+                raise UserError(row["error"])
             self.failed[row["index"]] = row["error"]
+            if len(self.failed) >= HOPELESS and not self.running.draws_made:
+                raise UserError(
+                    f"no image can be certified: {len(self.failed)} of {len(self.failed)} failed; "
+                    f"image {row['index']}: {row['error']}"
+                )
         counts = answer.filter(pc.invert(is_failed)).drop_columns("error")
         if len(counts):
             self.waiting.append(counts)
             self.running.add(counts.to_pylist())
-        elapsed = time.perf_counter() - self.started
-        if time.perf_counter() - self.flushed >= max(FLUSH_SECONDS, elapsed / 100):
+        now = time.perf_counter()
+        if now - self.flushed >= min(MOST_SECONDS, max(FLUSH_SECONDS, (now - self.started) / 100)):
             self._flush()
+        if now - self.reported >= REPORT_SECONDS:
+            self._report()
         self.on_progress(self._snapshot())
 
     def _flush(self) -> None:
         if self.waiting:
-            self.store.append(pa.concat_tables(self.waiting))
-            self.waiting = []
+            # Done again after an interrupt, under the same name: no block is stored twice.
+            self.part = self.part or self.store.new_name()
+            self.store.append(pa.concat_tables(self.waiting), self.part)
+            self.waiting, self.part = [], ""
             self._report()
         self.flushed = time.perf_counter()
 
@@ -207,6 +264,7 @@ class _Certification:
         snapshot = self._snapshot()
         self.on_progress(snapshot)
         self.claimed.folder.write(PROGRESS, json.dumps(snapshot, indent=2).encode())
+        self.reported = time.perf_counter()
 
     def _job(self) -> dict[str, Any]:
         return {
@@ -217,6 +275,7 @@ class _Certification:
             "sigma": self.config.sigma,
             "seed": self.config.seed,
             "threads": self.fleet.threads,
+            "gpus": self.fleet.gpus,
             "search_path": search_path(),
         }
 

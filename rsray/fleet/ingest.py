@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from rsray.errors import UserError
 from rsray.fleet.capacity import Fleet
 from rsray.fleet.session import quiet_logs
 
 TASKS_IN_FLIGHT = 2  # per actor: the next one waits there while the first is worked on
+MAX_DEATHS = 5  # of actors as they start, one after the other
+MAX_RETRIES = 2  # of a task whose actor died; it is then left out of the answers
+_LOST_TASKS = "ray.data._internal.execution.streaming_executor_state"  # logs them, with tracebacks
 
 
 def stream(
@@ -20,18 +26,23 @@ def stream(
 
     `actor(job)` is built once per actor and called with a task. Ray Data keeps the pool, sends a
     lost actor's tasks to another, and holds back tasks while answers are not taken; a fleet that
-    may grow does so while tasks wait and the cluster has, or gets, nodes for it.
+    may grow does so while tasks wait and the cluster has, or gets, nodes for it. A task whose
+    actors die again and again has no answer. Raises UserError when no actor can start.
     """
     import ray.data
+    from ray.exceptions import RayActorError
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
+    context.max_consecutive_actor_init_deaths = MAX_DEATHS
+    context.max_errored_blocks = -1
     quiet_logs()
+    logging.getLogger(_LOST_TASKS).setLevel(logging.CRITICAL)
     blocks: list[Any] = list(tasks)
-    answers: Any = (
-        ray.data.from_arrow(blocks)
-        .map_batches(
+    with warnings.catch_warnings():  # Ray 2.60 has no other name for max_task_retries yet
+        warnings.simplefilter("ignore", DeprecationWarning)
+        answers: Any = ray.data.from_blocks(blocks).map_batches(
             actor,
             fn_constructor_args=[job],
             batch_size=None,
@@ -43,7 +54,15 @@ def stream(
             ),
             num_cpus=fleet.cpus,
             num_gpus=fleet.gpus,
+            max_task_retries=MAX_RETRIES,
         )
-        .iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    )
-    yield from answers
+    answers = answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    try:
+        yield from answers
+    except RayActorError as problem:
+        raise UserError(f"actors die as they start: {last_line(problem)}") from problem
+
+
+def last_line(problem: Exception) -> str:
+    """Return what an error of a Ray process says at the end of its traceback."""
+    return next((line for line in reversed(str(problem).splitlines()) if line.strip()), "")

@@ -140,6 +140,11 @@ def test_runs_are_contiguous_and_cover(seed):
         assert following > first + length or length == longest  # cut only when full
 
 
+def tasks_of(items, draws, **options):
+    total = sum(item.draws(draws) for item in items)
+    return list(share_out(items, draws, total=total, **options))
+
+
 @pytest.mark.parametrize("may_cut", [True, False])
 @pytest.mark.parametrize("seed", range(30))
 def test_tasks_hold_every_block_once_in_order(seed, may_cut):
@@ -147,7 +152,7 @@ def test_tasks_hold_every_block_once_in_order(seed, may_cut):
     items = list(owed(indices, labels, done, draws, sampling="fixed", blocks_per_item=400))
     rng = np.random.default_rng(seed)
     actors, speed = int(rng.integers(1, 5)), float(rng.integers(1, 200))
-    tasks = share_out(items, draws, actors=actors, draws_per_second=speed, may_cut=may_cut)
+    tasks = tasks_of(items, draws, actors=actors, draws_per_second=speed, may_cut=may_cut)
     assert all(tasks)
     shared = [item for task in tasks for item in task]
     assert owed_blocks(shared) == owed_blocks(sum(([item] for item in items), []))
@@ -160,7 +165,7 @@ def test_tasks_grow_shorter_to_the_end_and_leave_no_actor_waiting():
     done = Done.nothing(50, draws.num_blocks)
     images = np.arange(50, dtype=np.int64)
     items = list(owed(images, images, done, draws, sampling="fixed", blocks_per_item=100))
-    tasks = share_out(items, draws, actors=2, draws_per_second=10_000)
+    tasks = tasks_of(items, draws, actors=2, draws_per_second=10_000)
     sizes = [sum(item.draws(draws) for item in task) for task in tasks]
     assert sum(sizes) >= 50 * 100_100
     longest, shortest = ITEM_SECONDS * 10_000, SMALLEST_SECONDS * 10_000
@@ -174,7 +179,21 @@ def test_tasks_grow_shorter_to_the_end_and_leave_no_actor_waiting():
 
 
 def test_no_items_no_tasks():
-    assert share_out([], Draws(1, 1, 1), actors=3, draws_per_second=100.0) == []
+    assert tasks_of([], Draws(1, 1, 1), actors=3, draws_per_second=100.0) == []
+
+
+def test_tasks_are_made_one_by_one():
+    """A run of millions of tasks holds a few of them at a time."""
+    draws, taken = Draws(1, 100, 10), []
+
+    def items():
+        for index in range(1000):
+            taken.append(index)
+            yield Item(index, 0, 0, 10, True, -1)
+
+    tasks = share_out(items(), draws, total=101_000, actors=1, draws_per_second=10.1)
+    next(tasks)
+    assert len(taken) <= 2
 
 
 @pytest.mark.parametrize("speed", [0.5, 700.0, 2e5])

@@ -13,6 +13,7 @@ from rsray.certification.evaluation import (
     make_buffer,
     pick,
 )
+from rsray.errors import UserError
 from rsray.models import Normalise
 
 CPU = torch.device("cpu")
@@ -131,3 +132,29 @@ def test_bf16_of_a_network_whose_head_was_registered_first():
 
     network = EvaluatedNetwork(Gated(), Evaluation("cpu", "bf16", "channels_last", 4), (1, 8, 8))
     assert network.logits().shape == (4, 3)
+
+
+def test_a_network_of_one_type_is_told_to_take_fp32():
+    class Stubborn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(1, 2, 3), nn.Linear(72, 3)
+
+        def forward(self, images):
+            return self.linear(self.conv(images.float()).flatten(1))
+
+    options = {"device": torch.device("cpu"), "compile": "off"}
+    with pytest.raises(UserError, match="cannot be evaluated in bf16.*give --precision fp32"):
+        choose_evaluation(Stubborn(), (1, 8, 8), precision="bf16", **options)
+    assert choose_evaluation(Stubborn(), (1, 8, 8), precision="fp32", **options).precision == "fp32"
+
+
+def test_a_network_of_nan_logits_can_be_chosen_for():
+    class Nan(nn.Module):
+        def forward(self, images):
+            return torch.full((len(images), 3), torch.nan)
+
+    chosen = choose_evaluation(
+        Nan(), (1, 8, 8), precision="fp32", device=torch.device("cpu"), compile="off"
+    )
+    assert chosen.draws_per_second > 0
