@@ -37,7 +37,8 @@ def tune(
     concurrent: Annotated[
         int | None,
         typer.Option(
-            help="Trials at a time. (default: as many as there is room for)", show_default=False
+            help="Trials at a time. (default: as many as there is room for; with tpe at most a quarter)",
+            show_default=False,
         ),
     ] = None,
     workers: Annotated[
