@@ -107,7 +107,7 @@ def certify(
 def _certify(request, where, folder, address):  # type: ignore[no-untyped-def]
     from rsray.fleet.certifier import certify as certify_on_ray
     from rsray_cli.live import CertifyBar, bars, duration, say
-    from rsray_cli.results import show
+    from rsray_cli.results import name_failures, show
 
     config, source, images, selected = request
     say(
@@ -128,14 +128,5 @@ def _certify(request, where, folder, address):  # type: ignore[no-untyped-def]
             f"{summary['undecided']} images undecided at n, counted as not certified; no ACR: draws stop once these radii are decided"
         )
     say(f"next: rsray report {where} --plot curve.png")
-    _name_failures(summary["failed"])
-
-
-def _name_failures(failed: dict[str, str]) -> None:
-    from rsray_cli.live import say
-
-    if failed:
-        for index, reason in list(failed.items())[:20]:
-            say(f"failed: image {index}: {reason}")
-        say(f"{len(failed)} images have no certificate; the figures above are over the others")
+    if name_failures(summary["failed"]):
         raise typer.Exit(1)
