@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rsray.config import TUNE_OBJECTIVES, TrainConfig, TuneConfig, nest, scaled_drops
-from rsray.core.hardware import default_device
+from rsray.core.hardware import dedicate_process, default_device
 from rsray.errors import UserError
 from rsray.fleet.session import extend_search_path
 from rsray.fleet.space import Point, with_drops
@@ -100,7 +100,7 @@ def _train_here(
     point: Point, job: TrialJob, team: Team, device: torch.device, report: Report
 ) -> None:
     """Train in this process, alone or as a member of a team; every member reports equally often."""
-    torch.set_num_threads(job.threads)
+    dedicate_process(job.threads)
     config = trial_config(job.config, point)
     training = Training(config, None, device, team)
     every = job.config.report_every
