@@ -108,6 +108,7 @@ def test_imagenet_has_the_defaults_of_a_cluster(asked, monkeypatch):
         (["--batch-size", "8", "--grid", "batch_size=8,16"], "batch_size is both given and varied"),
         (["--model", "nosuch"], "'nosuch'"), (["--search", "model=choice(lenet,nosuch)"], "'nosuch'"),
         (["--search", "precision=choice(bf16,fp17)"], "'fp17'"),
+        (["--search", "trade_off=choice([1,2],3)"], "trade_off is [1, 2]"),
         (["--search", "augmentation=choice(none,nosuch)"], "'nosuch'"),
         (["--search", "num_draws=uniform(4,16)"], "num_draws=int(low,high)"),
         (["--search", "batch_size=log(32,256)"], "batch_size=int(low,high)"),

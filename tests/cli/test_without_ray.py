@@ -213,7 +213,6 @@ MISTAKES = [
     ("train --dataset digits --set objective=[1]", "objective"),
     ("predict {place}/run --limit 1 --sigma -1", "sigma is -1"),
     ("predict {place}/run --limit 1 --sigma 0", "sigma is 0"),
-    ("tune --dataset digits --search trade_off=choice([1,2],3)", "trade_off is [1, 2]"),
     ("tune --dataset digits --trials 0 --search trade_off=uniform(nan,1)", "uniform(nan,1)"),
     ("tune --dataset digits --trials 0 --search trade_off=choice()", "choice()"),
 ]
