@@ -16,7 +16,12 @@ from rsray.fleet.session import quiet_logs
 TASKS_IN_FLIGHT = 2  # per actor: the next one waits there while the first is worked on
 MAX_DEATHS = 5  # of actors as they start, one after the other
 MAX_RETRIES = 2  # of a task whose actor died; it is then left out of the answers
-_LOST_TASKS = "ray.data._internal.execution.streaming_executor_state"  # logs them, with tracebacks
+# They log lost tasks and dying actors with whole tracebacks; what came of them is said elsewhere.
+_LOUD = (
+    "ray.data.exceptions",
+    "ray.data._internal.execution.streaming_executor_state",
+    "ray.data._internal.execution.operators.actor_pool_map_operator",
+)
 
 
 def stream(
@@ -38,7 +43,8 @@ def stream(
     context.max_consecutive_actor_init_deaths = MAX_DEATHS
     context.max_errored_blocks = -1
     quiet_logs()
-    logging.getLogger(_LOST_TASKS).setLevel(logging.CRITICAL)
+    for name in _LOUD:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     blocks: list[Any] = list(tasks)
     with warnings.catch_warnings():  # Ray 2.60 has no other name for max_task_retries yet
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,5 +1,6 @@
 """The networks as the papers have them, for the baselines of the benchmarks."""
 
+import contextlib
 import copy
 import multiprocessing
 
@@ -32,8 +33,9 @@ def _serve(pipe, threads, make, *arguments):
     torch.set_num_threads(threads)
     rate = make(*arguments)
     pipe.send("ready")
-    while True:
-        pipe.send(rate(pipe.recv()))
+    with contextlib.suppress(EOFError):  # the benchmark is over
+        while True:
+            pipe.send(rate(pipe.recv()))
 
 
 def as_published(name, model):
