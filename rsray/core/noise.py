@@ -2,7 +2,9 @@
 
 A block is a fixed number of draws with a random stream of its own. Its noise is generated in slabs
 of a size fixed by the image size and the device type alone, in channels-last order, so batch size,
-memory format, number of actors, order of work and restarts cannot change a single value.
+memory format, number of actors, order of work and restarts cannot change a single value. CUDA's
+generator deals its numbers out by the GPU's number of multiprocessors: another model of GPU draws
+other noise from the same stream, and the certificates are as sound.
 """
 
 # Shapes: S draws in a slab, C H W an image.

@@ -89,7 +89,7 @@ def _on_gpus(
 ) -> Fleet:
     if per_actor > 1 and per_actor != int(per_actor):
         raise UserError(f"gpus-per-actor is {per_actor:g}: it is a part of 1, or a whole number")
-    most = _slots(capacity.most_gpus, per_actor)
+    most = slots_on(capacity.most_gpus, per_actor)
     if most < 1 and not will_grow:
         raise UserError(
             f"gpus-per-actor is {per_actor:g}, but the cluster has {capacity.most_gpus:g} GPUs"
@@ -98,7 +98,7 @@ def _on_gpus(
         raise UserError(
             f"actors is {actors}, but there is room for {most} on {capacity.most_gpus:g} GPUs"
         )
-    here = [(cpus, _slots(gpus, per_actor)) for cpus, gpus in capacity.nodes]
+    here = [(cpus, slots_on(gpus, per_actor)) for cpus, gpus in capacity.nodes]
     now = sum(slots for _, slots in here)
     # Room for Ray Data's own tasks beside the actors.
     cpus = min([1.0, *(cpus / slots / 2 for cpus, slots in here if slots)])
@@ -106,7 +106,7 @@ def _on_gpus(
     return Fleet(wanted, max(0.1, cpus), per_actor, most=0 if actors else most)
 
 
-def _slots(gpus: float, per_actor: float) -> int:
+def slots_on(gpus: float, per_actor: float) -> int:
     """Return how many actors fit on a node's GPUs; parts of two GPUs make no whole."""
     if per_actor >= 1:
         return int(gpus / per_actor)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rsray.config import TuneConfig
 from rsray.errors import UserError
-from rsray.fleet.capacity import _slots, capacity, cores_each
+from rsray.fleet.capacity import capacity, cores_each, slots_on
 
 DRIVER_CPU = 0.01  # of a trial whose workers are elsewhere
 ROUNDS = 4  # of trials, one after the other, for TPE to learn from
@@ -56,7 +56,7 @@ def _useful(config: TuneConfig, room: int) -> int:
 def _room(node: Mapping[str, float], gpus: float) -> int:
     """Return how many workers a node has room for."""
     cores = int(node.get("CPU", 0))
-    return min(cores, _slots(node.get("GPU", 0), gpus)) if gpus else cores
+    return min(cores, slots_on(node.get("GPU", 0), gpus)) if gpus else cores
 
 
 def cluster_nodes() -> list[dict[str, float]]:

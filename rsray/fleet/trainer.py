@@ -54,7 +54,7 @@ def train(
     group, which trains data-parallel; a lost worker or node restarts it from the last checkpoint.
     Raises UserError when RUN belongs to another run.
     """
-    device = default_device()
+    device = torch.device("cpu") if config.gpus_per_worker == 0 else default_device()
     if claim_run(run, config, split, device):
         return False
     with run.locked():
