@@ -94,9 +94,13 @@ class Objective(ABC):
         companion: nn.Module,
         images_BCHW: Tensor,
         labels_B: Tensor,
-        generator: torch.Generator | None = None,
+        noise: Callable[[int], Tensor] | None = None,
     ) -> Tensor:
-        """Return the companion's own loss (a scalar); the classifier is frozen meanwhile."""
+        """Return the companion's own loss (a scalar); the classifier is frozen meanwhile.
+
+        `noise(M)` returns M new draws N(0, sigma^2) for each image [B, M, C, H, W]; by default
+        they come from torch's own generator.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no companion")
 
 

@@ -7,6 +7,7 @@ over the logits followed by softmax, which starts as plain softmax. It is used i
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -116,7 +117,7 @@ class Sodm(Objective):
         companion: nn.Module,
         images_BCHW: Tensor,
         labels_B: Tensor,
-        generator: torch.Generator | None = None,
+        noise: Callable[[int], Tensor] | None = None,
     ) -> Tensor:
         """Return the mean loss (a scalar) with `mapping_draws` draws; only the mapping learns.
 
@@ -125,19 +126,15 @@ class Sodm(Objective):
         sizes = [self.num_draws] * (self.mapping_draws // self.num_draws)
         if self.mapping_draws % self.num_draws:
             sizes.append(self.mapping_draws % self.num_draws)
+
+        def usual(draws: int) -> Tensor:
+            images_BMCHW = images_BCHW.unsqueeze(1).expand(-1, draws, -1, -1, -1)
+            return (
+                torch.randn_like(images_BMCHW, memory_format=torch.contiguous_format) * self.sigma
+            )
+
+        draw = noise or usual
         with frozen(network) as still, torch.no_grad():
-            parts = [
-                noisy_logits(still, images_BCHW, self._noise(images_BCHW, size, generator))
-                for size in sizes
-            ]
+            parts = [noisy_logits(still, images_BCHW, draw(size)) for size in sizes]
         log_p_BMK = companion(torch.cat(parts, dim=1)).float()
         return self.mapped_terms(log_p_BMK, labels_B).total_B.mean()
-
-    def _noise(
-        self, images_BCHW: Tensor, num_draws: int, generator: torch.Generator | None
-    ) -> Tensor:
-        """Return noise [B, num_draws, C, H, W] on the images' device."""
-        device = images_BCHW.device if generator is None else generator.device
-        shape = (len(images_BCHW), num_draws, *images_BCHW.shape[1:])
-        noise = torch.randn(shape, generator=generator, device=device, dtype=images_BCHW.dtype)
-        return noise.mul_(self.sigma).to(images_BCHW.device)

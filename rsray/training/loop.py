@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -29,7 +30,7 @@ from rsray.training.checkpoint import (
     save_checkpoint,
 )
 from rsray.training.metrics import MetricsLog
-from rsray.training.randomness import generator, uniforms
+from rsray.training.randomness import batch_noise, uniforms
 from rsray.training.reader import Reader
 from rsray.training.run import WEIGHTS, build_model, open_training_split, run_record
 from rsray.training.schedule import Part, Schedule
@@ -254,11 +255,16 @@ class Training:
         if self.companion is None or not objective.companion_due(step):
             return
         images = batch.images_BCHW.float().div_(255)
-        draws = generator(images.device, *batch.key, "companion", batch.rows.start)
+        calls = itertools.count()
+
+        def noise(draws: int) -> Tensor:
+            key, shape = (*batch.key, "companion", next(calls)), tuple(images.shape[1:])
+            return batch_noise(batch.rows, draws, shape, objective.sigma, key, images.device)
+
         optimiser = self.optimisers["companion_optimiser"]
         optimiser.zero_grad(set_to_none=True)
         objective.companion_loss(
-            self.network, self.companion, images, batch.labels_B, draws
+            self.network, self.companion, images, batch.labels_B, noise
         ).backward()
         share = len(batch.rows) / batch.global_size
         for weight in self.companion.parameters():  # every worker makes the same step

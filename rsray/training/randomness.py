@@ -50,11 +50,12 @@ def batch_noise(
     num_draws: int,
     image_shape: tuple[int, ...],
     sigma: float,
-    key: tuple[int, int, int],
+    key: tuple[int | str, ...],
     device: torch.device,
 ) -> Tensor:
-    """Return N(0, sigma^2) noise [B, M, C, H, W] for rows of the batch `key` = (seed, epoch, step).
+    """Return N(0, sigma^2) noise [B, M, C, H, W] for rows of the batch that a key names.
 
+    The key is (seed, epoch, step), and more for other noise than that of the training pass.
     The memory is channels-last.
     """
     channels, height, width = image_shape

@@ -187,8 +187,14 @@ def test_workers_together_make_the_step_of_one(name, world, lab):
 
 
 def test_workers_share_one_companion(lab):
-    settings = {"num_draws": 2, "mapping_draws": 4, "mapping_interval": 1}
-    config = lab.config(objective="sodm", limit=31, batch_size=31, **ONE_STEP, **settings)
+    """It makes the step that it makes in one process: the draws are those of the images."""
+    # So small a step that the classifiers, which nobody averages here, stay alike.
+    settings = {"num_draws": 2, "mapping_draws": 5, "mapping_interval": 1, "lr": 1e-6}
+    config = lab.config(
+        **{"objective": "sodm", "limit": 31, "batch_size": 31, **ONE_STEP, **settings}
+    )
+    alone = lab.training(config)
+    alone.run_epochs()
     # A team of threads: `sum_over` meets the other worker's tensor at a barrier, as all_reduce does.
     barrier, box = threading.Barrier(2, timeout=10), {}
 
@@ -206,6 +212,11 @@ def test_workers_share_one_companion(lab):
     first, second = (training.companion.state_dict() for training in trainings)
     for key, value in first.items():
         torch.testing.assert_close(second[key], value)
+    for key in ("outer.weight", "outer.bias"):  # 0 at the start: all of them is the step
+        assert first[key].abs().max() > 0
+        torch.testing.assert_close(
+            first[key], alone.companion.state_dict()[key], rtol=1e-3, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
