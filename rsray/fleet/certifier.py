@@ -48,6 +48,7 @@ REPORT_SECONDS = 4.0  # between two writes of progress.json
 ROUNDS = 3  # what was lost with an actor, and an image that failed once, is planned again
 HOPELESS = 20  # images that failed where nothing was counted: then there is no use in going on
 WINDOW, WINDOW_EACH = 2000, 200  # tasks that Ray Data holds at a time: at least, and per actor
+MANY_ACTORS = 1000  # the driver carries no more
 LOST = f"its draws were lost in {ROUNDS} attempts: the actor that made them died each time"
 OnProgress = Callable[[dict[str, Any]], None]
 EARLY = 10  # with at-radius, most images stop at a tenth of their draws or less
@@ -218,7 +219,7 @@ class _Certification:
         )
 
     def _work(self, tasks: Iterator[list[Item]]) -> None:
-        size = max(WINDOW, WINDOW_EACH * self.fleet.actors)
+        size = max(WINDOW, WINDOW_EACH * min(self.fleet.largest, MANY_ACTORS))
         try:
             while window := [task_table(items) for items in islice(tasks, size)]:
                 for answer in stream(window, CountingActor, self._job(), self.fleet):
@@ -232,11 +233,7 @@ class _Certification:
             if row["stage"] == STOP:
                 raise UserError(row["error"])
             self.failed[row["index"]] = row["error"]
-            if len(self.failed) >= HOPELESS and not self.running.draws_made:
-                raise UserError(
-                    f"no image can be certified: {len(self.failed)} of {len(self.failed)} failed; "
-                    f"image {row['index']}: {row['error']}"
-                )
+            self._check_hope(row)
         counts = answer.filter(pc.invert(is_failed)).drop_columns("error")
         if len(counts):
             self.waiting.append(counts)
@@ -247,6 +244,15 @@ class _Certification:
         if now - self.reported >= REPORT_SECONDS:
             self._report()
         self.on_progress(self._snapshot())
+
+    def _check_hope(self, row: dict[str, Any]) -> None:
+        """Raise UserError when image after image fails and none was ever counted."""
+        failed = len(self.failed)
+        if failed >= HOPELESS and not (self.running.draws_made or self.running.images_done):
+            raise UserError(
+                f"no image can be certified: the first {failed} failed; image {row['index']}: "
+                f"{row['error']}"
+            )
 
     def _flush(self) -> None:
         if self.waiting:
