@@ -121,7 +121,7 @@ def test_seed_decides_the_counts(job, tmp_path):
     ("fault", "said"),
     [
         ("raise ValueError('this image is too bright')", "ValueError: this image is too bright"),
-        pytest.param("os._exit(1)", "the actor that made them died each time", marks=pytest.mark.slow),
+        pytest.param("os._exit(1)", "the actor that made them died each time", marks=pytest.mark.long),
     ],
 )  # fmt: skip
 def test_an_image_that_fails_is_named_and_costs_no_other(

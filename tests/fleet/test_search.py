@@ -16,6 +16,7 @@ from rsray.config import TuneConfig
 from rsray.errors import UserError
 from rsray.fleet import search, tuner
 from rsray.fleet.search import StudySearcher, run_search
+from rsray.fleet.session import session
 from rsray.fleet.space import parse_space
 from rsray.fleet.study import open_study, trial_rows
 from rsray.fleet.watch import Watch
@@ -39,14 +40,15 @@ def rungs_of(asha):
 
 
 @pytest.mark.slow
-def test_a_resumed_search_knows_what_the_first_one_saw(ray_session, tmp_path, monkeypatch):
+def test_a_resumed_search_knows_what_the_first_one_saw(tmp_path, monkeypatch):
     """The look that stops a trial is recorded once, and ASHA's rungs are the same again."""
     config = config_of(["lr=choice(0.00001,0.1)"], 8, lr=0.1, epochs=3)
     out, schedulers, schedule = Folder.of(tmp_path), [], search._scheduler
     monkeypatch.setattr(
         search, "_scheduler", lambda *given: schedulers.append(schedule(*given)) or schedulers[0]
     )
-    run_search(config, open_study(out, config), out, Watch())
+    with session("local"):
+        run_search(config, open_study(out, config), out, Watch())
     study = open_study(out, config)
     stopped = study.get_trials(states=(TrialState.PRUNED,))
     complete = study.get_trials(states=(TrialState.COMPLETE,))
@@ -60,7 +62,7 @@ def test_a_resumed_search_knows_what_the_first_one_saw(ray_session, tmp_path, mo
     assert rungs_of(schedulers[0]) == rungs_of(schedule(config, StudySearcher(config, study)))
 
 
-def test_a_search_without_a_winner_leaves_its_table_and_page(ray_session, tmp_path, monkeypatch):
+def test_a_search_without_a_winner_leaves_its_table_and_page(tmp_path, monkeypatch):
     def fail_all(config, study, out, watch):
         searcher = StudySearcher(config, study)
         for name, error in zip("abc", ("no memory", "it diverged", "it diverged"), strict=True):
@@ -128,13 +130,14 @@ def model(image_shape, num_classes):
 
 
 @pytest.mark.slow
-def test_a_trial_whose_gpu_breaks_runs_again_in_another_process(ray_session, tmp_path, monkeypatch):
+def test_a_trial_whose_gpu_breaks_runs_again_in_another_process(tmp_path, monkeypatch):
     log = tmp_path / "pids"
     (tmp_path / "breaks_once.py").write_text(MODEL.format(log=str(log)))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     config = config_of(["lr=log(0.01,0.1)"], 2, epochs=1, model="breaks_once:model", limit=200)
     out = Folder.of(tmp_path / "tune").make()
-    run_search(config, open_study(out, config), out, Watch())
+    with session("local"):
+        run_search(config, open_study(out, config), out, Watch())
     assert [row["state"] for row in trial_rows(open_study(out, config))] == ["complete"] * 2
     first, second, third = map(int, log.read_text().split())
     assert first != second == third  # the second trial is at home in the new process
