@@ -132,12 +132,13 @@ def _print(request, actors, price, seconds):  # type: ignore[no-untyped-def]
         compile=config.compile,
         work_seconds=len(selected.indices) * config.n / (nominal * actors * gpus),
     )
-    found = forecast(model, split, selected, config, demand_of(config), evaluation, seconds=seconds)
+    demand = demand_of(config)
+    found = forecast(model, split, selected, config, demand, evaluation, seconds=seconds)
     found = replace(found, draws_per_second=found.draws_per_second * min(gpus, 1.0))
     kind = "GPU" if device.type == "cuda" else "core"
     how = "compiled, " if evaluation.compiled else ""
     each = f"{found.draws_per_image:,.0f}"
-    if config.sampling != "fixed" or config.at_radius:
+    if not demand.is_alike:
         each += f" ± {found.draws_per_image_error:,.0f} ({found.sampled_images} images looked at)"
     if config.at_radius:
         each += ", an estimate: draws stop once the radii are decided"

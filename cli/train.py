@@ -72,8 +72,8 @@ def train(
 ) -> None:
     """Train a classifier whose smoothed version is certifiably robust.
 
-    Writes RUN: run.yaml, metrics.jsonl, TensorBoard events, a checkpoint after every epoch, and
-    model.safetensors at the end. Run again with the same --out, a stopped run continues.
+    Writes RUN: run.yaml, metrics.jsonl, TensorBoard events (on a disk), a checkpoint after every
+    epoch, and model.safetensors at the end. Run again with the same --out, a stopped run continues.
 
     Example: rsray train --dataset mnist --objective macer --sigma 0.5 --set trade_off=16
     """

@@ -6,6 +6,7 @@ from __future__ import annotations
 def show_plan(where, config, test_images) -> None:  # type: ignore[no-untyped-def]
     """Say on stderr what will be searched and certified, and whether a paper's setting is in it."""
     from rsray.config import CertifyConfig
+    from rsray.data import selected
     from rsray.fleet.space import distributions, most_epochs, published_settings, why_untried
     from rsray_cli.live import say
 
@@ -18,7 +19,7 @@ def show_plan(where, config, test_images) -> None:  # type: ignore[no-untyped-de
     elif reason and config.sampler != "grid":
         say(f"the published setting is not among the trials: {reason}")
     if config.final:
-        images = len(range(0, test_images, config.skip)[: config.limit])
+        images = len(selected(test_images, 0, config.skip, config.limit))
         settings = "the winner and what it is compared with" if config.compare else "the winner"
         each = CertifyConfig.model_fields["n0"].default + config.n
         draws = images * each * (1 + config.compare)

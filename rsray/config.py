@@ -35,6 +35,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     where_fields: ClassVar[frozenset[str]] = frozenset()
+    open_fields: ClassVar[frozenset[str]] = frozenset()  # None: as an earlier start chose
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> Self:
@@ -54,7 +55,9 @@ class Config(BaseModel):
         return [
             f"{key} is {mine.get(key)!r} now but was {other.get(key)!r}"
             for key in mine
-            if key in other and mine.get(key) != other.get(key)
+            if key in other
+            and mine.get(key) != other.get(key)
+            and not (key in self.open_fields and mine.get(key) is None)
         ]
 
 
@@ -64,6 +67,7 @@ class TrainConfig(Config):
     where_fields: ClassVar[frozenset[str]] = frozenset(
         {"workers", "most_workers", "gpus_per_worker", "data_root", "preset"}
     )
+    open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
 
     dataset: str
     data_root: str | None = None
@@ -134,6 +138,17 @@ class TrainConfig(Config):
         full = {k: v for k, v in asdict(self.build_objective()).items() if k in own}
         return self.model_copy(update={"settings": full})
 
+    def at_epochs(self, epochs: int) -> dict[str, Any]:
+        """Return the flat settings that make this a run of so many epochs.
+
+        What is counted in epochs (learning-rate drops, a warm-up) moves in proportion.
+        """
+        moved = {"epochs": epochs, "lr_drops": scaled_drops(self.lr_drops, self.epochs, epochs)}
+        warm_up = self.resolved().settings.get("warm_up_epochs")
+        if warm_up:
+            moved["warm_up_epochs"] = max(1, round(warm_up * epochs / self.epochs))
+        return moved
+
 
 class CertifyConfig(Config):
     """One certification run: which images, how many draws, which bound."""
@@ -141,6 +156,7 @@ class CertifyConfig(Config):
     where_fields: ClassVar[frozenset[str]] = frozenset(
         {"actors", "most_actors", "gpus_per_actor", "data_root", "source", "compile"}
     )
+    open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
 
     source: str  # RUN folder or checkpoint file
     model_digest: str

@@ -19,7 +19,7 @@ from rsray.config import (
 )
 from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
-from rsray.presets import DEFAULTS, train_config
+from rsray.presets import DEFAULTS, preset, train_config
 
 CERTIFY = {
     "source": "run", "model_digest": "0" * 64, "dataset": "digits", "model": "lenet",
@@ -170,6 +170,22 @@ def test_epochs_move_the_drops():
     assert train_config({}, preset_name=name).lr_drops == (200, 400)
     assert scaled_drops((30, 60), 90, 9) == (3, 6)
     assert scaled_drops((30, 31), 90, 9) == (3,), "drops that fall together are one"
+
+
+def test_epochs_move_the_warm_up():
+    name = "smoothadv-mnist-0.50"  # 90 epochs, the first 10 warm up
+
+    def warm_up(**flat):
+        return train_config(flat, preset_name=name).settings["warm_up_epochs"]
+
+    assert warm_up() == 10 and warm_up(epochs=45) == 5 and warm_up(epochs=180) == 20
+    assert warm_up(epochs=2) == 1, "there was one, so there is one"
+    assert warm_up(epochs=9, warm_up_epochs=4) == 4 and warm_up(epochs=9, warm_up_epochs=0) == 0
+    # An objective's own default moves too: mnist's schedule is of 30 epochs.
+    config = train_config({"dataset": "mnist", "objective": "smoothmix", "epochs": 15})
+    assert config.settings["warm_up_epochs"] == 5
+    preset_of = preset(name).at_epochs(9)
+    assert (preset_of["warm_up_epochs"], preset_of["lr_drops"]) == (1, (3, 6))
 
 
 def test_epochs_move_the_drops_of_a_short_config_file():

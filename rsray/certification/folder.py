@@ -100,14 +100,6 @@ def recorded_evaluation(cert: Folder, config: CertifyConfig) -> Evaluation | Non
     return evaluation
 
 
-def with_precision(cert: Folder, config: CertifyConfig) -> CertifyConfig:
-    """Return the config with the precision of the run's earlier start, if it asks for none."""
-    if config.precision is not None or not cert.exists(CERT_FILE):
-        return config
-    record = from_yaml(cert.read(CERT_FILE), f"{cert}/{CERT_FILE}")
-    return config.model_copy(update={"precision": record.get("precision")})
-
-
 def claim(cert: Folder, config: CertifyConfig, evaluation: Evaluation) -> Claimed:
     """Write certify.yaml if it is not there, and return the folder as this run's own."""
     spent = 0.0
@@ -142,9 +134,6 @@ def finish(
     columns = columns_of(config, store, selected)
     kept = ~np.isin(selected.indices, list(failed))
     columns = {name: values[kept] for name, values in columns.items()}
-    before = json.loads(claimed.folder.read(SUMMARY)) if claimed.folder.exists(SUMMARY) else {}
-    if before.get("draws") == _draws(columns):  # finished before: nothing to draw, so no time
-        seconds = before["seconds"]
     return conclude(claimed, columns, seconds=seconds, failed=failed)
 
 

@@ -129,7 +129,7 @@ class Running:
     def _remaining(self, owed_draws: int) -> float:
         """Return the draws that are likely still to be made, at most those that are owed."""
         most = max(owed_draws - self.draws_made, 0)
-        if self._scored < FEW or self.demand.sampling == "fixed" and not self.demand.at_radius:
+        if self._scored < FEW or self.demand.is_alike:
             return most
         each = self.draws_made / self._scored  # what images came to so far
         return min(most, each * (len(self.selected.indices) - self.images_done))

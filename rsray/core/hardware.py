@@ -34,8 +34,7 @@ def dedicate_process(threads: int | None = None, gpus: float = 0.0) -> None:
 
     Memory that is freed stays with the process. glibc gives large pieces back to the kernel and
     gets them again page by page, zeroed, in every forward pass: that was a quarter of the time of
-    small networks (README). For processes of our own only, and a no-op where
-    there is no glibc.
+    small networks (README). For processes of our own only, and a no-op where there is no glibc.
     """
     if threads is not None:
         torch.set_num_threads(threads)

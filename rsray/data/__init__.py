@@ -21,6 +21,7 @@ __all__ = [
     "DATASETS",
     "DatasetSpec",
     "ImageSplit",
+    "absolute_root",
     "dataset_spec",
     "open_split",
     "selected",
@@ -53,6 +54,17 @@ def dataset_spec(name: str) -> DatasetSpec:
     raise UserError(f"unknown dataset {name!r}: {hint}allowed: {', '.join(DATASETS)}")
 
 
+def absolute_root(name: str, root: str | None) -> str | None:
+    """Return where a data set is looked for, as a process in another folder must be told it."""
+    if dataset_spec(name).embedded:
+        return root
+    return Location.parse(root or _default_root()).root
+
+
+def _default_root() -> str:
+    return os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT
+
+
 def open_split(
     name: str,
     split: str,
@@ -71,7 +83,7 @@ def open_split(
     if split not in spec.splits:
         raise UserError(f"{name} has no split {split!r}: allowed: {', '.join(spec.splits)}")
     _check_image_size(spec, image_size)
-    place = Location.parse(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
+    place = Location.parse(root or _default_root())
     found = _open(spec, split, place, image_size, download)
     if not len(found):  # reads the labels: damage shows here, not on a worker
         raise UserError(f"{name} ({split}) below {place}: the split has no images")

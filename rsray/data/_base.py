@@ -95,6 +95,7 @@ class DatasetSpec:
     how_to_get: str  # for the message when the data set is missing
     splits: tuple[str, ...] = ("train", "test")
     augmentation: Literal["none", "crop-flip", "random-resized-crop"] = "none"  # in training
+    embedded: bool = False  # in an installed package: it needs no root
     skip: int = 1  # certify every skip-th test image unless told otherwise
     in_memory: bool = True  # False: read images as they are needed
     resizable: bool = False  # whether `image_size` may be chosen

@@ -36,4 +36,5 @@ DIGITS = DatasetSpec(
     image_shape=(1, 8, 8),
     open=open_digits,
     how_to_get="it comes with scikit-learn",
+    embedded=True,
 )

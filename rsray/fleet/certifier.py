@@ -26,7 +26,6 @@ from rsray.certification.folder import (
     claim,
     finish,
     recorded_evaluation,
-    with_precision,
 )
 from rsray.certification.plan import Done, Item, owed, share_out
 from rsray.certification.running import Running
@@ -70,11 +69,9 @@ def certify(
     left out and named under `failed` in the summary. Raises UserError when CERT belongs to another
     run.
     """
-    config = with_precision(cert, config)
     recorded_evaluation(cert, config)  # another run's folder is refused before Ray starts
     cert.make()
     with cert.locked(), session(address):
-        config = with_precision(cert, config)
         evaluation = recorded_evaluation(cert, config)
         room, gpus = capacity(), config.gpus_per_actor
         if evaluation is not None and evaluation.device == "cpu":
@@ -185,7 +182,7 @@ class _Certification:
             for item in self._owed(self._done(), self.failed):
                 self.failed[item.index] = LOST
         self._report()
-        seconds = self.claimed.spent_seconds + time.perf_counter() - self.started
+        seconds = self._snapshot()["seconds"]
         return finish(self.claimed, self.selected, seconds=seconds, failed=self.failed)
 
     def _done(self) -> Done:

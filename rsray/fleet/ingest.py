@@ -66,9 +66,9 @@ def stream(
     try:
         yield from answers
     except RayActorError as problem:
-        raise UserError(f"actors die as they start: {last_line(problem)}") from problem
+        raise UserError(f"actors die as they start: {_last_line(problem)}") from problem
 
 
-def last_line(problem: Exception) -> str:
+def _last_line(problem: Exception) -> str:
     """Return what an error of a Ray process says at the end of its traceback."""
     return next((line for line in reversed(str(problem).splitlines()) if line.strip()), "")

@@ -24,13 +24,12 @@ from ray.tune.search import Searcher
 from rsray.config import TUNE_OBJECTIVES, TuneConfig
 from rsray.fleet.room import DRIVER_CPU, cluster_nodes, gpus_per_worker, plan_trials
 from rsray.fleet.session import quiet_logs, search_path
-from rsray.fleet.space import distributions, most_epochs
+from rsray.fleet.space import GIVEN, distributions, most_epochs
 from rsray.fleet.study import ended
 from rsray.fleet.trial import TrialJob, run_trial, trial_config
 from rsray.fleet.watch import Watch, Watcher
 from rsray.storage import Folder, locate
 
-GIVEN = ("paper", "start")  # sources of trials that nobody proposed
 LOST_PROCESSES = 2  # times that a trial whose process or node was lost is run again
 SCRATCH = ".ray"  # in TUNE while a search runs: a place that all nodes see
 

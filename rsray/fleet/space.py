@@ -20,9 +20,9 @@ from rsray.config import (
     TrainConfig,
     TuneConfig,
     check_names,
+    nest,
     objective_fields,
     parse_value,
-    scaled_drops,
 )
 from rsray.errors import UserError
 from rsray.presets import published_for
@@ -38,6 +38,7 @@ SHARED = TrainConfig.where_fields | {
 }  # fmt: skip
 # What a user chooses for the published setting too: not of a paper's method.
 BUDGET = ("epochs", "batch_size", "model")
+GIVEN = ("paper", "start")  # sources of trials that nobody proposed
 
 # Ranges around the papers' settings, wide enough to hold the best of their ablations.
 DEFAULT_SPECS: dict[str, dict[str, str]] = {
@@ -167,16 +168,17 @@ def most_epochs(config: TuneConfig) -> int:
     return max(int(value) for value in ends(space["epochs"]))
 
 
-def with_drops(point: Point, train: TrainConfig, trial_epochs: int | None = None) -> Point:
-    """Return a point's settings, the learning-rate drops moved to its epochs, or to a trial's."""
+def settings_of(point: Point, train: TrainConfig, trial_epochs: int | None = None) -> Point:
+    """Return a point's settings for its epochs, or for a trial's (see TrainConfig.at_epochs)."""
     settings = {
         key: parse_value(value) if isinstance(value, str) and value.startswith("[") else value
         for key, value in point.items()
     }
-    if "epochs" in settings and "lr_drops" not in settings:
-        settings["lr_drops"] = scaled_drops(train.lr_drops, train.epochs, settings["epochs"])
-    elif trial_epochs is not None and "lr_drops" in settings:
-        settings["lr_drops"] = scaled_drops(settings["lr_drops"], train.epochs, trial_epochs)
+    if "epochs" in settings:
+        return {**train.at_epochs(settings["epochs"]), **settings}
+    if trial_epochs is not None:
+        full = TrainConfig.make(nest(settings, train.model_dump()))
+        return {**settings, **full.at_epochs(trial_epochs)}
     return settings
 
 

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from rsray.fleet.space import GIVEN
 from rsray.results.plot import COLOURS, FAINT, INK
 
 Rows = Sequence[dict[str, Any]]  # of trials, as study.trial_rows gives them
@@ -36,7 +37,7 @@ def history(rows: Rows, metric: str) -> Figure:
             *zip(*steps, strict=True), drawstyle="steps-post", color=BLUE, label="best so far"
         )
     for row in rows:
-        if row["source"] in ("paper", "start") and row["state"] == "complete":
+        if row["source"] in GIVEN and row["state"] == "complete":
             name = "published setting" if row["source"] == "paper" else "setting to start from"
             axes.axhline(row[metric], color=ORANGE, linestyle=(0, (5, 2)), label=name, zorder=1)
             break

@@ -7,14 +7,14 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 
 from rsray.config import TrainConfig
 from rsray.core.hardware import available_cpus, dedicate_process, default_device
-from rsray.data import ImageSplit, dataset_spec
+from rsray.data import ImageSplit, absolute_root, dataset_spec
 from rsray.errors import UserError
 from rsray.fleet.capacity import capacity, cores_each
 from rsray.fleet.session import (
@@ -25,7 +25,7 @@ from rsray.fleet.session import (
     session,
 )
 from rsray.fleet.worker import Job, worker_loop
-from rsray.storage import Folder, locate
+from rsray.storage import Folder, locate, one_line
 from rsray.training.checkpoint import latest_epoch
 from rsray.training.loop import Progress, Training
 from rsray.training.metrics import read_metrics
@@ -35,6 +35,7 @@ from rsray.training.source import is_streamed
 log = logging.getLogger(__name__)
 FOLLOW_SECONDS = 1.0
 MAX_FAILURES = 3  # starts of a worker group, one after the other, that finish no epoch
+SHOWN = 200  # characters of a lost worker's failure
 READING_SHARE = 0.25  # of a worker's cores, for the tasks that read images for it
 OnProgress = Callable[[Progress], None]
 
@@ -55,10 +56,16 @@ def train(
     Raises UserError when RUN belongs to another run.
     """
     device = torch.device("cpu") if config.gpus_per_worker == 0 else default_device()
+    is_here = not (address or "RAY_ADDRESS" in os.environ or _needs_group(config, split))
+    if is_here and config.gpus_per_worker and device.type == "cpu":
+        raise UserError(f"gpus-per-worker is {config.gpus_per_worker:g}, but no GPU is here")
+    config = config.model_copy(
+        update={"data_root": absolute_root(config.dataset, config.data_root)}
+    )
     if claim_run(run, config, split, device):
         return False
     with run.locked():
-        if not (address or "RAY_ADDRESS" in os.environ or _needs_group(config, split)):
+        if is_here:
             _fit_here(config, run, device, on_progress)
         else:
             with session(address, dashboard=True):
@@ -128,11 +135,12 @@ def _fit_group(config: TrainConfig, run: Folder, is_streamed: bool) -> None:
         except TrainingFailedError as problem:
             cause = cause_of(problem)
             failures = 1 if latest_epoch(run) > before else failures + 1
-            if isinstance(cause, UserError) or failures > MAX_FAILURES:
+            most = MAX_FAILURES if is_machines_fault(cause) else 1  # a peer's loss may look so
+            if isinstance(cause, UserError) or failures > most:
                 raise cause from problem
             log.warning(
                 "lost a worker (%s): going on from the checkpoint after %d epochs",
-                type(cause).__name__,
+                one_line(cause)[:SHOWN],
                 latest_epoch(run),
             )
 
@@ -186,7 +194,7 @@ def _cpus(workers: int, gpus: float, is_streamed: bool) -> tuple[float, float]:
 @contextmanager
 def _followed(run: Folder, epochs: int, on_progress: OnProgress) -> Iterator[None]:
     """Show each epoch that the workers add to metrics.jsonl."""
-    stop, seen = threading.Event(), len(read_metrics(run))
+    stop, seen = threading.Event(), latest_epoch(run)  # a line beyond it is of an epoch to repeat
 
     def show() -> None:
         nonlocal seen
@@ -196,7 +204,8 @@ def _followed(run: Folder, epochs: int, on_progress: OnProgress) -> Iterator[Non
 
     def follow() -> None:
         while not stop.wait(FOLLOW_SECONDS):
-            show()
+            with suppress(UserError):  # storage that cannot be read now: the next look shows it
+                show()
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -205,7 +214,8 @@ def _followed(run: Folder, epochs: int, on_progress: OnProgress) -> Iterator[Non
     finally:
         stop.set()
         thread.join()
-        show()
+        with suppress(UserError):
+            show()
 
 
 def _check_room(workers: int, gpus: float) -> None:
@@ -227,3 +237,24 @@ def cause_of(problem: Exception) -> Exception:
                 return error
             error = getattr(error, "cause", None) or error.__cause__
     return problem
+
+
+def is_machines_fault(problem: Exception) -> bool:
+    """Tell whether training failed through a lost worker or node, or a GPU in an error state.
+
+    Whatever a worker's own code raises is the setting's fault, but for CUDA errors: after one of
+    them, a lack of memory apart, every later call in the same process fails too.
+    """
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError, WorkerGroupError
+
+    if isinstance(problem, WorkerGroupError):
+        failures = problem.worker_failures.values()
+        return any(is_machines_fault(failure) for failure in failures)
+    if isinstance(problem, TrainingFailedError | RayError):
+        return True
+    if type(problem).__module__.startswith("ray.train."):  # a worker's health check
+        return True
+    text = str(problem)
+    is_cuda = isinstance(problem, torch.AcceleratorError) or "CUDA error" in text
+    return is_cuda and "out of memory" not in text

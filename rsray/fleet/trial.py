@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from rsray.config import TUNE_OBJECTIVES, TrainConfig, TuneConfig, nest, scaled_drops
+from rsray.config import TUNE_OBJECTIVES, TrainConfig, TuneConfig, nest
 from rsray.core.hardware import dedicate_process, default_device
 from rsray.errors import UserError
 from rsray.fleet.session import extend_search_path
-from rsray.fleet.space import Point, with_drops
-from rsray.fleet.trainer import cause_of
+from rsray.fleet.space import Point, settings_of
+from rsray.fleet.trainer import cause_of, is_machines_fault
 from rsray.fleet.watch import METRIC
 from rsray.fleet.worker import join_team
 from rsray.storage import Folder, locate
@@ -42,11 +42,7 @@ class TrialJob:
 def trial_config(config: TuneConfig, point: Point) -> TrainConfig:
     """Return the training configuration of a trial: short, with some images held out."""
     base = config.train
-    flat: Point = {"validation": config.validation}
-    if config.trial_epochs is not None:
-        flat["epochs"] = config.trial_epochs
-        flat["lr_drops"] = scaled_drops(base.lr_drops, base.epochs, config.trial_epochs)
-    flat |= with_drops(point, base, config.trial_epochs)
+    flat = {"validation": config.validation, **settings_of(point, base, config.trial_epochs)}
     return TrainConfig.make(nest(flat, base.model_dump())).resolved()
 
 
@@ -73,27 +69,6 @@ def run_trial(point: Point, job: TrialJob) -> None:
         kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
         figures = dict.fromkeys(TUNE_OBJECTIVES.values(), 0.0)  # ASHA asks for them
         ray.tune.report({**figures, "error": f"{kind}{text}"[:500]})
-
-
-def is_machines_fault(problem: Exception) -> bool:
-    """Tell whether a trial failed through a lost worker or node, or a GPU in an error state.
-
-    Whatever a worker's own code raises is the setting's fault, but for CUDA errors: after one of
-    them, a lack of memory apart, every later call in the same process fails too.
-    """
-    from ray.exceptions import RayError
-    from ray.train import TrainingFailedError, WorkerGroupError
-
-    if isinstance(problem, WorkerGroupError):
-        failures = problem.worker_failures.values()
-        return any(is_machines_fault(failure) for failure in failures)
-    if isinstance(problem, TrainingFailedError | RayError):
-        return True
-    if type(problem).__module__.startswith("ray.train."):  # a worker's health check
-        return True
-    text = str(problem)
-    is_cuda = isinstance(problem, torch.AcceleratorError) or "CUDA error" in text
-    return is_cuda and "out of memory" not in text
 
 
 def _train_here(

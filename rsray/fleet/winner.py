@@ -11,8 +11,7 @@ from rsray.config import CertifyConfig, TrainConfig, TuneConfig, nest
 from rsray.core.hardware import resolve_precision
 from rsray.data import open_split
 from rsray.fleet.certifier import certify, selected_images
-from rsray.fleet.session import cluster_gpus
-from rsray.fleet.space import Point, published_settings, with_drops
+from rsray.fleet.space import Point, published_settings, settings_of
 from rsray.fleet.trainer import train
 from rsray.fleet.watch import Watch
 from rsray.storage import Folder
@@ -40,7 +39,7 @@ class Finals(NamedTuple):
 
 def full_config(config: TuneConfig, point: Point) -> TrainConfig:
     """Return the configuration that trains a point at full length on all training images."""
-    flat = {**with_drops(point, config.train), "validation": 0.0}
+    flat = {**settings_of(point, config.train), "validation": 0.0}
     if config.workers not in (None, config.train.workers):
         flat |= {"workers": config.workers, "most_workers": None}
     values = nest(flat, config.train.model_dump())
@@ -111,7 +110,7 @@ def certify_config(
             "skip": config.skip,
             "limit": config.limit,
             "seed": config.seed,
-            "precision": cluster_precision(best.precision, cluster_gpus()),
+            "precision": best.precision,
         }
     )
 

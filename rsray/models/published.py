@@ -23,6 +23,17 @@ from rsray.models.normalise import Normalise
 from rsray.models.weights import fit
 
 CONTAINERS = ("state_dict", "net", "model_state_dict", "model")  # where the weights are kept
+# What torch.load was seen to raise for files of which some bytes had been changed.
+DAMAGE: tuple[type[Exception], ...] = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    TypeError,
+)
 LAYER_STATISTICS = {"0.means": "mean", "0.mean": "mean", "0.sds": "std", "0.std": "std"}
 
 
@@ -41,7 +52,7 @@ def load_published(
     state, metadata = _split(content, where)
     state, has_layer = _strip(state, _network(model).state_dict().keys())
     _refuse_other_statistics(state, model, where)
-    normalised = True if has_layer else (False if set(content) == {"net", "epoch"} else None)
+    normalised = True if has_layer else (False if {"net", "epoch"} <= set(content) else None)
     weights = {key: value for key, value in state.items() if key not in LAYER_STATISTICS}
     fit(_network(model), _with_batch_counts(weights, _network(model)), where)
     if normalised is False:
@@ -61,7 +72,7 @@ def _read(path: str | os.PathLike[str] | bytes, where: str) -> Mapping[str, Any]
         raise UserError(
             f"checkpoint {where} is refused: it is damaged, or holds more than tensors and numbers"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except DAMAGE as error:
         raise UserError(f"checkpoint {where} is damaged or not a PyTorch checkpoint") from error
     if not isinstance(content, Mapping):
         raise UserError(f"checkpoint {where} holds a {type(content).__name__}, not a state dict")

@@ -13,7 +13,11 @@ from rsray.objectives.macer import mean_probability_nll
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian(Objective):
-    """Cross entropy of the mean probability over the draws; with the paper's one draw, plain CE."""
+    """Cross entropy of the mean probability over the draws; the paper takes one draw.
+
+    It is MACER's classification term with that term's floor of 1e-10: an image whose label has
+    less than about that probability teaches less than under plain cross entropy.
+    """
 
     num_draws: int = 1
 

@@ -63,7 +63,8 @@ def mean_probability_nll(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
     """Return -log(mean over draws of softmax(logits)[label] + floor) [B], in nats."""
     log_p_BK = logits_BMK.log_softmax(-1).logsumexp(1) - math.log(logits_BMK.shape[1])
     log_p_B = log_p_BK.gather(1, labels_B[:, None])[:, 0]
-    return -torch.logaddexp(log_p_B, log_p_B.new_tensor(math.log(PROBABILITY_FLOOR)))
+    floor_B = torch.full_like(log_p_B, math.log(PROBABILITY_FLOOR))  # made on the device
+    return -torch.logaddexp(log_p_B, floor_B)
 
 
 def radius_gap(logits_BMK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rsray.config import TrainConfig, nest, scaled_drops
+from rsray.config import TrainConfig, nest
 from rsray.presets.catalogue import Preset, matching, preset, presets, published_for
 
 __all__ = [
@@ -62,7 +62,7 @@ def train_config(
 ) -> TrainConfig:
     """Return the configuration of a training run: defaults, then preset or `base`, then `flat`.
 
-    When `epochs` is changed and `lr_drops` is not, the drops move in proportion.
+    When `epochs` is changed, what is counted in epochs moves in proportion unless it is in `flat`.
     """
     start = dict(base or {})
     if preset_name is not None:
@@ -72,10 +72,10 @@ def train_config(
         start = _defaults(flat)
     values = nest(flat, start)
     epochs = flat.get("epochs")
-    drops = start.get("lr_drops")
-    if isinstance(epochs, int | float) and epochs >= 1 and "lr_drops" not in flat and drops:
+    if isinstance(epochs, int | float) and epochs >= 1:
         before = start.get("epochs", TrainConfig.model_fields["epochs"].default)
-        values["lr_drops"] = scaled_drops(drops, before, int(epochs))
+        moved = TrainConfig.make({**values, "epochs": before}).at_epochs(int(epochs))
+        values = nest({key: value for key, value in moved.items() if key not in flat}, values)
     return TrainConfig.make(values).resolved()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from rsray.config import TrainConfig, scaled_drops
+from rsray.config import TrainConfig, nest
 from rsray.errors import UserError
 
 FILES = (
@@ -47,9 +47,9 @@ class Preset:
         return bool(self.settings["dataset"] != "digits")
 
     def at_epochs(self, epochs: int) -> dict[str, Any]:
-        """Return the settings for a run of so many epochs: the drops move in proportion."""
-        drops = scaled_drops(self.settings["lr_drops"], self.settings["epochs"], epochs)
-        return {**self.settings, "epochs": epochs, "lr_drops": drops}
+        """Return the settings for a run of so many epochs: see TrainConfig.at_epochs."""
+        whole = TrainConfig.make(nest(self.settings))
+        return {**self.settings, **whole.at_epochs(epochs)}
 
     @property
     def published_acr(self) -> float | None:

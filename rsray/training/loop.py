@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rsray import models
 from rsray.config import TrainConfig
-from rsray.core.hardware import resolve_precision
+from rsray.core.hardware import PRECISIONS, resolve_precision
 from rsray.data import dataset_spec
 from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
@@ -32,7 +32,14 @@ from rsray.training.checkpoint import (
 from rsray.training.metrics import MetricsLog
 from rsray.training.randomness import batch_noise, uniforms
 from rsray.training.reader import Reader
-from rsray.training.run import WEIGHTS, build_model, open_training_split, run_record
+from rsray.training.run import (
+    WEIGHTS,
+    build_model,
+    open_training_split,
+    record_hardware,
+    recorded_precision,
+    run_record,
+)
 from rsray.training.schedule import Part, Schedule
 from rsray.training.source import BatchSource, Feed, ReadAhead, Resident, Source, is_streamed
 from rsray.training.step import Batch, Network, Stepper, Tally
@@ -96,8 +103,8 @@ class Training:
             self.team.rank,
             self.team.world,
         )
-        self.precision = resolve_precision(config.precision, self.device)
-        torch.manual_seed(config.seed)
+        self.precision = self._settle_precision()
+        torch.manual_seed(config.seed % 2**63)
         self.model = build_model(config, self.split).to(
             self.device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
@@ -110,6 +117,21 @@ class Training:
         self.network = Network(self.team.wrap(self.model), self.precision)
         self.stepper = Stepper(self.network, self.optimiser, world=self.team.world)
         self.batches = self._open_batches()
+
+    def _settle_precision(self) -> str:
+        """Return the first worker's precision, now or in an earlier start; run.yaml holds it."""
+        own = self.config.precision
+        if self.run is None:
+            return resolve_precision(own, self.device)
+        is_first = self.team.rank == 0
+        if is_first and own is None:
+            own = recorded_precision(self.run)
+        mine = PRECISIONS.index(resolve_precision(own, self.device)) if is_first else 0
+        precision = PRECISIONS[int(self.team.sum_over(torch.tensor([mine], device=self.device)))]
+        self.config = self.config.model_copy(update={"precision": precision})
+        if is_first:
+            record_hardware(self.run, precision, self.device)
+        return precision
 
     def _open_batches(self) -> BatchSource:
         if not is_streamed(self.split, len(self.source), self.augmentation):
@@ -203,7 +225,11 @@ class Training:
 
     def _check_converging(self, row: dict[str, Any]) -> None:
         """Raise DivergedError when the loss, or what the last step left of the weights, is lost."""
-        largest = max(float(weight.detach().abs().max()) for weight in self.model.parameters())
+        weights = [*self.model.parameters()]
+        if self.companion is not None:
+            weights += self.companion.parameters()
+        sizes = torch.stack([weight.detach().abs().max().float() for weight in weights])
+        largest = float(sizes.max())  # NaN where one is, unlike Python's max
         if not math.isfinite(row["loss"]) or not largest < LARGEST_WEIGHT:
             raise DivergedError(
                 f"the loss became {row['loss']:g} and the largest weight {largest:g} in epoch "
@@ -212,15 +238,21 @@ class Training:
 
     def _train_epoch(self) -> dict[str, Any]:
         config, epoch = self.config, self.epoch
-        torch.manual_seed(config.seed * 1_000_003 + epoch)  # dropout and the like, in user models
+        # For dropout and the like, in users' models.
+        torch.manual_seed((config.seed * 1_000_003 + epoch) % 2**63)
         objective = self.objective.at_epoch(epoch, config.lr_drops)
         lr = float(self.optimiser.param_groups[0]["lr"])
         tally, started = Tally(self.device), time.perf_counter()
         self.network.module.train()
         self._steps(objective, tally)
+        figures = tally.read(self.team.sum_over)
+        if not figures["draws"]:
+            raise UserError(
+                f"there is nothing to train on: no batch of {len(self.source)} images has one for "
+                f"each of {self.team.world} workers"
+            )
         for schedule in self.schedules.values():
             schedule.step()
-        figures = tally.read(self.team.sum_over)
         seconds = time.perf_counter() - started
         row = {
             "epoch": epoch,

@@ -39,7 +39,9 @@ class MetricsLog:
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(self._run.local_path / "tensorboard"))
+            self._events = SummaryWriter(
+                str(self._run.local_path / "tensorboard"), purge_step=row["epoch"]
+            )
         for key, value in row.items():
             if key != "epoch" and value is not None:
                 self._events.add_scalar(key, value, row["epoch"])

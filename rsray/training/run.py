@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from rsray import models
-from rsray.config import TrainConfig, choose, to_yaml
+from rsray.config import TrainConfig, choose, from_yaml, to_yaml
 from rsray.core.hardware import device_name, resolve_precision
 from rsray.data import ImageSplit, open_split
+from rsray.errors import UserError
 from rsray.ownership import recorded
 from rsray.storage import Folder
 from rsray.training.augment import AUGMENTATIONS
+from rsray.training.crop import RESIZED_CROP, RandomResizedCrop, recut
 from rsray.versions import versions
 
 RUN_FILE, WEIGHTS = "run.yaml", "model.safetensors"
@@ -41,7 +43,36 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
     resolve_precision(config.precision, device)
     if config.augmentation is not None:
         choose(config.augmentation, AUGMENTATIONS, "augmentation")
+    if config.augmentation == RESIZED_CROP and recut(split, RandomResizedCrop(0, 0)) is split:
+        raise UserError(
+            f"augmentation {RESIZED_CROP} cuts from full-size pictures, which {config.dataset} "
+            "does not have here: choose none or crop-flip"
+        )
+    least = min(config.batch_size, len(split), config.limit or len(split))
+    most = max(config.workers, config.most_workers or 1)
+    if least < most:
+        raise UserError(
+            f"workers is {most}: a batch of {least} images has none for some of them; at most "
+            f"{least} workers"
+        )
     build_model(config, split)
+
+
+def recorded_precision(run: Folder) -> str | None:
+    """Return the precision that run.yaml holds, or None while there is none."""
+    found: str | None = _record(run).get("precision")
+    return found
+
+
+def record_hardware(run: Folder, precision: str, device: torch.device) -> None:
+    """Write into run.yaml the precision and the device that a run trains with."""
+    record = {**_record(run), "precision": precision, "device": device_name(device)}
+    if run.exists(RUN_FILE) and record != _record(run):
+        run.write(RUN_FILE, to_yaml(record))
+
+
+def _record(run: Folder) -> dict[str, Any]:
+    return from_yaml(run.read(RUN_FILE), f"{run}/{RUN_FILE}") if run.exists(RUN_FILE) else {}
 
 
 def run_record(config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
@@ -66,6 +97,5 @@ def claim_run(run: Folder, config: TrainConfig, split: ImageSplit, device: torch
         return run.exists(WEIGHTS)
     check_settings(config, split, device)  # a typo does not claim the folder
     run.make()
-    record = {**run_record(config, split), "device": device_name(device)}
-    run.write(RUN_FILE, to_yaml(record))
+    run.write(RUN_FILE, to_yaml(run_record(config, split)))
     return False

@@ -49,27 +49,29 @@ class Tally:
 
     def __init__(self, device: torch.device) -> None:
         """Start at zero."""
-        self._sums = torch.zeros(5, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self._images = self._draws = 0
 
     def add(
         self, classification_B: Tensor, robustness_B: Tensor, logits_BMK: Tensor, labels_B: Tensor
     ) -> None:
         """Add a group of images."""
         hits = (logits_BMK.argmax(-1) == labels_B[:, None]).sum()
-        images, draws = len(labels_B), logits_BMK.shape[0] * logits_BMK.shape[1]
+        self._images += len(labels_B)
+        self._draws += logits_BMK.shape[0] * logits_BMK.shape[1]
         self._sums += torch.stack(
             [
                 classification_B.detach().sum().double(),
                 robustness_B.detach().sum().double(),
                 hits.double(),
-                hits.new_tensor(images, dtype=torch.float64),
-                hits.new_tensor(draws, dtype=torch.float64),
             ]
         )
 
     def read(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
         """Return the means so far (of all workers, with `reduce` a sum over them)."""
-        classification, robustness, hits, images, draws = reduce(self._sums.clone()).tolist()
+        counts = self._sums.new_tensor([self._images, self._draws])
+        sums = reduce(torch.cat((self._sums, counts)))
+        classification, robustness, hits, images, draws = sums.tolist()
         return {
             "loss": (classification + robustness) / max(images, 1),
             "classification_loss": classification / max(images, 1),

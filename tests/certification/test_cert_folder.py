@@ -113,17 +113,6 @@ def test_finishing_twice_writes_the_same_bytes(small_run):
     assert contents[0] == contents[1]
 
 
-def test_a_start_that_draws_nothing_does_not_add_to_the_time(small_run):
-    run = small_run()
-    run.count(run.items()[:-1])
-    last = {82: "OSError: damaged"}
-    assert finish(run.claimed, run.selected, seconds=2.0, failed=last)["seconds"] == 2.0
-    again = finish(run.claimed, run.selected, seconds=7.0, failed=last)
-    assert again["seconds"] == 2.0 and again["draws_per_second"] == 11 * 70
-    run.count()  # the last image, which failed before
-    assert finish(run.claimed, run.selected, seconds=9.0, failed={})["seconds"] == 9.0
-
-
 def test_a_run_that_is_not_complete_does_not_finish(small_run):
     run = small_run()
     run.count(run.items()[:-1])

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from rsray.data import DATASETS, dataset_spec, open_split
+from rsray.data import DATASETS, absolute_root, dataset_spec, open_split
 from rsray.data.download import download
 from rsray.data.location import Location
 from rsray.errors import UserError
@@ -70,6 +70,18 @@ def test_root_of_the_environment(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"{tmp_path}/data/train-images"):
         open_split("mnist", "train")
+
+
+def test_the_root_for_a_process_in_another_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RSRAY_DATA_ROOT", raising=False)
+    assert absolute_root("mnist", None) == f"{tmp_path}/data"
+    monkeypatch.setenv("RSRAY_DATA_ROOT", "elsewhere")
+    assert absolute_root("mnist", None) == f"{tmp_path}/elsewhere"
+    assert absolute_root("mnist", "../x") == f"{tmp_path.parent}/x"
+    uri = "s3://key:secret@bucket/data"
+    assert absolute_root("mnist", uri) == uri, "as it is, with what opens it"
+    assert absolute_root("digits", None) is None, "which come with a package"
 
 
 def test_reading_needs_neither_torch_nor_ray():

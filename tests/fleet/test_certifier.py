@@ -117,6 +117,43 @@ def test_seed_decides_the_counts(job, tmp_path):
     assert counts["a"] == counts["b"] != counts["c"]
 
 
+@pytest.fixture
+def faulty(ray_session, tmp_path, monkeypatch):
+    """Certify digits by a user's linear model whose forward pass may do `act` for its images."""
+
+    def run(name, condition, act, skip):
+        (tmp_path / f"{name}.py").write_text(
+            "import os, pathlib, torch\n"
+            f"been = pathlib.Path({str(tmp_path / 'been')!r})\n"
+            "class Faulty(torch.nn.Linear):\n"
+            "    def __init__(self, num_classes):\n"
+            "        super().__init__(64, num_classes)\n"
+            "    def forward(self, images):\n"
+            f"        if {condition}:\n"
+            f"            {act}\n"
+            "        return super().forward(images.flatten(1))\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        module = importlib.import_module(name)
+        models.save_weights(module.Faulty(10), tmp_path / "model.safetensors")
+        source = open_source(str(tmp_path / "model.safetensors")).given(
+            model=f"{name}:Faulty", dataset="digits", sigma=0.01
+        )
+        split = open_split("digits", "test")
+        config = CertifyConfig.make(
+            {
+                "source": source.where, "model_digest": source.digest, "dataset": "digits",
+                "model": source.model, "num_classes": 10, "sigma": 0.01, "n": 1000, "skip": skip,
+                "precision": "fp32", "compile": "off",
+            }
+        )  # fmt: skip
+        chosen = selected_images(config, split)
+        summary = certify(config, Folder.of(tmp_path / "cert"), source, split, chosen)
+        return summary, split, chosen
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -124,74 +161,22 @@ def test_seed_decides_the_counts(job, tmp_path):
         pytest.param("os._exit(1)", "the actor that made them died each time", marks=pytest.mark.long),
     ],
 )  # fmt: skip
-def test_an_image_that_fails_is_named_and_costs_no_other(
-    ray_session, tmp_path, monkeypatch, fault, said
-):
-    monkeypatch.syspath_prepend(str(tmp_path))
-    name = f"fussy_{len(fault)}"
-    (tmp_path / f"{name}.py").write_text(
-        "import os, torch\n"
-        "class Fussy(torch.nn.Module):\n"
-        "    def __init__(self, num_classes):\n"
-        "        super().__init__()\n"
-        "        self.linear = torch.nn.Linear(64, num_classes)\n"
-        "    def forward(self, images):\n"
-        "        if 0.35 < float(images.mean()) < 0.45:\n"
-        f"            {fault}\n"
-        "        return self.linear(images.flatten(1))\n"
-    )
-    fussy = importlib.import_module(name)
-    models.save_weights(fussy.Fussy(10), tmp_path / "model.safetensors")
-    source = open_source(str(tmp_path / "model.safetensors")).given(
-        model=f"{name}:Fussy", dataset="digits", sigma=0.01
-    )
-    split = open_split("digits", "test")
+def test_an_image_that_fails_is_named_and_costs_no_other(faulty, fault, said):
+    is_bright = "0.35 < float(images.mean()) < 0.45"
+    summary, split, chosen = faulty(f"fussy_{len(fault)}", is_bright, fault, skip=9)
     bright = np.flatnonzero(split.images(range(450)).mean(axis=(1, 2, 3)) / 255 > 0.35)
-    config = CertifyConfig.make(
-        {
-            "source": source.where, "model_digest": source.digest, "dataset": "digits",
-            "model": source.model, "num_classes": 10, "sigma": 0.01, "n": 1000, "skip": 9,
-            "precision": "fp32",
-        }
-    )  # fmt: skip
-    chosen = selected_images(config, split)
     expected = sorted(set(bright.tolist()) & set(chosen.indices.tolist()))
     assert 0 < len(expected) < 5
-    summary = certify(config, Folder.of(tmp_path / "cert"), source, split, chosen)
     assert sorted(int(index) for index in summary["failed"]) == expected
     assert said in summary["failed"][str(expected[0])]
     assert summary["num_images"] == len(chosen.indices) - len(expected)
 
 
-def test_an_image_that_failed_once_is_tried_again(ray_session, tmp_path, monkeypatch):
+def test_an_image_that_failed_once_is_tried_again(faulty, tmp_path):
     """A fault of the moment, or of one node, costs no certificate."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "moody.py").write_text(
-        "import pathlib, torch\n"
-        f"been = pathlib.Path({str(tmp_path / 'been')!r})\n"
-        "class Moody(torch.nn.Linear):\n"
-        "    def __init__(self, num_classes):\n"
-        "        super().__init__(64, num_classes)\n"
-        "    def forward(self, images):\n"
-        "        if 0.1 < float(images.mean()) < 0.45 and not been.exists():\n"
-        "            been.touch()\n"
-        "            raise OSError('stale file handle')\n"
-        "        return super().forward(images.flatten(1))\n"
+    is_first = "0.1 < float(images.mean()) < 0.45 and not been.exists()"
+    summary, _, chosen = faulty(
+        "moody", is_first, "been.touch(); raise OSError('stale file handle')", skip=90
     )
-    moody = importlib.import_module("moody")
-    models.save_weights(moody.Moody(10), tmp_path / "model.safetensors")
-    source = open_source(str(tmp_path / "model.safetensors")).given(
-        model="moody:Moody", dataset="digits", sigma=0.01
-    )
-    split = open_split("digits", "test")
-    config = CertifyConfig.make(
-        {
-            "source": source.where, "model_digest": source.digest, "dataset": "digits",
-            "model": source.model, "num_classes": 10, "sigma": 0.01, "n": 1000, "skip": 90,
-            "precision": "fp32", "compile": "off",
-        }
-    )  # fmt: skip
-    chosen = selected_images(config, split)
-    summary = certify(config, Folder.of(tmp_path / "cert"), source, split, chosen)
     assert (tmp_path / "been").exists()
     assert not summary["failed"] and summary["num_images"] == len(chosen.indices)

@@ -11,9 +11,9 @@ from rsray.fleet.space import (
     most_epochs,
     parse_grid,
     parse_space,
+    settings_of,
     start_points,
     why_untried,
-    with_drops,
 )
 from rsray.presets import presets, search_config, train_config
 
@@ -71,7 +71,7 @@ def test_grids():
 def test_a_grid_of_lists():
     space = distributions(parse_grid(["lr_drops=[10,20],[20],[]"], "macer"))
     config = train_config({"dataset": "mnist"})
-    lists = [with_drops(point, config)["lr_drops"] for point in grid_points(space)]
+    lists = [settings_of(point, config)["lr_drops"] for point in grid_points(space)]
     assert lists == [[10, 20], [20], []]
     with pytest.raises(UserError, match="twice"):
         parse_grid(["lr_drops=[10,20],[10,20]"], "macer")
@@ -138,9 +138,9 @@ def test_why_the_published_setting_is_no_trial():
 
 def test_epochs_may_be_searched():
     base = train_config({"dataset": "digits"})  # 16 epochs, drops at 4 and 14
-    assert with_drops({"epochs": 40}, base)["lr_drops"] == (10, 35)
-    assert with_drops({"epochs": 40, "lr_drops": "[7]"}, base)["lr_drops"] == [7]
-    assert with_drops({"hinge": 4.0}, base) == {"hinge": 4.0}
+    assert settings_of({"epochs": 40}, base)["lr_drops"] == (10, 35)
+    assert settings_of({"epochs": 40, "lr_drops": "[7]"}, base)["lr_drops"] == [7]
+    assert settings_of({"hinge": 4.0}, base) == {"hinge": 4.0}
     for spec, most in (("int(4,64)", 64), ("choice(8,32)", 32)):
         config = TuneConfig.make({"train": base, "search": {"epochs": spec}})
         assert most_epochs(config) == most

@@ -36,6 +36,14 @@ def test_a_fault_of_the_users_comes_out_as_it_is(tmp_path):
         train(config, Folder.of(tmp_path / "run"), open_training_split(config))
 
 
+def test_a_gpu_that_is_asked_for_and_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = small(gpus_per_worker=1)
+    with pytest.raises(UserError, match="gpus-per-worker is 1, but no GPU is here"):
+        train(config, Folder.of(tmp_path / "run"), open_training_split(config))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_two_workers_train_as_one_does(tmp_path):
     split = open_training_split(small())
@@ -62,6 +70,6 @@ def test_workers_may_be_a_range():
 
 
 def test_more_workers_than_cores_are_refused(ray_session, tmp_path):
-    config = small(workers=1000)
-    with pytest.raises(UserError, match="workers is 1000"):
+    config = small(workers=40)
+    with pytest.raises(UserError, match="workers is 40: that needs 40 CPU cores"):
         train(config, Folder.of(tmp_path / "run"), open_training_split(config))

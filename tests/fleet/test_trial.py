@@ -11,7 +11,8 @@ from rsray.config import TuneConfig
 from rsray.errors import UserError
 from rsray.fleet import trial as trials
 from rsray.fleet.space import parse_space
-from rsray.fleet.trial import TrialJob, is_machines_fault, run_trial
+from rsray.fleet.trainer import is_machines_fault
+from rsray.fleet.trial import TrialJob, run_trial
 from rsray.presets import train_config
 from rsray.storage import Folder
 

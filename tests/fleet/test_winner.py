@@ -27,6 +27,12 @@ def test_a_point_with_other_epochs_moves_its_drops():
     assert full_config(both, {"epochs": 8, "lr_drops": "[3]"}).lr_drops == (3,)
     short = searched({"dataset": "digits"}, ["lr_drops=choice([4,8],[12])"], trial_epochs=8)
     assert trial_config(short, {"lr_drops": "[4, 8]"}).lr_drops == (2, 4)  # of 8 epochs, not 16
+    attack = short.model_copy(
+        update={"train": train_config({"dataset": "digits", "objective": "smoothadv"})}
+    )
+    assert full_config(attack, {}).settings["warm_up_epochs"] == 10
+    assert trial_config(attack, {}).settings["warm_up_epochs"] == 5
+    assert trial_config(attack, {"warm_up_epochs": 4}).settings["warm_up_epochs"] == 2
     assert full_config(short, {"lr_drops": "[4, 8]"}).lr_drops == (4, 8)
 
 

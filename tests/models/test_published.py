@@ -92,6 +92,13 @@ def test_macers_lenet_fits(tmp_path):
     assert model.fc1.weight.mean() == 1
 
 
+def test_macers_layout_with_more_beside_the_weights(tmp_path):
+    model = build("resnet20", image_shape=(3, 32, 32), num_classes=10, dataset="cifar10")
+    state = {key: value for key, value in model.network.state_dict().items()}
+    torch.save({"net": state, "epoch": 440, "acc": 0.5, "optimizer": {}}, tmp_path / "c")
+    assert load_published(tmp_path / "c", model)["normalised"] is False
+
+
 class Malicious:
     def __init__(self, path):
         self.path = path
@@ -157,6 +164,16 @@ def test_not_a_checkpoint(tmp_path, content, message):
 def test_not_a_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "c")
     with pytest.raises(UserError, match="state dict"):
+        load_published(tmp_path / "c", resnet(0))
+
+
+def test_whatever_the_reader_raises_for_damage(tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        raise AssertionError
+
+    torch.save({"net": {}, "epoch": 1}, tmp_path / "c")
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(UserError, match="damaged"):
         load_published(tmp_path / "c", resnet(0))
 
 

@@ -13,7 +13,7 @@ from rsray.config import TrainConfig, scaled_drops
 from rsray.core.hardware import computes_bf16
 from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
-from rsray.training.loop import DivergedError
+from rsray.training.loop import DivergedError, Team
 from rsray.training.metrics import read_metrics
 from rsray.training.run import claim_run, open_training_split, run_record
 
@@ -142,8 +142,54 @@ def test_a_last_step_that_diverges(lab):
         lab.rows(lab.config(lr=1e38, epochs=1, batch_size=64), run)
 
 
+def test_a_weight_that_is_no_number_is_found_wherever_it_is(lab):
+    training = lab.training(lab.config())
+    row = {"epoch": 0, "loss": 1.0}
+    training._check_converging(row)
+    with torch.no_grad():
+        list(training.model.parameters())[-1][0] = math.nan
+    with pytest.raises(DivergedError, match="nan"):
+        training._check_converging(row)
+
+
+def test_batches_with_too_few_images_for_the_workers(lab):
+    team = Team(rank=0, world=2)
+    with pytest.raises(UserError, match="nothing to train on"):
+        lab.training(lab.config(batch_size=1), team=team).run_epochs()
+
+
+def test_seeds_of_any_size(lab):
+    small, large = (lab.rows(lab.config(seed=seed, epochs=1))[0]["loss"] for seed in (1, 2**63))
+    assert small != large
+
+
+def test_a_run_goes_on_in_the_precision_it_began_with(lab, monkeypatch):
+    """On other hardware too, unless the user asks for another: then it is another run."""
+    run, config = lab.folder("run"), lab.config(precision=None, epochs=3)
+    monkeypatch.setattr("rsray.core.hardware.computes_bf16", lambda device_type: True)
+    training = lab.training(config, run)
+    training.run_epochs(lambda row: True)  # stops after the first epoch
+    assert training.precision == training.network.precision == "bf16"
+    run.delete("model.safetensors")
+    monkeypatch.setattr("rsray.core.hardware.computes_bf16", lambda device_type: False)
+    again = lab.training(config, run)
+    assert again.precision == again.network.precision == "bf16" and again.epoch == 1
+    record = yaml.safe_load((run.local_path / "run.yaml").read_text())
+    assert record["precision"] == "bf16" and record["device"]
+    with pytest.raises(UserError, match="precision is 'fp32' now but was 'bf16'"):
+        lab.training(lab.config(precision="fp32", epochs=3), run)
+
+
 @pytest.mark.parametrize(
-    "typo", [{"model": "lenett"}, {"precision": "fp16"}, {"augmentation": "cutout"}]
+    "typo",
+    [
+        {"model": "lenett"},
+        {"precision": "fp16"},
+        {"augmentation": "cutout"},
+        {"augmentation": "random-resized-crop"},  # of arrays, which have no larger pictures
+        {"workers": 33},  # batches of 32
+        {"workers": "1-65", "batch_size": 128},  # 64 images
+    ],
 )
 def test_a_typo_does_not_claim_the_folder(typo, lab):
     run = lab.folder("run")
