@@ -25,7 +25,7 @@ from rsray.certification.compiled import (
     compiled_batch,
     is_worth_compiling,
 )
-from rsray.certification.fold import fold, with_float32_head
+from rsray.certification.fold import fold, with_float32_head, with_pairwise_pools
 from rsray.core.hardware import device_name
 from rsray.errors import UserError
 from rsray.storage import one_line
@@ -68,6 +68,8 @@ class EvaluatedNetwork:
         network = folded.network
         if evaluation.precision == "bf16":
             network = with_float32_head(network)
+        if evaluation.device == "cpu" and not evaluation.compiled:  # compilers fuse the pools
+            network = with_pairwise_pools(network)
         self.network = network.to(memory_format=FORMATS[evaluation.memory_format])  # type: ignore[call-overload]
         self.device = torch.device(evaluation.device)
         self.mean_C, self.std_C = folded.mean_C, folded.std_C

@@ -66,6 +66,39 @@ def with_float32_head(network: nn.Module) -> nn.Module:
     return network
 
 
+def with_pairwise_pools(network: nn.Module) -> nn.Module:
+    """Return the network with its 2x2 max-pools as elementwise maxima: the same values.
+
+    On a CPU torch's own pooling takes about a fifth of LeNet's forward pass, this a tenth.
+    """
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if _is_two_by_two(child):
+                setattr(module, name, _PairwiseMax())
+    return _PairwiseMax() if _is_two_by_two(network) else network
+
+
+def _is_two_by_two(module: nn.Module) -> bool:
+    if type(module) is not nn.MaxPool2d:
+        return False
+    pair = nn.modules.utils._pair
+    sizes = [pair(each) for each in (module.kernel_size, module.stride)]
+    is_plain = not (module.ceil_mode or module.return_indices)
+    is_dense = pair(module.padding) == (0, 0) and pair(module.dilation) == (1, 1)
+    return sizes == [(2, 2), (2, 2)] and is_plain and is_dense
+
+
+class _PairwiseMax(nn.Module):
+    """The largest of each 2x2 pixels; a last odd row or column is left out, as MaxPool2d does."""
+
+    def forward(self, features_NCHW: Tensor) -> Tensor:
+        """Return features [N, C, H // 2, W // 2]."""
+        height, width = features_NCHW.shape[-2] // 2 * 2, features_NCHW.shape[-1] // 2 * 2
+        even = features_NCHW[..., :height, :width]
+        rows = torch.maximum(even[..., 0::2, :], even[..., 1::2, :])
+        return torch.maximum(rows[..., 0::2], rows[..., 1::2])
+
+
 def _head(network: nn.Module) -> str | None:
     """Return the name of the linear layer whose output the network returns, if there is one.
 

@@ -1,10 +1,12 @@
 """A folded network computes the same function."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from rsray.certification.fold import fold, with_float32_head
+from rsray.certification.fold import fold, with_float32_head, with_pairwise_pools
 from rsray.models import Normalise, build
 
 
@@ -200,3 +202,38 @@ def test_a_bare_linear_layer_is_its_own_head():
 def test_a_network_without_linear_layers_is_bfloat16_throughout():
     network = with_float32_head(nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten()))
     assert network(torch.rand(2, 1, 8, 8).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (3, 20, 7, 6), (1, 1, 5, 9), (2, 33, 2, 3)])
+def test_pairwise_pools_give_every_bit_of_max_pools(shape, dtype, memory_format):
+    pool = nn.Sequential(nn.MaxPool2d(2), nn.ReLU())
+    images = torch.randn(shape, dtype=dtype).to(memory_format=memory_format)
+    images[0, 0, 0, 1], images[0, 0, 1, 2] = float("nan"), -float("inf")
+    want, got = pool(images), with_pairwise_pools(copy.deepcopy(pool))(images)
+    assert got.shape == want.shape and got.dtype == dtype
+    torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+    assert got[0, 0, 0, 0].isnan()
+
+
+def test_other_pools_stay():
+    others = [
+        nn.MaxPool2d(3), nn.MaxPool2d(2, stride=1), nn.MaxPool2d(2, padding=1),
+        nn.MaxPool2d(2, dilation=2), nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2),
+        nn.MaxPool2d((2, 1)), nn.MaxPool2d(2, return_indices=True),
+    ]  # fmt: skip
+    network = nn.Sequential(*others, nn.Sequential(nn.MaxPool2d((2, 2), (2, 2))))
+    found = with_pairwise_pools(network)
+    assert [type(each) for each in found[:-1]] == [type(each) for each in others]
+    assert not isinstance(found[-1][0], nn.MaxPool2d)
+
+
+def test_lenet_with_pairwise_pools():
+    torch.manual_seed(0)
+    model = build("lenet", image_shape=(1, 28, 28), num_classes=10).eval()
+    other = with_pairwise_pools(copy.deepcopy(model))
+    assert not isinstance(other.pool, nn.MaxPool2d)
+    images = torch.rand(4, 1, 28, 28)
+    with torch.no_grad():
+        assert torch.equal(other(images), model(images))
