@@ -31,6 +31,7 @@ from rsray.training.loop import Progress, Training
 from rsray.training.metrics import read_metrics
 from rsray.training.run import claim_run
 from rsray.training.source import is_streamed
+from rsray.training.step import MemoryShortError
 
 log = logging.getLogger(__name__)
 FOLLOW_SECONDS = 1.0
@@ -134,6 +135,9 @@ def _fit_group(config: TrainConfig, run: Folder, is_streamed: bool) -> None:
             return
         except TrainingFailedError as problem:
             cause = cause_of(problem)
+            if isinstance(cause, MemoryShortError):  # halved each time, so this comes to an end
+                log.warning("%s: beginning anew after %d epochs", cause, latest_epoch(run))
+                continue
             failures = 1 if latest_epoch(run) > before else failures + 1
             most = MAX_FAILURES if is_machines_fault(cause) else 1  # a peer's loss may look so
             if isinstance(cause, UserError) or failures > most:
@@ -229,11 +233,11 @@ def _check_room(workers: int, gpus: float) -> None:
 
 
 def cause_of(problem: Exception) -> Exception:
-    """Return the user's mistake behind a failed worker group, or the failure itself."""
+    """Return the user's mistake, or short memory, behind a failed worker group, or the failure."""
     for failure in getattr(problem, "worker_failures", {}).values():
         error: BaseException | None = failure
         while error is not None:
-            if isinstance(error, UserError):
+            if isinstance(error, UserError | MemoryShortError):
                 return error
             error = getattr(error, "cause", None) or error.__cause__
     return problem

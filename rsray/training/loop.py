@@ -36,13 +36,15 @@ from rsray.training.run import (
     WEIGHTS,
     build_model,
     open_training_split,
+    record_group_size,
     record_hardware,
+    recorded_group_size,
     recorded_precision,
     run_record,
 )
 from rsray.training.schedule import Part, Schedule
 from rsray.training.source import BatchSource, Feed, ReadAhead, Resident, Source, is_streamed
-from rsray.training.step import Batch, Network, Stepper, Tally
+from rsray.training.step import Batch, MemoryShortError, Network, Stepper, Tally
 from rsray.training.validation import Projection, project
 
 LARGEST_WEIGHT = 1e6  # beyond it a network computes nothing but overflow
@@ -116,6 +118,8 @@ class Training:
         self.epoch = self._resume()
         self.network = Network(self.team.wrap(self.model), self.precision)
         self.stepper = Stepper(self.network, self.optimiser, world=self.team.world)
+        if self.run is not None:
+            self.stepper.group_size = recorded_group_size(self.run)
         self.batches = self._open_batches()
 
     def _settle_precision(self) -> str:
@@ -272,7 +276,12 @@ class Training:
         for part, (images, labels) in zip(parts, pairs, strict=True):
             images = self._augmented(images, part)
             batch = Batch(images, labels, part.rows, part.global_size, part.key)
-            self.stepper.step(batch, objective, tally, self.companion)
+            try:
+                self.stepper.step(batch, objective, tally, self.companion)
+            except MemoryShortError as short:
+                if self.run is not None:
+                    record_group_size(self.run, short.group_size)
+                raise
             step = part.key[2]
             self._companion_step(objective, batch, self.epoch * len(parts) + step)
             self.on_progress(Progress(self.epoch, config.epochs, step + 1, len(parts)))

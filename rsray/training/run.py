@@ -18,7 +18,7 @@ from rsray.training.augment import AUGMENTATIONS
 from rsray.training.crop import RESIZED_CROP, RandomResizedCrop, recut
 from rsray.versions import versions
 
-RUN_FILE, WEIGHTS = "run.yaml", "model.safetensors"
+RUN_FILE, WEIGHTS, GROUP_SIZE = "run.yaml", "model.safetensors", ".group-size"
 
 
 def open_training_split(config: TrainConfig) -> ImageSplit:
@@ -69,6 +69,16 @@ def record_hardware(run: Folder, precision: str, device: torch.device) -> None:
     record = {**_record(run), "precision": precision, "device": device_name(device)}
     if run.exists(RUN_FILE) and record != _record(run):
         run.write(RUN_FILE, to_yaml(record))
+
+
+def recorded_group_size(run: Folder) -> int | None:
+    """Return how many images a worker's device has memory for, None: it was never short."""
+    return int(run.read(GROUP_SIZE)) if run.exists(GROUP_SIZE) else None
+
+
+def record_group_size(run: Folder, images: int) -> None:
+    """Keep how many images at once the workers of the next start try."""
+    run.write(GROUP_SIZE, str(images).encode())
 
 
 def _record(run: Folder) -> dict[str, Any]:

@@ -81,6 +81,19 @@ class Tally:
         }
 
 
+class MemoryShortError(RuntimeError):
+    """A worker among several has no memory for its images at once: all begin anew with groups."""
+
+    def __init__(self, group_size: int) -> None:
+        """Name how many images may fit."""
+        super().__init__(group_size)
+        self.group_size = group_size
+
+    def __str__(self) -> str:
+        """Return what is tried next."""
+        return f"the device has no memory for more than {self.group_size} images at once"
+
+
 class Stepper:
     """Makes optimiser steps; splits a batch into groups of images when memory is short.
 
@@ -98,7 +111,11 @@ class Stepper:
     def step(
         self, batch: Batch, objective: Objective, tally: Tally, companion: nn.Module | None = None
     ) -> None:
-        """Make one step; halves the group on out-of-memory and starts the step again."""
+        """Make one step; halves the group on out-of-memory and starts the step again.
+
+        One worker of several cannot start again alone: the others wait for its gradients. It
+        raises MemoryShortError.
+        """
         while True:
             self.optimiser.zero_grad(set_to_none=True)
             try:
@@ -109,6 +126,8 @@ class Stepper:
                 if size == 1:
                     raise
                 self.group_size = (size + 1) // 2
+                if self.world > 1:
+                    raise MemoryShortError(self.group_size) from None
                 torch.cuda.empty_cache()
         self.optimiser.step()
         for figures in steps:

@@ -58,6 +58,27 @@ def test_two_workers_train_as_one_does(tmp_path):
     assert [p.name for p in (tmp_path / "two").iterdir() if p.name.startswith(".ray")] == []
 
 
+@pytest.mark.long
+def test_two_workers_without_memory_for_their_images_go_on_in_groups(tmp_path, monkeypatch):
+    (tmp_path / "cramped.py").write_text(
+        "import torch\n"
+        "class Cramped(torch.nn.Linear):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(64, num_classes)\n"
+        "    def forward(self, images):\n"
+        "        if self.training and len(images) > 20 * 4:\n"
+        "            raise torch.OutOfMemoryError('CUDA out of memory')\n"
+        "        return super().forward(images.flatten(1))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = small(model="cramped:Cramped", workers=2, epochs=2)  # 32 images a worker, 4 draws
+    train(config, Folder.of(tmp_path / "two"), open_training_split(config))
+    alone = config.model_copy(update={"workers": 1})
+    train(alone, Folder.of(tmp_path / "one"), open_training_split(config))
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    assert (tmp_path / "two" / ".group-size").read_text() == "16"
+
+
 def test_workers_may_be_a_range():
     config = small(workers="2-8")
     assert (config.workers, config.most_workers) == (2, 8)

@@ -18,6 +18,7 @@ from rsray.training.randomness import (
     permutation,
     uniforms,
 )
+from rsray.training.step import MemoryShortError
 
 CPU = torch.device("cpu")
 SHAPE = (2, 3, 5)
@@ -279,3 +280,19 @@ def test_memory_too_short_for_one_image(lab):
     training.stepper.network = Cramped(training.network, 0)
     with pytest.raises(torch.OutOfMemoryError):
         training.run_epochs()
+
+
+def test_short_memory_among_several_workers_is_for_all_to_begin_anew(lab):
+    """One alone cannot repeat its forward pass: the others wait for its gradients."""
+    config, run = lab.config(limit=32, batch_size=32, **ONE_STEP), lab.folder("run")
+    team = Team(0, 2)  # 16 images of the batch
+    for size in (8, 4):
+        training = lab.training(config, run, team=team)
+        training.stepper.network = cramped = Cramped(training.network, 4)
+        with pytest.raises(MemoryShortError, match=f"no memory for more than {size} images"):
+            training.run_epochs()
+        assert cramped.sizes == [2 * size] and not run.exists("model.safetensors")
+    training = lab.training(config, run, team=team)
+    training.stepper.network = cramped = Cramped(training.network, 4)
+    training.run_epochs()
+    assert cramped.sizes == [4, 4, 4, 4] and run.exists("model.safetensors")
