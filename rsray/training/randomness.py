@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -45,6 +47,11 @@ def permutation(num_images: int, seed: int, epoch: int) -> Tensor:
     )
 
 
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "noise")
+
+
 def batch_noise(
     rows: range,
     num_draws: int,
@@ -62,8 +69,16 @@ def batch_noise(
     first = rows.start // SHARD
     shards = math.ceil(rows.stop / SHARD) - first
     flat = torch.empty((shards, SHARD * num_draws, height, width, channels), device=device)
-    for shard in range(shards):
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+
+    def draw(shard: int) -> None:
         flat[shard].normal_(0.0, sigma, generator=generator(device, *key, first + shard))
+
+    if min(shards, threads) > 1:  # torch fills a tensor of random numbers on one core
+        list(_threads(threads).map(draw, range(shards)))
+    else:
+        for shard in range(shards):
+            draw(shard)
     offset = (rows.start - first * SHARD) * num_draws
     mine = flat.flatten(0, 1)[offset : offset + len(rows) * num_draws]
     return mine.reshape(len(rows), num_draws, height, width, channels).permute(0, 1, 4, 2, 3)

@@ -296,3 +296,9 @@ def test_short_memory_among_several_workers_is_for_all_to_begin_anew(lab):
     training.stepper.network = cramped = Cramped(training.network, 4)
     training.run_epochs()
     assert cramped.sizes == [4, 4, 4, 4] and run.exists("model.safetensors")
+
+
+def test_noise_is_the_same_on_any_number_of_cores():
+    alone = noise(range(3, 29))
+    torch.set_num_threads(3)
+    assert torch.equal(noise(range(3, 29)), alone)
