@@ -162,9 +162,10 @@ def faulty(ray_session, tmp_path, monkeypatch):
     ],
 )  # fmt: skip
 def test_an_image_that_fails_is_named_and_costs_no_other(faulty, fault, said):
-    is_bright = "0.35 < float(images.mean()) < 0.45"
+    # Rows that the batch is padded with are another image's: the first ones never are.
+    is_bright = "0.353 < float(images[:8].mean()) < 0.45"
     summary, split, chosen = faulty(f"fussy_{len(fault)}", is_bright, fault, skip=9)
-    bright = np.flatnonzero(split.images(range(450)).mean(axis=(1, 2, 3)) / 255 > 0.35)
+    bright = np.flatnonzero(split.images(range(450)).mean(axis=(1, 2, 3)) / 255 > 0.353)
     expected = sorted(set(bright.tolist()) & set(chosen.indices.tolist()))
     assert 0 < len(expected) < 5
     assert sorted(int(index) for index in summary["failed"]) == expected
