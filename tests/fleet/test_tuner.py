@@ -216,7 +216,7 @@ def test_best_yaml_retrains_the_winner_exactly(tmp_path, workers):
     assert {key: best[key] for key in other} == best  # a whole configuration, and nothing else
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_imagenet_end_to_end_with_a_tiny_budget(ray_session, tmp_path):
     if not IMAGENET.is_dir():
         pytest.skip(f"no sample of ImageNet at {IMAGENET}")
