@@ -74,11 +74,9 @@ def batch_noise(
     def draw(shard: int) -> None:
         flat[shard].normal_(0.0, sigma, generator=generator(device, *key, first + shard))
 
-    if min(shards, threads) > 1:  # torch fills a tensor of random numbers on one core
-        list(_threads(threads).map(draw, range(shards)))
-    else:
-        for shard in range(shards):
-            draw(shard)
+    # torch fills a tensor of random numbers on one core.
+    on_cores = _threads(threads).map if min(shards, threads) > 1 else map
+    list(on_cores(draw, range(shards)))
     offset = (rows.start - first * SHARD) * num_draws
     mine = flat.flatten(0, 1)[offset : offset + len(rows) * num_draws]
     return mine.reshape(len(rows), num_draws, height, width, channels).permute(0, 1, 4, 2, 3)

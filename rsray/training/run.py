@@ -66,8 +66,9 @@ def recorded_precision(run: Folder) -> str | None:
 
 def record_hardware(run: Folder, precision: str, device: torch.device) -> None:
     """Write into run.yaml the precision and the device that a run trains with."""
-    record = {**_record(run), "precision": precision, "device": device_name(device)}
-    if run.exists(RUN_FILE) and record != _record(run):
+    found = _record(run)
+    record = {**found, "precision": precision, "device": device_name(device)}
+    if found and record != found:
         run.write(RUN_FILE, to_yaml(record))
 
 
