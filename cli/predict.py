@@ -54,6 +54,7 @@ def predict(
     from rsray.errors import UserError
     from rsray_cli.live import say
     from rsray_cli.request import open_classifier
+    from rsray_cli.results import name_failures
 
     if n < 1 or not 0 < alpha < 1:
         raise UserError(
@@ -72,7 +73,7 @@ def predict(
     assert found.dataset is not None and found.sigma is not None
     every = skip if skip is not None else dataset_spec(found.dataset).skip
     device = default_device()
-    predictions = predict_images(
+    predictions, failed = predict_images(
         found,
         images,
         selected(len(images), start, every, limit),
@@ -91,3 +92,5 @@ def predict(
     right = sum(row["prediction"] == row["label"] for row in predictions.to_pylist())
     abstained = sum(row["prediction"] < 0 for row in predictions.to_pylist())
     say(f"{len(predictions)} images: {right} right, {abstained} abstained (n {n}, alpha {alpha:g})")
+    if name_failures(failed, "prediction"):
+        raise typer.Exit(1)

@@ -20,12 +20,12 @@ def show(*paths: str | PathLike[str]) -> None:
     Console(width=width).print(table.rich_table(built, width=width))
 
 
-def name_failures(failed: dict[str, str]) -> int:
-    """Say on stderr which images have no certificate, and why; returns how many."""
+def name_failures(failed: dict[str, str], what: str = "certificate") -> int:
+    """Say on stderr which images have no certificate or prediction, and why; returns how many."""
     from rsray_cli.live import say
 
     for index, reason in list(failed.items())[:MOST_NAMED]:
         say(f"failed: image {index}: {reason}")
     if failed:
-        say(f"{len(failed)} images have no certificate; the figures above are over the others")
+        say(f"{len(failed)} images have no {what}; the figures above are over the others")
     return len(failed)

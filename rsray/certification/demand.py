@@ -85,7 +85,7 @@ class Demand:
         thresholds_R = special.ndtr(np.asarray(self.at_radius) / self.sigma)
         return np.asarray((answers(hits, draws, thresholds_R, self.alpha) != 0).all(axis=-1))
 
-    def blocks_until_answered(self, hits_NT: NDArray[np.int64]) -> NDArray[np.int64]:
+    def blocks_until_answered(self, hits_NT: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return after how many blocks each image's radii are answered, all of them if never.
 
         `hits_NT` holds the selected class's hits in each block; -1 where it is not stored.

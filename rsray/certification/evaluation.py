@@ -26,7 +26,7 @@ from rsray.certification.compiled import (
     is_worth_compiling,
 )
 from rsray.certification.fold import fold, with_float32_head, with_pairwise_pools
-from rsray.core.hardware import device_name
+from rsray.core.hardware import device_name, forbid_tf32
 from rsray.errors import UserError
 from rsray.storage import one_line
 
@@ -64,6 +64,7 @@ class EvaluatedNetwork:
         Raises CompileError when the evaluation is compiled and this machine cannot: counting with
         the network as it is would mix the counts of two functions.
         """
+        forbid_tf32()
         folded = fold(model, image_shape)
         network = folded.network
         if evaluation.precision == "bf16":
@@ -129,6 +130,8 @@ def choose_evaluation(
             if chosen is not None:
                 return chosen
         return _choose_eager(model, image_shape, precision, device)
+    except torch.AcceleratorError:  # the GPU's own trouble
+        raise
     except (RuntimeError, TypeError) as problem:  # layers that insist on another type
         if precision != "bf16":
             raise

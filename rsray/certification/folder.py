@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from rsray.certification.demand import Demand
 from rsray.certification.evaluation import Evaluation
 from rsray.certification.plan import Draws
 from rsray.certification.store import CountStore, Selected
+from rsray.certification.sums import moments, totals, totals_of_top
 from rsray.certification.verdict import certificate_columns, check_complete
 from rsray.config import CertifyConfig, from_yaml, to_yaml
 from rsray.core.radius import certified_accuracy
@@ -23,6 +25,7 @@ from rsray.results.summary import summarise, write_summary
 from rsray.storage import Folder
 from rsray.versions import versions
 
+log = logging.getLogger(__name__)
 CERT_FILE, TABLE, SUMMARY, PROGRESS, AT_RADIUS = (
     "certify.yaml",
     "certificates.parquet",
@@ -113,8 +116,14 @@ def claim(cert: Folder, config: CertifyConfig, evaluation: Evaluation) -> Claime
         cert.write(CERT_FILE, to_yaml(record))
     elif cert.exists(PROGRESS):
         spent = float(json.loads(cert.read(PROGRESS)).get("seconds", 0.0))
-    recorded = from_yaml(cert.read(CERT_FILE), f"{cert}/{CERT_FILE}")["versions"]
-    return Claimed(cert, config, evaluation, run_id(config), spent, recorded)
+    begun = from_yaml(cert.read(CERT_FILE), f"{cert}/{CERT_FILE}")["versions"]
+    if begun.get("torch") != versions().get("torch"):
+        log.warning(
+            "%s was begun with torch %s and goes on with %s, which may round otherwise: its "
+            "certificates then speak of two functions",
+            cert, begun.get("torch"), versions().get("torch"),
+        )  # fmt: skip
+    return Claimed(cert, config, evaluation, run_id(config), spent, begun)
 
 
 def finish(
@@ -141,7 +150,10 @@ def columns_of(
     config: CertifyConfig, store: CountStore, selected: Selected
 ) -> dict[str, np.ndarray]:
     """Return the certificates that the stored counts say, as columns."""
-    selection, estimation = store.totals(selected)
+    if config.bound == "tcertify" and not config.at_radius:  # bounds the other classes too
+        selection, estimation = totals(store, selected)
+    else:
+        selection, estimation = totals_of_top(store, selected, demand_of(config).counted)
     return certificate_columns(
         selected,
         selection,
@@ -152,7 +164,7 @@ def columns_of(
         bound=config.bound,
         num_classes=config.num_classes,
         at_radius=config.at_radius,
-        moments=store.moments(selected, estimation) if config.soft else None,
+        moments=moments(store, selected, estimation) if config.soft else None,
     )
 
 

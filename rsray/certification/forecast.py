@@ -13,11 +13,12 @@ from torch import nn
 
 from rsray.certification.demand import Demand
 from rsray.certification.evaluation import Evaluation
-from rsray.certification.sampler import BadLogitsError, Sampler
+from rsray.certification.sampler import Sampler
 from rsray.certification.store import Selected
 from rsray.config import CertifyConfig
 from rsray.data import ImageSplit
 from rsray.errors import UserError
+from rsray.storage import one_line
 
 Floats = NDArray[np.float64]
 START_SECONDS = 15.0  # of an actor: processes, imports, the network
@@ -66,7 +67,7 @@ def forecast(
 
     One image shows the speed. Where not every image gets n draws, the selection draws of images
     spread over the run say how many they want, as in the run; with at-radius, where the draws stop
-    once they answer, this is an estimate. Raises UserError when a logit is NaN.
+    once they answer, this is an estimate. Raises UserError when the network fails for an image.
     """
     sampler = Sampler(
         model,
@@ -79,8 +80,8 @@ def forecast(
     try:
         rows_per_second = _speed(sampler, split, selected, demand, seconds / 2)
         wanted = _wanted(sampler, split, selected, demand, seconds / 2)
-    except BadLogitsError as problem:
-        raise UserError(str(problem)) from problem
+    except Exception as problem:  # a user's model may raise anything at all
+        raise UserError(f"an image cannot be measured: {one_line(problem)}") from problem
     spread = float(wanted.std(ddof=1) / np.sqrt(len(wanted))) if len(wanted) > 1 else 0.0
     draws = config.n0 + float(wanted.mean())
     return Forecast(

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from rsray.certification.evaluation import choose_evaluation
-from rsray.certification.sampler import BadLogitsError, Sampler, ShortOfMemoryError
+from rsray.certification.sampler import Sampler, ShortOfMemoryError
 from rsray.certification.source import ClassifierSource
 from rsray.core.counts import ClassCounts
 from rsray.core.decide import predict_hard
 from rsray.data import ImageSplit
 from rsray.errors import UserError
-from rsray.storage import write_file
+from rsray.storage import one_line, write_file
 
 _FIELDS: list[tuple[str, pa.DataType]] = [
     ("index", pa.int64()),
@@ -37,11 +37,13 @@ def predict_images(
     seed: int,
     precision: str,
     device: torch.device,
-) -> pa.Table:
-    """Return a row of PREDICTIONS for each image (Cohen et al. 2019, PREDICT).
+) -> tuple[pa.Table, dict[str, str]]:
+    """Return a row of PREDICTIONS for each image (Cohen et al. 2019, PREDICT), and what failed.
 
     With probability at least 1 - alpha over an image's draws, a prediction that does not abstain
-    is the smoothed classifier's class. UserError names an image for which a logit is NaN.
+    is the smoothed classifier's class. An image that cannot be read, or for which the network
+    raises or a logit is NaN, has no row: it is named with the reason. UserError when all fail, or
+    the device runs out of memory.
     """
     model = source.build(split).to(device)
     evaluation = choose_evaluation(model, split.image_shape, precision=precision, device=device)
@@ -53,21 +55,25 @@ def predict_images(
         sigma=sigma,
         seed=seed,
     )
-    try:
-        counts = [
-            sampler.counts(split.images([index])[0], int(index), "estimation", [(0, n)])[0]
-            for index in indices
-        ]
-    except (BadLogitsError, ShortOfMemoryError) as problem:
-        raise UserError(str(problem)) from problem
-    prediction, p_value = predict_hard(ClassCounts.dense(np.stack(counts)), alpha=alpha)
-    columns = {
-        "index": indices,
-        "label": np.asarray(split.labels)[indices].astype(np.int32),
-        "prediction": prediction,
-        "p_value": p_value,
-    }
-    return pa.table(columns, schema=PREDICTIONS)
+    rows: list[dict[str, object]] = []
+    failed: dict[str, str] = {}
+    for index in indices.tolist():
+        try:
+            image = split.images([index])[0]
+            counts_1K = sampler.counts(image, index, "estimation", [(0, n)])
+        except ShortOfMemoryError as problem:
+            raise UserError(str(problem)) from problem
+        except Exception as problem:  # one image's fault must not cost the others their answer
+            failed[str(index)] = one_line(problem)
+            continue
+        prediction, p_value = predict_hard(ClassCounts.dense(counts_1K), alpha=alpha)
+        label = int(split.labels[index])
+        values = (index, label, int(prediction[0]), float(p_value[0]))
+        rows.append(dict(zip(PREDICTIONS.names, values, strict=True)))
+    if failed and not rows:
+        index, reason = next(iter(failed.items()))
+        raise UserError(f"no image can be predicted; image {index}: {reason}")
+    return pa.Table.from_pylist(rows, schema=PREDICTIONS), failed
 
 
 def write_predictions(path: str, predictions: pa.Table) -> None:

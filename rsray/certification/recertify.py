@@ -68,6 +68,7 @@ def recertify(
     _check_draws(source, before, columns, config.n)
     target.make()
     with target.locked():
+        _check_target(source, target, config, made_from)  # another may have ended meanwhile
         changed = {**record, **config.model_dump(mode="json"), FROM: made_from}
         for name in (SUMMARY, TABLE, "counts"):
             target.delete(name)

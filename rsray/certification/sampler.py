@@ -67,7 +67,7 @@ class Sampler:
 
     def _centre(self, image_CHW: NDArray[np.uint8]) -> Tensor:
         """Return the clean image as the network sees it: in [0, 1], then normalised."""
-        image = torch.from_numpy(image_CHW).to(self._device).float().div_(255)
+        image = torch.from_numpy(image_CHW).to(self._device).float() / 255  # a float image stays
         if self._mean is not None and self._std is not None:
             image = (image - self._mean) / self._std
         return image
@@ -88,16 +88,16 @@ class Sampler:
         draws = [draws for _, draws in blocks]
         total, batch = sum(draws), self.evaluation.batch_size
         rows = -(-total // batch) * batch
-        top_D = torch.empty(rows, device=self._device)
-        classes_D = torch.empty(rows, dtype=torch.int64, device=self._device)
         try:
+            top_D = torch.empty(rows, device=self._device)
+            classes_D = torch.empty(rows, dtype=torch.int64, device=self._device)
             for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
                 here = slice(start, start + batch)
                 torch.max(logits_BK, 1, out=(top_D[here], classes_D[here]))
+            is_bad = torch.isnan(top_D[:total]).any()  # the largest logit is NaN if any is
+            counts_K1 = self._count_by_block(classes_D[:total], draws, is_bad)
         except torch.OutOfMemoryError as problem:
             raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
-        is_bad = torch.isnan(top_D[:total]).any()  # the largest logit is NaN if any is
-        counts_K1 = self._count_by_block(classes_D[:total], draws, is_bad)
         if counts_K1[-1]:
             raise BadLogitsError(f"the network returned NaN for image {index}")
         return counts_K1[:-1].reshape(len(draws), self.num_classes)
@@ -118,15 +118,15 @@ class Sampler:
         """
         draws = [draws for _, draws in blocks]
         size, batch = (len(draws), self.num_classes), self.evaluation.batch_size
-        blocks_D = torch.repeat_interleave(
-            torch.arange(len(draws), device=self._device),
-            torch.tensor(draws, device=self._device),
-            output_size=sum(draws),
-        )
-        counts = torch.zeros(size, dtype=torch.int64, device=self._device)
-        sums = torch.zeros(size, dtype=torch.float64, device=self._device)
-        squares, bad = torch.zeros_like(sums), torch.zeros((), device=self._device).bool()
         try:
+            blocks_D = torch.repeat_interleave(
+                torch.arange(len(draws), device=self._device),
+                torch.tensor(draws, device=self._device),
+                output_size=sum(draws),
+            )
+            counts = torch.zeros(size, dtype=torch.int64, device=self._device)
+            sums = torch.zeros(size, dtype=torch.float64, device=self._device)
+            squares, bad = torch.zeros_like(sums), torch.zeros((), device=self._device).bool()
             for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
                 block_B = blocks_D[start : start + batch]
                 logits_BK = logits_BK[: len(block_B)]

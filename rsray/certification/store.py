@@ -20,16 +20,12 @@ from rsray.certification.demand import Demand
 from rsray.certification.plan import Done, Draws
 from rsray.certification.tally import (
     Seen,
-    added,
-    class_counts,
     column,
     hits_by_row,
     is_selection,
-    of_one_class,
+    selection_counts,
     unlike,
 )
-from rsray.core.counts import ClassCounts
-from rsray.core.decide import Moments
 from rsray.core.noise import Stage
 from rsray.errors import UserError
 from rsray.storage import Folder, one_line, read_file
@@ -245,6 +241,7 @@ class CountStore:
         """Return what is stored of the selected images.
 
         With a demand that decides for each image, `wanted_N` says how many blocks it wants.
+        UserError where the images have other labels now: it is other data that was counted.
         """
         demand = demand or Demand(draws, "fixed")
         num_images = len(selected.indices)
@@ -252,10 +249,11 @@ class CountStore:
         hits_N = np.zeros(num_images)
         for table in self.blocks(selected):
             position = selected.positions(column(table, "index"))
+            self._check_labels(table, selected.labels[position])
             block, stage = column(table, "block"), is_selection(table)
             done.selection_N[position[stage]] = True
             done.estimation_NT[position[~stage], block[~stage]] = True
-            part = self._selection(table, selected, demand.counted)
+            part = selection_counts(table, position, num_images, demand.counted)
             tops = part.top()
             done.selected_class_N[tops >= 0] = tops[tops >= 0]
             hits_N += part.of(tops)
@@ -263,11 +261,14 @@ class CountStore:
             return done
         return replace(done, wanted_N=self._wanted(selected, done, hits_N, demand))
 
-    @staticmethod
-    def _selection(table: pa.Table, selected: Selected, values: str) -> ClassCounts:
-        rows = table.filter(pa.array(is_selection(table)))
-        position = selected.positions(column(rows, "index"))
-        return class_counts(rows, position, len(selected.indices), values=values)
+    def _check_labels(self, table: pa.Table, label_R: NDArray[np.int64]) -> None:
+        stored_R = column(table, "label")
+        for row in np.flatnonzero(stored_R != label_R)[:1]:
+            raise UserError(
+                f"{self.folder} holds image {table['index'][row].as_py()} with label "
+                f"{stored_R[row]}, and the data set now says {label_R[row]}: give the data root "
+                "that the run began with, or another --out"
+            )
 
     def _wanted(
         self, selected: Selected, done: Done, hits_N: NDArray[np.float64], demand: Demand
@@ -278,49 +279,13 @@ class CountStore:
         wanted_N = np.array([demand.blocks(*image) for image in images], dtype=np.int64)
         if not demand.at_radius:
             return wanted_N
-        hits_NT = np.full(done.estimation_NT.shape, -1, dtype=np.int64)
+        hits_NT = np.full(done.estimation_NT.shape, -1, dtype=np.int32)  # four bytes a block
         for table in self.parts():
             table = table.filter(pa.array(~is_selection(table)))
             position = selected.positions(column(table, "index"))
             top_R = done.selected_class_N[position]
             hits_NT[position, column(table, "block")] = hits_by_row(table, top_R)
         return np.minimum(wanted_N, demand.blocks_until_answered(hits_NT))
-
-    def totals(self, selected: Selected) -> tuple[ClassCounts, ClassCounts]:
-        """Return the selection and estimation counts of the selected images, summed over blocks."""
-        sums: dict[bool, ClassCounts | None] = {True: None, False: None}
-        num_images = len(selected.indices)
-        for table in self.blocks(selected):
-            stage = is_selection(table)
-            for of_selection, chosen in ((True, stage), (False, ~stage)):
-                rows = table.filter(pa.array(chosen))
-                part = class_counts(rows, selected.positions(column(rows, "index")), num_images)
-                sums[of_selection] = added(sums[of_selection], part)
-        empty = ClassCounts.gather(num_images, *(np.empty(0, dtype=np.int64),) * 3)
-        return sums[True] or empty, sums[False] or empty
-
-    def moments(self, selected: Selected, estimation: ClassCounts) -> Moments:
-        """Return what soft bounds need beside the estimation counts: of the selected classes alone.
-
-        Two passes, so that memory does not grow with the classes: every draw has a soft
-        probability of each.
-        """
-        num_images = len(selected.indices)
-        top_N, pilot_N = np.full(num_images, -1, dtype=np.int64), np.zeros(num_images)
-        for table in self.blocks(selected):
-            part = self._selection(table, selected, "sums")
-            tops = part.top()
-            top_N[tops >= 0] = tops[tops >= 0]
-            pilot_N += part.of(tops)
-        totals = {"sums": np.zeros(num_images), "square_sums": np.zeros(num_images)}
-        for table in self.blocks(selected):
-            rows = table.filter(pa.array(~is_selection(table)))
-            position = selected.positions(column(rows, "index"))
-            for values, total_N in totals.items():
-                part = class_counts(rows, position, num_images, values=values, of_class=top_N)
-                total_N += part.of(top_N)
-        pilot, sums, squares = (of_one_class(top_N, each) for each in (pilot_N, *totals.values()))
-        return Moments(pilot, sums, squares, estimation, estimation.totals())
 
 
 def _check_sums(table: pa.Table) -> None:

@@ -52,16 +52,21 @@ def class_counts(
     )
 
 
+def selection_counts(table: pa.Table, image_R: Ints, num_images: int, values: str) -> ClassCounts:
+    """Return the counts (or `sums`) of those rows [R] that are of the selection."""
+    chosen_R = is_selection(table)
+    rows = table.filter(pa.array(chosen_R))
+    return class_counts(rows, image_R[chosen_R], num_images, values=values)
+
+
 def hits_by_row(table: pa.Table, class_R: Ints) -> Ints:
     """Return each row's count [R] of the class named for it."""
     counts = class_counts(table, np.arange(len(table)), len(table), of_class=class_R)
     return np.asarray(counts.of(class_R), dtype=np.int64)
 
 
-def added(total: ClassCounts | None, part: ClassCounts) -> ClassCounts:
+def added(total: ClassCounts, part: ClassCounts) -> ClassCounts:
     """Return the sum of both."""
-    if total is None:
-        return part
     return ClassCounts.gather(
         part.num_images,
         np.concatenate([total.image_E, part.image_E]),

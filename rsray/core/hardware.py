@@ -46,6 +46,11 @@ def dedicate_process(threads: int | None = None, gpus: float = 0.0) -> None:
         torch.cuda.set_per_process_memory_fraction(gpus)
 
 
+def forbid_tf32() -> None:
+    """Make float32 mean float32: by default convolutions on GPUs keep 10 bits of mantissa."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 @cache
 def computes_bf16(device_type: str) -> bool:
     """Tell whether the hardware computes bfloat16 itself, rather than by conversion to float32."""

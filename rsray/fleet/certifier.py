@@ -36,9 +36,9 @@ from rsray.core.hardware import dedicate_process, resolve_precision
 from rsray.data import ImageSplit
 from rsray.errors import UserError
 from rsray.fleet.actor import STOP, CountingActor, task_table
-from rsray.fleet.capacity import Capacity, Fleet, capacity, plan_fleet
+from rsray.fleet.capacity import Capacity, Fleet, capacity, gpu_models, plan_fleet
 from rsray.fleet.ingest import stream
-from rsray.fleet.session import search_path, session
+from rsray.fleet.session import extend_search_path, search_path, session
 from rsray.storage import Folder
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ WINDOW, WINDOW_EACH = 2000, 200  # tasks that Ray Data holds at a time: at least
 MANY_ACTORS = 1000  # the driver carries no more
 LOST = f"its draws were lost in {ROUNDS} attempts: the actor that made them died each time"
 OnProgress = Callable[[dict[str, Any]], None]
+PATIENCE = 1800.0  # seconds without any answer: then something hangs
+SLOWER = 10  # times as slow as when the evaluation was chosen: still no reason to give up
 EARLY = 10  # with at-radius, most images stop at a tenth of their draws or less
 
 
@@ -77,6 +79,12 @@ def certify(
         if evaluation is not None and evaluation.device == "cpu":
             gpus = 0.0
         fleet = plan_fleet(room, config.actors, gpus, config.most_actors)
+        if fleet.gpus and len(models := gpu_models()) > 1:
+            log.warning(
+                "the GPUs are of several models (%s): they round, and draw noise, each in their "
+                "own way; take nodes of one model for certificates of one function",
+                ", ".join(models),
+            )
         if evaluation is None:
             evaluation = _choose(config, source, split, len(selected.indices), fleet, room)
         elif evaluation.device == "cuda" and not fleet.gpus:
@@ -104,8 +112,13 @@ def _choose(
     processors = room.most_gpus if fleet.gpus > 0 else room.most_cpus
 
     def measure(
-        source: ClassifierSource, split: ImageSplit, config: CertifyConfig, threads: int
+        source: ClassifierSource,
+        split: ImageSplit,
+        config: CertifyConfig,
+        threads: int,
+        driver_path: tuple[str, ...],
     ) -> Evaluation:
+        extend_search_path(driver_path)
         device = torch.device("cuda" if fleet.gpus > 0 else "cpu")
         dedicate_process(threads, gpus=fleet.gpus)
         model = source.build(split).to(device)
@@ -121,7 +134,7 @@ def _choose(
             work_seconds=images * config.n / (speed * processors),
         )
 
-    arguments = (source, split, config, fleet.threads)
+    arguments = (source, split, config, fleet.threads, search_path())
     is_here = fleet.gpus == 0 and len(room.nodes) == 1 and not ray.util.client.ray.is_connected()
     if is_here:
         before = torch.get_num_threads()
@@ -179,8 +192,9 @@ class _Certification:
             self._work(self._tasks(self._owed(done, given_up), draws, attempt))
             given_up = {image: why for image, why in self.failed.items() if image in earlier}
         else:
-            for item in self._owed(self._done(), self.failed):
-                self.failed[item.index] = LOST
+            done = self._done()
+        lacking = {item.index for item in self._owed(done, {})}
+        self.failed = {index: self.failed.get(index, LOST) for index in sorted(lacking)}
         self._report()
         seconds = self._snapshot()["seconds"]
         return finish(self.claimed, self.selected, seconds=seconds, failed=self.failed)
@@ -219,10 +233,20 @@ class _Certification:
         size = max(WINDOW, WINDOW_EACH * min(self.fleet.largest, MANY_ACTORS))
         try:
             while window := [task_table(items) for items in islice(tasks, size)]:
-                for answer in stream(window, CountingActor, self._job(), self.fleet):
+                for answer in stream(
+                    window, CountingActor, self._job(), self.fleet, self._patience()
+                ):
                     self._take(answer)
         finally:  # an interrupt keeps what has arrived
             self._flush()
+
+    def _patience(self) -> float:
+        """Return after how many seconds without an answer the run is taken to hang.
+
+        An image that is not cut into tasks may take one actor hours on a slow network.
+        """
+        speed = max(self.claimed.evaluation.draws_per_second, 1.0)
+        return max(PATIENCE, SLOWER * (self.config.n + self.config.n0) / speed)
 
     def _take(self, answer: pa.Table) -> None:
         is_failed = pc.is_valid(answer["error"])

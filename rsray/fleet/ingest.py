@@ -25,16 +25,22 @@ _LOUD = (
 
 
 def stream(
-    tasks: Sequence[pa.Table], actor: type[Any], job: dict[str, Any], fleet: Fleet
+    tasks: Sequence[pa.Table],
+    actor: type[Any],
+    job: dict[str, Any],
+    fleet: Fleet,
+    patience: float = 1800.0,
 ) -> Iterator[pa.Table]:
     """Yield an answer for each task, in the order they are ready.
 
     `actor(job)` is built once per actor and called with a task. Ray Data keeps the pool, sends a
     lost actor's tasks to another, and holds back tasks while answers are not taken; a fleet that
     may grow does so while tasks wait and the cluster has, or gets, nodes for it. A task whose
-    actors die again and again has no answer. Raises UserError when no actor can start.
+    actors die again and again has no answer. Raises UserError when no actor can start, or nothing
+    is answered for `patience` seconds.
     """
     import ray.data
+    from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import RayActorError
 
     context = ray.data.DataContext.get_current()
@@ -42,6 +48,7 @@ def stream(
     context.execution_options.preserve_order = False
     context.max_consecutive_actor_init_deaths = MAX_DEATHS
     context.max_errored_blocks = -1
+    context.execution_no_progress_timeout_s = patience
     quiet_logs()
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -51,12 +58,14 @@ def stream(
         answers: Any = ray.data.from_blocks(blocks).map_batches(
             actor,
             fn_constructor_args=[job],
-            batch_size=None,
+            batch_size=1,  # one item a call: with GPUs Ray Data insists on a number
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
                 min_size=min(fleet.actors, len(tasks)),
                 max_size=min(fleet.largest, len(tasks)),
                 max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
+                # In the thread that built the actor, where its CUDA graphs were recorded.
+                enable_true_multi_threading=True,
             ),
             num_cpus=fleet.cpus,
             num_gpus=fleet.gpus,
@@ -67,6 +76,11 @@ def stream(
         yield from answers
     except RayActorError as problem:
         raise UserError(f"actors die as they start: {_last_line(problem)}") from problem
+    except ExecutionTimeoutError as problem:
+        raise UserError(
+            f"no actor has answered for {patience / 60:,.0f} minutes: see that the nodes are up "
+            "and the data can be read, and run the same command again"
+        ) from problem
 
 
 def _last_line(problem: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -24,7 +25,7 @@ from rsray.fleet.session import (
     search_path,
     session,
 )
-from rsray.fleet.worker import Job, worker_loop
+from rsray.fleet.worker import Job, torch_config, worker_loop
 from rsray.storage import Folder, locate, one_line
 from rsray.training.checkpoint import latest_epoch
 from rsray.training.loop import Progress, Training
@@ -92,7 +93,7 @@ def _fit_here(
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    dedicate_process(available_cpus())
+    dedicate_process(available_cpus(), config.gpus_per_worker or 0.0)
     failure: list[BaseException] = []
 
     def loop() -> None:
@@ -106,6 +107,10 @@ def _fit_here(
         TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=0)).fit()
     except Exception:
         raise failure[0] if failure else _unknown() from None
+    finally:
+        if device.type == "cuda":  # this process lives on, and actors want the memory
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def _unknown() -> RuntimeError:
@@ -164,7 +169,8 @@ def _fit_group_once(config: TrainConfig, run: Folder, is_streamed: bool) -> None
     filesystem, path = locate(run.uri)
     trainer = TorchTrainer(
         worker_loop,
-        train_loop_config={"job": Job(config, run, search_path(), reading_cpus)},
+        train_loop_config={"job": Job(config, run, search_path(), reading_cpus, gpus)},
+        torch_config=torch_config(gpus),
         scaling_config=ScalingConfig(
             num_workers=num_workers,
             use_gpu=gpus > 0,

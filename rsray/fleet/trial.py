@@ -19,9 +19,10 @@ from rsray.fleet.session import extend_search_path
 from rsray.fleet.space import Point, settings_of
 from rsray.fleet.trainer import cause_of, is_machines_fault
 from rsray.fleet.watch import METRIC
-from rsray.fleet.worker import join_team
+from rsray.fleet.worker import join_team, torch_config
 from rsray.storage import Folder, locate
 from rsray.training.loop import DivergedError, Team, Training
+from rsray.training.step import MemoryShortError
 from rsray.training.validation import project
 
 Report = Callable[[dict[str, Any]], None]
@@ -72,12 +73,18 @@ def run_trial(point: Point, job: TrialJob) -> None:
 
 
 def _train_here(
-    point: Point, job: TrialJob, team: Team, device: torch.device, report: Report
+    point: Point,
+    job: TrialJob,
+    team: Team,
+    device: torch.device,
+    report: Report,
+    group_size: int | None = None,
 ) -> None:
     """Train in this process, alone or as a member of a team; every member reports equally often."""
-    dedicate_process(job.threads)
+    dedicate_process(job.threads, job.resources.get("GPU", 0.0))
     config = trial_config(job.config, point)
     training = Training(config, None, device, team)
+    training.stepper.group_size = group_size
     every = job.config.report_every
     share = _share_of_held_out(training, team)
 
@@ -127,7 +134,16 @@ def _look(
 
 
 def _train_in_group(point: Point, job: TrialJob) -> None:
-    """Train in a Ray Train worker group of this trial's own."""
+    """Train in a Ray Train worker group of this trial's own; anew where memory is short."""
+    group_size: int | None = None
+    while True:
+        try:
+            return _fit_group(point, job, group_size)
+        except MemoryShortError as short:
+            group_size = short.group_size
+
+
+def _fit_group(point: Point, job: TrialJob, group_size: int | None) -> None:
     import ray.train
     import ray.tune
     from ray.train.torch import TorchTrainer
@@ -137,14 +153,15 @@ def _train_in_group(point: Point, job: TrialJob) -> None:
     filesystem, path = locate(job.scratch.uri)
     trainer = TorchTrainer(
         _group_worker,
-        train_loop_config={"point": point, "job": job},
+        train_loop_config={"point": point, "job": job, "group_size": group_size},
+        torch_config=torch_config(job.resources.get("GPU", 0.0)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=job.workers,
             use_gpu="GPU" in job.resources,
             resources_per_worker=job.resources,
         ),
         run_config=ray.train.RunConfig(
-            name=f"train-{ray.tune.get_context().get_trial_id()}",
+            name=f"train-{ray.tune.get_context().get_trial_id()}-{group_size or 0}",
             storage_path=path,
             storage_filesystem=filesystem,
             callbacks=callbacks,
@@ -161,5 +178,5 @@ def _group_worker(arguments: dict[str, Any]) -> None:
     import ray.train
 
     job: TrialJob = arguments["job"]
-    team, device = join_team(job.search_path)
-    _train_here(arguments["point"], job, team, device, ray.train.report)
+    team, device = join_team(job.search_path, job.resources.get("GPU", 0.0))
+    _train_here(arguments["point"], job, team, device, ray.train.report, arguments["group_size"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rsray.config import TrainConfig
 from rsray.core.hardware import dedicate_process
@@ -26,6 +28,7 @@ class Job:
     run: Folder
     search_path: tuple[str, ...]
     reading_cpus: float  # of a task that reads images
+    gpus: float = 0.0  # of a worker
 
 
 def worker_loop(arguments: dict[str, Any]) -> None:
@@ -33,22 +36,29 @@ def worker_loop(arguments: dict[str, Any]) -> None:
     import ray.train
 
     job: Job = arguments["job"]
-    team, device = join_team(job.search_path)
+    team, device = join_team(job.search_path, job.gpus)
     feed = partial(RayFeed, cpus=job.reading_cpus)
     Training(job.config, job.run, device, team, feed=feed).run_epochs(ray.train.report)
 
 
-def join_team(driver_path: tuple[str, ...]) -> tuple[Team, torch.device]:
+def join_team(driver_path: tuple[str, ...], gpus: float = 0.0) -> tuple[Team, torch.device]:
     """Return this worker's team and device; it finds the modules that the driver finds."""
     import ray.train
     import ray.train.torch
 
     extend_search_path(driver_path)
-    dedicate_process()
+    dedicate_process(gpus=gpus)
     context = ray.train.get_context()
     world = context.get_world_size()
     team = Team(context.get_world_rank(), world, _wrap_for(world), _sum_over(world))
     return team, ray.train.torch.get_device()
+
+
+def torch_config(gpus: float) -> Any:
+    """Return how workers of so many GPUs each talk: NCCL does not let two share a GPU."""
+    from ray.train.torch import TorchConfig
+
+    return TorchConfig(backend="gloo" if 0 < gpus < 1 else None)
 
 
 def _wrap_for(world: int) -> Callable[[nn.Module], nn.Module]:
@@ -59,7 +69,13 @@ def _wrap_for(world: int) -> Callable[[nn.Module], nn.Module]:
 
         if world == 1:
             return model
-        wrapped: nn.Module = ray.train.torch.prepare_model(model, move_to_device=False)
+        # Batch norm's buffers are shared at the end of an epoch (Training). Shared in each forward
+        # pass, they change under objectives that make two passes before the backward one.
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        wrapped: nn.Module = ray.train.torch.prepare_model(
+            model, move_to_device=False, parallel_strategy_kwargs={name: False}
+        )
         return wrapped
 
     return wrap

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rsray import models
 from rsray.config import TrainConfig
-from rsray.core.hardware import PRECISIONS, resolve_precision
+from rsray.core.hardware import PRECISIONS, forbid_tf32, resolve_precision
 from rsray.data import dataset_spec
 from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
@@ -105,6 +105,7 @@ class Training:
             self.team.rank,
             self.team.world,
         )
+        forbid_tf32()
         self.precision = self._settle_precision()
         torch.manual_seed(config.seed % 2**63)
         self.model = build_model(config, self.split).to(
@@ -249,6 +250,7 @@ class Training:
         tally, started = Tally(self.device), time.perf_counter()
         self.network.module.train()
         self._steps(objective, tally)
+        self._share_buffers()
         figures = tally.read(self.team.sum_over)
         if not figures["draws"]:
             raise UserError(
@@ -268,6 +270,14 @@ class Training:
         }
         self.on_progress(Progress(epoch, config.epochs, 1, 1, row))
         return row
+
+    @torch.no_grad()
+    def _share_buffers(self) -> None:
+        """Give every worker the mean of what the workers' batch norms measured."""
+        if self.team.world > 1:
+            for buffer in self.model.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.team.sum_over(buffer.clone()) / self.team.world)
 
     def _steps(self, objective: Objective, tally: Tally) -> None:
         config = self.config

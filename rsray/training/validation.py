@@ -71,6 +71,19 @@ def _top_fraction(
     noisy = noise.permute(0, 3, 1, 2).unflatten(0, (group, num_draws))
     noisy = noisy.add_(images_GCHW[:, None].float().div(255)).flatten(0, 1)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        classes_Gm = model(noisy).argmax(1).view(group, num_draws)
+        classes_Gm = _classes(model, noisy).view(group, num_draws)
     top_G = classes_Gm.mode(dim=1).values
     return top_G, (classes_Gm == top_G[:, None]).float().mean(1)
+
+
+def _classes(model: nn.Module, images_NCHW: Tensor) -> Tensor:
+    """Return the network's classes [N], in as many passes as the device has memory for."""
+    at_once = len(images_NCHW)
+    while True:
+        try:
+            return torch.cat([model(part).argmax(1) for part in images_NCHW.split(at_once)])
+        except torch.OutOfMemoryError:
+            if at_once == 1:
+                raise
+            at_once = (at_once + 1) // 2
+            torch.cuda.empty_cache()

@@ -342,7 +342,25 @@ def tree_bytes(root):
 
 
 def end_to_end(options):
-    """Print (d): the command's draws per second against (a), and its peak memory."""
+    """Print (d): the command's draws per second against (a), and its peak memory.
+
+    (a) is measured before the command and after it, where it evaluates the network as the engine
+    chooses without compiling, and after it alone otherwise: the machine's speed drifts.
+    """
+    trained, actors = Trained(options.end_to_end), options.actors or os.cpu_count()
+    split = trained.split()
+
+    def engine(evaluation):
+        return in_processes(
+            actors, trained, evaluation, split.images([0])[0], split.image_shape,
+            split.num_classes, seconds=2.0 if options.quick else 20.0,
+        )  # fmt: skip
+
+    precision = options.precision or ("bf16" if computes_bf16("cpu") else "fp32")
+    eager = choose_evaluation(
+        trained(), split.image_shape, precision=precision, device=torch.device("cpu"), compile="off"
+    )
+    engines = [engine(eager)]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(options.keep or folder) / "cert"
         arguments = [
@@ -355,7 +373,7 @@ def end_to_end(options):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
         def watch():
-            while not over.wait(0.5):
+            while not over.wait(2.0):
                 peak[0] = max(peak[0], tree_bytes(process.pid))
 
         watcher = threading.Thread(target=watch)
@@ -369,18 +387,15 @@ def end_to_end(options):
         summary = json.loads((out / "summary.json").read_text())
         record = from_yaml((out / "certify.yaml").read_bytes(), "certify.yaml")
     evaluation = Evaluation(**record["evaluation"])
-    trained, actors = Trained(options.end_to_end), options.actors or os.cpu_count()
-    split = trained.split()
-    engine = in_processes(
-        actors, trained, evaluation, split.images([0])[0], split.image_shape, split.num_classes,
-        seconds=2.0 if options.quick else 10.0,
-    )  # fmt: skip
-    draws = summary["draws"]
+    if _what(evaluation) != _what(eager):
+        engines.clear()
+    engines.append(engine(evaluation))
+    draws, inside, bare = summary["draws"], summary["seconds"], statistics.mean(engines)
     print(f"rsray {' '.join(arguments)}: {draws:,} draws, {_what(evaluation)}")
-    print(f"  (a) in {actors} one-thread processes {engine:11,.0f}")
-    print(f"  (d) whole command, {seconds:6.1f} s     {draws / seconds:11,.0f}   d/a {draws / seconds / engine:.2f}")  # fmt: skip
-    inside = summary["seconds"]
-    print(f"      from first plan to last count, {inside:.1f} s: d/a {draws / inside / engine:.2f}")
+    shown = ", ".join(f"{each:,.0f}" for each in engines)
+    print(f"  (a) in {actors} one-thread processes {bare:11,.0f}   ({shown})")
+    print(f"  (d) whole command, {seconds:6.1f} s     {draws / seconds:11,.0f}   d/a {draws / seconds / bare:.2f}")  # fmt: skip
+    print(f"      from first plan to last count, {inside:.1f} s: d/a {draws / inside / bare:.2f}")
     print(f"      peak memory of the process tree {peak[0] / 2**20:,.0f} MiB")
 
 

@@ -17,6 +17,7 @@ from rsray.certification.evaluation import Evaluation
 from rsray.certification.folder import CERT_FILE, TABLE, Claimed, run_id
 from rsray.certification.plan import wants_estimation
 from rsray.certification.store import Selected
+from rsray.certification.sums import totals
 from rsray.certification.tally import class_counts, column
 from rsray.certification.verdict import certificate_columns
 from rsray.config import CertifyConfig, from_yaml
@@ -81,7 +82,7 @@ def main():
     options = parser.parse_args()
     run = opened(options.cert)
     selected = images_of(options.cert)
-    selection, _ = run.store.totals(selected)
+    selection, _ = totals(run.store, selected)
     print(f"{len(selected.indices)} images, n {run.config.n:,}, sigma {run.config.sigma:g}")
     print("| mode | draws | ACR |\n|---|---|---|")
     for sampling in ("fixed", "skip", "adaptive"):

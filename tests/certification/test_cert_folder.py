@@ -167,7 +167,7 @@ def test_a_new_folder_has_no_recorded_evaluation(tmp_path, small_run):
         assert recorded_evaluation(empty, config) is None
 
 
-def test_a_run_continues_with_its_evaluation_time_and_versions(small_run):
+def test_a_run_continues_with_its_evaluation_time_and_versions(small_run, caplog):
     run = small_run()
     run.where.write("progress.json", b'{"seconds": 12.5}')
     text = run.where.read("certify.yaml").replace(b"torch: ", b"torch: before-")
@@ -177,6 +177,7 @@ def test_a_run_continues_with_its_evaluation_time_and_versions(small_run):
     again = claim(run.where, run.config, evaluation)
     assert again.spent_seconds == 12.5 and again.run_id == run.claimed.run_id
     assert again.versions["torch"].startswith("before-")  # those that the counts were made with
+    assert "was begun with torch before-" in caplog.text
     assert run.where.read("certify.yaml") == text  # written once
 
 

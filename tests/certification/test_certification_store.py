@@ -18,6 +18,7 @@ from rsray.certification.store import (
     block_rows,
     moment_rows,
 )
+from rsray.certification.sums import moments, totals, totals_of_top
 from rsray.certification.tally import class_counts, column
 from rsray.core.decide import Moments
 from rsray.errors import UserError
@@ -85,16 +86,35 @@ def test_done_is_what_was_stored(store, stored):
 
 def test_totals_of_the_parts_are_the_sums_over_blocks(store, stored):
     selected, _, selection, estimation, *_ = stored
-    got = store.totals(selected)
+    got = totals(store, selected)
     assert np.array_equal(dense(got[0]), selection)
     assert np.array_equal(dense(got[1]), estimation.sum(axis=1))
+
+
+@pytest.mark.parametrize("num_classes", [3, 50])
+def test_totals_of_the_selected_class_alone(store, num_classes):
+    """As the whole totals say, in two numbers an image however many classes were seen."""
+    rng = np.random.default_rng(num_classes)
+    selected = Selected(np.array([2, 5, 8]), np.array([0, 1, 2]))
+    for index in (5, 2):
+        counts = rng.multinomial(40, np.ones(num_classes) / num_classes, 3)
+        store.append(table(block_rows(index, 0, "estimation", [(b, 40) for b in range(3)], counts)))
+        pilot = rng.multinomial(20, np.ones(num_classes) / num_classes, 1)
+        store.append(table(block_rows(index, 0, "selection", [(0, 20)], pilot)))
+    whole, brief = totals(store, selected), totals_of_top(store, selected, "counts")
+    top = whole[0].top()
+    assert np.array_equal(brief[0].top(), top) and top[2] == -1
+    assert np.array_equal(brief[0].totals(), whole[0].totals())
+    assert np.array_equal(brief[1].of(top), whole[1].of(top))
+    assert np.array_equal(brief[1].totals(), whole[1].totals())
+    assert len(brief[1].counts_E) == 2 * 3 and not brief[1].totals()[2]
 
 
 def test_an_empty_store(store):
     selected = Selected(np.array([3, 9]), np.array([0, 1]))
     done = store.done(selected, DRAWS)
     assert not done.selection_N.any() and not done.estimation_NT.any()
-    for counts in store.totals(selected):
+    for counts in totals(store, selected):
         assert counts.num_images == 2 and not counts.totals().any()
     assert store.drop_damaged() == []
 
@@ -102,10 +122,10 @@ def test_an_empty_store(store):
 def test_parts_of_one_stage_only(store):
     selected = Selected(np.array([3, 9]), np.array([0, 1]))
     store.append(table(block_rows(9, 1, "selection", [(0, 20)], np.array([[0, 15, 5]]))))
-    selection, estimation = store.totals(selected)
+    selection, estimation = totals(store, selected)
     assert selection.top().tolist() == [-1, 1] and not estimation.totals().any()
     store.append(table(block_rows(3, 0, "estimation", [(1, 40)], np.array([[40, 0, 0]]))))
-    assert store.totals(selected)[1].totals().tolist() == [40, 0]
+    assert totals(store, selected)[1].totals().tolist() == [40, 0]
     assert store.done(selected, DRAWS).estimation_NT.tolist() == [
         [False, True, False, False],
         [False] * 4,
@@ -144,7 +164,7 @@ def test_a_block_stored_twice_counts_once(store, where, stage, block):
         store.append(table(part))
     done = store.done(selected, DRAWS)
     assert done.selection_N.sum() + done.estimation_NT.sum() == 2
-    assert dense(sum_of(store.totals(selected)))[:, :2].tolist() == [[0, 40], [30, 10]]
+    assert dense(sum_of(totals(store, selected)))[:, :2].tolist() == [[0, 40], [30, 10]]
     assert [row for part in store.blocks(selected) for row in part.to_pylist()] in (
         rows + other,
         other + rows,
@@ -164,12 +184,12 @@ def test_two_unlike_counts_of_a_block_are_named(store, where, stage, block):
         block_rows(9, 1, stage, [(block, 40)], np.array([[30, 10]])),
         block_rows(9, 1, stage, [(block, 40)], np.array([[29, 11]])),
     )
-    more = block_rows(3, 1, stage, [(block, 40)], np.array([[29, 11]]))
+    more = block_rows(3, 0, stage, [(block, 40)], np.array([[29, 11]]))
     parts = [more + first + second] if where == "within a part" else [more + first, first + second]
     for part in parts:
         store.append(table(part))
     words = f"counts holds two unlike counts of image 9, {stage} block {block}: delete part-0"
-    for read in (lambda: store.done(selected, DRAWS), lambda: store.totals(selected)):
+    for read in (lambda: store.done(selected, DRAWS), lambda: totals(store, selected)):
         with pytest.raises(UserError, match=words) as caught:
             read()
         assert "\n" not in str(caught.value)
@@ -182,7 +202,7 @@ def test_a_part_written_again_under_its_name_is_stored_once(store):
     for _ in range(3):
         store.append(rows, name)
     assert store.names() == [name] and store.new_name() != name
-    assert store.totals(selected)[1].totals().tolist() == [40]
+    assert totals(store, selected)[1].totals().tolist() == [40]
 
 
 def test_soft_sums_are_those_of_the_selected_class_alone(tmp_path):
@@ -202,12 +222,12 @@ def test_soft_sums_are_those_of_the_selected_class_alone(tmp_path):
         truth.append((top, sums[0, top], sums[1:, top].sum(), squares[1:, top].sum()))
     for part in np.array_split(rng.permutation(len(rows)), 5):
         store.append(pa.Table.from_pylist([rows[k] for k in part], schema=SOFT_COUNTS))
-    selection, estimation = store.totals(selected)
+    selection, estimation = totals(store, selected)
     assert selection.totals().tolist() == [40] * 7 and estimation.totals().tolist() == [120] * 7
-    moments = store.moments(selected, estimation)
-    assert isinstance(moments, Moments) and moments.n.tolist() == [120] * 7
-    tops = moments.selection_sums.top()
-    kept = (moments.selection_sums, moments.sums, moments.square_sums)
+    found = moments(store, selected, estimation)
+    assert isinstance(found, Moments) and found.n.tolist() == [120] * 7
+    tops = found.selection_sums.top()
+    kept = (found.selection_sums, found.sums, found.square_sums)
     assert [tops.tolist(), *(each.of(tops).tolist() for each in kept)] == [
         list(column) for column in zip(*truth, strict=True)
     ]
@@ -219,7 +239,7 @@ def test_soft_sums_are_those_of_the_selected_class_alone(tmp_path):
 def test_an_image_that_is_not_selected_is_named(store, stranger):
     selected = Selected(np.array([3, 9]), np.array([0, 1]))
     store.append(table(block_rows(stranger, 1, "estimation", [(0, 40)], np.array([[40]]))))
-    for read in (lambda: store.done(selected, DRAWS), lambda: store.totals(selected)):
+    for read in (lambda: store.done(selected, DRAWS), lambda: totals(store, selected)):
         with pytest.raises(
             UserError, match=f"hold image {stranger}, which this run does not select"
         ):
@@ -281,7 +301,7 @@ def test_another_runs_part_is_refused_not_deleted(store, tmp_path):
     for use in (
         store.drop_damaged,
         lambda: store.done(selected, DRAWS),
-        lambda: store.totals(selected),
+        lambda: totals(store, selected),
     ):
         with pytest.raises(UserError, match="holds counts of another run"):
             use()

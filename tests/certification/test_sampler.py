@@ -1,12 +1,14 @@
 """The counting engine against a naive loop, and what its counts must not depend on."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from rsray.certification.evaluation import Evaluation
-from rsray.certification.sampler import BadLogitsError, Sampler
+from rsray.certification.sampler import BadLogitsError, Sampler, ShortOfMemoryError
 from rsray.core.noise import Stream, slabs
 from rsray.models import Normalise
 
@@ -170,6 +172,31 @@ def test_infinite_logits_are_logits():
 
     counts = sampler(Certain(), classes=2).counts(DARK, 0, "estimation", [(0, 50)])
     assert counts.tolist() == [[0, 50]]
+
+
+def test_an_image_of_floats_is_not_changed(tiny):
+    image = np.random.default_rng(0).uniform(0, 255, DARK.shape).astype(np.float32)
+    before, engine = image.copy(), sampler(DarkOnly(), classes=2)
+    with contextlib.suppress(BadLogitsError):
+        engine.counts(image, 0, "estimation", [(0, 50)])
+    assert np.array_equal(image, before)
+
+
+@pytest.mark.parametrize("count", ["counts", "moments"])
+def test_short_memory_outside_the_network_stops_the_run_too(monkeypatch, count):
+    """It is not the image's fault."""
+
+    class Fine(nn.Module):
+        def forward(self, images):
+            return images.mean((1, 2, 3))[:, None] * torch.ones(2)
+
+    def short(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine = sampler(Fine(), 32, classes=2)
+    monkeypatch.setattr(torch, "empty" if count == "counts" else "repeat_interleave", short)
+    with pytest.raises(ShortOfMemoryError, match="free memory"):
+        getattr(engine, count)(DARK, 0, "estimation", [(0, 64)])
 
 
 def test_a_bad_image_does_not_spoil_the_next():

@@ -306,7 +306,26 @@ def test_predict_prints_the_table(rsray_command, place, tmp_path):
 def test_predict_names_an_image_whose_logits_are_nan(rsray_command, place):
     result = rsray_command("predict", place / "nan.safetensors", "--start", 3, "--n", 10)
     assert (result.status, result.out) == (2, "")
-    assert result.err == "error: the network returned NaN for image 3\n"
+    assert result.err == (
+        "error: no image can be predicted; image 3: the network returned NaN for image 3\n"
+    )
+
+
+@pytest.mark.usefixtures("same_evaluation")
+def test_predict_names_an_image_that_cannot_be_read_and_goes_on(rsray_command, place, monkeypatch):
+    kind = type(open_split("digits", "test"))
+    read = kind.images
+
+    def images(self, indices):
+        if 5 in indices:
+            raise OSError("stale\nfile handle")
+        return read(self, indices)
+
+    monkeypatch.setattr(kind, "images", images)
+    result = rsray_command("predict", place / "run", "--start", 3, "--limit", 4, "--n", 10)
+    assert result.status == 1
+    assert [line.split("\t")[0] for line in result.out.splitlines()[1:]] == ["3", "4", "6"]
+    assert "failed: image 5: stale file handle\n1 images have no prediction" in result.err
 
 
 def test_predict_agrees_with_the_library(rsray_command, place):

@@ -1,7 +1,9 @@
 import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,6 +13,7 @@ from rsray.config import CertifyConfig, from_yaml
 from rsray.core.hardware import default_device, resolve_precision
 from rsray.data import open_split
 from rsray.errors import UserError
+from rsray.fleet import certifier
 from rsray.fleet.certifier import certify, selected_images
 from rsray.storage import Folder
 
@@ -158,6 +161,10 @@ def faulty(ray_session, tmp_path, monkeypatch):
     ("fault", "said"),
     [
         ("raise ValueError('this image is too bright')", "ValueError: this image is too bright"),
+        pytest.param(
+            "return super().forward(images.flatten(1)) * float('nan')", "NaN for image",
+            marks=pytest.mark.slow,
+        ),
         pytest.param("os._exit(1)", "the actor that made them died each time", marks=pytest.mark.long),
     ],
 )  # fmt: skip
@@ -171,6 +178,39 @@ def test_an_image_that_fails_is_named_and_costs_no_other(faulty, fault, said):
     assert sorted(int(index) for index in summary["failed"]) == expected
     assert said in summary["failed"][str(expected[0])]
     assert summary["num_images"] == len(chosen.indices) - len(expected)
+
+
+def test_a_failure_after_which_nothing_is_owed_costs_no_certificate(job, monkeypatch):
+    """Of an image in two tasks one failed, and the other's selection made its draws needless."""
+    said = []
+
+    def in_this_process(tasks, actor, job, fleet, patience):
+        count = actor(job)
+        for task in tasks:
+            answer = count(task)
+            yield answer
+            if not said:
+                said.append(int(answer["index"][0].as_py()))
+                failure = {
+                    **dict.fromkeys(answer.column_names),
+                    "index": said[0],
+                    "stage": "failed",
+                }
+                failure |= {"error": "a passing fault"}
+                yield pa.Table.from_pylist([failure], schema=answer.schema)
+
+    monkeypatch.setattr(certifier, "stream", in_this_process)
+    summary = job("run", n=500, actors=1)
+    assert said and not summary["failed"] and summary["num_images"] == 15
+
+
+def test_counts_of_other_data_are_not_gone_on_with(job, monkeypatch):
+    job("run", n=500, skip=150)
+    found = certifier.selected_images
+    shifted = lambda *given: replace(found(*given), labels=(found(*given).labels + 1) % 10)  # noqa: E731
+    monkeypatch.setitem(globals(), "selected_images", shifted)
+    with pytest.raises(UserError, match=r"with label \d, and the data set now says \d"):
+        job("run", n=500, skip=150)
 
 
 def test_an_image_that_failed_once_is_tried_again(faulty, tmp_path):

@@ -15,6 +15,7 @@ from rsray.fleet.trainer import is_machines_fault
 from rsray.fleet.trial import TrialJob, run_trial
 from rsray.presets import train_config
 from rsray.storage import Folder
+from rsray.training.step import MemoryShortError
 
 ASSERTED = "CUDA error: device-side assert triggered"
 
@@ -47,6 +48,19 @@ def test_a_setting_that_fails_has_a_figure_for_every_objective(tmp_path, monkeyp
     assert reported == [
         {"projected_acr": 0.0, "clean_accuracy": 0.0, "error": "ValueError: no luck"}
     ]
+
+
+def test_a_group_that_is_short_of_memory_begins_anew_in_smaller_groups(tmp_path, monkeypatch):
+    tried = []
+
+    def fit(point, job, group_size):
+        tried.append(group_size)
+        if len(tried) < 3:
+            raise MemoryShortError(64 // 2 ** len(tried))
+
+    monkeypatch.setattr(trials, "_fit_group", fit)
+    run_trial({}, job_of(tmp_path, workers=2))
+    assert tried == [None, 32, 16]
 
 
 @pytest.mark.parametrize(("gpus", "kind"), [(0.0, "cpu"), (0.5, "cuda")])

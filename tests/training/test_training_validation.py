@@ -53,6 +53,29 @@ def project_one_draw_at_a_time(model, images, labels, sigma, seed, num_draws):
     return total / len(images), right / len(images)
 
 
+def test_short_memory_takes_more_passes_to_the_same_figures():
+    class Small(nn.Module):
+        """Has memory for seven images."""
+
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.most = model, 0
+
+        def forward(self, images):
+            if len(images) > 7:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            self.most = max(self.most, len(images))
+            return self.model(images)
+
+    model, (images, labels) = tiny_model(), tiny_images()
+    arguments = {"sigma": 0.2, "precision": "fp32", "seed": 7, "num_draws": 5}
+    small = Small(model)
+    assert project(small, images, labels, **arguments) == project(
+        model, images, labels, **arguments
+    )
+    assert 3 < small.most <= 7
+
+
 def test_brute_force():
     model, (images, labels) = tiny_model(), tiny_images()
     found = project(model, images, labels, sigma=0.2, precision="fp32", seed=7, num_draws=31)
