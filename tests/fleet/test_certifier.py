@@ -104,14 +104,7 @@ def test_skip_gives_the_same_acr_and_curve_with_fewer_draws(job, tmp_path):
     assert skip["draws"] < fixed["draws"]
 
 
-@pytest.mark.slow
-def test_another_runs_folder_is_refused_by_name_of_the_difference(job):
-    job("mine")
-    with pytest.raises(UserError, match="sigma is 0.5 now but was 0.25"):
-        job("mine", sigma=0.5)
-
-
-@pytest.mark.slow
+@pytest.mark.long
 def test_seed_decides_the_counts(job, tmp_path):
     job("a")
     job("b")

@@ -187,16 +187,8 @@ def test_workers_together_make_the_step_of_one(name, world, lab):
     assert rows[-1]["noisy_accuracy"] == pytest.approx(alone_rows[0]["noisy_accuracy"])
 
 
-def test_workers_share_one_companion(lab):
-    """It makes the step that it makes in one process: the draws are those of the images."""
-    # So small a step that the classifiers, which nobody averages here, stay alike.
-    settings = {"num_draws": 2, "mapping_draws": 5, "mapping_interval": 1, "lr": 1e-6}
-    config = lab.config(
-        **{"objective": "sodm", "limit": 31, "batch_size": 31, **ONE_STEP, **settings}
-    )
-    alone = lab.training(config)
-    alone.run_epochs()
-    # A team of threads: `sum_over` meets the other worker's tensor at a barrier, as all_reduce does.
+def trained_by_two(lab, config):
+    """Train as a team of threads: `sum_over` meets the other's tensor at a barrier."""
     barrier, box = threading.Barrier(2, timeout=10), {}
 
     def sum_over(rank, mine):
@@ -210,6 +202,31 @@ def test_workers_share_one_companion(lab):
     trainings = [lab.training(config, team=team) for team in teams]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda training: training.run_epochs(), trainings))
+    return trainings
+
+
+def test_workers_share_what_batch_norm_measured(lab):
+    """Each measures its own images; what is stored is the mean of both, on both."""
+    config = lab.config(model="resnet20", limit=30, batch_size=30, **{**ONE_STEP, "lr": 1e-9})
+    first, second = (training.model.state_dict() for training in trained_by_two(lab, config))
+    names = [name for name in first if name.endswith(("running_mean", "running_var"))]
+    assert len(names) > 20 and all(torch.equal(first[name], second[name]) for name in names)
+    own = [weights(lab, config, Team(rank, 2, sum_over=lambda mine: 2 * mine)) for rank in (0, 1)]
+    name = names[0]  # of the first layer: both saw their images through the same weights
+    assert not torch.equal(own[0][name], own[1][name])
+    torch.testing.assert_close(first[name], (own[0][name] + own[1][name]) / 2)
+
+
+def test_workers_share_one_companion(lab):
+    """It makes the step that it makes in one process: the draws are those of the images."""
+    # So small a step that the classifiers, which nobody averages here, stay alike.
+    settings = {"num_draws": 2, "mapping_draws": 5, "mapping_interval": 1, "lr": 1e-6}
+    config = lab.config(
+        **{"objective": "sodm", "limit": 31, "batch_size": 31, **ONE_STEP, **settings}
+    )
+    alone = lab.training(config)
+    alone.run_epochs()
+    trainings = trained_by_two(lab, config)
     first, second = (training.companion.state_dict() for training in trainings)
     for key, value in first.items():
         torch.testing.assert_close(second[key], value)
