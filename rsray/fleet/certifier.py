@@ -197,7 +197,11 @@ class _Certification:
         self.failed = {index: self.failed.get(index, LOST) for index in sorted(lacking)}
         self._report()
         seconds = self._snapshot()["seconds"]
-        return finish(self.claimed, self.selected, seconds=seconds, failed=self.failed)
+        summary = finish(self.claimed, self.selected, seconds=seconds, failed=self.failed)
+        if not self.config.at_radius:  # until now of the images that this start began
+            same = {name: summary[name] for name in ("acr", "acr_standard_error")}
+            self._report(**same, images_scored=summary["num_images"])
+        return summary
 
     def _done(self) -> Done:
         return self.store.done(self.selected, self.claimed.draws, self.claimed.demand)
@@ -287,8 +291,8 @@ class _Certification:
     def _snapshot(self) -> dict[str, Any]:
         return self.running.snapshot(self.owed_draws, self.claimed.spent_seconds)
 
-    def _report(self) -> None:
-        snapshot = self._snapshot()
+    def _report(self, **known: Any) -> None:
+        snapshot = {**self._snapshot(), **known}
         self.on_progress(snapshot)
         self.claimed.folder.write(PROGRESS, json.dumps(snapshot, indent=2).encode())
         self.reported = time.perf_counter()

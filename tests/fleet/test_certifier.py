@@ -58,6 +58,8 @@ def test_precision_is_decided_where_actors_count_and_kept(job, tmp_path):
         == resolve_precision(None, default_device())
     )
     assert job("run", n=500, skip=150, precision=None)["acr"] == first["acr"]
+    progress = json.loads((tmp_path / "run" / "progress.json").read_bytes())
+    assert progress["acr"] == first["acr"] and progress["images_done"] == progress["images"]
     other = {"fp32": "bf16", "bf16": "fp32"}[recorded["precision"]]
     with pytest.raises(UserError, match=f"precision is '{other}' now but was"):
         job("run", n=500, skip=150, precision=other)
