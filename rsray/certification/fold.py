@@ -46,7 +46,7 @@ def fold(model: nn.Module, image_shape: tuple[int, int, int]) -> Folded:
         return Folded(network, mean_C, std_C, batch_norm_folded=False)
     is_same = _agrees(network, folded, image_shape)
     if not is_same:
-        log.warning("batch norm is not folded: the folded network's logits are not the network's")
+        log.info("batch norm is not folded: the folded network's logits are not the network's")
     return Folded(folded if is_same else network, mean_C, std_C, batch_norm_folded=is_same)
 
 

@@ -117,7 +117,7 @@ def claim(cert: Folder, config: CertifyConfig, evaluation: Evaluation) -> Claime
     elif cert.exists(PROGRESS):
         spent = float(json.loads(cert.read(PROGRESS)).get("seconds", 0.0))
     begun = from_yaml(cert.read(CERT_FILE), f"{cert}/{CERT_FILE}")["versions"]
-    if begun.get("torch") != versions().get("torch"):
+    if begun.get("torch") != versions().get("torch") and not cert.exists(TABLE):
         log.warning(
             "%s was begun with torch %s and goes on with %s, which may round otherwise: its "
             "certificates then speak of two functions",

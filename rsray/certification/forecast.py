@@ -80,6 +80,8 @@ def forecast(
     try:
         rows_per_second = _speed(sampler, split, selected, demand, seconds / 2)
         wanted = _wanted(sampler, split, selected, demand, seconds / 2)
+    except torch.AcceleratorError:  # the GPU's own trouble
+        raise
     except Exception as problem:  # a user's model may raise anything at all
         raise UserError(f"an image cannot be measured: {one_line(problem)}") from problem
     spread = float(wanted.std(ddof=1) / np.sqrt(len(wanted))) if len(wanted) > 1 else 0.0

@@ -63,6 +63,8 @@ def predict_images(
             counts_1K = sampler.counts(image, index, "estimation", [(0, n)])
         except ShortOfMemoryError as problem:
             raise UserError(str(problem)) from problem
+        except torch.AcceleratorError:  # the GPU's own trouble
+            raise
         except Exception as problem:  # one image's fault must not cost the others their answer
             failed[str(index)] = one_line(problem)
             continue

@@ -49,6 +49,7 @@ def dedicate_process(threads: int | None = None, gpus: float = 0.0) -> None:
 def forbid_tf32() -> None:
     """Make float32 mean float32: by default convolutions on GPUs keep 10 bits of mantissa."""
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @cache

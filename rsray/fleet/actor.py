@@ -16,7 +16,7 @@ from rsray.certification.sampler import Sampler, ShortOfMemoryError
 from rsray.certification.source import ClassifierSource
 from rsray.certification.store import COUNTS, SOFT_COUNTS
 from rsray.certification.work import WorkRules, do_item
-from rsray.core.hardware import dedicate_process
+from rsray.core.hardware import dedicate_process, device_name
 from rsray.data import ImageSplit
 from rsray.fleet.session import extend_search_path
 
@@ -29,8 +29,9 @@ _TASK_FIELDS: dict[str, pa.DataType] = {
     "selected_class": pa.int32(),
 }
 TASK = pa.schema(_TASK_FIELDS)
-ANSWER = pa.schema([*COUNTS, pa.field("error", pa.string())])
-SOFT_ANSWER = pa.schema([*SOFT_COUNTS, pa.field("error", pa.string())])
+# Why there are no counts, if there are none, and the chip that made them.
+_MORE = (pa.field("error", pa.string()), pa.field("device", pa.string()))
+ANSWER, SOFT_ANSWER = pa.schema([*COUNTS, *_MORE]), pa.schema([*SOFT_COUNTS, *_MORE])
 FAILED, STOP = "failed", "stop"  # the stage of a row that has no counts: of an image, of the run
 ODD = 3  # images that failed one after the other: it may be the node, not the images
 
@@ -55,6 +56,7 @@ class CountingActor:
         self.failures = 0  # in a row
         evaluation: Evaluation = job["evaluation"]
         device = torch.device(evaluation.device)
+        self.device_name = device_name(device)
         self.sampler = Sampler(
             source.build(self.split).to(device),
             evaluation,
@@ -71,7 +73,8 @@ class CountingActor:
             item = Item(**values)
             try:
                 image = self.split.images([item.index])[0]
-                rows += do_item(self.sampler, image, item, self.rules)
+                made = do_item(self.sampler, image, item, self.rules)
+                rows += [{**row, "device": self.device_name} for row in made]
                 self.failures = 0
             except ShortOfMemoryError as problem:  # the actor's trouble, not the image's
                 rows.append(_failure(item, STOP, str(problem)))

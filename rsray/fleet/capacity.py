@@ -55,21 +55,6 @@ def capacity() -> Capacity:
     )
 
 
-def gpu_models() -> list[str]:
-    """Return the models of the cluster's GPUs, where Ray can tell them."""
-    import ray
-
-    prefix = "accelerator_type:"
-    kinds = {
-        name.removeprefix(prefix)
-        for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("GPU")
-        for name in node["Resources"]
-        if name.startswith(prefix)
-    }
-    return sorted(kinds)
-
-
 def cores_each(nodes: Iterable[float], count: int) -> int:
     """Return the most cores that each of `count` processes can have on nodes of so many cores.
 

@@ -36,7 +36,7 @@ from rsray.core.hardware import dedicate_process, resolve_precision
 from rsray.data import ImageSplit
 from rsray.errors import UserError
 from rsray.fleet.actor import STOP, CountingActor, task_table
-from rsray.fleet.capacity import Capacity, Fleet, capacity, gpu_models, plan_fleet
+from rsray.fleet.capacity import Capacity, Fleet, capacity, plan_fleet
 from rsray.fleet.ingest import stream
 from rsray.fleet.session import extend_search_path, search_path, session
 from rsray.storage import Folder
@@ -79,12 +79,6 @@ def certify(
         if evaluation is not None and evaluation.device == "cpu":
             gpus = 0.0
         fleet = plan_fleet(room, config.actors, gpus, config.most_actors)
-        if fleet.gpus and len(models := gpu_models()) > 1:
-            log.warning(
-                "the GPUs are of several models (%s): they round, and draw noise, each in their "
-                "own way; take nodes of one model for certificates of one function",
-                ", ".join(models),
-            )
         if evaluation is None:
             evaluation = _choose(config, source, split, len(selected.indices), fleet, room)
         elif evaluation.device == "cuda" and not fleet.gpus:
@@ -170,6 +164,7 @@ class _Certification:
         self.source, self.split, self.selected, self.fleet = source, split, selected, fleet
         self.on_progress = on_progress
         self.failed: dict[int, str] = {}  # in this round, or for good
+        self.devices: set[str] = set()  # that have counted
         self.waiting: list[pa.Table] = []
         self.part = ""  # their name, until it is known that they are written
         self.owed_draws = 0
@@ -200,7 +195,7 @@ class _Certification:
         summary = finish(self.claimed, self.selected, seconds=seconds, failed=self.failed)
         if not self.config.at_radius:  # until now of the images that this start began
             same = {name: summary[name] for name in ("acr", "acr_standard_error")}
-            self._report(**same, images_scored=summary["num_images"])
+            self._report(**same, seconds=seconds, images_scored=summary["num_images"])
         return summary
 
     def _done(self) -> Done:
@@ -259,8 +254,10 @@ class _Certification:
                 raise UserError(row["error"])
             self.failed[row["index"]] = row["error"]
             self._check_hope(row)
-        counts = answer.filter(pc.invert(is_failed)).drop_columns("error")
+        counts = answer.filter(pc.invert(is_failed))
         if len(counts):
+            self._look_at_device(counts["device"][0].as_py())
+            counts = counts.drop_columns(["error", "device"])
             self.waiting.append(counts)
             self.running.add(counts.to_pylist())
         now = time.perf_counter()
@@ -269,6 +266,18 @@ class _Certification:
         if now - self.reported >= REPORT_SECONDS:
             self._report()
         self.on_progress(self._snapshot())
+
+    def _look_at_device(self, name: str) -> None:
+        """Say so, once for each, when a chip counts that the evaluation was not chosen on."""
+        chosen_on = self.claimed.evaluation.device_name
+        if name not in self.devices:
+            self.devices.add(name)
+            if chosen_on and name != chosen_on:
+                log.warning(
+                    "%s counts beside %s: chips round, and GPUs draw noise, each in their own way; "
+                    "take nodes of one kind for certificates of one function",
+                    name, chosen_on,
+                )  # fmt: skip
 
     def _check_hope(self, row: dict[str, Any]) -> None:
         """Raise UserError when image after image fails and none was ever counted."""

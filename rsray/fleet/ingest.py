@@ -43,12 +43,6 @@ def stream(
     from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import RayActorError
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
-    context.max_consecutive_actor_init_deaths = MAX_DEATHS
-    context.max_errored_blocks = -1
-    context.execution_no_progress_timeout_s = patience
     quiet_logs()
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -71,6 +65,12 @@ def stream(
             num_gpus=fleet.gpus,
             max_task_retries=MAX_RETRIES,
         )
+    context = answers.context  # this pipeline's own
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    context.max_consecutive_actor_init_deaths = MAX_DEATHS
+    context.max_errored_blocks = -1
+    context.execution_no_progress_timeout_s = patience
     answers = answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     try:
         yield from answers

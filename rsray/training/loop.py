@@ -275,9 +275,11 @@ class Training:
     def _share_buffers(self) -> None:
         """Give every worker the mean of what the workers' batch norms measured."""
         if self.team.world > 1:
-            for buffer in self.model.buffers():
-                if buffer.is_floating_point():
-                    buffer.copy_(self.team.sum_over(buffer.clone()) / self.team.world)
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    for measured in (module.running_mean, module.running_var):
+                        if measured is not None:
+                            measured.copy_(self.team.sum_over(measured.clone()) / self.team.world)
 
     def _steps(self, objective: Objective, tally: Tally) -> None:
         config = self.config

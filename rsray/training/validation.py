@@ -44,8 +44,11 @@ def project(
     """
     was_training = model.training
     model.eval()
+    classify = _Classify(model)
     top = [
-        _top_fraction(model, images_NCHW[at : at + GROUP], sigma, precision, (seed, at), num_draws)
+        _top_fraction(
+            classify, images_NCHW[at : at + GROUP], sigma, precision, (seed, at), num_draws
+        )
         for at in range(0, len(images_NCHW), GROUP)
     ]
     model.train(was_training)
@@ -57,7 +60,7 @@ def project(
 
 
 def _top_fraction(
-    model: nn.Module,
+    classify: _Classify,
     images_GCHW: Tensor,
     sigma: float,
     precision: str,
@@ -71,19 +74,24 @@ def _top_fraction(
     noisy = noise.permute(0, 3, 1, 2).unflatten(0, (group, num_draws))
     noisy = noisy.add_(images_GCHW[:, None].float().div(255)).flatten(0, 1)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        classes_Gm = _classes(model, noisy).view(group, num_draws)
+        classes_Gm = classify(noisy).view(group, num_draws)
     top_G = classes_Gm.mode(dim=1).values
     return top_G, (classes_Gm == top_G[:, None]).float().mean(1)
 
 
-def _classes(model: nn.Module, images_NCHW: Tensor) -> Tensor:
-    """Return the network's classes [N], in as many passes as the device has memory for."""
-    at_once = len(images_NCHW)
-    while True:
-        try:
-            return torch.cat([model(part).argmax(1) for part in images_NCHW.split(at_once)])
-        except torch.OutOfMemoryError:
-            if at_once == 1:
-                raise
-            at_once = (at_once + 1) // 2
-            torch.cuda.empty_cache()
+class _Classify:
+    """The network's classes [N] of images, in as many passes as the device has memory for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.most = model, 2**31
+
+    def __call__(self, images_NCHW: Tensor) -> Tensor:
+        while True:
+            at_once = min(self.most, len(images_NCHW))
+            try:
+                return torch.cat([self.model(p).argmax(1) for p in images_NCHW.split(at_once)])
+            except torch.OutOfMemoryError:
+                if at_once == 1:
+                    raise
+                self.most = (at_once + 1) // 2
+                torch.cuda.empty_cache()

@@ -158,3 +158,9 @@ def test_a_network_of_nan_logits_can_be_chosen_for():
         Nan(), (1, 8, 8), precision="fp32", device=torch.device("cpu"), compile="off"
     )
     assert chosen.draws_per_second > 0
+
+
+def test_float32_is_float32_on_gpus_too(tiny):
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    EvaluatedNetwork(tiny(), Evaluation("cpu", "fp32", "channels_last", 4), (1, 8, 8))
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32

@@ -65,7 +65,7 @@ def test_precision_is_decided_where_actors_count_and_kept(job, tmp_path):
         job("run", n=500, skip=150, precision=other)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_run_continues_where_it_stopped(job, tmp_path):
     job("whole", n=20_000)
 
@@ -96,7 +96,7 @@ def test_a_cut_off_counts_file_is_counted_again(job, tmp_path):
     assert rows(cut) == rows(tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_skip_gives_the_same_acr_and_curve_with_fewer_draws(job, tmp_path):
     fixed, skip = job("fixed", skip=5), job("skip", skip=5, sampling="skip")
     assert skip["acr"] == fixed["acr"]
@@ -197,6 +197,24 @@ def test_a_failure_after_which_nothing_is_owed_costs_no_certificate(job, monkeyp
     monkeypatch.setattr(certifier, "stream", in_this_process)
     summary = job("run", n=500, actors=1)
     assert said and not summary["failed"] and summary["num_images"] == 15
+
+
+def test_a_chip_that_the_evaluation_was_not_chosen_on_is_named_once(job, monkeypatch, caplog):
+    def in_this_process(tasks, actor, job, fleet, patience):
+        count = actor(job)
+        for task in tasks:
+            answer = count(task)
+            device = pa.array(["Abacus"] * len(answer))
+            answer = answer.set_column(answer.column_names.index("device"), "device", device)
+            yield from (answer.slice(0, 3), answer.slice(3))
+
+    monkeypatch.setattr(certifier, "stream", in_this_process)
+    summary = job("run", n=500, actors=1)
+    assert summary["num_images"] == 15
+    warnings = [record.getMessage() for record in caplog.records if "counts beside" in record.msg]
+    assert len(warnings) == 1 and warnings[0].startswith(
+        f"Abacus counts beside {summary['device_name']}"
+    )
 
 
 def test_counts_of_other_data_are_not_gone_on_with(job, monkeypatch):

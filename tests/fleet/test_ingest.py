@@ -25,7 +25,7 @@ def test_actors_on_gpus_are_waited_for_and_then_given_up(ray_session):
     """Ray Data takes the request; no such node comes."""
     tasks = [pa.table({"index": [1, 2]})]
     with pytest.raises(UserError, match="no actor has answered for 0 minutes"):
-        list(stream(tasks, Echo, {}, Fleet(1, 0.5, 0.5), patience=3.0))
+        list(stream(tasks, Echo, {}, Fleet(1, 0.5, 1000.0), patience=3.0))
 
 
 @pytest.mark.slow

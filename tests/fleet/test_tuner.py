@@ -116,7 +116,7 @@ def test_a_trial_that_diverges_or_raises_fails_and_the_search_goes_on(ray_sessio
     assert yaml.safe_load((out / "best.yaml").read_text())["lr"] == 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_searches_with_one_seed_are_equal(ray_session, tmp_path):
     config = small(
         6, ["lr=log(0.01,0.3)"], {"final": False},
@@ -193,10 +193,8 @@ def test_trials_of_several_workers_nest_ray_train(tmp_path):
     assert yaml.safe_load((out / "best.yaml").read_text())["workers"] == 2
 
 
-@pytest.mark.parametrize(
-    "workers",
-    [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [1, 2])
 def test_best_yaml_retrains_the_winner_exactly(tmp_path, workers):
     out, again = tmp_path / "tune", tmp_path / "again"
     found = run_rsray(
