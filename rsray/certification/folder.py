@@ -150,7 +150,7 @@ def columns_of(
     config: CertifyConfig, store: CountStore, selected: Selected
 ) -> dict[str, np.ndarray]:
     """Return the certificates that the stored counts say, as columns."""
-    if config.bound == "tcertify" and not config.at_radius:  # bounds the other classes too
+    if config.bound == "tcertify":  # bounds the other classes too
         selection, estimation = totals(store, selected)
     else:
         selection, estimation = totals_of_top(store, selected, demand_of(config).counted)

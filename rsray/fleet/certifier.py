@@ -37,7 +37,7 @@ from rsray.data import ImageSplit
 from rsray.errors import UserError
 from rsray.fleet.actor import STOP, CountingActor, task_table
 from rsray.fleet.capacity import Capacity, Fleet, capacity, plan_fleet
-from rsray.fleet.ingest import stream
+from rsray.fleet.ingest import PATIENCE, stream
 from rsray.fleet.session import extend_search_path, search_path, session
 from rsray.storage import Folder
 
@@ -50,7 +50,6 @@ WINDOW, WINDOW_EACH = 2000, 200  # tasks that Ray Data holds at a time: at least
 MANY_ACTORS = 1000  # the driver carries no more
 LOST = f"its draws were lost in {ROUNDS} attempts: the actor that made them died each time"
 OnProgress = Callable[[dict[str, Any]], None]
-PATIENCE = 1800.0  # seconds without any answer: then something hangs
 SLOWER = 10  # times as slow as when the evaluation was chosen: still no reason to give up
 EARLY = 10  # with at-radius, most images stop at a tenth of their draws or less
 

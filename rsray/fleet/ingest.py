@@ -14,6 +14,7 @@ from rsray.fleet.capacity import Fleet
 from rsray.fleet.session import quiet_logs
 
 TASKS_IN_FLIGHT = 2  # per actor: the next one waits there while the first is worked on
+PATIENCE = 1800.0  # seconds without any answer: then something hangs
 MAX_DEATHS = 5  # of actors as they start, one after the other
 MAX_RETRIES = 2  # of a task whose actor died; it is then left out of the answers
 # They log lost tasks and dying actors with whole tracebacks; what came of them is said elsewhere.
@@ -29,7 +30,7 @@ def stream(
     actor: type[Any],
     job: dict[str, Any],
     fleet: Fleet,
-    patience: float = 1800.0,
+    patience: float = PATIENCE,
 ) -> Iterator[pa.Table]:
     """Yield an answer for each task, in the order they are ready.
 

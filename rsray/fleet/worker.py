@@ -28,7 +28,7 @@ class Job:
     run: Folder
     search_path: tuple[str, ...]
     reading_cpus: float  # of a task that reads images
-    gpus: float = 0.0  # of a worker
+    gpus: float  # of a worker
 
 
 def worker_loop(arguments: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ def worker_loop(arguments: dict[str, Any]) -> None:
     Training(job.config, job.run, device, team, feed=feed).run_epochs(ray.train.report)
 
 
-def join_team(driver_path: tuple[str, ...], gpus: float = 0.0) -> tuple[Team, torch.device]:
+def join_team(driver_path: tuple[str, ...], gpus: float) -> tuple[Team, torch.device]:
     """Return this worker's team and device; it finds the modules that the driver finds."""
     import ray.train
     import ray.train.torch
