@@ -105,9 +105,9 @@ def certify(
 
 
 def _certify(request, where, folder, address):  # type: ignore[no-untyped-def]
-    from rsray.fleet.certifier import certify as certify_on_ray
-    from rsray_cli.live import CertifyBar, bars, duration, say
-    from rsray_cli.results import name_failures, show
+    from rsray.distributed.certify.certifier import certify as certify_on_ray
+    from rsray_cli.screen.live import CertifyBar, bars, duration, say
+    from rsray_cli.screen.results import name_failures, show
 
     config, source, images, selected = request
     say(

@@ -34,9 +34,9 @@ def up(yaml: Yaml) -> None:
 
     Example: rsray cluster up clusters/local.yaml
     """
-    from rsray.fleet import launcher
-    from rsray.fleet.cluster_file import read_cluster_file
-    from rsray_cli.live import say
+    from rsray.cluster import launcher
+    from rsray.cluster.definition import read_cluster_file
+    from rsray_cli.screen.live import say
 
     launcher.up(read_cluster_file(yaml), say)
     status(yaml)
@@ -46,8 +46,8 @@ def up(yaml: Yaml) -> None:
 @app.command()
 def status(target: Target) -> None:
     """Print the nodes, what they have, and the jobs of rsray."""
-    from rsray.fleet.endpoint import connect
-    from rsray.fleet.jobs import jobs
+    from rsray.cluster.endpoint import connect
+    from rsray.cluster.jobs import jobs
 
     with connect(target) as endpoint:
         for node in sorted(endpoint.nodes(), key=lambda node: not node["is_head_node"]):
@@ -75,8 +75,8 @@ def submit(
 
     Example: rsray cluster submit clusters/local.yaml --out runs/there certify runs/my-run
     """
+    from rsray.cluster.endpoint import connect
     from rsray.errors import UserError
-    from rsray.fleet.endpoint import connect
 
     words = context.args
     allowed = ("tune", "train", "certify", "predict", "recertify")
@@ -107,8 +107,8 @@ def attach(
     down: Annotated[bool, typer.Option("--down", help="Then take the cluster down.")] = False,
 ) -> None:
     """Follow a job's log again from its start, and fetch its results when it ends."""
-    from rsray.fleet.endpoint import connect
-    from rsray.fleet.jobs import find
+    from rsray.cluster.endpoint import connect
+    from rsray.cluster.jobs import find
 
     with connect(target) as endpoint:
         status = _follow(endpoint, find(endpoint, job).id)
@@ -118,9 +118,9 @@ def attach(
 @app.command("down")
 def take_down(yaml: Yaml) -> None:
     """Stop this cluster's Ray on all its hosts, or give its machines back; nothing else stops."""
-    from rsray.fleet import launcher
-    from rsray.fleet.cluster_file import read_cluster_file
-    from rsray_cli.live import say
+    from rsray.cluster import launcher
+    from rsray.cluster.definition import read_cluster_file
+    from rsray_cli.screen.live import say
 
     cluster = read_cluster_file(yaml)
     launcher.down(cluster, say)
@@ -137,11 +137,11 @@ def run_there(
     model: str | None = None,
 ) -> None:
     """Run the command that was typed on a cluster, which is brought up if it is not."""
+    from rsray.cluster import launcher
+    from rsray.cluster.definition import read_cluster_file
+    from rsray.cluster.endpoint import connect, is_url
     from rsray.errors import UserError
-    from rsray.fleet import launcher
-    from rsray.fleet.cluster_file import read_cluster_file
-    from rsray.fleet.endpoint import connect, is_url
-    from rsray_cli.live import say
+    from rsray_cli.screen.live import say
 
     if address is not None:
         raise UserError("give --cluster or --address, not both")
@@ -170,10 +170,10 @@ def without_options(words: list[str], options: dict[str, int]) -> list[str]:
 
 
 def _run(endpoint, words, *, inputs, model, out, wait=True):  # type: ignore[no-untyped-def]
-    from rsray.fleet.jobs import submit
-    from rsray.fleet.shipment import CommandLine
+    from rsray.cluster.jobs import submit
+    from rsray.cluster.packaging import CommandLine
     from rsray_cli import options
-    from rsray_cli.live import say
+    from rsray_cli.screen.live import say
 
     where = out or options.new_folder("cluster", words[0])
     line = CommandLine.of(words, inputs=inputs, model=model)
@@ -187,10 +187,10 @@ def _run(endpoint, words, *, inputs, model, out, wait=True):  # type: ignore[no-
 
 def _follow(endpoint, job_id):  # type: ignore[no-untyped-def]
     """Show the log until the job ends and fetch the results; returns the exit status."""
+    from rsray.cluster.fetching import fetch
+    from rsray.cluster.jobs import follow
     from rsray.errors import UserError
-    from rsray.fleet.fetch import fetch
-    from rsray.fleet.jobs import follow
-    from rsray_cli.live import say
+    from rsray_cli.screen.live import say
 
     with _detaching(endpoint.target, job_id):
         job = follow(
@@ -216,8 +216,8 @@ def _follow(endpoint, job_id):  # type: ignore[no-untyped-def]
 @contextmanager
 def _detaching(target, job_id):  # type: ignore[no-untyped-def]
     """Leave a job to itself on Ctrl-C or when its cluster cannot be heard, and say how to return."""
-    from rsray.fleet.jobs import LostError
-    from rsray_cli.live import say
+    from rsray.cluster.jobs import LostError
+    from rsray_cli.screen.live import say
 
     again = f"the job goes on; attach again: rsray cluster attach {target} {job_id}"
     try:
@@ -230,8 +230,8 @@ def _detaching(target, job_id):  # type: ignore[no-untyped-def]
 
 
 def _end(target, status, down):  # type: ignore[no-untyped-def]
-    from rsray.fleet.endpoint import is_url
-    from rsray_cli.live import say
+    from rsray.cluster.endpoint import is_url
+    from rsray_cli.screen.live import say
 
     if down and not is_url(target):
         take_down(target)

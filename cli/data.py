@@ -45,9 +45,9 @@ def convert(
     Example: rsray data convert /data/imagenet --out s3://bucket/imagenet
     """
     from rsray.data.convert import convert as write_shards
-    from rsray.data.location import Location
     from rsray.storage import Folder
-    from rsray_cli.live import bars, say
+    from rsray.storage.location import Location
+    from rsray_cli.screen.live import bars, say
 
     with bars() as shown:
         task = shown.add_task("convert", figures="listing the pictures", total=1.0)

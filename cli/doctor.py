@@ -60,8 +60,8 @@ def _print_data(data_root: str | None) -> None:
 def _check_ray(address: str | None) -> bool:
     import time
 
+    from rsray.distributed.session import cluster_cpus, cluster_gpus, session
     from rsray.errors import UserError
-    from rsray.fleet.session import cluster_cpus, cluster_gpus, session
 
     started = time.perf_counter()
     try:

@@ -100,8 +100,8 @@ def _print(request, actors, price, seconds):  # type: ignore[no-untyped-def]
 
     import torch
 
-    from rsray.certification.compiled import nominal_speed
-    from rsray.certification.evaluation import choose_evaluation
+    from rsray.certification.engine.compiled import nominal_speed
+    from rsray.certification.engine.evaluation import choose_evaluation
     from rsray.certification.folder import demand_of
     from rsray.certification.forecast import forecast
     from rsray.core.hardware import (
@@ -111,7 +111,7 @@ def _print(request, actors, price, seconds):  # type: ignore[no-untyped-def]
         resolve_precision,
     )
     from rsray.errors import UserError
-    from rsray_cli.live import duration
+    from rsray_cli.screen.live import duration
 
     config, source, split, selected = request
     device = torch.device("cpu") if config.gpus_per_actor == 0 else default_device()

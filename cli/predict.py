@@ -52,9 +52,9 @@ def predict(
     from rsray.core.hardware import default_device, resolve_precision
     from rsray.data import dataset_spec, selected
     from rsray.errors import UserError
-    from rsray_cli.live import say
     from rsray_cli.request import open_classifier
-    from rsray_cli.results import name_failures
+    from rsray_cli.screen.live import say
+    from rsray_cli.screen.results import name_failures
 
     if n < 1 or not 0 < alpha < 1:
         raise UserError(

@@ -39,8 +39,8 @@ def presets(
 
 def _show(chosen: Preset) -> None:
     """Print one preset as a configuration file that `rsray train --config` takes."""
-    from rsray.config import to_yaml
     from rsray.presets import train_config
+    from rsray.storage.yaml_files import to_yaml
 
     print(f"# rsray train --preset {chosen.name}")
     print(f"# cost: {chosen.cost}")

@@ -50,8 +50,8 @@ def recertify(
     from rsray.certification.recertify import recertify as write
     from rsray.errors import UserError
     from rsray.storage import Folder
-    from rsray_cli.live import say
-    from rsray_cli.results import show
+    from rsray_cli.screen.live import say
+    from rsray_cli.screen.results import show
 
     if alpha is None and bound is None and n is None:
         raise UserError("nothing to change: give --alpha, --bound or --n")

@@ -53,7 +53,7 @@ def certification(
     from rsray.core.bounds import BOUNDS, check_settings
     from rsray.core.hardware import PRECISIONS
     from rsray.data import dataset_spec
-    from rsray.fleet.certifier import selected_images
+    from rsray.distributed.certify.certifier import selected_images
 
     choose(settings["bound"], BOUNDS, "bound")
     choose(settings["sampling"], SAMPLING, "sampling")

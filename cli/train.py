@@ -82,11 +82,12 @@ def train(
 
         run_there(cluster, down=down, address=address, out=out, inputs=(config,), model=model)
         return
-    from rsray.config import from_yaml, parse_assignments
+    from rsray.config import parse_assignments
     from rsray.data import open_split
     from rsray.errors import UserError
     from rsray.presets import train_config
     from rsray.storage import Folder
+    from rsray.storage.yaml_files import from_yaml
 
     flat = options.given(
         dataset=dataset,
@@ -139,9 +140,9 @@ def _settings(file, from_yaml):  # type: ignore[no-untyped-def]
 def _train(settings, where, split, address):  # type: ignore[no-untyped-def]
     import time
 
-    from rsray.fleet.trainer import train as train_on_ray
+    from rsray.distributed.train.trainer import train as train_on_ray
     from rsray.storage import Folder
-    from rsray_cli.live import TrainingBar, bars, duration, say
+    from rsray_cli.screen.live import TrainingBar, bars, duration, say
 
     run, started = Folder.of(where), time.perf_counter()
     say(

@@ -254,7 +254,7 @@ def _open_data(base, download) -> tuple[int, int]:  # type: ignore[no-untyped-de
 
 def _space(objective, search, grid, fixed) -> dict[str, str]:  # type: ignore[no-untyped-def]
     """Return the SPEC of each key that varies; what the user gave a value does not."""
-    from rsray.fleet.space import parse_grid, parse_space
+    from rsray.distributed.search.space import parse_grid, parse_space
 
     return parse_grid(grid, objective, fixed) if grid else parse_space(search, objective, fixed)
 
@@ -262,8 +262,8 @@ def _space(objective, search, grid, fixed) -> dict[str, str]:  # type: ignore[no
 def _configure(base, images, space, chosen):  # type: ignore[no-untyped-def]
     """Return the search that the options describe; the data set decides what they leave open."""
     from rsray.config import TuneConfig
-    from rsray.fleet.defaults import search_defaults
-    from rsray.fleet.space import distributions, grid_points
+    from rsray.distributed.search.defaults import search_defaults
+    from rsray.distributed.search.space import distributions, grid_points
 
     defaults = search_defaults(base, images, chosen.get("trial_epochs"), space)
     if chosen["sampler"] == "grid":
@@ -274,11 +274,11 @@ def _configure(base, images, space, chosen):  # type: ignore[no-untyped-def]
 def _tune(configs, places, address, test_images):  # type: ignore[no-untyped-def]
     import time
 
+    from rsray.distributed.search.tuner import claim_tune
+    from rsray.distributed.search.tuner import tune as tune_on_ray
     from rsray.errors import UserError
-    from rsray.fleet.tuner import claim_tune
-    from rsray.fleet.tuner import tune as tune_on_ray
-    from rsray_cli.live import bars, duration, say
-    from rsray_cli.tune_screen import Screen, show_plan, show_results
+    from rsray_cli.screen.live import bars, duration, say
+    from rsray_cli.screen.tune import Screen, show_plan, show_results
 
     started, problems, num_failed = time.perf_counter(), [], 0
     for config, where in zip(configs, places, strict=True):  # all of them are refused, or none

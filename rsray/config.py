@@ -16,10 +16,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from rsray.core.bounds import BOUNDS, SOFT_BOUNDS, check_settings
-from rsray.core.confidence import sequence_lower
+from rsray.core.bounds.confidence_sequence import sequence_lower
 from rsray.core.radius import certified_radius
 from rsray.errors import UserError
 from rsray.objectives import Objective, by_name
+from rsray.storage.yaml_files import parse_value
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -335,33 +336,6 @@ def scaled_drops(drops: Iterable[int], old_epochs: int, new_epochs: int) -> tupl
     """Return learning-rate drops moved in proportion when a schedule is shortened or stretched."""
     moved = {round(drop * new_epochs / old_epochs) for drop in drops}
     return tuple(sorted(drop for drop in moved if 0 < drop < new_epochs))
-
-
-def to_yaml(values: Mapping[str, Any]) -> bytes:
-    """Return the values as YAML text in UTF-8, in their order."""
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True).encode()
-
-
-def from_yaml(data: bytes, name: str) -> dict[str, Any]:
-    """Return the mapping in a YAML file; UserError if it is not one."""
-    try:
-        values = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise UserError(f"{name} is not valid YAML: {str(problem).splitlines()[0]}") from problem
-    if not isinstance(values, dict):
-        raise UserError(f"{name} does not hold settings (key: value lines)")
-    return values
-
-
-def parse_value(text: str) -> Any:
-    """Return the YAML value of a text; 1e-3, which YAML 1.1 reads as text, is a number."""
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _first_problem(problem: ValidationError) -> str:

@@ -10,16 +10,15 @@ from rsray.config import (
     TrainConfig,
     TuneConfig,
     choose,
-    from_yaml,
     nest,
     objective_fields,
     parse_assignments,
     scaled_drops,
-    to_yaml,
 )
 from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
 from rsray.presets import DEFAULTS, preset, train_config
+from rsray.storage.yaml_files import from_yaml, to_yaml
 
 CERTIFY = {
     "source": "run", "model_digest": "0" * 64, "dataset": "digits", "model": "lenet",

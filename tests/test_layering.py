@@ -1,4 +1,4 @@
-"""Imports only go down: cli -> fleet -> the middle -> core; ray and optuna only in fleet."""
+"""Imports only go down: cli -> distributed and cluster -> the middle -> core."""
 
 import ast
 import json
@@ -16,24 +16,22 @@ ALLOWED = {
     "errors": set(),
     "versions": set(),
     "core": {"errors"},
-    "address": set(),
-    "lease": {"errors"},
-    "storage": {"address", "errors", "lease"},
+    "storage": {"errors"},
     "objectives": {"core", "errors"},
     "models": {"core", "errors"},
-    "data": {"address", "core", "errors", "storage"},
-    "config": {"core", "errors", "objectives"},
-    "ownership": {"config", "errors", "storage"},
+    "data": {"core", "errors", "storage"},
+    "config": {"core", "errors", "objectives", "storage"},
     "presets": {"config", "errors"},
-    "results": {"address", "core", "errors", "storage", "versions", "config", "data", "presets"},
+    "results": {"core", "errors", "storage", "versions", "config", "data", "presets"},
 }
 MIDDLE = set(ALLOWED)
 ALLOWED |= {
     "training": MIDDLE,
     "certification": MIDDLE,
-    "fleet": MIDDLE | {"training", "certification"},
+    "cluster": {"errors", "storage"},
+    "distributed": MIDDLE | {"training", "certification"},
     "__init__": MIDDLE,
-    "cli": MIDDLE | {"training", "certification", "fleet", "__version__"},
+    "cli": MIDDLE | {"training", "certification", "distributed", "cluster", "__version__"},
 }
 MATHEMATICS = {"torch", "numpy", "scipy"}
 THIRD_PARTY = {"core": MATHEMATICS, "objectives": MATHEMATICS}
@@ -88,7 +86,7 @@ def test_imports_only_go_down(path):
         elif top == "rsray":
             assert (rest or ["nothing"])[0] in ALLOWED[own] | {own}, f"imports {name}"
         elif top in ("ray", "optuna"):
-            assert own == "fleet", f"imports {name}"
+            assert own in {"distributed", "cluster"}, f"imports {name}"
         elif own in THIRD_PARTY:
             assert top in sys.stdlib_module_names | THIRD_PARTY[own], f"imports {name}"
 
@@ -159,4 +157,4 @@ assert smoothed.predict(image, n=100).prediction == 3
 
 def test_the_library_works_with_ray_and_optuna_absent():
     # 500 of 500 hits: p = 0.001^(1/500) = 0.986, radius = 0.25 * Phi^-1(p) = 0.55.
-    assert loaded_by(WITHOUT_RAY, "rsray.fleet", "rsray_cli") == []
+    assert loaded_by(WITHOUT_RAY, "rsray.distributed", "rsray.cluster", "rsray_cli") == []

@@ -14,7 +14,7 @@ from scipy import special
 
 from rsray.certification.plan import Draws, wants_estimation
 from rsray.core.bounds import SOFT_BOUNDS
-from rsray.core.confidence import answers
+from rsray.core.bounds.confidence_sequence import answers
 from rsray.core.pilot import blocks_worth, plausible
 
 

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 
 from rsray.certification.demand import Demand
-from rsray.certification.evaluation import Evaluation
+from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.plan import Draws
 from rsray.certification.store import CountStore, Selected
 from rsray.certification.sums import moments, totals, totals_of_top
 from rsray.certification.verdict import certificate_columns, check_complete
-from rsray.config import CertifyConfig, from_yaml, to_yaml
+from rsray.config import CertifyConfig
 from rsray.core.radius import certified_accuracy
 from rsray.errors import UserError
-from rsray.ownership import recorded
 from rsray.results.certificates import Certificates, write_certificates
 from rsray.results.summary import summarise, write_summary
 from rsray.storage import Folder
+from rsray.storage.ownership import recorded
+from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.versions import versions
 
 log = logging.getLogger(__name__)

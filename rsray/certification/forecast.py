@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rsray.certification.demand import Demand
-from rsray.certification.evaluation import Evaluation
-from rsray.certification.sampler import Sampler
+from rsray.certification.engine.evaluation import Evaluation
+from rsray.certification.engine.sampler import Sampler
 from rsray.certification.store import Selected
 from rsray.config import CertifyConfig
 from rsray.data import ImageSplit

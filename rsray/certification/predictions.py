@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from rsray.certification.evaluation import choose_evaluation
-from rsray.certification.sampler import Sampler, ShortOfMemoryError
+from rsray.certification.engine.evaluation import choose_evaluation
+from rsray.certification.engine.sampler import Sampler, ShortOfMemoryError
 from rsray.certification.source import ClassifierSource
 from rsray.core.counts import ClassCounts
 from rsray.core.decide import predict_hard

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rsray.address import beside
-from rsray.certification.evaluation import Evaluation
+from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import (
     CERT_FILE,
     SUMMARY,
@@ -23,11 +22,13 @@ from rsray.certification.folder import (
 )
 from rsray.certification.store import CountStore, Selected
 from rsray.certification.tally import column, is_selection
-from rsray.config import CertifyConfig, from_yaml, to_yaml
+from rsray.config import CertifyConfig
 from rsray.errors import UserError
-from rsray.ownership import recorded
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.storage import Folder
+from rsray.storage.address import beside
+from rsray.storage.ownership import recorded
+from rsray.storage.yaml_files import from_yaml, to_yaml
 
 log = logging.getLogger(__name__)
 FROM = "recertified_from"

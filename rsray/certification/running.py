@@ -13,7 +13,7 @@ from rsray.certification.demand import Demand
 from rsray.certification.plan import Done, Draws, wants_estimation
 from rsray.certification.store import Selected
 from rsray.core.bounds import bernstein_lower, clopper_pearson_lower, hoeffding_lower
-from rsray.core.confidence import sequence_lower
+from rsray.core.bounds.confidence_sequence import sequence_lower
 from rsray.core.radius import certified_radius
 
 FEW = 10  # images from which a mean is taken

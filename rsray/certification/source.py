@@ -12,11 +12,12 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from rsray import models
-from rsray.address import parent_and_name
-from rsray.config import TrainConfig, from_yaml
+from rsray.config import TrainConfig
 from rsray.data import ImageSplit
 from rsray.errors import UserError
 from rsray.storage import Folder, read_file
+from rsray.storage.address import parent_and_name
+from rsray.storage.yaml_files import from_yaml
 
 PUBLISHED = (".pth", ".tar", ".pt", ".th")
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from rsray.certification.plan import Done, wants_estimation
 from rsray.certification.store import Selected
 from rsray.core.bounds import SOFT_BOUNDS
+from rsray.core.bounds.tcertify import certify_tcertify
 from rsray.core.counts import ClassCounts
 from rsray.core.decide import Moments, certify_at_radii, certify_hard, certify_soft
-from rsray.core.tcertify import certify_tcertify
 
 
 class IncompleteError(RuntimeError):

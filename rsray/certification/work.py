@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsray.certification.demand import Demand
+from rsray.certification.engine.sampler import Sampler
 from rsray.certification.plan import Item
-from rsray.certification.sampler import Sampler
 from rsray.certification.store import block_rows, moment_rows
 from rsray.core.noise import Stage
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from rsray.core.bounds import bernstein_lower, clopper_pearson_lower, hoeffding_lower
-from rsray.core.confidence import answers, sequence_lower
+from rsray.core.bounds.confidence_sequence import answers, sequence_lower
 from rsray.core.counts import ClassCounts
 from rsray.core.radius import certified_radius
 

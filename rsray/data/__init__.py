@@ -6,16 +6,16 @@ import os
 from rsray.data._base import DatasetSpec, ImageSplit
 from rsray.data.cifar10 import CIFAR10
 from rsray.data.digits import DIGITS
-from rsray.data.download import download as _download
 from rsray.data.imagefolder import IMAGEFOLDER
 from rsray.data.imagenet import IMAGENET, MINI_IMAGENET50
-from rsray.data.location import DataNotFoundError, Location
 from rsray.data.mnist import MNIST
 from rsray.data.parquet import PARQUET
+from rsray.data.reading.download import download as _download
 from rsray.data.splits import selected, subset, train_validation
 from rsray.data.svhn import SVHN
 from rsray.data.webdataset import WEBDATASET
 from rsray.errors import UserError
+from rsray.storage.location import DataNotFoundError, Location
 
 __all__ = [
     "DATASETS",

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rsray.data.location import Location
 from rsray.errors import UserError
+from rsray.storage.location import Location
 
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 Pixels = NDArray[np.uint8]

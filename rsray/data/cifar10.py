@@ -6,15 +6,15 @@ from functools import partial
 import numpy as np
 
 from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
-from rsray.data.decode import Geometry
-from rsray.data.folder import FolderSplit
 from rsray.data.imagefolder import split_folders, union_of_classes
-from rsray.data.in_memory import ArraySplit, CachedSplit
-from rsray.data.location import DataNotFoundError, Location
 from rsray.data.parquet import open_shards
-from rsray.data.restricted_pickle import load_arrays
-from rsray.data.shard_files import find_shards
+from rsray.data.reading.decode import Geometry
+from rsray.data.reading.folder import FolderSplit
+from rsray.data.reading.in_memory import ArraySplit, CachedSplit
+from rsray.data.reading.restricted_pickle import load_arrays
+from rsray.data.reading.shard_files import find_shards
 from rsray.errors import UserError
+from rsray.storage.location import DataNotFoundError, Location
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 GEOMETRY = Geometry(3, 32, 32)

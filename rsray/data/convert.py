@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsray.data._base import Labels
-from rsray.data.decode import read_header
-from rsray.data.folder import LISTING_THREADS, fingerprint, list_images
 from rsray.data.imagefolder import split_folders, union_of_classes
-from rsray.data.location import Location
+from rsray.data.reading.decode import read_header
+from rsray.data.reading.folder import LISTING_THREADS, fingerprint, list_images
 from rsray.errors import UserError
 from rsray.storage import Folder
+from rsray.storage.location import Location
 
 RECORD = "conversion.json"
 SHARD_IMAGES = 2000  # 200 MB of ImageNet: held in memory while it is made

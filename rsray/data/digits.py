@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 
 from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
-from rsray.data.in_memory import ArraySplit
-from rsray.data.location import Location
+from rsray.data.reading.in_memory import ArraySplit
+from rsray.storage.location import Location
 
 NUM_TRAIN = 1347  # in file order
 GREY_LEVELS = 16

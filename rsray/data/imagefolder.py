@@ -1,8 +1,8 @@
 """Any user's own folder of pictures, one folder per class."""
 
 from rsray.data._base import DatasetSpec, ImageSplit
-from rsray.data.folder import FolderSplit, find_geometry, list_images
-from rsray.data.location import DataNotFoundError, Location
+from rsray.data.reading.folder import FolderSplit, find_geometry, list_images
+from rsray.storage.location import DataNotFoundError, Location
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}
 

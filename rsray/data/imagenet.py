@@ -7,14 +7,14 @@ from functools import cached_property
 import numpy as np
 
 from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
-from rsray.data.decode import Geometry
-from rsray.data.folder import FolderSplit
 from rsray.data.imagefolder import split_folders, union_of_classes
-from rsray.data.location import DataNotFoundError, Location
 from rsray.data.parquet import open_shards
-from rsray.data.shard_files import TAR_FILES, find_shards
+from rsray.data.reading.decode import Geometry
+from rsray.data.reading.folder import FolderSplit
+from rsray.data.reading.shard_files import TAR_FILES, find_shards
 from rsray.data.webdataset import open_tar_shards
 from rsray.errors import UserError
+from rsray.storage.location import DataNotFoundError, Location
 
 CROP, SHORT_SIDE = 224, 256  # pixels, of the published evaluations
 MINI_CLASSES, MINI_SEED = 50, 0

@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 
 from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
-from rsray.data.in_memory import ArraySplit
-from rsray.data.location import DataNotFoundError, Location
+from rsray.data.reading.in_memory import ArraySplit
 from rsray.errors import UserError
 from rsray.storage import one_line
+from rsray.storage.location import DataNotFoundError, Location
 
 PREFIXES = {"train": "train", "test": "t10k"}
 FOLDERS = ("", "raw", "MNIST/raw")

@@ -7,14 +7,14 @@ from functools import cached_property
 import numpy as np
 
 from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
-from rsray.data.decode import Geometry, read_header
-from rsray.data.location import DataNotFoundError, Location
-from rsray.data.parquet_labels import find_classes, read_labels
-from rsray.data.parquet_table import ParquetTable, opened
-from rsray.data.shard_files import SPLIT_NAMES, Shards, find_files, shards_of
+from rsray.data.reading.decode import Geometry, read_header
+from rsray.data.reading.parquet_labels import find_classes, read_labels
+from rsray.data.reading.parquet_table import ParquetTable, opened
+from rsray.data.reading.shard_files import SPLIT_NAMES, Shards, find_files, shards_of
+from rsray.data.reading.tensor_column import encoded_pictures, is_tensor, tensor_shape
 from rsray.data.splits import seeded_part
-from rsray.data.tensor_column import encoded_pictures, is_tensor, tensor_shape
 from rsray.errors import UserError
+from rsray.storage.location import DataNotFoundError, Location
 
 IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMN = ("image", "img"), ("label", "labels"), "split"
 

@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
-from rsray.data.decode import Geometry, decode_all, read_header
-from rsray.data.folder import LISTING_THREADS
-from rsray.data.location import DataNotFoundError, Location
-from rsray.data.parquet_labels import MAX_CLASSES
-from rsray.data.shard_files import SPLIT_NAMES, TAR_FILES, Shards, find_files, shards_of
+from rsray.data.reading.decode import Geometry, decode_all, read_header
+from rsray.data.reading.folder import LISTING_THREADS
+from rsray.data.reading.parquet_labels import MAX_CLASSES
+from rsray.data.reading.shard_files import SPLIT_NAMES, TAR_FILES, Shards, find_files, shards_of
+from rsray.data.reading.tar_index import read_index
 from rsray.data.splits import seeded_part
-from rsray.data.tar_index import read_index
 from rsray.errors import UserError
 from rsray.storage import one_line
+from rsray.storage.location import DataNotFoundError, Location
 
 FILES_OPEN = 64
 NAME_FILES = ("classnames.txt", "classes.txt")  # a name per line, in the order of the labels

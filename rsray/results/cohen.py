@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from rsray import storage
-from rsray.address import shown
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike
+from rsray.storage.address import shown
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 # A decimal number as in "macer-0.25", "sigma_0.50", "noise0.5"; one after a word wins.

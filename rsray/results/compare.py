@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from rsray.address import shown
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.results.cohen import read_log
 from rsray.storage import Folder, PathLike
+from rsray.storage.address import shown
 
 EXPECTED = (
     "a CERT folder (with certificates.parquet), a TUNE folder (with best/certificates), "

@@ -1,4 +1,7 @@
-"""Reads the images of a batch: decoded, and cut for training (no torch here, see fleet/feed.py)."""
+"""Read the images of a batch: decoded, and cut for training.
+
+Tasks that decode import this file (distributed/train/feed.py), so it needs no torch.
+"""
 
 # Shapes: n images asked for, C H W an image.
 from __future__ import annotations

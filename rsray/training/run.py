@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from rsray import models
-from rsray.config import TrainConfig, choose, from_yaml, to_yaml
+from rsray.config import TrainConfig, choose
 from rsray.core.hardware import device_name, resolve_precision
 from rsray.data import ImageSplit, open_split
 from rsray.errors import UserError
-from rsray.ownership import recorded
 from rsray.storage import Folder
+from rsray.storage.ownership import recorded
+from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.augment import AUGMENTATIONS
 from rsray.training.crop import RESIZED_CROP, RandomResizedCrop, recut
 from rsray.versions import versions

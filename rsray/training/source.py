@@ -1,7 +1,7 @@
 """Where a training run's batches come from: a tensor on the device, or a reader ahead of it.
 
 A data set that fits stays in memory, decoded. Any other is read while the training goes on: by a
-thread of this process, or by whatever else offers `batches` (fleet/feed.py: Ray Data).
+thread of this process, or by whatever else offers `batches` (distributed/train/feed.py: Ray Data).
 """
 
 # Shapes: N images of the training split, B images of this worker's part of a batch, C H W an image.

@@ -10,9 +10,9 @@ import time
 
 import numpy as np
 
+from rsray.core.bounds.tcertify import certify_tcertify
 from rsray.core.counts import ClassCounts
 from rsray.core.decide import Moments, certify_hard, certify_soft
-from rsray.core.tcertify import certify_tcertify
 
 N0, N = 100, 100_000
 LEVELS = {"sigma": 0.5, "alpha": 0.001}

@@ -32,12 +32,12 @@ import torch
 from published import Apart, as_published
 from torch import nn
 
-from rsray.certification.compiled import CompileError, compiled_batch
-from rsray.certification.evaluation import EvaluatedNetwork, Evaluation, choose_evaluation
-from rsray.certification.sampler import Sampler
-from rsray.config import from_yaml
+from rsray.certification.engine.compiled import CompileError, compiled_batch
+from rsray.certification.engine.evaluation import EvaluatedNetwork, Evaluation, choose_evaluation
+from rsray.certification.engine.sampler import Sampler
 from rsray.core.hardware import computes_bf16, dedicate_process, default_device, device_name
 from rsray.models import build
+from rsray.storage.yaml_files import from_yaml
 
 SIGMA, CLASSES = 0.25, 10
 SHAPES = {"lenet": (1, 28, 28), "resnet110": (3, 32, 32), "resnet50": (3, 224, 224)}

@@ -16,8 +16,8 @@ from torch import nn
 
 from rsray.core.hardware import available_cpus
 from rsray.data import open_split
-from rsray.fleet.feed import RayFeed
-from rsray.fleet.session import session
+from rsray.distributed.session import session
+from rsray.distributed.train.feed import RayFeed
 from rsray.presets import train_config
 from rsray.training.crop import RESIZED_CROP
 from rsray.training.loop import Training

@@ -12,10 +12,10 @@ import time
 import pyarrow as pa
 
 from rsray.certification.plan import ITEM_SECONDS, Item
-from rsray.fleet.actor import ANSWER, task_table
-from rsray.fleet.capacity import Fleet
-from rsray.fleet.ingest import stream
-from rsray.fleet.session import session
+from rsray.distributed.capacity import Fleet
+from rsray.distributed.certify.actor import ANSWER, task_table
+from rsray.distributed.certify.stream import stream
+from rsray.distributed.session import session
 
 
 class Idle:

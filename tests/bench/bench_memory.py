@@ -19,7 +19,7 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from rsray.certification.evaluation import Evaluation
+from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish
 from rsray.certification.store import COUNTS, SOFT_COUNTS, Selected
 from rsray.config import CertifyConfig

@@ -13,16 +13,17 @@ import numpy as np
 import pyarrow as pa
 
 from rsray.certification.demand import Demand
-from rsray.certification.evaluation import Evaluation
+from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import CERT_FILE, TABLE, Claimed, run_id
 from rsray.certification.plan import wants_estimation
 from rsray.certification.store import Selected
 from rsray.certification.sums import totals
 from rsray.certification.tally import class_counts, column
 from rsray.certification.verdict import certificate_columns
-from rsray.config import CertifyConfig, from_yaml
+from rsray.config import CertifyConfig
 from rsray.results.certificates import read_certificates
 from rsray.storage import Folder
+from rsray.storage.yaml_files import from_yaml
 
 
 def opened(where):

@@ -20,9 +20,9 @@ from rsray.certification.source import open_source
 from rsray.config import CertifyConfig
 from rsray.core.hardware import resolve_precision
 from rsray.data import open_split
-from rsray.fleet.certifier import certify, selected_images
-from rsray.fleet.session import session
-from rsray.fleet.trainer import train
+from rsray.distributed.certify.certifier import certify, selected_images
+from rsray.distributed.session import session
+from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Folder
 from rsray.training.run import open_training_split

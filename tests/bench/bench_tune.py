@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 from rsray.certification.source import open_source
 from rsray.config import TuneConfig
 from rsray.data import open_split
-from rsray.fleet.certifier import certify, selected_images
-from rsray.fleet.session import session
-from rsray.fleet.space import parse_space
-from rsray.fleet.trainer import train
-from rsray.fleet.tuner import tune
-from rsray.fleet.watch import Watch
-from rsray.fleet.winner import certify_config, full_config
+from rsray.distributed.certify.certifier import certify, selected_images
+from rsray.distributed.search.space import parse_space
+from rsray.distributed.search.tuner import tune
+from rsray.distributed.search.watch import Watch
+from rsray.distributed.search.winner import certify_config, full_config
+from rsray.distributed.session import session
+from rsray.distributed.train.trainer import train
 from rsray.presets import search_config
 from rsray.storage import Folder
 from rsray.training.run import open_training_split

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from rsray.certification.evaluation import Evaluation
+from rsray.certification.engine.evaluation import Evaluation
+from rsray.certification.engine.sampler import Sampler
 from rsray.certification.folder import claim
 from rsray.certification.plan import owed
-from rsray.certification.sampler import Sampler
 from rsray.certification.store import COUNTS, Selected
 from rsray.certification.work import WorkRules, do_item
 from rsray.config import CertifyConfig

@@ -7,13 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from rsray.certification.evaluation import Evaluation
+from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish, recorded_evaluation, run_id
 from rsray.certification.verdict import IncompleteError
-from rsray.config import CertifyConfig, from_yaml
+from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
 from rsray.storage import Folder
+from rsray.storage.yaml_files import from_yaml
 
 
 def certificates(run):

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from rsray.certification import forecast as module
-from rsray.certification.evaluation import Evaluation
+from rsray.certification.engine.evaluation import Evaluation
+from rsray.certification.engine.sampler import Sampler
 from rsray.certification.forecast import forecast
 from rsray.certification.plan import owed
-from rsray.certification.sampler import Sampler
 from rsray.certification.store import COUNTS, SOFT_COUNTS
 from rsray.certification.work import do_item
 from rsray.errors import UserError

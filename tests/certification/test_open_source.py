@@ -9,9 +9,10 @@ import torch
 
 from rsray import models
 from rsray.certification.source import open_source, training_of
-from rsray.config import TrainConfig, to_yaml
+from rsray.config import TrainConfig
 from rsray.errors import UserError
 from rsray.storage import Folder
+from rsray.storage.yaml_files import to_yaml
 
 SPLIT = SimpleNamespace(image_shape=(1, 8, 8), num_classes=10)
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from rsray.fleet.trainer import train
+from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Folder
 from rsray.training.run import open_training_split

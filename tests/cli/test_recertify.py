@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rsray.certification.evaluation import Evaluation
+from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish
 from rsray.certification.store import COUNTS, Selected, block_rows
 from rsray.config import CertifyConfig

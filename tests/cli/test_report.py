@@ -3,19 +3,17 @@ import io
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from shared_files import SHARED
 from typer.testing import CliRunner
 
 from rsray.errors import UserError
 from rsray.results.certificates import write_certificates
 from rsray.results.cohen import read_log
 from rsray_cli.report import report
-
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsray.data import open_split
+from rsray.distributed.search import tuner
+from rsray.distributed.search.study import first_points
+from rsray.distributed.search.winner import Finals
 from rsray.errors import UserError
-from rsray.fleet import tuner
-from rsray.fleet.study import first_points
-from rsray.fleet.winner import Finals
 from rsray_cli.main import run
 
 
@@ -169,7 +169,7 @@ def test_a_sigma_that_fails_does_not_stop_the_others(asked, capsys):
 def test_test_images_without_a_certificate_are_named(asked, capsys, monkeypatch):
     for name in ("compare.load_all", "plot.save_plot"):
         monkeypatch.setattr(f"rsray.results.{name}", lambda *given: None)
-    monkeypatch.setattr("rsray_cli.results.show", lambda *given: None)
+    monkeypatch.setattr("rsray_cli.screen.results.show", lambda *given: None)
     best = {"acr": 0.5, "num_images": 3, "failed": {"7": "no pixels"}}
     paper = {"acr": 0.4, "num_images": 4, "failed": {}}
     status, _ = asked("--dataset", "digits", result=lambda config: Finals(best, paper))

@@ -15,7 +15,7 @@ from safetensors.torch import save, save_file
 
 import rsray
 from rsray.certification import predictions
-from rsray.certification.evaluation import Evaluation
+from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.source import open_source
 from rsray.core.smoothed import SmoothedClassifier
 from rsray.data import open_split

@@ -12,8 +12,8 @@ import torch
 from scipy import special
 from torch import nn
 
-from rsray.certification.evaluation import Evaluation
-from rsray.certification.sampler import Sampler
+from rsray.certification.engine.evaluation import Evaluation
+from rsray.certification.engine.sampler import Sampler
 from rsray.core.counts import ClassCounts
 from rsray.core.decide import ABSTAIN, certify_hard, predict_hard
 from rsray.core.smoothed import SmoothedClassifier

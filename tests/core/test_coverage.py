@@ -10,11 +10,11 @@ from scipy import stats
 
 from rsray.certification.plan import wants_estimation
 from rsray.core.bounds import clopper_pearson_lower, smallest_useful_n
-from rsray.core.confidence import answers
+from rsray.core.bounds.confidence_sequence import answers
+from rsray.core.bounds.tcertify import certify_tcertify, others_upper
 from rsray.core.counts import ClassCounts
 from rsray.core.decide import Moments, certify_at_radii, certify_hard, certify_soft
 from rsray.core.pilot import blocks_worth
-from rsray.core.tcertify import certify_tcertify, others_upper
 
 ALPHA, N0, N = 0.05, 60, 800
 CLASSES = [2, 10, 1000]

@@ -1,12 +1,9 @@
 """Tiny data sets on disk, and the real ones where they are."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
-
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+from shared_files import SHARED
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from PIL import Image
 from rsray.data import convert as conversion
 from rsray.data import dataset_spec, open_split, selected
 from rsray.data.convert import convert
-from rsray.data.location import Location
 from rsray.errors import UserError
 from rsray.storage import Folder
+from rsray.storage.location import Location
 
 
 @pytest.fixture

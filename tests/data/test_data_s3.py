@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rsray.data import open_split, tar_index
+from rsray.data import open_split
 from rsray.data.convert import RECORD, convert
-from rsray.data.location import Location
+from rsray.data.reading import tar_index
 from rsray.errors import UserError
 from rsray.storage import Folder
+from rsray.storage.location import Location
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from rsray.data import open_split
-from rsray.data.decode import Geometry, fit
+from rsray.data.reading.decode import Geometry, fit
 from rsray.errors import UserError
 
 

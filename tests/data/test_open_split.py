@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from rsray.data import DATASETS, absolute_root, dataset_spec, open_split
-from rsray.data.download import download
-from rsray.data.location import Location
+from rsray.data.reading.download import download
 from rsray.errors import UserError
+from rsray.storage.location import Location
 
 
 def test_specs_agree_with_their_names():

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsray.data import open_split, tar_index
-from rsray.data.location import Location
+from rsray.data import open_split
+from rsray.data.reading import tar_index
 from rsray.errors import UserError
+from rsray.storage.location import Location
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 5, 4, 3), np.uint8)  # N, H, W, C
 LABELS = np.arange(24) % 4

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shared_files import SHARED
 
 from rsray.results.certificates import Certificates
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 METADATA = {"sigma": 0.5, "alpha": 0.001, "bound": "clopper-pearson", "dataset": "toy", "n": 1000}
 
 

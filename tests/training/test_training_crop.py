@@ -96,7 +96,7 @@ def test_the_crop_is_cut_from_the_whole_picture(folder):
 
 def test_recut_keeps_what_was_read(folder, monkeypatch):
     folder.labels  # noqa: B018 (lists the files)
-    monkeypatch.setattr("rsray.data.folder.list_images", None)
+    monkeypatch.setattr("rsray.data.reading.folder.list_images", None)
     cut = recut(folder, RandomResizedCrop(0, 0))
     assert len(cut) == 12 and cut.images([3]).shape == (1, 3, 24, 24)
     digits = open_split("digits", "train")

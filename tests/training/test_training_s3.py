@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load
 
 from rsray.certification.source import open_source
-from rsray.config import TrainConfig, from_yaml, to_yaml
+from rsray.config import TrainConfig
 from rsray.errors import UserError
 from rsray.storage import Folder
+from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.loop import Training
 from rsray.training.run import claim_run, open_training_split
 from rsray_cli.train import _settings

@@ -1,0 +1,207 @@
+"""The counting engine: noisy copies of an image in, class counts of every block out."""
+
+# Shapes: B draws in a batch, D draws of a work item, S draws of a noise slab, C H W an image,
+# K classes.
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rsray.certification.engine.evaluation import EvaluatedNetwork, Evaluation
+from rsray.core.noise import Stage, Stream, slabs
+
+
+class BadLogitsError(ArithmeticError):
+    """The network returned logits that are not numbers."""
+
+
+STEPS = 2.0**24  # soft probabilities are kept in this many steps: all that float32 tells near 1
+
+
+class ShortOfMemoryError(RuntimeError):
+    """A batch that fitted when the evaluation was chosen fits no more.
+
+    A smaller batch would be another evaluation than the one that the run's other counts were made
+    with, so it is not taken in the middle of a run.
+    """
+
+
+class Sampler:
+    """Counts the classes of noisy copies of images, one work item at a time.
+
+    The counts of a block depend on the model, the evaluation, sigma, the image and the block's
+    stream (seed, index, stage, block): not on which blocks are counted together, nor where.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        evaluation: Evaluation,
+        *,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        sigma: float,
+        seed: int,
+    ) -> None:
+        """Prepare a copy of `model`, which is on the evaluation's device; compiles if it says so.
+
+        Raises CompileError when the evaluation is compiled and this machine cannot compile.
+        """
+        self.evaluation, self.image_shape, self.num_classes = evaluation, image_shape, num_classes
+        self.sigma, self.seed = sigma, seed
+        self._network = EvaluatedNetwork(model, evaluation, image_shape)
+        self._device = self._network.device
+        self._mean, self._std = self._statistics()
+        self._scale = None if self._std is None else 1.0 / self._std
+
+    def _statistics(self) -> tuple[Tensor | None, Tensor | None]:
+        """Return the mean and standard deviation of each channel [C, 1, 1], if any."""
+        mean_C, std_C = self._network.mean_C, self._network.std_C
+        if mean_C is None or std_C is None:
+            return None, None
+        return mean_C.to(self._device)[:, None, None], std_C.to(self._device)[:, None, None]
+
+    def _centre(self, image_CHW: NDArray[np.uint8]) -> Tensor:
+        """Return the clean image as the network sees it: in [0, 1], then normalised."""
+        image = torch.from_numpy(image_CHW).to(self._device).float() / 255  # a float image stays
+        if self._mean is not None and self._std is not None:
+            image = (image - self._mean) / self._std
+        return image
+
+    @torch.no_grad()
+    def counts(
+        self,
+        image_CHW: NDArray[np.uint8],
+        index: int,
+        stage: Stage,
+        blocks: Sequence[tuple[int, int]],
+    ) -> NDArray[np.int64]:
+        """Return the class counts [len(blocks), K] of blocks given as (block, draws).
+
+        One transfer from the device per call. Raises BadLogitsError when a logit is NaN and
+        ShortOfMemoryError when the device runs out of memory.
+        """
+        draws = [draws for _, draws in blocks]
+        total, batch = sum(draws), self.evaluation.batch_size
+        rows = -(-total // batch) * batch
+        try:
+            top_D = torch.empty(rows, device=self._device)
+            classes_D = torch.empty(rows, dtype=torch.int64, device=self._device)
+            for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
+                here = slice(start, start + batch)
+                torch.max(logits_BK, 1, out=(top_D[here], classes_D[here]))
+            is_bad = torch.isnan(top_D[:total]).any()  # the largest logit is NaN if any is
+            counts_K1 = self._count_by_block(classes_D[:total], draws, is_bad)
+        except torch.OutOfMemoryError as problem:
+            raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
+        if counts_K1[-1]:
+            raise BadLogitsError(f"the network returned NaN for image {index}")
+        return counts_K1[:-1].reshape(len(draws), self.num_classes)
+
+    @torch.no_grad()
+    def moments(
+        self,
+        image_CHW: NDArray[np.uint8],
+        index: int,
+        stage: Stage,
+        blocks: Sequence[tuple[int, int]],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return counts, sums and sums of squares of soft probabilities, each [len(blocks), K].
+
+        Each probability is rounded down, and each square up, to a multiple of 2^-24: sound for
+        lower bounds, and sums of up to 2^29 draws are then exact in float64, so that no split or
+        order can change a bit. Raises as `counts` does.
+        """
+        draws = [draws for _, draws in blocks]
+        size, batch = (len(draws), self.num_classes), self.evaluation.batch_size
+        try:
+            blocks_D = torch.repeat_interleave(
+                torch.arange(len(draws), device=self._device),
+                torch.tensor(draws, device=self._device),
+                output_size=sum(draws),
+            )
+            counts = torch.zeros(size, dtype=torch.int64, device=self._device)
+            sums = torch.zeros(size, dtype=torch.float64, device=self._device)
+            squares, bad = torch.zeros_like(sums), torch.zeros((), device=self._device).bool()
+            for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
+                block_B = blocks_D[start : start + batch]
+                logits_BK = logits_BK[: len(block_B)]
+                bad |= torch.isnan(logits_BK).any()
+                soft_BK = (logits_BK.softmax(1).double() * STEPS).floor_().div_(STEPS)
+                sums.index_add_(0, block_B, soft_BK)
+                squares.index_add_(0, block_B, soft_BK.square_().mul_(STEPS).ceil_().div_(STEPS))
+                cell_B = block_B * self.num_classes + logits_BK.argmax(1)
+                counts.view(-1).index_add_(0, cell_B, torch.ones_like(cell_B))
+        except torch.OutOfMemoryError as problem:
+            raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
+        if bad:
+            raise BadLogitsError(f"the network returned NaN for image {index}")
+        return counts.cpu().numpy(), sums.cpu().numpy(), squares.cpu().numpy()
+
+    def _batches(
+        self,
+        image_CHW: NDArray[np.uint8],
+        index: int,
+        stage: Stage,
+        blocks: Sequence[tuple[int, int]],
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield (first draw, logits [B, K]) of batch after batch; use before advancing.
+
+        The last batch keeps its full shape: its rows beyond the last draw mean nothing.
+        """
+        batch, centre = self.evaluation.batch_size, self._centre(image_CHW)
+        done = filled = 0
+        for part_SCHW in self._parts(index, stage, blocks):
+            taken, size = 0, len(part_SCHW)
+            self._add(centre, part_SCHW)
+            while taken < size:
+                room = min(batch - filled, size - taken)
+                target = self._network.buffer_BCHW[filled : filled + room]
+                target.copy_(part_SCHW[taken : taken + room])
+                filled, taken = filled + room, taken + room
+                if filled == batch:
+                    yield done, self._network.logits()
+                    done, filled = done + batch, 0
+        if filled:
+            # Nothing of an earlier image may stay: a model might raise for it once more.
+            self._network.buffer_BCHW[filled:] = self._network.buffer_BCHW[:1]
+            yield done, self._network.logits()
+
+    def _parts(
+        self, index: int, stage: Stage, blocks: Sequence[tuple[int, int]]
+    ) -> Iterator[Tensor]:
+        for block, draws in blocks:
+            stream = Stream(self.seed, index, stage, block)
+            yield from slabs(stream, draws, self.image_shape, self.sigma, self._device)
+
+    def _add(self, centre_CHW: Tensor, noise_SCHW: Tensor) -> None:
+        """Turn noise into noisy (normalised) images, in place: a slab at once, in the cache."""
+        if self._scale is not None:
+            noise_SCHW.mul_(self._scale)
+        noise_SCHW.add_(centre_CHW)
+
+    def _count_by_block(
+        self, classes_D: Tensor, draws: list[int], is_bad: Tensor
+    ) -> NDArray[np.int64]:
+        """Return the counts of block after block, and a last one that says if a logit was NaN."""
+        size = len(draws) * self.num_classes
+        if len(draws) > 1:
+            lengths = torch.tensor(draws, device=self._device)
+            first_D = torch.repeat_interleave(
+                torch.arange(0, size, self.num_classes, device=self._device),
+                lengths,
+                output_size=len(classes_D),
+            )
+            classes_D = classes_D + first_D
+        counts = torch.bincount(classes_D, minlength=size)
+        return torch.cat([counts, is_bad.long()[None]]).cpu().numpy()
+
+
+_SHORT = (
+    "{} ran out of memory at {} draws a batch, the batch in certify.yaml that all counts of the "
+    "run are made with: free memory, or take fewer actors per GPU, and run the same command again"
+)

@@ -1,0 +1,1 @@
+"""From a cluster definition to a cluster that runs a job."""

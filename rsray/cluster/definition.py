@@ -1,0 +1,209 @@
+"""A user's cluster definition: a `ray up` YAML with a few words for rsray, read and checked."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rsray.cluster.safety import COMMANDS, problems
+from rsray.errors import UserError
+
+EDIT = "EDIT-"  # the start of every value in clusters/ that only the user can know
+MARK = "RSRAY_CLUSTER"  # in the environment of a cluster's processes: how `down` knows them
+PATH = r"^(~/|/)?[A-Za-z0-9_./+-]+$"  # goes into shell commands
+NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+
+
+class Remote(BaseModel):
+    """`metadata.rsray` of a cluster definition: where things are on the cluster's nodes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    root: str = Field(
+        default="~/rsray", pattern=PATH
+    )  # token, environment and results of rsray on a node
+    python: str = Field(default="~/rsray/.venv/bin/python", pattern=PATH)
+    dashboard_port: int = Field(default=8265, ge=1, le=65535)  # on the head's loopback
+    results: str | None = None  # storage that every node sees; else <root>/out on the head
+    wait_for: dict[str, float] = {}  # resources that a job waits for before it starts
+
+
+@dataclass(frozen=True)
+class ClusterFile:
+    """A checked cluster definition."""
+
+    path: Path
+    definition: dict[str, Any]
+    remote: Remote
+
+    @property
+    def name(self) -> str:
+        """The cluster's name: of its tags in the cloud, its processes, its folder here."""
+        return str(self.definition["cluster_name"])
+
+    @property
+    def provider(self) -> str:
+        """aws, gcp or local: hosts that are there already."""
+        return str(self.definition["provider"]["type"])
+
+    @property
+    def home(self) -> Path:
+        """The folder on this machine that keeps the cluster's token and resolved definition."""
+        return Path.home() / ".rsray" / "clusters" / self.name
+
+    @property
+    def token_file(self) -> Path:
+        """The file on this machine with the cluster's token."""
+        return self.home / "auth_token"
+
+    @property
+    def resolved_file(self) -> Path:
+        """The definition as `ray up` gets it."""
+        return self.home / "cluster.yaml"
+
+    @property
+    def hosts(self) -> list[str]:
+        """The hosts of an on-premise cluster as ssh reaches them, head first; else none."""
+        if self.provider != "local":
+            return []
+        provider = self.definition["provider"]
+        head = provider.get("external_head_ip") or provider["head_ip"]
+        return [head, *provider["worker_ips"]]
+
+    @property
+    def promised_nodes(self) -> int:
+        """How many nodes are to be there when nothing runs, the head included."""
+        if self.provider == "local":
+            hosts = len(self.definition["provider"]["worker_ips"])
+            return 1 + min(hosts, int(self.definition.get("min_workers", hosts)))
+        types = self.definition["available_node_types"]
+        head = self.definition["head_node_type"]
+        return 1 + sum(
+            int(kind.get("min_workers", 0)) for key, kind in types.items() if key != head
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the definition as `ray up` gets it; UserError for a file that is not there.
+
+        The user's files are absolute paths, the token is mounted, and the cluster's processes carry
+        its name in their environment. SPT_NOENV keeps it there when a process changes its title.
+        """
+        mark = f"export {MARK}={self.name} SPT_NOENV=1; "
+        commands = {
+            key: [mark + line if "ray start" in line else line for line in self.definition[key]]
+            for key in COMMANDS
+        }
+        mounts = {
+            remote: str(self._local_file(local))
+            for remote, local in (self.definition.get("file_mounts") or {}).items()
+        }
+        mounts[f"{self.remote.root}/auth_token"] = str(self.token_file)
+        auth = dict(self.definition.get("auth") or {})
+        for key in ("ssh_private_key", "ssh_public_key"):
+            if key in auth:
+                auth[key] = str(self._local_file(auth[key]))
+        return {**self.definition, **commands, "file_mounts": mounts, "auth": auth}
+
+    def _local_file(self, text: str) -> Path:
+        path = Path(os.path.expandvars(text)).expanduser()
+        path = path if path.is_absolute() else (self.path.parent / path).resolve()
+        if not path.exists():
+            hint = ": run `uv lock` there" if path.name == "uv.lock" else ""
+            raise UserError(f"{self.path} names {text}, but {path} does not exist{hint}")
+        return path
+
+
+def read_cluster_file(path: str | os.PathLike[str]) -> ClusterFile:
+    """Return the checked definition; UserError names what is missing, unedited or unsafe."""
+    file = Path(path).expanduser()
+    definition = _load(file)
+    if "apiVersion" in definition:  # its further documents are of Kubernetes too
+        raise UserError(
+            f"{file} is a Kubernetes manifest: kubectl apply it, forward port 8265 of its head "
+            "service, then give --cluster http://127.0.0.1:8265"
+        )
+    words = (definition.get("metadata") or {}).get("rsray") or {}
+    try:
+        remote = Remote.model_validate(words)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(f"{file}: metadata.rsray.{field}: {first['msg']}") from problem
+    _check_schema(file, definition)
+    found = ClusterFile(file.absolute(), definition, remote)
+    if not NAME.fullmatch(found.name):
+        raise UserError(
+            f"{file}: cluster_name is {found.name!r}: small letters, digits and - (at most 31)"
+        )
+    _check_edited(file, definition)
+    if unsafe := problems(definition):
+        raise UserError(f"{file} is not safe: {'; '.join(unsafe)}")
+    return found
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        documents = list(yaml.safe_load_all(file.read_text()))
+    except FileNotFoundError as problem:
+        raise UserError(
+            f"cluster {str(file)!r} is neither a file nor an address such as http://HOST:8265"
+        ) from problem
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"cannot read {file}: {problem}") from problem
+    except yaml.YAMLError as problem:
+        raise UserError(f"{file} is no YAML: {' '.join(str(problem).split())}") from problem
+    definition = documents[0] if documents else None
+    if not isinstance(definition, dict) or not isinstance(definition.get("provider", {}), dict):
+        raise UserError(f"{file} is no cluster definition: see clusters/README.md")
+    return definition
+
+
+def _check_schema(file: Path, definition: dict[str, Any]) -> None:
+    """Raise UserError where the launcher of the installed Ray would refuse the definition."""
+    import copy
+    import io
+    from contextlib import redirect_stderr, redirect_stdout
+
+    import click
+    import jsonschema  # type: ignore[import-untyped]
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    kinds = ("aws", "gcp", "azure", "vsphere", "local")
+    kind = (definition.get("provider") or {}).get("type")
+    if kind not in kinds:
+        raise UserError(f"{file}: provider.type is {kind!r}: allowed are {', '.join(kinds)}")
+    if "cluster_name" not in definition:
+        raise UserError(f"{file}: cluster_name is missing")
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            validate_config(prepare_config(copy.deepcopy(definition)))
+    except jsonschema.ValidationError as problem:
+        where = ".".join(map(str, problem.absolute_path)) or "top level"
+        raise UserError(f"{file}: {where}: {problem.message}") from problem
+    except (ValueError, KeyError, TypeError, AttributeError, click.ClickException) as problem:
+        reason = " ".join(f"{said.getvalue()} {problem}".split())
+        raise UserError(f"{file} is refused by Ray's launcher: {reason}") from problem
+
+
+def _check_edited(file: Path, definition: dict[str, Any]) -> None:
+    for where, text in leaves(definition):
+        if EDIT in text:
+            raise UserError(f"{file}: {where} is {text!r}: replace what is marked # EDIT")
+
+
+def leaves(value: Any, where: str = "") -> list[tuple[str, str]]:
+    """Return (dotted place, text) of every string, key and value, below `value`."""
+    if isinstance(value, dict):
+        inside = [(f"{where}.{key}".lstrip("."), item) for key, item in value.items()]
+        keys = [(where, str(key)) for key in value]
+        return keys + [leaf for place, item in inside for leaf in leaves(item, place)]
+    if isinstance(value, list):
+        return [leaf for i, item in enumerate(value) for leaf in leaves(item, f"{where}[{i}]")]
+    return [(where, value)] if isinstance(value, str) else []

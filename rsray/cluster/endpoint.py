@@ -1,0 +1,138 @@
+"""The dashboard of a cluster, which takes jobs: through a tunnel, or at a URL."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rsray.cluster.definition import ClusterFile, Remote, read_cluster_file
+from rsray.cluster.hosts import head_host
+from rsray.cluster.ssh import Host
+from rsray.errors import UserError
+
+ANSWER_SECONDS = 30.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A dashboard that answers, with the token that it asks for."""
+
+    url: str
+    token: str | None
+    target: str  # the YAML or URL as the user gave it
+    remote: Remote
+    head: Host | None  # of a `ray up` cluster
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request carries."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    def get(self, path: str) -> Any:
+        """Return the JSON at a path; UserError when nothing answers or the token is refused."""
+        request = urllib.request.Request(self.url + path, headers=self.headers)
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as problem:
+            if problem.code in (401, 403):
+                raise UserError(_refused(self)) from problem
+            raise UserError(f"{self.target}: {path} answers {problem.code}") from problem
+        except (OSError, ValueError) as problem:
+            raise UserError(f"no Ray dashboard answers at {self.target}: {problem}") from problem
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return what Ray tells of every node: node_ip, is_head_node, state, resources_total."""
+        answer = self.get("/api/v0/nodes?limit=1000&detail=1")
+        found: list[dict[str, Any]] = answer["data"]["result"]["result"]
+        return found
+
+    def jobs(self) -> Any:
+        """Return Ray's own client for jobs."""
+        from ray.job_submission import JobSubmissionClient
+
+        dashboard = "ray.dashboard.modules"
+        packaging = "ray._private.runtime_env.packaging"
+        for name in (f"{dashboard}.dashboard_sdk", f"{dashboard}.job.sdk", packaging):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        return JobSubmissionClient(self.url, headers=self.headers)
+
+
+def _refused(endpoint: Endpoint) -> str:
+    if endpoint.head is not None:
+        return (
+            f"{endpoint.target} refuses this machine's token: was it brought up elsewhere? "
+            "Copy the token file from there, or take the cluster down and up again"
+        )
+    return (
+        f"{endpoint.target} refuses the request: put the cluster's token in RAY_AUTH_TOKEN or the "
+        "path of a file with it in RAY_AUTH_TOKEN_PATH"
+    )
+
+
+def is_url(target: str) -> bool:
+    """Tell whether a cluster is named by the URL of its dashboard."""
+    return target.startswith(("http://", "https://"))
+
+
+@contextmanager
+def connect(target: str) -> Iterator[Endpoint]:
+    """Yield the dashboard of a YAML or URL; UserError when it does not answer or refuses us."""
+    if is_url(target):
+        endpoint = Endpoint(target.rstrip("/"), _token_here(), target, _remote_of_url(), None)
+        _refuse_plain_http(endpoint)
+        endpoint.get("/api/version")
+        yield endpoint
+        return
+    with connect_file(read_cluster_file(target), target) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def connect_file(cluster: ClusterFile, target: str | None = None) -> Iterator[Endpoint]:
+    """Yield the dashboard of a cluster that `up` brought up, through ssh."""
+    if not cluster.token_file.exists():
+        raise UserError(f"{cluster.path} is not up: rsray cluster up {cluster.path}")
+    token, head = cluster.token_file.read_text().strip(), head_host(cluster)
+    with head.tunnel(cluster.remote.dashboard_port) as port:
+        url = f"http://127.0.0.1:{port}"
+        endpoint = Endpoint(url, token, target or str(cluster.path), cluster.remote, head)
+        endpoint.get("/api/version")
+        endpoint.get("/api/jobs/")  # this one asks for the token
+        yield endpoint
+
+
+def _remote_of_url() -> Remote:
+    """Return where things are in the image of clusters/kuberay: its `python` has everything."""
+    return Remote(python="python")
+
+
+def _token_here() -> str | None:
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return None
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
+def _refuse_plain_http(endpoint: Endpoint) -> None:
+    parts = urlsplit(endpoint.url)
+    if endpoint.token and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        raise UserError(
+            f"{endpoint.target} would get the token unencrypted: forward its port "
+            "(ssh -L or kubectl port-forward) and give http://127.0.0.1:PORT, or use https"
+        )

@@ -1,0 +1,54 @@
+"""The hosts of a cluster: which they are, and how to log in there."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import yaml
+
+from rsray.cluster.definition import ClusterFile
+from rsray.cluster.ssh import Host
+from rsray.errors import UserError
+
+
+def head_host(cluster: ClusterFile) -> Host:
+    """Return the head of a cluster; UserError when the cloud has none of that name."""
+    if cluster.hosts:
+        return _host(cluster, cluster.hosts[0], cluster.resolved()["auth"])
+    definition = yaml.safe_load(cluster.resolved_file.read_text())
+    with _said() as said:
+        from ray.autoscaler import sdk
+
+        try:
+            auth = sdk.bootstrap_config(dict(definition))["auth"]
+            address = sdk.get_head_node_ip(definition)
+        except (Exception, SystemExit) as problem:
+            reason = " ".join(f"{said.getvalue()} {problem}".split())
+            raise UserError(f"{cluster.path} is not up: {reason}") from problem
+    return _host(cluster, address, auth)
+
+
+def on_premise_hosts(cluster: ClusterFile) -> list[Host]:
+    """Return the hosts of an on-premise cluster, head first."""
+    auth = cluster.resolved()["auth"]
+    return [_host(cluster, address, auth) for address in cluster.hosts]
+
+
+def _host(cluster: ClusterFile, address: str, auth: dict[str, Any]) -> Host:
+    return Host(
+        address,
+        auth["ssh_user"],
+        auth.get("ssh_private_key"),
+        cluster.home / "known_hosts",
+        auth.get("ssh_proxy_command"),
+    )
+
+
+@contextlib.contextmanager
+def _said():  # type: ignore[no-untyped-def]
+    """Catch what Ray's launcher prints."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        yield said

@@ -1,0 +1,151 @@
+"""Run an rsray command as a job of a cluster: submit it, follow its log, find it again."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rsray.cluster.endpoint import Endpoint
+from rsray.cluster.packaging import CommandLine, remote_out, stage
+from rsray.cluster.ssh import shell_path
+from rsray.errors import UserError
+
+OUT_THERE, OUT_HERE = "rsray_out_there", "rsray_out_here"  # in a job's metadata, for attach
+RUN = "from rsray_cli.main import run; run()"
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+RECONNECTS = 20  # tries to hear a job's log again, a few seconds apart
+PATIENCE_SECONDS = 3.0
+
+
+class LostError(UserError):
+    """The connection to a job's log is gone; the job is not."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the cluster knows it."""
+
+    id: str
+    status: str
+    exit_code: int | None
+    out_there: str | None
+    out_here: str | None
+    entrypoint: str
+
+    @property
+    def command(self) -> str:
+        """The rsray command that it runs."""
+        found = re.search(r"run\(\)' (.*)", self.entrypoint)
+        return f"rsray {found.group(1)}" if found else self.entrypoint
+
+
+def submit(endpoint: Endpoint, line: CommandLine, out: str) -> str:
+    """Ship the package and submit the command, which writes to `out`; returns the job's id.
+
+    A local `out` is written to the cluster's storage, and `fetch` brings it here. Raises UserError
+    when something that is to travel is missing or too large.
+    """
+    local = "://" not in out
+    base = endpoint.remote.results or f"{endpoint.remote.root}/out"
+    there = remote_out(out, base) if local else out
+    metadata = {OUT_THERE: there} | ({OUT_HERE: str(Path(out).absolute())} if local else {})
+    words = [*line.there(), "--out", there]
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    with tempfile.TemporaryDirectory(prefix="rsray-") as folder:
+        staged = stage(line, Path(folder) / "package")
+        return _submitted(
+            endpoint,
+            entrypoint=entrypoint(endpoint, words),
+            submission_id=f"rsray-{words[0]}-{stamp}",
+            runtime_env={"working_dir": str(staged), "env_vars": {"PYTHONUNBUFFERED": "1"}},
+            metadata=metadata,
+        )
+
+
+def entrypoint(endpoint: Endpoint, words: list[str]) -> str:
+    """Return the shell command that runs an rsray command on the head."""
+    python = shell_path(endpoint.remote.python)
+    wanted = [f"{name}={amount:g}" for name, amount in endpoint.remote.wait_for.items() if amount]
+    wait = f"{python} -m rsray.cluster.wait_for_resources {shlex.join(wanted)} && "
+    first = wait if wanted else ""
+    return f"{first}{python} -c {shlex.quote(RUN)} {shlex.join(words)}"
+
+
+def _submitted(endpoint: Endpoint, **request: Any) -> str:
+    try:
+        return str(endpoint.jobs().submit_job(**request))
+    except RuntimeError as problem:
+        reason = " ".join(str(problem).split())
+        raise UserError(f"{endpoint.target} does not take the job: {reason}") from problem
+
+
+def find(endpoint: Endpoint, job_id: str | None = None) -> Job:
+    """Return a job by its id, or the latest that rsray submitted; UserError when there is none."""
+    known = [job for job in jobs(endpoint) if job_id in (None, job.id)]
+    if not known:
+        raise UserError(f"{endpoint.target} knows no job {job_id or 'of rsray'}")
+    return known[0]
+
+
+def jobs(endpoint: Endpoint) -> list[Job]:
+    """Return the jobs that rsray submitted, the latest first."""
+    found = [info for info in endpoint.get("/api/jobs/") if info.get("submission_id")]
+    found.sort(key=lambda info: info.get("start_time") or 0, reverse=True)
+    made = []
+    for info in found:
+        metadata = info.get("metadata") or {}
+        if OUT_THERE in metadata:
+            made.append(
+                Job(
+                    info["submission_id"],
+                    info["status"],
+                    info.get("driver_exit_code"),
+                    metadata[OUT_THERE],
+                    metadata.get(OUT_HERE),
+                    info["entrypoint"],
+                )
+            )
+    return made
+
+
+def follow(endpoint: Endpoint, job_id: str, show: Callable[[str], None]) -> Job:
+    """Show a job's log until it ends and return the job; LostError when the cluster is silent."""
+    from aiohttp import ClientError
+
+    log, failures = _Log(show), 0
+    while True:
+        try:
+            asyncio.run(log.follow(endpoint, job_id))
+            job = find(endpoint, job_id)
+            if job.status in ENDED:
+                return job
+        except (OSError, RuntimeError, UserError, ClientError) as problem:
+            failures += 1
+            if failures > RECONNECTS:
+                raise LostError(f"{endpoint.target} is silent: {problem}") from problem
+        time.sleep(PATIENCE_SECONDS if failures else 0.5)
+
+
+class _Log:
+    """Shows a log once, however often it is read again from its start."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self.show, self.seen = show, 0
+
+    async def follow(self, endpoint: Endpoint, job_id: str) -> None:
+        """Show what comes after what was seen, until the log ends or breaks off."""
+        at = 0
+        async for text in endpoint.jobs().tail_job_logs(job_id):
+            fresh = text[max(0, self.seen - at) :]
+            at += len(text)
+            if fresh:
+                self.seen = at
+                self.show(fresh)

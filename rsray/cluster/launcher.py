@@ -1,0 +1,232 @@
+"""Bring a cluster up and take it down again: `ray up`, and nothing that is not ours is stopped."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from rsray.cluster.definition import MARK, ClusterFile
+from rsray.cluster.endpoint import connect_file
+from rsray.cluster.firewall import ensure_group
+from rsray.cluster.hosts import on_premise_hosts
+from rsray.cluster.ssh import Host
+from rsray.errors import UserError
+
+Say = Callable[[str], None]
+HEAD_SECONDS = 120.0  # from the end of `ray up` to a dashboard that answers
+NODES_SECONDS = 180.0  # and to the workers that the definition promises
+STOP_SECONDS = 120.0
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+
+
+def is_up(cluster: ClusterFile) -> bool:
+    """Tell whether the cluster's dashboard answers to this machine's token."""
+    try:
+        with connect_file(cluster):
+            return True
+    except UserError:
+        return False
+
+
+def up(cluster: ClusterFile, say: Say) -> None:
+    """Bring the cluster up and wait until its head answers; UserError when it does not.
+
+    A cluster that is up as the definition says is left alone; else its Ray is started anew.
+    """
+    _make_home(cluster)
+    definition = cluster.resolved()
+    if cluster.provider == "aws":
+        definition = ensure_group(definition, say)
+    text = yaml.safe_dump(definition, sort_keys=False)
+    if cluster.resolved_file.exists() and cluster.resolved_file.read_text() == text:
+        if is_up(cluster):
+            say(f"{cluster.name} is up already")
+            return
+    _write_private(cluster.resolved_file, text)
+    if cluster.provider == "local":
+        _clear(cluster, say)
+    say(f"ray up {cluster.path}: {cluster.name} on {cluster.provider}")
+    _ray(cluster, "up", "-y", "--no-config-cache", str(cluster.resolved_file))
+    _tell_of_key(cluster, say)
+    _wait_for_head(cluster)
+    _wait_for_nodes(cluster, say)
+
+
+def _clear(cluster: ClusterFile, say: Say) -> None:
+    """Stop what is left of this cluster on its hosts: `ray start` refuses to start beside it."""
+    for host in on_premise_hosts(cluster):
+        try:
+            _stop_host(cluster, host)
+        except UserError as problem:
+            say(f"warning: {problem}")
+    _forget(cluster)
+
+
+def _tell_of_key(cluster: ClusterFile, say: Say) -> None:
+    gone = "deletes that copy" if cluster.provider == "local" else "deletes the head"
+    say(
+        "note: Ray has copied the ssh key to the head (~/ray_bootstrap_key.pem) to reach the "
+        f"workers: use a key that opens nothing else; `rsray cluster down` {gone}"
+    )
+
+
+def down(cluster: ClusterFile, say: Say) -> None:
+    """Stop the cluster's Ray on every host, or give its machines back; nothing else is touched.
+
+    Raises UserError that names the hosts that could not be reached or still run something.
+    """
+    if cluster.provider == "local":
+        _stop_hosts(cluster, say)
+        _forget(cluster)
+    elif cluster.resolved_file.exists():
+        _ray(cluster, "down", "-y", str(cluster.resolved_file))
+    else:
+        raise UserError(f"{cluster.path} was not brought up from this machine")
+    for file in (cluster.token_file, cluster.resolved_file, cluster.home / "known_hosts"):
+        file.unlink(missing_ok=True)
+
+
+def _make_home(cluster: ClusterFile) -> None:
+    cluster.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not cluster.token_file.exists():
+        _write_private(cluster.token_file, secrets.token_hex(32))
+
+
+def _write_private(file: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent)  # mkstemp makes it 0600
+    with os.fdopen(handle, "w") as stream:
+        stream.write(text)
+    os.replace(temporary, file)
+
+
+def _ray(cluster: ClusterFile, *words: str) -> None:
+    """Run Ray's own command line; UserError with the end of what it said when it fails."""
+    environment = {
+        **os.environ,
+        **ENVIRONMENT,
+        "RAY_AUTH_TOKEN_PATH": str(cluster.token_file),
+        # RAY.md section 4: a worker of provider local is only ever started by autoscaler v1.
+        "RAY_UP_enable_autoscaler_v2": "0" if cluster.provider == "local" else "1",
+    }
+    log = cluster.home / f"ray-{words[0]}.log"
+    with log.open("wb") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "ray.scripts.scripts", *words],
+            env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    if done.returncode:
+        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-4:]
+        raise UserError(f"ray {words[0]} failed: {' / '.join(last)} (all of it: {log})")
+
+
+def _wait_for_head(cluster: ClusterFile) -> None:
+    end = time.monotonic() + HEAD_SECONDS
+    while True:
+        try:
+            with connect_file(cluster):
+                return
+        except UserError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(1)
+
+
+def _wait_for_nodes(cluster: ClusterFile, say: Say) -> None:
+    """Wait for the nodes that the definition promises; say it when some do not come."""
+    end = time.monotonic() + NODES_SECONDS
+    with connect_file(cluster) as endpoint:
+        while True:
+            alive = sum(node["state"] == "ALIVE" for node in endpoint.nodes())
+            if alive >= cluster.promised_nodes:
+                return
+            if time.monotonic() > end:
+                say(
+                    f"warning: {alive} of {cluster.promised_nodes} nodes came within "
+                    f"{NODES_SECONDS:.0f} s; see /tmp/ray/session_latest/logs/monitor.* on the head"
+                )
+                return
+            time.sleep(1)
+
+
+# Ray's own `ray stop` kills every Ray on a host, and `ray down` runs it by name, on the head only.
+# The processes of a cluster carry its name in their environment; these and their children are
+# asked to stop, and killed when they have not after ten seconds.
+STOP = """
+ours() {{
+  marked=$(grep -lzsxF {mark} /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | tr '\\n' ' ')
+  ps -eo pid=,ppid=,stat= | awk -v marked="$marked" '
+    BEGIN {{ n = split(marked, m); for (i = 1; i <= n; i++) is[m[i]] = 1 }}
+    $3 !~ /^Z/ {{ parent[$1] = $2 }}
+    END {{
+      for (p in parent)
+        for (q = p; q + 0 > 1; q = (q in parent ? parent[q] : 0)) if (q in is) {{ print p; break }}
+    }}'
+}}
+found=$(ours | wc -l)
+for signal in TERM KILL; do
+  for p in $(ours); do kill -s "$signal" "$p" 2>/dev/null; done
+  for _ in $(seq 50); do [ -z "$(ours)" ] && break; sleep 0.2; done
+done
+if grep -qs '"cluster_name": "{name}"' ~/ray_bootstrap_config.yaml; then
+  rm -f ~/ray_bootstrap_config.yaml ~/ray_bootstrap_key.pem
+fi
+rm -f {token} /tmp/ray/cluster-{name}.state /tmp/ray/cluster-{name}.lock
+echo "$found $(ours | wc -l)"
+"""
+
+
+def stop_script(cluster: ClusterFile) -> str:
+    """Return the shell script that stops this cluster's Ray on a host, and only that."""
+    return STOP.format(
+        mark=shlex.quote(f"{MARK}={cluster.name}"),
+        name=cluster.name,
+        token=f"{cluster.remote.root}/auth_token",
+    )
+
+
+def _stop_host(cluster: ClusterFile, host: Host) -> tuple[int, int]:
+    """Stop the cluster's processes on a host; returns how many there were and how many are left."""
+    try:
+        done = host.run(stop_script(cluster), timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired as problem:
+        raise UserError(f"no answer from {host.address} in {STOP_SECONDS:.0f} s") from problem
+    answer = done.stdout.decode().split()
+    if done.returncode or len(answer) != 2:
+        reason = " ".join(done.stderr.decode(errors="replace").split())
+        raise UserError(f"no ssh to {host.user}@{host.address}: {reason}")
+    return int(answer[0]), int(answer[1])
+
+
+def _stop_hosts(cluster: ClusterFile, say: Say) -> None:
+    failed = []
+    for host in on_premise_hosts(cluster):  # the head first: it would start workers again
+        try:
+            found, left = _stop_host(cluster, host)
+        except UserError as problem:
+            failed.append(str(problem))
+            continue
+        say(f"{host.address}: {found - left} processes of {cluster.name} stopped")
+        if left:
+            failed.append(f"{left} processes are left on {host.address}")
+    if failed:
+        raise UserError(f"{cluster.name} is not down everywhere: {'; '.join(failed)}")
+
+
+def _forget(cluster: ClusterFile) -> None:
+    """Delete what `ray up` on this machine keeps of an on-premise cluster."""
+    for suffix in ("state", "lock"):
+        Path(f"/tmp/ray/cluster-{cluster.name}.{suffix}").unlink(missing_ok=True)

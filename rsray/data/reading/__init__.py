@@ -1,0 +1,1 @@
+"""How pictures and tables are read, whatever data set they belong to."""

@@ -1,0 +1,154 @@
+"""Rows of images and labels in Parquet files, read by row group."""
+
+# Shapes: N rows of all files, n rows asked for, C channels, H height, W width.
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsray.data._base import Labels, Pixels
+from rsray.data.reading.decode import Geometry, decode_all
+from rsray.data.reading.tensor_column import encoded_pictures, is_tensor, tensor_images
+from rsray.errors import UserError
+from rsray.storage import one_line
+from rsray.storage.location import Location
+
+GROUPS_KEPT = 8  # encoded row groups kept in memory for the next request
+FILES_AT_ONCE = 16  # on an object store, opening a file is waiting
+ROWS_AT_ONCE = 1024  # Arrow's binary columns overflow when gigabytes are gathered at once
+
+
+@dataclass(frozen=True)
+class ParquetTable:
+    """Parquet files taken as one table; pickles as their addresses.
+
+    Methods raise UserError, naming the file, when one is damaged or lacks a column.
+    """
+
+    files: tuple[Location, ...]
+    image_column: str
+    label_column: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields alone."""
+        return {field.name: self.__dict__[field.name] for field in fields(self)}
+
+    @cached_property
+    def num_rows(self) -> int:
+        """The number of rows N."""
+        return int(self._first_rows[-1])
+
+    def column(self, name: str) -> list[pa.ChunkedArray[Any]]:
+        """Return one column, a piece per file."""
+
+        def piece(file: Location, footer: pq.FileMetaData) -> pa.ChunkedArray[Any]:
+            with opened(file, footer) as parquet:
+                return parquet.read(columns=[name]).column(name)
+
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            return list(pool.map(piece, self.files, self._footers))
+
+    def images(self, rows: Labels, to: Geometry) -> Pixels:
+        """Return the images of these rows, uint8 [n, C, H, W]."""
+        out = np.empty((len(rows), *to.shape), np.uint8)
+        group_of = np.searchsorted(self._first_rows, rows, side="right") - 1
+        order = np.lexsort((rows, group_of))  # every row group is read once
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            block = order[start : start + ROWS_AT_ONCE]
+            for group in np.unique(group_of[block]):
+                places = block[group_of[block] == group]
+                out[places] = self._group_images(int(group), rows[places], to)
+        return out
+
+    def first_picture(self) -> tuple[pa.ChunkedArray[Any], RowName]:
+        """Return the first row of the image column, and its name for messages."""
+        return self._group(0).slice(0, 1), RowName(self, 0)
+
+    def _group_images(self, group: int, rows: Labels, to: Geometry) -> Pixels:
+        local = rows - self._first_rows[group]
+        column = self._group(group).take(pa.array(local))
+        names = [RowName(self, int(row)) for row in rows]
+        if is_tensor(column.type):
+            return tensor_images(column, to, names)
+        pictures = encoded_pictures(column, names)
+        return decode_all(lambda i: (pictures[i], names[i]), len(pictures), to)
+
+    def name_of(self, row: int) -> str:
+        """Return a row's file and its number in the file, for messages."""
+        file = int(np.searchsorted(self._file_ends, row, side="right"))
+        start = int(self._file_ends[file - 1]) if file else 0
+        return f"{self.files[file]} row {row - start}"
+
+    @cached_property
+    def _file_ends(self) -> Labels:
+        """The first row after each file."""
+        return np.cumsum([footer.num_rows for footer in self._footers], dtype=np.int64)
+
+    @cached_property
+    def _footers(self) -> tuple[pq.FileMetaData, ...]:
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            return tuple(pool.map(read_footer, self.files))
+
+    @cached_property
+    def _groups(self) -> list[tuple[int, int]]:
+        """The row groups of all files: (file, row group of the file)."""
+        return [
+            (i, group)
+            for i, footer in enumerate(self._footers)
+            for group in range(footer.num_row_groups)
+            if footer.row_group(group).num_rows
+        ]
+
+    @cached_property
+    def _first_rows(self) -> Labels:
+        """The first row of every row group, and N at the end."""
+        sizes = [self._footers[i].row_group(group).num_rows for i, group in self._groups]
+        return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
+
+    @cached_property
+    def _group(self) -> Callable[[int], pa.ChunkedArray[Any]]:
+        return lru_cache(maxsize=GROUPS_KEPT)(self._read_group)
+
+    def _read_group(self, group: int) -> pa.ChunkedArray[Any]:
+        file, number = self._groups[group]
+        with opened(self.files[file], self._footers[file]) as parquet:
+            table = parquet.read_row_group(number, columns=[self.image_column])
+            return table.column(self.image_column)
+
+
+@dataclass(frozen=True)
+class RowName:
+    """What to call a row in a message, worked out only when the message is written."""
+
+    table: ParquetTable
+    row: int
+
+    def __str__(self) -> str:
+        """Return the file and the row's number in it."""
+        return self.table.name_of(self.row)
+
+
+def read_footer(file: Location) -> pq.FileMetaData:
+    """Return the metadata of a Parquet file; raises UserError when it is damaged."""
+    with opened(file, None) as parquet:
+        return parquet.metadata
+
+
+@contextmanager
+def opened(file: Location, footer: pq.FileMetaData | None) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; what Arrow finds wrong within becomes UserError."""
+    try:
+        with file.open() as stream:
+            yield pq.ParquetFile(stream, metadata=footer)
+    except KeyError as error:
+        raise UserError(f"{file}: has no column {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: damaged or not Parquet: {one_line(error)}") from error

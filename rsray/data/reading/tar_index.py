@@ -1,0 +1,173 @@
+"""Where the pictures lie in a tar file: read through once, then kept on this machine.
+
+The samples are WebDataset's: neighbours of one name up to its first dot, `key.jpg` beside `key.cls`
+or `key.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import tarfile
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from rsray.data.reading.decode import SUFFIXES
+from rsray.errors import UserError
+from rsray.storage import Folder, one_line
+from rsray.storage.location import Location
+
+log = logging.getLogger(__name__)
+_FIELDS: list[tuple[str, pa.DataType, str]] = [
+    ("key", pa.string(), "name of the sample"),
+    ("offset", pa.int64(), "first byte of the picture in the tar"),
+    ("size", pa.int64(), "bytes of the picture"),
+    ("label", pa.string(), "class, a number or a name"),
+    ("class_name", pa.string(), "name of the class; null where none is given"),
+]
+INDEX = pa.schema(
+    [
+        pa.field(name, kind, nullable=name == "class_name", metadata={"meaning": meaning})
+        for name, kind, meaning in _FIELDS
+    ]
+)
+VERSION = 1  # of what an index holds
+STREAM_BYTES = 8 * 2**20  # read at once from a store where every request has its price
+CLASS_EXTENSIONS = ("cls", "cls.txt")
+LABEL_FIELDS, NAME_FIELDS = ("label", "cls"), ("class_name", "classname", "synset")
+
+
+class Member(NamedTuple):
+    """A file in a tar; `content` only of those that say the class."""
+
+    key: str
+    extension: str
+    offset: int
+    size: int
+    content: bytes
+
+
+def read_index(file: Location) -> pa.Table:
+    """Return the samples of a tar file in their order, as a table of INDEX.
+
+    Raises UserError, naming the file, when it is damaged or a sample lacks its picture or class.
+    """
+    size, modified = file.stamp()
+    if modified is None:  # a changed file could not be told from what was kept
+        return _build(file)
+    text = f"{VERSION} {file.root} {file.path} {size} {modified}"
+    name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest() + ".arrow"
+    kept = _kept(name)
+    if kept is None:
+        kept = _build(file)
+        _keep(name, kept)
+    return kept
+
+
+def cache_folder() -> Folder:
+    """Return where indices are kept: $XDG_CACHE_HOME/rsray, by default ~/.cache/rsray."""
+    return Folder.of(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rsray" / "tar-index"
+
+
+def _kept(name: str) -> pa.Table | None:
+    try:
+        table = pa.ipc.open_file(cache_folder().read(name)).read_all()
+    except (OSError, pa.ArrowException):
+        return None
+    return table if table.schema.equals(INDEX) else None
+
+
+def _keep(name: str, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, INDEX) as writer:
+        writer.write_table(table)
+    try:
+        cache_folder().make().write(name, sink.getvalue().to_pybytes())
+    except (OSError, UserError) as problem:
+        log.warning("the index of a tar file cannot be kept: %s", one_line(problem))
+
+
+def _build(file: Location) -> pa.Table:
+    rows = [
+        _sample(file, key, list(members))
+        for key, members in groupby(_members(file), key=lambda member: member.key)
+    ]
+    if not rows:
+        raise UserError(f"{file}: no samples in it")
+    return pa.Table.from_pylist(rows, schema=INDEX)
+
+
+def _members(file: Location) -> Iterator[Member]:
+    """Yield the files of a tar: locally from header to header, else in one stream."""
+    try:
+        with file.open() as stream, _opened(file, stream) as archive:
+            while (info := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                key, extension = _divided(info.name)
+                if not info.isfile() or not extension:
+                    continue
+                says = extension == "json" or extension in CLASS_EXTENSIONS
+                content = archive.extractfile(info) if says else None
+                text = content.read() if content else b""
+                yield Member(key, extension, info.offset_data, info.size, text)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{file}: damaged or no tar file: {one_line(error)}") from error
+
+
+def _opened(file: Location, stream: Any) -> tarfile.TarFile:
+    if file.is_local:
+        return tarfile.open(fileobj=stream, mode="r:")
+    reader: Any = io.BufferedReader(stream, STREAM_BYTES)
+    return tarfile.open(fileobj=reader, mode="r|", bufsize=2**20)
+
+
+def _divided(name: str) -> tuple[str, str]:
+    """Return the key and the extension of a member; no extension for a hidden file."""
+    folder, _, base = name.removeprefix("./").rpartition("/")
+    stem, _, extension = base.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), (extension.lower() if stem else "")
+
+
+def _sample(file: Location, key: str, members: list[Member]) -> dict[str, Any]:
+    pictures = [
+        member for member in members if f".{member.extension.rpartition('.')[2]}" in SUFFIXES
+    ]
+    if not pictures:
+        found = ", ".join(member.extension for member in members)
+        raise UserError(f"{file}: sample {key!r} has no picture (it has {found})")
+    said = next((_json(file, m) for m in members if m.extension == "json"), {})
+    label = next((_text(file, m) for m in members if m.extension in CLASS_EXTENSIONS), None)
+    if label is None:
+        label = next((said[name] for name in LABEL_FIELDS if name in said), None)
+    if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
+        raise UserError(f"{file}: sample {key!r} has no class: it needs .cls, or a label in .json")
+    name = next((said[field] for field in NAME_FIELDS if isinstance(said.get(field), str)), None)
+    picture = pictures[0]
+    return {
+        "key": key,
+        "offset": picture.offset,
+        "size": picture.size,
+        "label": str(label),
+        "class_name": name,
+    }
+
+
+def _text(file: Location, member: Member) -> str:
+    try:
+        return member.content.decode().strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: the .cls of sample {member.key!r} is no text") from error
+
+
+def _json(file: Location, member: Member) -> dict[str, Any]:
+    try:
+        content = json.loads(member.content)
+    except ValueError as error:
+        raise UserError(f"{file}: the .json of sample {member.key!r} is damaged") from error
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,1 @@
+"""The certification fleet on Ray Data: actors that count, one writer."""

@@ -1,0 +1,1 @@
+"""The search on Ray Tune with Optuna: its trials, its study, its winner."""

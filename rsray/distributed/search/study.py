@@ -1,0 +1,164 @@
+"""The Optuna study of a search: its durable record, and the table of its trials.
+
+The study's storage (study_storage.py) holds every trial as soon as it is proposed, looked at or
+ended. A search that is started again finds there what was finished; trials that were under way
+wait to be run again, under their numbers and with their settings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+from optuna.trial import FrozenTrial, TrialState
+
+from rsray.config import TUNE_OBJECTIVES, TuneConfig
+from rsray.distributed.search.space import Point, distributions, grid_points, start_points
+from rsray.distributed.search.study_storage import STUDY_FILE, study_storage
+from rsray.errors import UserError
+from rsray.storage import Folder
+
+STUDY, TRIALS = "rsray", "trials.parquet"
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, metadata={"description": text})
+        for name, kind, text in (
+            ("number", pa.int64(), "order in which the settings were proposed, from 0"),
+            ("state", pa.string(), "complete, pruned (stopped early by ASHA) or fail"),
+            ("source", pa.string(), "paper, start, grid, or the sampler that proposed it"),
+            ("projected_acr", pa.float64(), "at the last look; l2, pixels in [0, 1]"),
+            ("clean_accuracy", pa.float64(), "of the smoothed classifier at the last look"),
+            ("pareto", pa.bool_(), "no complete trial is better in every objective"),
+            ("epoch", pa.int64(), "epochs trained at the last look"),
+            ("seconds", pa.float64(), "from the proposal to the end"),
+            ("error", pa.string(), "why the trial failed"),
+        )
+    ]
+)
+
+
+def open_study(out: Folder, config: TuneConfig) -> optuna.Study:
+    """Open the study of a search, ready to go on: what was under way waits to be run again.
+
+    A new study holds the points that are tried first. The caller holds TUNE's lock.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if out.is_local:
+        # A search that was killed in the middle of a record leaves Optuna's own lock behind, which
+        # the next one would wait 30 seconds for.
+        (out.local_path / f"{STUDY_FILE}.lock").unlink(missing_ok=True)
+        _mend(out.local_path / STUDY_FILE)
+    storage = study_storage(out)
+    study = optuna.create_study(
+        storage=storage,
+        study_name=STUDY,
+        directions=["maximize"] * len(config.objectives),
+        load_if_exists=True,
+    )
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    for point, source in first_points(config)[len(study.get_trials(deepcopy=False)) :]:
+        study.enqueue_trial(point, user_attrs={"source": source})
+    return study
+
+
+def _mend(path: Path) -> None:
+    """Cut off the line that a killed search left half-written: Optuna cannot read past it."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+
+
+def first_points(config: TuneConfig) -> list[tuple[Point, str]]:
+    """Return the (point, source) that a search tries first: a grid's all, else the published."""
+    space = distributions(config.search)
+    if config.sampler == "grid":
+        return [(point, "grid") for point in grid_points(space)]
+    points = start_points(space, config.train)
+    return [(point, source) for source, point in points.items()][: config.trials]
+
+
+def ended(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that a search need not repeat."""
+    return study.get_trials(deepcopy=False, states=ENDED)
+
+
+def winner(study: optuna.Study) -> FrozenTrial:
+    """Return the complete trial that is best in the first objective; UserError without any."""
+    best = best_trial(study)
+    if best is None:
+        errors = Counter(trial.user_attrs.get("error") or "stopped early" for trial in ended(study))
+        reasons = "; ".join(f"{count} x {error}" for error, count in errors.most_common(3))
+        raise UserError(
+            f"no trial of the search succeeded: {reasons}. {TRIALS} in its folder has them all; "
+            "search again with other settings and another --out"
+        )
+    return best
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """Return the complete trial that is best in the first objective, if any is complete."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    # Of equals the one that was proposed first: the published setting, as a rule.
+    return max(complete, key=lambda trial: (trial.values[0], -trial.number), default=None)
+
+
+def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
+    """Return a row per trial that ended: SCHEMA's columns, then the settings."""
+    trials = ended(study)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    front = {trial.number for trial in complete if not _is_dominated(trial, complete)}
+    keys = sorted({key for trial in trials for key in trial.params})
+    return [
+        {
+            "number": trial.number,
+            "state": trial.state.name.lower(),
+            "source": trial.user_attrs.get("source"),
+            **{name: trial.user_attrs.get(name) for name in TUNE_OBJECTIVES.values()},
+            "pareto": trial.number in front,
+            "epoch": trial.user_attrs.get("epoch"),
+            "seconds": trial.duration.total_seconds() if trial.duration else None,
+            "error": trial.user_attrs.get("error"),
+            **{key: trial.params.get(key) for key in keys},
+        }
+        for trial in trials
+    ]
+
+
+def _is_dominated(trial: FrozenTrial, others: list[FrozenTrial]) -> bool:
+    def beats(other: FrozenTrial) -> bool:
+        pairs = list(zip(other.values, trial.values, strict=True))
+        return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+    return any(beats(other) for other in others)
+
+
+def write_trials(out: Folder, study: optuna.Study, config: TuneConfig) -> None:
+    """Write trials.parquet: a row per trial with its settings, result and cost."""
+    rows = trial_rows(study)
+    columns = [pa.array([row[field.name] for row in rows], field.type) for field in SCHEMA]
+    fields = list(SCHEMA)
+    for key in [key for key in (rows[0] if rows else {}) if key not in SCHEMA.names]:
+        columns.append(_settings_column([row[key] for row in rows]))
+        fields.append(pa.field(key, columns[-1].type, metadata={"description": "a setting"}))
+    about = json.dumps(config.model_dump(mode="json"))
+    schema = pa.schema(fields, metadata={b"rsray": about.encode()})
+    table = pa.Table.from_arrays(columns, schema=schema)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    out.write(TRIALS, sink.getvalue().to_pybytes())
+
+
+def _settings_column(values: list[Any]) -> Any:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # a choice among things of several types
+        return pa.array([None if value is None else str(value) for value in values])

@@ -1,0 +1,149 @@
+"""TUNE/plots and TUNE/tune.html: what a search found, in pictures and on one page."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import optuna
+from matplotlib.figure import Figure
+from optuna.trial import TrialState
+
+from rsray.config import TUNE_OBJECTIVES, TuneConfig
+from rsray.distributed.search import study_plots
+from rsray.distributed.search.space import distributions
+from rsray.distributed.search.study import SCHEMA, best_trial, trial_rows
+from rsray.distributed.search.study_plots import show
+from rsray.results import compare, page, plot
+from rsray.storage import Folder
+
+PLOTS, PAGE = "plots", "tune.html"
+CAPTIONS = {
+    "history": "Every trial in the order of proposal. Projected ACR is an estimate from a few "
+    "hundred draws on held-out training images, not a certificate.",
+    "grid": "The grid: every combination, trained to its end.",
+    "pareto": "Trials that no other beats in both objectives.",
+    "importance": "Which setting explains the differences between complete trials (fANOVA).",
+    "slices": "Results against each setting on its own; the others vary too.",
+}
+
+
+def write_study(out: Folder, study: optuna.Study, config: TuneConfig) -> None:
+    """Write the plots (.svg and .png) and the page of a search."""
+    folder = (out / PLOTS).make()
+    for name, figure in draw(trial_rows(study), study, config).items():
+        for suffix in (".svg", ".png"):
+            folder.write(name + suffix, plot.render(figure, suffix))
+    write_page(out, study, config)
+
+
+def write_page(out: Folder, study: optuna.Study, config: TuneConfig) -> None:
+    """Write the page: its plots are the files, and certificates that exist are included."""
+    out.write(PAGE, _page(out, trial_rows(study), study, config).encode())
+
+
+def draw(
+    rows: Sequence[dict[str, Any]], study: optuna.Study, config: TuneConfig
+) -> dict[str, Figure]:
+    """Return the figures that a search has enough trials for, in the order of the page."""
+    metrics = [TUNE_OBJECTIVES[name] for name in config.objectives]
+    space = distributions(config.search)
+    figures: dict[str, Figure] = {}
+    figures["history"] = study_plots.history(rows, metrics[0])
+    if config.sampler == "grid":
+        figures["grid"] = study_plots.grid_curves(rows, metrics[0], list(space))
+    if len(metrics) > 1:
+        figures["pareto"] = study_plots.pareto(rows, metrics)
+    shares = importances(study)
+    if shares:
+        figures["importance"] = study_plots.importance(shares, metrics[0])
+    log = [key for key, distribution in space.items() if getattr(distribution, "log", False)]
+    figures["slices"] = study_plots.slices(rows, metrics[0], list(space), log)
+    return figures
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Return the share of each setting in the variance of the first objective; may be empty.
+
+    Complete trials only, and there must be at least two that differ.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len({trial.values[0] for trial in complete}) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a setting that had one value only is left out
+        try:
+            found = optuna.importance.get_param_importances(
+                study, evaluator=evaluator, target=lambda trial: trial.values[0]
+            )
+        except (ValueError, RuntimeError):  # what Optuna says of too few or equal trials
+            return {}
+    return {name: share for name, share in found.items() if share == share}
+
+
+def _page(
+    out: Folder,
+    rows: Sequence[dict[str, Any]],
+    study: optuna.Study,
+    config: TuneConfig,
+) -> str:
+    train, best = config.train, best_trial(study)
+    states = [row["state"] for row in rows]
+    params = best.params if best else {}
+    settings = ", ".join(f"{key} {show(value)}" for key, value in params.items())
+    facts = {
+        "best": f"trial {best.number}: {settings}" if best else "no trial is complete",
+        "trials": f"{len(rows)}: {states.count('complete')} complete, {states.count('pruned')} "
+        f"stopped early, {states.count('fail')} failed",
+        "searched": config.search,
+        "sampler": f"{config.sampler}, seed {config.seed}",
+        "objectives": ", ".join(config.objectives),
+        "judged on": f"{config.validation:.4g} of the training images, {config.num_draws} draws "
+        f"each, every {config.report_every} epochs",
+        "trained": train.model_dump(mode="json"),
+    }
+    drawn = set((out / PLOTS).names(".svg"))
+    pictures = (
+        page.figure_html(
+            page.svg_inside_html((out / PLOTS).read(f"{name}.svg").decode(), caption), caption
+        )
+        for name, caption in CAPTIONS.items()
+        if f"{name}.svg" in drawn
+    )
+    heading = f"Search: {train.objective} on {train.dataset}, sigma {train.sigma:g}"
+    body = [page.facts_html(facts), *pictures, "<h2>Trials</h2>", _trials(rows)]
+    return page.document(heading, heading, "\n".join([*_certified(out), *body]))
+
+
+def _certified(out: Folder) -> list[str]:
+    """Return the certificates of the winner and of the published setting, once they exist."""
+    folders = [out / name for name in ("best", "paper")]
+    done = [f for f in folders if (f / "certificates").is_file("certificates.parquet")]
+    if not done:
+        return []
+    results = compare.load_all([str(folder / "certificates") for folder in done])
+    notes = (escape(text) for text in compare.differences(results))
+    said = "".join(f'<div class="warning" role="note">{note}</div>' for note in notes)
+    return ["<h2>Certified on the test images</h2>", said, page.sections(results)]
+
+
+def _trials(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the table of all trials, settings first, without columns that say nothing."""
+    settings = [name for name in rows[0] if name not in SCHEMA.names]
+    front = sum(row["pareto"] for row in rows)
+    silent = {"pareto": front <= 1, "error": all(row["error"] is None for row in rows)}
+    rest = [name for name in SCHEMA.names if not silent.get(name, name == "number")]
+    header = ["number", *settings, *rest]
+    texts = ([_cell(name, row[name]) for name in header] for row in rows)
+    return page.table_html([name.replace("_", " ") for name in header], texts)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name in TUNE_OBJECTIVES.values():
+        return f"{value:.4f}"
+    return show(value)

@@ -1,0 +1,182 @@
+"""What a trial of a search runs: one worker inside the trial, several in a nested Ray Train group.
+
+A nested group costs 20 seconds to start (RAY.md, section 1), so one worker does without.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from rsray.config import TUNE_OBJECTIVES, TrainConfig, TuneConfig, nest
+from rsray.core.hardware import dedicate_process, default_device
+from rsray.distributed.search.space import Point, settings_of
+from rsray.distributed.search.watch import METRIC
+from rsray.distributed.session import extend_search_path
+from rsray.distributed.train.trainer import cause_of, is_machines_fault
+from rsray.distributed.train.worker import join_team, torch_config
+from rsray.errors import UserError
+from rsray.storage import Folder, locate
+from rsray.training.loop import DivergedError, Team, Training
+from rsray.training.step import MemoryShortError
+from rsray.training.validation import project
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What every trial is told; it travels to other nodes."""
+
+    config: TuneConfig
+    search_path: tuple[str, ...]
+    threads: int  # of a worker, where it computes on the CPU
+    workers: int
+    resources: dict[str, float]  # of a worker, when there are several
+    scratch: Folder  # for the files of nested groups: a place that all nodes see
+
+
+def trial_config(config: TuneConfig, point: Point) -> TrainConfig:
+    """Return the training configuration of a trial: short, with some images held out."""
+    base = config.train
+    flat = {"validation": config.validation, **settings_of(point, base, config.trial_epochs)}
+    return TrainConfig.make(nest(flat, base.model_dump())).resolved()
+
+
+def run_trial(point: Point, job: TrialJob) -> None:
+    """Train one setting in a Tune worker and report a look at it every few epochs.
+
+    A setting that cannot be trained (it diverges, or the code raises) is reported as such and not
+    raised: what is raised is the machine's fault, and makes Tune run the trial again in a new
+    process.
+    """
+    import ray.tune
+
+    extend_search_path(job.search_path)
+    try:
+        if job.workers > 1:
+            _train_in_group(point, job)
+        else:
+            device = default_device() if "GPU" in job.resources else torch.device("cpu")
+            _train_here(point, job, Team(), device, ray.tune.report)
+    except Exception as problem:
+        if is_machines_fault(problem):
+            raise
+        text = " ".join(str(problem).split()) or "no message"
+        kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
+        figures = dict.fromkeys(TUNE_OBJECTIVES.values(), 0.0)  # ASHA asks for them
+        ray.tune.report({**figures, "error": f"{kind}{text}"[:500]})
+
+
+def _train_here(
+    point: Point,
+    job: TrialJob,
+    team: Team,
+    device: torch.device,
+    report: Report,
+    group_size: int | None = None,
+) -> None:
+    """Train in this process, alone or as a member of a team; every member reports equally often."""
+    dedicate_process(job.threads, job.resources.get("GPU", 0.0))
+    config = trial_config(job.config, point)
+    training = Training(config, None, device, team)
+    training.stepper.group_size = group_size
+    every = job.config.report_every
+    share = _share_of_held_out(training, team)
+
+    def look(row: dict[str, Any]) -> None:
+        done = row["epoch"] + 1
+        if done % every == 0 or done == config.epochs:
+            figures = _look(training, share, team, job.config.num_draws)
+            progress = {"look": -(-done // every), "epoch": done, "epochs": config.epochs}
+            report({**figures, **progress, "loss": row["loss"]})
+
+    training.run_epochs(look)
+
+
+def _share_of_held_out(training: Training, team: Team) -> tuple[torch.Tensor, torch.Tensor]:
+    held_out = training.held_out
+    if len(held_out) < team.world:
+        raise UserError(
+            f"validation is {training.config.validation:g}: {len(held_out)} held-out images are "
+            f"too few for {team.world} workers"
+        )
+    return replace(held_out, indices=held_out.indices[team.rank :: team.world]).tensors()
+
+
+def _look(
+    training: Training, share: tuple[torch.Tensor, torch.Tensor], team: Team, num_draws: int
+) -> dict[str, float]:
+    """Return the projected ACR and clean accuracy over all held-out images.
+
+    Each worker looks at its share. The draws depend on the seed, the number of workers and the
+    image's place only: the trials of a search are compared on the same ones.
+    """
+    images, labels = share
+    found = project(
+        training.model,
+        images,
+        labels,
+        sigma=training.config.sigma,
+        precision=training.precision,
+        seed=training.config.seed * team.world + team.rank,
+        num_draws=num_draws,
+    )
+    sums = torch.tensor([found.acr, found.accuracy, 1.0], dtype=torch.float64) * len(labels)
+    acr, accuracy, count = team.sum_over(sums.to(training.device)).tolist()
+    if not math.isfinite(acr):
+        raise DivergedError("the projected ACR is not a number")
+    return {METRIC: acr / count, "clean_accuracy": accuracy / count}
+
+
+def _train_in_group(point: Point, job: TrialJob) -> None:
+    """Train in a Ray Train worker group of this trial's own; anew where memory is short."""
+    group_size: int | None = None
+    while True:
+        try:
+            return _fit_group(point, job, group_size)
+        except MemoryShortError as short:
+            group_size = short.group_size
+
+
+def _fit_group(point: Point, job: TrialJob, group_size: int | None) -> None:
+    import ray.train
+    import ray.tune
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    callbacks: list[Any] = [TuneReportCallback()]
+    filesystem, path = locate(job.scratch.uri)
+    trainer = TorchTrainer(
+        _group_worker,
+        train_loop_config={"point": point, "job": job, "group_size": group_size},
+        torch_config=torch_config(job.resources.get("GPU", 0.0)),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=job.workers,
+            use_gpu="GPU" in job.resources,
+            resources_per_worker=job.resources,
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"train-{ray.tune.get_context().get_trial_id()}-{group_size or 0}",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            callbacks=callbacks,
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as problem:
+        raise cause_of(problem) from problem
+
+
+def _group_worker(arguments: dict[str, Any]) -> None:
+    """Run on every worker of a trial's group."""
+    import ray.train
+
+    job: TrialJob = arguments["job"]
+    team, device = join_team(job.search_path, job.resources.get("GPU", 0.0))
+    _train_here(arguments["point"], job, team, device, ray.train.report, arguments["group_size"])

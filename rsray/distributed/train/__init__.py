@@ -1,0 +1,1 @@
+"""Training on Ray Train: worker groups, and how they are fed."""

@@ -1,0 +1,92 @@
+"""What every worker of a Ray Train group runs, and how workers share a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rsray.config import TrainConfig
+from rsray.core.hardware import dedicate_process
+from rsray.distributed.session import extend_search_path
+from rsray.distributed.train.feed import RayFeed
+from rsray.storage import Folder
+from rsray.training.loop import Team, Training
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told; it travels to other nodes."""
+
+    config: TrainConfig
+    run: Folder
+    search_path: tuple[str, ...]
+    reading_cpus: float  # of a task that reads images
+    gpus: float  # of a worker
+
+
+def worker_loop(arguments: dict[str, Any]) -> None:
+    """Run on every worker of the group."""
+    import ray.train
+
+    job: Job = arguments["job"]
+    team, device = join_team(job.search_path, job.gpus)
+    feed = partial(RayFeed, cpus=job.reading_cpus)
+    Training(job.config, job.run, device, team, feed=feed).run_epochs(ray.train.report)
+
+
+def join_team(driver_path: tuple[str, ...], gpus: float) -> tuple[Team, torch.device]:
+    """Return this worker's team and device; it finds the modules that the driver finds."""
+    import ray.train
+    import ray.train.torch
+
+    extend_search_path(driver_path)
+    dedicate_process(gpus=gpus)
+    context = ray.train.get_context()
+    world = context.get_world_size()
+    team = Team(context.get_world_rank(), world, _wrap_for(world), _sum_over(world))
+    return team, ray.train.torch.get_device()
+
+
+def torch_config(gpus: float) -> Any:
+    """Return how workers of so many GPUs each talk: NCCL does not let two share a GPU."""
+    from ray.train.torch import TorchConfig
+
+    return TorchConfig(backend="gloo" if 0 < gpus < 1 else None)
+
+
+def _wrap_for(world: int) -> Callable[[nn.Module], nn.Module]:
+    """Return how a member of a group of `world` workers wraps its model: in DDP, unless alone."""
+
+    def wrap(model: nn.Module) -> nn.Module:
+        import ray.train.torch
+
+        if world == 1:
+            return model
+        # Batch norm's buffers are shared at the end of an epoch (Training). Shared in each forward
+        # pass, they change under objectives that make two passes before the backward one.
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        wrapped: nn.Module = ray.train.torch.prepare_model(
+            model, move_to_device=False, parallel_strategy_kwargs={name: False}
+        )
+        return wrapped
+
+    return wrap
+
+
+def _sum_over(world: int) -> Callable[[Tensor], Tensor]:
+    """Return the sum of a tensor over a group of `world` workers, in place."""
+
+    def sum_over(tensor: Tensor) -> Tensor:
+        if world > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
+    return sum_over

@@ -1,0 +1,249 @@
+"""Folders that runs are written to: local paths and URIs (`s3://`, `gs://`, `file://`) alike.
+
+A file that exists is complete: local writes go to a temporary name and are renamed; object stores
+show an object only once it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from rsray.errors import UserError
+from rsray.storage.address import divided, extended, parent_and_name, shown
+from rsray.storage.lease import hold
+
+TEMPORARY = ".tmp-"
+
+
+PathLike = str | os.PathLike[str]
+
+
+@lru_cache(maxsize=32)
+def locate(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the filesystem of an absolute path or URI and the path inside it.
+
+    Kept, since s3:// asks the network. Raises UserError for a URI that neither pyarrow nor fsspec
+    can open.
+    """
+    if "://" not in uri:
+        return fs.LocalFileSystem(), uri
+    try:
+        return fs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as refused:
+        return _locate_with_fsspec(uri, refused)
+    except OSError as problem:
+        raise UserError(f"cannot reach {shown(uri)}: {one_line(problem)}") from problem
+
+
+def _locate_with_fsspec(uri: str, refused: Exception) -> tuple[fs.FileSystem, str]:
+    try:
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+        filesystem, path = url_to_fs(uri)
+    except (ImportError, ValueError) as problem:
+        raise UserError(
+            f"cannot open {shown(uri)}: {one_line(refused)} "
+            "(allowed: a local path, file://, s3://, gs://, or a URI that fsspec can open)"
+        ) from problem
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), str(path)  # type: ignore[abstract]
+
+
+def one_line(problem: BaseException) -> str:
+    """Return an exception's message on one line, or its type's name when it has none."""
+    return " ".join(str(problem).split()) or type(problem).__name__
+
+
+def read_file(path: PathLike) -> bytes:
+    """Return the content of a file at a path or URI; UserError names one that cannot be read."""
+    folder, name = _split(path)
+    try:
+        return folder.read(name)
+    except FileNotFoundError as problem:
+        raise UserError(f"{shown(os.fspath(path))} does not exist") from problem
+    except OSError as problem:
+        raise UserError(f"cannot read {shown(os.fspath(path))}: {one_line(problem)}") from problem
+
+
+def write_file(path: PathLike, content: bytes) -> None:
+    """Write a file at a path or URI, whole or not at all, making its folder if needed.
+
+    Raises UserError where nothing can be written.
+    """
+    folder, name = _split(path)
+    try:
+        folder.make().write(name, content)
+    except OSError as problem:
+        raise UserError(f"cannot write {shown(os.fspath(path))}: {one_line(problem)}") from problem
+
+
+def _split(path: PathLike) -> tuple[Folder, str]:
+    parent, name = parent_and_name(Folder.of(path).uri)
+    return Folder(parent), name
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on some filesystem. Cheap to pickle: only its address travels."""
+
+    uri: str  # an absolute local path, or a URI
+
+    @classmethod
+    def of(cls, where: str | os.PathLike[str]) -> Folder:
+        """Return the folder at a local path (made absolute) or URI; UserError for a bad URI."""
+        text = os.fspath(where)
+        if "://" not in text:
+            return cls(str(Path(text).expanduser().absolute()))
+        base, options = divided(text)
+        folder = cls(base.rstrip("/") + options)
+        locate(folder.uri)
+        return folder
+
+    def __str__(self) -> str:
+        """Return the address for messages: without options and without credentials."""
+        return shown(self.uri)
+
+    def __fspath__(self) -> str:
+        """Return the whole address, which `Folder.of` and `read_file` take."""
+        return self.uri
+
+    def __truediv__(self, name: str) -> Folder:
+        """Return the folder (or the address of a file) `name` inside."""
+        return Folder(extended(self.uri, name))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on this machine's file system."""
+        return "://" not in self.uri or self.uri.startswith("file://")
+
+    @property
+    def local_path(self) -> Path:
+        """The path of a local folder."""
+        return Path(locate(self.uri)[1])
+
+    def make(self) -> Folder:
+        """Create the folder (and its parents) if it is not there; returns it."""
+        filesystem, path = locate(self.uri)
+        try:
+            filesystem.create_dir(path, recursive=True)
+        except OSError as problem:
+            raise UserError(f"cannot create folder {self}: {one_line(problem)}") from problem
+        return self
+
+    def exists(self, name: str = "") -> bool:
+        """Tell whether the folder, or a file or folder `name` in it, exists."""
+        return bool(self._info(name).type != fs.FileType.NotFound)
+
+    def is_file(self, name: str = "") -> bool:
+        """Tell whether the address, or `name` in it, is a file."""
+        return bool(self._info(name).type == fs.FileType.File)
+
+    def _info(self, name: str) -> Any:
+        with self._reported("read") as (filesystem, path):
+            return filesystem.get_file_info(f"{path}/{name}" if name else path)
+
+    def names(self, suffix: str = "") -> list[str]:
+        """Return the sorted names in the folder that end in `suffix`; none if it does not exist."""
+        with self._reported("read") as (filesystem, path):
+            found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(
+            info.base_name
+            for info in found
+            if info.base_name.endswith(suffix) and not info.base_name.startswith(TEMPORARY)
+        )
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file; raises FileNotFoundError."""
+        with self._reported("read") as (filesystem, path):
+            with filesystem.open_input_stream(f"{path}/{name}", compression=None) as stream:
+                return bytes(stream.read())
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file so that it appears whole or not at all, replacing one of that name."""
+        with self._reported("write to") as (filesystem, path):
+            if self.is_local:
+                _write_and_rename(Path(path), name, data)
+            else:
+                _uninterrupted(lambda: _put(filesystem, f"{path}/{name}", data))
+
+    def delete(self, name: str) -> None:
+        """Delete a file or folder in the folder, if it is there."""
+        kind = self._info(name).type
+        with self._reported("write to") as (filesystem, path):
+            if kind == fs.FileType.Directory:
+                filesystem.delete_dir(f"{path}/{name}")
+            elif kind == fs.FileType.File:
+                filesystem.delete_file(f"{path}/{name}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; UserError if another rsray is writing to it.
+
+        A killed run leaves no lock behind: a local one goes with the process, one on an object
+        store with the process on this machine, and after a minute on any other.
+        """
+        with self._locked_here() if self.is_local else hold(*locate(self.uri), str(self)):
+            yield
+
+    @contextmanager
+    def _locked_here(self) -> Iterator[None]:
+        with (self.local_path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as problem:
+                raise UserError(
+                    f"another rsray is writing to {self}: wait or use another --out"
+                ) from problem
+            yield
+
+    @contextmanager
+    def _reported(self, what: str) -> Iterator[tuple[fs.FileSystem, str]]:
+        """Yield where the folder is; what an object store refuses becomes UserError.
+
+        A local disk's errors keep their number, which says more.
+        """
+        try:
+            yield locate(self.uri)
+        except FileNotFoundError:
+            raise
+        except OSError as problem:
+            if self.is_local:
+                raise
+            raise UserError(f"cannot {what} {self}: {one_line(problem)}") from problem
+
+
+def _write_and_rename(folder: Path, name: str, data: bytes) -> None:
+    temporary = folder / f"{TEMPORARY}{os.getpid()}-{name}"
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / name)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _put(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
+    with filesystem.open_output_stream(path, compression=None) as stream:
+        stream.write(data)
+
+
+def _uninterrupted(work: Callable[[], None]) -> None:
+    """Do the work to its end before an interrupt is raised, which only reaches the main thread.
+
+    Closing a stream is what makes an object, so a Ctrl-C within `with` would make a part of one.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(work).result()

@@ -1,0 +1,41 @@
+"""Whose an output folder is: empty, this run's own, or another's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from rsray.errors import UserError
+from rsray.storage.folder import Folder
+from rsray.storage.yaml_files import from_yaml
+
+SHOWN = 3  # differences that an error names
+
+
+class Settings(Protocol):
+    """A run's settings, which can tell how they differ from recorded ones."""
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Return "field is X here, Y there" for each deciding field that differs."""
+
+
+def recorded(folder: Folder, record: str, config: Settings, kind: str) -> dict[str, Any] | None:
+    """Return what the file `record` holds of this run's earlier start, or None for a new run.
+
+    Hidden files do not count. Raises UserError when the folder belongs to another `kind` ("run",
+    "search", ...), naming the first differences, or holds something else.
+    """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: --out needs a folder")
+    if not folder.exists(record):
+        if [name for name in folder.names() if not name.startswith(".")]:
+            raise UserError(f"{folder} is not empty and is no {kind}; use another --out")
+        return None
+    found = from_yaml(folder.read(record), f"{folder}/{record}")
+    differences = config.differences(found)
+    if differences:
+        raise UserError(
+            f"{folder} belongs to another {kind}: {'; '.join(differences[:SHOWN])}; "
+            "use another --out"
+        )
+    return found

@@ -1,0 +1,104 @@
+"""How a trial of a search ends when something breaks: the setting's fault, or the machine's."""
+
+import pytest
+import ray.tune
+import torch
+from ray.exceptions import ActorDiedError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+from rsray.config import TuneConfig
+from rsray.distributed.search import trial as trials
+from rsray.distributed.search.space import parse_space
+from rsray.distributed.search.trial import TrialJob, run_trial
+from rsray.distributed.train.trainer import is_machines_fault
+from rsray.errors import UserError
+from rsray.presets import train_config
+from rsray.storage import Folder
+from rsray.training.step import MemoryShortError
+
+ASSERTED = "CUDA error: device-side assert triggered"
+
+
+def job_of(tmp_path, *, workers=1, gpus=0.0):
+    base = train_config({"dataset": "digits", "epochs": 2})
+    config = TuneConfig.make({"train": base, "search": parse_space([], "macer")})
+    resources = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
+    return TrialJob(config, (), 1, workers, resources, Folder.of(tmp_path))
+
+
+@pytest.fixture
+def reported(monkeypatch):
+    """What a trial tells Tune."""
+    rows = []
+    monkeypatch.setattr(ray.tune, "report", rows.append)
+    return rows
+
+
+def failing(problem):
+    def train(*arguments):
+        raise problem
+
+    return train
+
+
+def test_a_setting_that_fails_has_a_figure_for_every_objective(tmp_path, monkeypatch, reported):
+    monkeypatch.setattr(trials, "_train_here", failing(ValueError("no\nluck")))
+    run_trial({}, job_of(tmp_path))
+    assert reported == [
+        {"projected_acr": 0.0, "clean_accuracy": 0.0, "error": "ValueError: no luck"}
+    ]
+
+
+def test_a_group_that_is_short_of_memory_begins_anew_in_smaller_groups(tmp_path, monkeypatch):
+    tried = []
+
+    def fit(point, job, group_size):
+        tried.append(group_size)
+        if len(tried) < 3:
+            raise MemoryShortError(64 // 2 ** len(tried))
+
+    monkeypatch.setattr(trials, "_fit_group", fit)
+    run_trial({}, job_of(tmp_path, workers=2))
+    assert tried == [None, 32, 16]
+
+
+@pytest.mark.parametrize(("gpus", "kind"), [(0.0, "cpu"), (0.5, "cuda")])
+def test_a_trial_without_gpus_of_its_own_trains_on_the_cpu(tmp_path, monkeypatch, gpus, kind):
+    devices = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(trials, "_train_here", lambda *given: devices.append(given[3].type))
+    run_trial({}, job_of(tmp_path, gpus=gpus))
+    assert devices == [kind]
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        (UserError("the loss became nan"), False),
+        (RuntimeError("shapes do not match"), False),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
+        (torch.AcceleratorError("CUDA error: out of memory"), False),
+        (torch.AcceleratorError(ASSERTED), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling gemm"), True),
+        (ActorDiedError(), True),
+        (ControllerError(RuntimeError("the workers did not start")), True),
+        (WorkerGroupError("", {0: RuntimeError("shapes do not match")}), False),
+        (WorkerGroupError("", {0: RuntimeError("peer is gone"), 1: ActorDiedError()}), True),
+        (WorkerGroupError("", {1: WorkerHealthCheckFailedError("", ActorDiedError())}), True),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("workers", [1, 2])
+def test_only_the_machines_fault_is_raised(
+    tmp_path, monkeypatch, reported, workers, problem, expected
+):
+    """Tune runs again what raises, and in a new process."""
+    assert is_machines_fault(problem) == expected
+    monkeypatch.setattr(trials, "_train_here", failing(problem))
+    monkeypatch.setattr(trials, "_train_in_group", failing(problem))
+    if expected:
+        with pytest.raises(type(problem)):
+            run_trial({}, job_of(tmp_path, workers=workers))
+    else:
+        run_trial({}, job_of(tmp_path, workers=workers))
+    assert len(reported) == (not expected)

@@ -1,0 +1,57 @@
+"""How the trials of a search share the nodes of a cluster."""
+
+import pytest
+
+from rsray.config import TuneConfig
+from rsray.distributed.search.space import parse_space
+from rsray.distributed.search.trial_resources import plan_trials, with_workers
+from rsray.errors import UserError
+from rsray.presets import train_config
+
+
+def config_of(dataset="digits", **changes):
+    base = train_config({"dataset": "digits"}).model_copy(update={"dataset": dataset})
+    values = {"train": base, "search": parse_space([], "macer"), "trials": 200}
+    return TuneConfig.make({**values, **changes})
+
+
+def plan(nodes, gpus, workers=1, **changes):
+    config = config_of(workers=workers, **changes)
+    named = [dict(zip(("CPU", "GPU"), node, strict=True)) for node in nodes]
+    return tuple(plan_trials(named, config, gpus, config.trials))
+
+
+def test_trials_share_the_cores_and_gpus_of_each_node():
+    assert plan([(2, 0)], 0) == (2, 1, 1.0)
+    assert plan([(8, 0)], 0, concurrent=2) == (2, 1, 4.0)
+    assert plan([(4, 0), (4, 0)], 0, concurrent=1) == (1, 1, 4.0)  # never more than a node has
+    assert plan([(64, 0), (16, 8), (16, 8)], 1) == (16, 1, 2.0)  # a head without GPUs is no room
+    assert plan([(16, 8)], 0.5) == (16, 1, 1.0)
+    assert plan([(16, 8)], 0.6) == (8, 1, 2.0)  # parts of two GPUs make no whole
+    concurrent, workers, cpus = plan([(16, 8)], 1, workers=4)
+    assert (concurrent, workers) == (2, 4) and cpus <= 2
+    concurrent, workers, cpus = plan([(2, 0)], 0, workers=2)
+    assert (concurrent, workers) == (1, 2) and 2 * cpus + 0.01 <= 2  # room for the trial itself
+    with pytest.raises(UserError, match="workers is 3"):
+        plan([(2, 0)], 0, workers=3)
+
+
+def test_tpe_is_left_some_rounds_to_learn_from():
+    assert plan([(64, 0)], 0, trials=20) == (5, 1, 12.0)
+    assert plan([(2, 0)], 0, trials=5) == (2, 1, 1.0)  # digits: the cores are not left idle
+    assert plan([(64, 0)], 0, trials=20, sampler="random")[0] == 20  # nobody learns
+    assert plan([(64, 0)], 0, trials=20, concurrent=20)[0] == 20  # asked for
+
+
+def test_trials_that_were_asked_for_wait_for_the_nodes_that_come_for_them():
+    assert plan([(0, 0), (16, 1)], 1) == (1, 1, 16.0)
+    assert plan([(0, 0), (16, 1)], 1, concurrent=4) == (4, 1, 16.0)
+    with pytest.raises(UserError, match="room for 0.*wait_for"):
+        plan([(0, 0)], 0)
+
+
+def test_imagenet_has_four_workers_a_trial_where_there_are_gpus():
+    large = config_of("imagenet")
+    assert with_workers(large, [{"CPU": 64.0, "GPU": 8.0}]).workers == 4
+    assert with_workers(large, [{"CPU": 64.0, "GPU": 0.0}]).workers == 1
+    assert with_workers(config_of(), [{"CPU": 64.0, "GPU": 8.0}]).workers == 1
