@@ -69,7 +69,7 @@ def certify(
 
         run_there(cluster, down=down, address=address, out=out, inputs=(source,), model=model)
         return
-    from rsray.storage import Folder
+    from rsray.storage import Place
     from rsray_cli.request import certification
 
     request = certification(
@@ -101,7 +101,7 @@ def certify(
         compile=compile,
     )
     where = out or options.new_folder("certify", request.config.dataset, request.config.sigma)
-    _certify(request, where, Folder.of(where), address)
+    _certify(request, where, Place.of(where), address)
 
 
 def _certify(request, where, folder, address):  # type: ignore[no-untyped-def]

@@ -45,8 +45,7 @@ def convert(
     Example: rsray data convert /data/imagenet --out s3://bucket/imagenet
     """
     from rsray.data.convert import convert as write_shards
-    from rsray.storage import Folder
-    from rsray.storage.location import Location
+    from rsray.storage import Place
     from rsray_cli.screen.live import bars, say
 
     with bars() as shown:
@@ -59,10 +58,8 @@ def convert(
             )
             shown.update(task, total=done.total, completed=done.images, figures=figures)
 
-        folder = Folder.of(out)
-        done = write_shards(
-            Location.parse(source), folder, shard_images=shard_size, on_progress=show
-        )
+        folder = Place.of(out)
+        done = write_shards(Place.of(source), folder, shard_images=shard_size, on_progress=show)
     print(out)
     say(
         f"{done.images:,} pictures in {done.shards:,} shards, {done.bytes / 2**20:,.1f} MiB written"

@@ -49,14 +49,14 @@ def recertify(
     from rsray.certification.recertify import default_target
     from rsray.certification.recertify import recertify as write
     from rsray.errors import UserError
-    from rsray.storage import Folder
+    from rsray.storage import Place
     from rsray_cli.screen.live import say
     from rsray_cli.screen.results import show
 
     if alpha is None and bound is None and n is None:
         raise UserError("nothing to change: give --alpha, --bound or --n")
     where = out or default_target(cert, alpha=alpha, bound=bound, n=n)
-    summary = write(Folder.of(cert), Folder.of(where), alpha=alpha, bound=bound, n=n)
+    summary = write(Place.of(cert), Place.of(where), alpha=alpha, bound=bound, n=n)
     show(where)
     say(f"{summary['num_images']:,} images from {summary['draws']:,} stored draws -> {where}")
     say(f"next: rsray report {cert} {where}")

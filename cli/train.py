@@ -86,7 +86,7 @@ def train(
     from rsray.data import open_split
     from rsray.errors import UserError
     from rsray.presets import train_config
-    from rsray.storage import Folder
+    from rsray.storage import Place
     from rsray.storage.yaml_files import from_yaml
 
     flat = options.given(
@@ -109,7 +109,7 @@ def train(
     if config is not None:
         if preset is not None:
             raise UserError("give --config or --preset, not both")
-        base = _settings(Folder.of(config), from_yaml)
+        base = _settings(Place.of(config), from_yaml)
     if dataset is None and preset is None and config is None:
         raise UserError("give --dataset, --preset or --config")
     settings = train_config(flat, preset_name=preset, base=base)
@@ -141,10 +141,10 @@ def _train(settings, where, split, address):  # type: ignore[no-untyped-def]
     import time
 
     from rsray.distributed.train.trainer import train as train_on_ray
-    from rsray.storage import Folder
+    from rsray.storage import Place
     from rsray_cli.screen.live import TrainingBar, bars, duration, say
 
-    run, started = Folder.of(where), time.perf_counter()
+    run, started = Place.of(where), time.perf_counter()
     say(
         f"{settings.objective} on {settings.dataset}: {settings.model}, sigma {settings.sigma:g}, "
         f"{settings.epochs} epochs, {min(len(split), settings.limit or len(split)):,} images -> {where}"

@@ -164,7 +164,7 @@ def tune(
     from rsray.config import parse_assignments
     from rsray.errors import UserError
     from rsray.presets import search_config
-    from rsray.storage import Folder
+    from rsray.storage import Place
 
     if dataset is None and preset is None:
         raise UserError("give --dataset or --preset")
@@ -215,7 +215,7 @@ def tune(
     configs = [
         _configure(base, images, space, chosen) for base, space in zip(bases, spaces, strict=True)
     ]
-    where = Folder.of(out or options.new_folder("tune", bases[0].dataset, bases[0].objective))
+    where = Place.of(out or options.new_folder("tune", bases[0].dataset, bases[0].objective))
     several = [where / f"sigma-{config.train.sigma:g}" for config in configs]
     _tune(configs, several if len(configs) > 1 else [where], address, test_images)
 

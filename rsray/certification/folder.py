@@ -21,7 +21,7 @@ from rsray.core.radius import certified_accuracy
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, write_certificates
 from rsray.results.summary import summarise, write_summary
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.storage.ownership import recorded
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.versions import versions
@@ -42,7 +42,7 @@ OPTIONAL: dict[str, Any] = {"tolerance": 0.01, "at_radius": []}
 class Claimed:
     """A CERT folder that is this run's own."""
 
-    folder: Folder
+    folder: Place
     config: CertifyConfig
     evaluation: Evaluation
     run_id: str
@@ -86,7 +86,7 @@ def run_id(config: CertifyConfig) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def recorded_evaluation(cert: Folder, config: CertifyConfig) -> Evaluation | None:
+def recorded_evaluation(cert: Place, config: CertifyConfig) -> Evaluation | None:
     """Return the evaluation that an earlier start of this run chose, or None for a new run.
 
     Raises UserError when the folder belongs to something else, naming the first differences.
@@ -104,7 +104,7 @@ def recorded_evaluation(cert: Folder, config: CertifyConfig) -> Evaluation | Non
     return evaluation
 
 
-def claim(cert: Folder, config: CertifyConfig, evaluation: Evaluation) -> Claimed:
+def claim(cert: Place, config: CertifyConfig, evaluation: Evaluation) -> Claimed:
     """Write certify.yaml if it is not there, and return the folder as this run's own."""
     spent = 0.0
     if not cert.exists(CERT_FILE):

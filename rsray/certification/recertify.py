@@ -25,7 +25,7 @@ from rsray.certification.tally import column, is_selection
 from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_certificates
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.storage.address import beside
 from rsray.storage.ownership import recorded
 from rsray.storage.yaml_files import from_yaml, to_yaml
@@ -35,8 +35,8 @@ FROM = "recertified_from"
 
 
 def recertify(
-    source: Folder,
-    target: Folder,
+    source: Place,
+    target: Place,
     *,
     alpha: float | None = None,
     bound: str | None = None,
@@ -84,7 +84,7 @@ def recertify(
 class _CountsUsed(CountStore):
     """The counts of a run that new certificates rest on: its images' first blocks."""
 
-    def __init__(self, cert: Folder, run_id: str, selected: Selected, num_blocks: int) -> None:
+    def __init__(self, cert: Place, run_id: str, selected: Selected, num_blocks: int) -> None:
         super().__init__(cert, run_id)
         self.selected, self.num_blocks = selected, num_blocks
 
@@ -103,7 +103,7 @@ def default_target(
     return beside(source, "".join(f"-{part}" for part in parts if part))
 
 
-def _record(source: Folder) -> dict[str, Any]:
+def _record(source: Place) -> dict[str, Any]:
     if not source.exists(CERT_FILE):
         raise UserError(f"{source} is no CERT folder: it has no {CERT_FILE}")
     if not source.exists(TABLE):
@@ -133,7 +133,7 @@ def _changed(old: CertifyConfig, store: CountStore, **changes: Any) -> CertifyCo
 
 
 def _check_target(
-    source: Folder, target: Folder, config: CertifyConfig, made_from: dict[str, Any]
+    source: Place, target: Place, config: CertifyConfig, made_from: dict[str, Any]
 ) -> None:
     """Raise UserError unless the target is new, or was made by this same recertification."""
     if target.uri == source.uri:
@@ -154,7 +154,7 @@ def _warn_of_undrawn(undrawn_N: np.ndarray, old: CertifyConfig, config: CertifyC
 
 
 def _check_draws(
-    source: Folder, before: Certificates, columns: dict[str, np.ndarray], n: int
+    source: Place, before: Certificates, columns: dict[str, np.ndarray], n: int
 ) -> None:
     """Raise UserError when counts that the old certificates rest on are not stored."""
     lost = (columns["n0"] != before.n0) | (columns["n"] != np.minimum(before.n, n))
@@ -167,7 +167,7 @@ def _check_draws(
 
 
 def _conclude(
-    source: Folder, claimed: Claimed, columns: dict[str, np.ndarray], made_from: dict[str, Any]
+    source: Place, claimed: Claimed, columns: dict[str, np.ndarray], made_from: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the results; the time is that which the sampling of these draws took."""
     old = json.loads(source.read(SUMMARY)) if source.exists(SUMMARY) else {}

@@ -15,7 +15,7 @@ from rsray import models
 from rsray.config import TrainConfig
 from rsray.data import ImageSplit
 from rsray.errors import UserError
-from rsray.storage import Folder, read_file
+from rsray.storage import Place, read_file
 from rsray.storage.address import parent_and_name
 from rsray.storage.yaml_files import from_yaml
 
@@ -69,7 +69,7 @@ class ClassifierSource:
 
 def open_source(where: str) -> ClassifierSource:
     """Return the classifier in a RUN folder or a checkpoint file; UserError says what is wrong."""
-    folder = Folder.of(where)
+    folder = Place.of(where)
     if folder.is_file():
         return _open_file(folder)
     if not folder.exists():
@@ -86,7 +86,7 @@ def open_source(where: str) -> ClassifierSource:
     return _described(where, weights, record)
 
 
-def _open_file(file: Folder) -> ClassifierSource:
+def _open_file(file: Place) -> ClassifierSource:
     name = parent_and_name(file.uri)[1]
     weights = read_file(file)
     if name.endswith(".safetensors"):
@@ -132,7 +132,7 @@ def _digest(weights: bytes) -> str:
     return hashlib.sha256(weights).hexdigest()
 
 
-def training_of(run: Folder) -> TrainConfig:
+def training_of(run: Place) -> TrainConfig:
     """Return the configuration in a RUN's run.yaml."""
     record = from_yaml(run.read("run.yaml"), f"{run}/run.yaml")
     return TrainConfig.make({k: v for k, v in record.items() if k in TrainConfig.model_fields})

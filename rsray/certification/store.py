@@ -28,7 +28,7 @@ from rsray.certification.tally import (
 )
 from rsray.core.noise import Stage
 from rsray.errors import UserError
-from rsray.storage import Folder, one_line, read_file
+from rsray.storage import Place, one_line, read_file
 
 log = logging.getLogger(__name__)
 RUN_KEY = b"rsray"
@@ -127,7 +127,7 @@ class DamagedError(UserError):
 class CountStore:
     """The parts of one run. Only the driver writes; `run_id` keeps other runs' parts out."""
 
-    def __init__(self, cert: Folder, run_id: str) -> None:
+    def __init__(self, cert: Place, run_id: str) -> None:
         """Open CERT/counts, creating it."""
         self.folder = (cert / "counts").make()
         self.run_id = run_id

@@ -3,7 +3,7 @@
 import difflib
 import os
 
-from rsray.data._base import DatasetSpec, ImageSplit
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit
 from rsray.data.cifar10 import CIFAR10
 from rsray.data.digits import DIGITS
 from rsray.data.imagefolder import IMAGEFOLDER
@@ -15,7 +15,7 @@ from rsray.data.splits import selected, subset, train_validation
 from rsray.data.svhn import SVHN
 from rsray.data.webdataset import WEBDATASET
 from rsray.errors import UserError
-from rsray.storage.location import DataNotFoundError, Location
+from rsray.storage import Place
 
 __all__ = [
     "DATASETS",
@@ -58,7 +58,7 @@ def absolute_root(name: str, root: str | None) -> str | None:
     """Return where a data set is looked for, as a process in another folder must be told it."""
     if dataset_spec(name).embedded:
         return root
-    return Location.parse(root or _default_root()).root
+    return Place.of(root or _default_root()).uri
 
 
 def _default_root() -> str:
@@ -83,7 +83,7 @@ def open_split(
     if split not in spec.splits:
         raise UserError(f"{name} has no split {split!r}: allowed: {', '.join(spec.splits)}")
     _check_image_size(spec, image_size)
-    place = Location.parse(root or _default_root())
+    place = Place.of(root or _default_root())
     found = _open(spec, split, place, image_size, download)
     if not len(found):  # reads the labels: damage shows here, not on a worker
         raise UserError(f"{name} ({split}) below {place}: the split has no images")
@@ -91,7 +91,7 @@ def open_split(
 
 
 def _open(
-    spec: DatasetSpec, split: str, place: Location, image_size: int | None, download: bool
+    spec: DatasetSpec, split: str, place: Place, image_size: int | None, download: bool
 ) -> ImageSplit:
     """Open a split, after a download if it is missing and one is wanted."""
     try:

@@ -11,11 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsray.errors import UserError
-from rsray.storage.location import Location
+from rsray.storage import Place
 
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+
+
+class DataNotFoundError(Exception):
+    """The data set is in none of the places that were looked at.
+
+    `places` are the addresses or patterns tried, in the order they were tried.
+    """
+
+    def __init__(self, places: list[str]) -> None:
+        """Keep the places for the message that `open_split` makes of them."""
+        super().__init__(", ".join(places))
+        self.places = places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +103,7 @@ class DatasetSpec:
     description: str
     num_classes: int | None  # None: found in the data
     image_shape: tuple[int, int, int] | None  # C, H, W; None: found in the data
-    open: Callable[[str, Location, int | None], ImageSplit]  # (split, root, image_size)
+    open: Callable[[str, Place, int | None], ImageSplit]  # (split, root, image_size)
     how_to_get: str  # for the message when the data set is missing
     splits: tuple[str, ...] = ("train", "test")
     augmentation: Literal["none", "crop-flip", "random-resized-crop"] = "none"  # in training

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels
 from rsray.data.imagefolder import split_folders, union_of_classes
 from rsray.data.parquet import open_shards
 from rsray.data.reading.decode import Geometry
@@ -14,7 +14,7 @@ from rsray.data.reading.in_memory import ArraySplit, CachedSplit
 from rsray.data.reading.restricted_pickle import load_arrays
 from rsray.data.reading.shard_files import find_shards
 from rsray.errors import UserError
-from rsray.storage.location import DataNotFoundError, Location
+from rsray.storage import Place
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 GEOMETRY = Geometry(3, 32, 32)
@@ -23,7 +23,7 @@ BATCH_FOLDER = "cifar-10-batches-py"
 SHARD_FOLDERS = ("plain_text", "data", "")
 
 
-def open_cifar10(split: str, root: Location, image_size: int | None) -> ImageSplit:
+def open_cifar10(split: str, root: Place, image_size: int | None) -> ImageSplit:
     """Return a split; raises DataNotFoundError when no known place has a known layout."""
     places = [root / "cifar10", root]
     for place in (place for place in places if place.is_dir()):
@@ -40,14 +40,14 @@ def open_cifar10(split: str, root: Location, image_size: int | None) -> ImageSpl
     )
 
 
-def load_batches(files: tuple[Location, ...]) -> tuple[Pixels, Labels]:
+def load_batches(files: tuple[Place, ...]) -> tuple[Pixels, Labels]:
     """Return images uint8 [N, 3, 32, 32] and labels int64 [N] of torchvision's batch files."""
     batches = [_load_batch(file) for file in files]
     images, labels = zip(*batches, strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
 
-def _load_batch(file: Location) -> tuple[Pixels, Labels]:
+def _load_batch(file: Place) -> tuple[Pixels, Labels]:
     content = load_arrays(file)
     content = content if isinstance(content, dict) else {}
     data, labels = content.get("data"), content.get("labels")
@@ -63,7 +63,7 @@ def _load_batch(file: Location) -> tuple[Pixels, Labels]:
     return data.reshape(-1, 3, 32, 32), np.asarray(labels, np.int64)
 
 
-def _from_shards(place: Location, split: str) -> ImageSplit | None:
+def _from_shards(place: Place, split: str) -> ImageSplit | None:
     for folder in SHARD_FOLDERS:
         shards = find_shards(place / folder)
         if split in shards:
@@ -71,7 +71,7 @@ def _from_shards(place: Location, split: str) -> ImageSplit | None:
     return None
 
 
-def _from_batches(place: Location, split: str) -> ImageSplit | None:
+def _from_batches(place: Place, split: str) -> ImageSplit | None:
     for folder in (place / BATCH_FOLDER, place):
         files = tuple(folder / name for name in BATCHES[split])
         if files[0].is_file():
@@ -86,7 +86,7 @@ def _from_batches(place: Location, split: str) -> ImageSplit | None:
     return None
 
 
-def _from_folders(place: Location, split: str) -> ImageSplit | None:
+def _from_folders(place: Place, split: str) -> ImageSplit | None:
     folders = split_folders(place)
     if split not in folders:
         return None

@@ -23,8 +23,7 @@ from rsray.data.imagefolder import split_folders, union_of_classes
 from rsray.data.reading.decode import read_header
 from rsray.data.reading.folder import LISTING_THREADS, fingerprint, list_images
 from rsray.errors import UserError
-from rsray.storage import Folder
-from rsray.storage.location import Location
+from rsray.storage import Place
 
 RECORD = "conversion.json"
 SHARD_IMAGES = 2000  # 200 MB of ImageNet: held in memory while it is made
@@ -57,7 +56,7 @@ class Part:
     """The pictures of one split, in order, and what their shards are called."""
 
     prefix: str
-    files: list[Location]
+    files: list[Place]
     labels: Labels  # [N]
     shard_images: int
 
@@ -80,8 +79,8 @@ class Part:
 
 
 def convert(
-    source: Location,
-    out: Folder,
+    source: Place,
+    out: Place,
     *,
     shard_images: int = SHARD_IMAGES,
     on_progress: OnProgress = lambda done: None,
@@ -99,7 +98,7 @@ def convert(
         return _write_missing(out, classes, parts, on_progress)
 
 
-def find_parts(source: Location, shard_images: int) -> tuple[tuple[str, ...], list[Part]]:
+def find_parts(source: Place, shard_images: int) -> tuple[tuple[str, ...], list[Part]]:
     """Return the class names and the parts that become shards; UserError if there are none."""
     if not source.is_dir():
         raise UserError(f"{source} is no folder")
@@ -120,7 +119,7 @@ def find_parts(source: Location, shard_images: int) -> tuple[tuple[str, ...], li
 
 
 def _claim(
-    out: Folder, source: Location, classes: tuple[str, ...], parts: list[Part], shard_images: int
+    out: Place, source: Place, classes: tuple[str, ...], parts: list[Part], shard_images: int
 ) -> None:
     """Write conversion.json, or check that the one that is there says the same."""
     record = {
@@ -146,7 +145,7 @@ def _claim(
 
 
 def _write_missing(
-    out: Folder, classes: tuple[str, ...], parts: list[Part], on_progress: OnProgress
+    out: Place, classes: tuple[str, ...], parts: list[Part], on_progress: OnProgress
 ) -> Converted:
     present, written = set(out.names(".parquet")), 0
     todo = [(part, name, rows) for part in parts for name, rows in part.shards()]
@@ -177,10 +176,10 @@ def schema_of(classes: tuple[str, ...]) -> pa.Schema:
     )
 
 
-def shard_bytes(files: list[Location], labels: Labels, schema: pa.Schema) -> bytes:
+def shard_bytes(files: list[Place], labels: Labels, schema: pa.Schema) -> bytes:
     """Return a Parquet file of these pictures; UserError names one that cannot be read."""
 
-    def read(file: Location) -> bytes:
+    def read(file: Place) -> bytes:
         content = file.read_bytes()
         read_header(content, file)  # better now than in the middle of a training
         return content

@@ -6,7 +6,7 @@ import numpy as np
 
 from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
 from rsray.data.reading.in_memory import ArraySplit
-from rsray.storage.location import Location
+from rsray.storage import Place
 
 NUM_TRAIN = 1347  # in file order
 GREY_LEVELS = 16
@@ -22,7 +22,7 @@ def load(split: str) -> tuple[Pixels, Labels]:
     return pixels, data.target[rows].astype(np.int64)
 
 
-def open_digits(split: str, root: Location, image_size: int | None) -> ImageSplit:
+def open_digits(split: str, root: Place, image_size: int | None) -> ImageSplit:
     """Return a split; the root and the size are not looked at."""
     return ArraySplit(
         name="digits", split=split, num_classes=10, image_shape=(1, 8, 8), load=partial(load, split)

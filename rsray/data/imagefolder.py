@@ -1,13 +1,13 @@
 """Any user's own folder of pictures, one folder per class."""
 
-from rsray.data._base import DatasetSpec, ImageSplit
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit
 from rsray.data.reading.folder import FolderSplit, find_geometry, list_images
-from rsray.storage.location import DataNotFoundError, Location
+from rsray.storage import Place
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}
 
 
-def open_imagefolder(split: str, root: Location, image_size: int | None) -> ImageSplit:
+def open_imagefolder(split: str, root: Place, image_size: int | None) -> ImageSplit:
     """Return a split: of <root>/train and test (or val), else a seeded, stratified 80/20 split.
 
     Raises DataNotFoundError when there are no class folders, and UserError when the pictures differ
@@ -31,13 +31,13 @@ def open_imagefolder(split: str, root: Location, image_size: int | None) -> Imag
 
 
 def split_folders(
-    place: Location, split_names: dict[str, tuple[str, ...]] = SPLIT_FOLDERS
-) -> dict[str, Location]:
+    place: Place, split_names: dict[str, tuple[str, ...]] = SPLIT_FOLDERS
+) -> dict[str, Place]:
     """Return the folder of each split there is, by split.
 
     A folder called "train" that has no folders in it is the class of trains, not a split.
     """
-    found: dict[str, Location] = {}
+    found: dict[str, Place] = {}
     for split, names in split_names.items():
         for name in names:
             folder = place / name
@@ -46,13 +46,13 @@ def split_folders(
     return found
 
 
-def union_of_classes(folders: dict[str, Location]) -> tuple[str, ...]:
+def union_of_classes(folders: dict[str, Place]) -> tuple[str, ...]:
     """Return the sorted class names of all splits, so that a label means the same in each."""
     return tuple(sorted({name for folder in folders.values() for name in folder.folders()}))
 
 
 def _open(
-    folder: Location,
+    folder: Place,
     classes: tuple[str, ...],
     split: str,
     portion: str | None,

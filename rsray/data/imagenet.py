@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels
 from rsray.data.imagefolder import split_folders, union_of_classes
 from rsray.data.parquet import open_shards
 from rsray.data.reading.decode import Geometry
@@ -14,7 +14,7 @@ from rsray.data.reading.folder import FolderSplit
 from rsray.data.reading.shard_files import TAR_FILES, find_shards
 from rsray.data.webdataset import open_tar_shards
 from rsray.errors import UserError
-from rsray.storage.location import DataNotFoundError, Location
+from rsray.storage import Place
 
 CROP, SHORT_SIDE = 224, 256  # pixels, of the published evaluations
 MINI_CLASSES, MINI_SEED = 50, 0
@@ -24,12 +24,12 @@ FOLDER_NAMES = {"train": ("train",), "test": ("val", "validation")}
 SHARD_NAMES = {"train": ("train",), "test": ("validation", "val")}
 
 
-def open_imagenet(split: str, root: Location, image_size: int | None) -> ImageSplit:
+def open_imagenet(split: str, root: Place, image_size: int | None) -> ImageSplit:
     """Return a split ("test" is the validation set); raises DataNotFoundError when missing."""
     return _open("imagenet", split, [root / "imagenet", root], image_size, None)
 
 
-def open_mini_imagenet(split: str, root: Location, image_size: int | None) -> ImageSplit:
+def open_mini_imagenet(split: str, root: Place, image_size: int | None) -> ImageSplit:
     """Return a split of 50 classes, relabelled 0..49 in the order of their synsets."""
     places = [root / "mini-imagenet50", root / "imagenet", root]
     return _open("mini-imagenet50", split, places, image_size, MINI_CLASSES)
@@ -67,7 +67,7 @@ class ClassSubset(ImageSplit):
 
 
 def _open(
-    name: str, split: str, places: list[Location], image_size: int | None, keep: int | None
+    name: str, split: str, places: list[Place], image_size: int | None, keep: int | None
 ) -> ImageSplit:
     """Return the split from the first place that has it; `keep` asks for the mini classes."""
     crop = image_size or CROP
@@ -94,7 +94,7 @@ def _open(
 
 
 def _from_folder(
-    name: str, split: str, folder: Location, classes: tuple[str, ...], geometry: Geometry
+    name: str, split: str, folder: Place, classes: tuple[str, ...], geometry: Geometry
 ) -> ImageSplit:
     return FolderSplit(
         name=name,

@@ -6,18 +6,17 @@ from functools import partial
 
 import numpy as np
 
-from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels
 from rsray.data.reading.in_memory import ArraySplit
 from rsray.errors import UserError
-from rsray.storage import one_line
-from rsray.storage.location import DataNotFoundError, Location
+from rsray.storage import Place, one_line
 
 PREFIXES = {"train": "train", "test": "t10k"}
 FOLDERS = ("", "raw", "MNIST/raw")
 UNSIGNED_BYTE = 8  # the type code of the idx format
 
 
-def open_mnist(split: str, root: Location, image_size: int | None) -> ImageSplit:
+def open_mnist(split: str, root: Place, image_size: int | None) -> ImageSplit:
     """Return a split; raises DataNotFoundError when the files are in none of the known places."""
     images, labels = _find(root, PREFIXES[split])
     return ArraySplit(
@@ -29,12 +28,12 @@ def open_mnist(split: str, root: Location, image_size: int | None) -> ImageSplit
     )
 
 
-def load(images: Location, labels: Location) -> tuple[Pixels, Labels]:
+def load(images: Place, labels: Place) -> tuple[Pixels, Labels]:
     """Return images uint8 [N, 1, 28, 28] and labels int64 [N]; UserError names a bad file."""
     return read_idx(images, num_dimensions=3)[:, None], read_idx(labels, 1).astype(np.int64)
 
 
-def read_idx(file: Location, num_dimensions: int) -> Pixels:
+def read_idx(file: Place, num_dimensions: int) -> Pixels:
     """Return the array of an idx file (or .gz of one); raises UserError when it is damaged."""
     data = _unpacked(file)
     header = 4 + 4 * num_dimensions
@@ -49,7 +48,7 @@ def read_idx(file: Location, num_dimensions: int) -> Pixels:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def _unpacked(file: Location) -> bytes:
+def _unpacked(file: Place) -> bytes:
     data = file.read_bytes()
     if not file.name.endswith(".gz"):
         return data
@@ -59,7 +58,7 @@ def _unpacked(file: Location) -> bytes:
         raise UserError(f"{file}: truncated or damaged: {one_line(error)}") from error
 
 
-def _find(root: Location, prefix: str) -> tuple[Location, Location]:
+def _find(root: Place, prefix: str) -> tuple[Place, Place]:
     """Return the locations of the images and the labels."""
     folders = [place / folder for place in (root, root / "mnist") for folder in FOLDERS]
     names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels
 from rsray.data.reading.decode import Geometry, read_header
 from rsray.data.reading.parquet_labels import find_classes, read_labels
 from rsray.data.reading.parquet_table import ParquetTable, opened
@@ -14,7 +14,7 @@ from rsray.data.reading.shard_files import SPLIT_NAMES, Shards, find_files, shar
 from rsray.data.reading.tensor_column import encoded_pictures, is_tensor, tensor_shape
 from rsray.data.splits import seeded_part
 from rsray.errors import UserError
-from rsray.storage.location import DataNotFoundError, Location
+from rsray.storage import Place
 
 IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMN = ("image", "img"), ("label", "labels"), "split"
 
@@ -84,7 +84,7 @@ def open_shards(
     )
 
 
-def open_parquet(split: str, root: Location, image_size: int | None) -> ImageSplit:
+def open_parquet(split: str, root: Place, image_size: int | None) -> ImageSplit:
     """Return a split, told by the files' names, else by a column "split", else seeded 80/20.
 
     Raises DataNotFoundError when there is no Parquet file, or none of this split.
@@ -102,7 +102,7 @@ def open_parquet(split: str, root: Location, image_size: int | None) -> ImageSpl
     )
 
 
-def table_of(files: tuple[Location, ...]) -> ParquetTable:
+def table_of(files: tuple[Place, ...]) -> ParquetTable:
     """Return the table of these files; UserError when a column cannot be told."""
     columns = _column_names(files[0])
     return ParquetTable(
@@ -123,9 +123,7 @@ def first_geometry(table: ParquetTable, image_size: int | None) -> Geometry:
     return Geometry.of(channels, height, width, image_size)
 
 
-def _open_undivided(
-    split: str, files: tuple[Location, ...], image_size: int | None
-) -> ParquetSplit:
+def _open_undivided(split: str, files: tuple[Place, ...], image_size: int | None) -> ParquetSplit:
     """Return a split of files whose names do not tell the split."""
     table = table_of(files)
     if not table.num_rows:
@@ -167,12 +165,12 @@ def _split_column(table: ParquetTable) -> np.ndarray[tuple[int], np.dtype[np.str
     return np.asarray([str(value) for piece in pieces for value in piece.to_pylist()])
 
 
-def _column_names(file: Location) -> list[str]:
+def _column_names(file: Place) -> list[str]:
     with opened(file, None) as parquet:
         return list(parquet.schema_arrow.names)
 
 
-def _one_of(allowed: tuple[str, ...], columns: list[str], what: str, file: Location) -> str:
+def _one_of(allowed: tuple[str, ...], columns: list[str], what: str, file: Place) -> str:
     for name in allowed:
         if name in columns:
             return name

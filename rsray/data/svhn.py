@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels
 from rsray.data.reading.in_memory import ArraySplit
 from rsray.errors import UserError
-from rsray.storage import one_line
-from rsray.storage.location import DataNotFoundError, Location
+from rsray.storage import Place, one_line
 
 SPLITS = ("train", "test", "extra")
 
 
-def open_svhn(split: str, root: Location, image_size: int | None) -> ImageSplit:
+def open_svhn(split: str, root: Place, image_size: int | None) -> ImageSplit:
     """Return a split; raises DataNotFoundError when its file is in none of the known places."""
     places = [place / f"{split}_32x32.mat" for place in (root, root / "svhn")]
     file = next((place for place in places if place.is_file()), None)
@@ -26,7 +25,7 @@ def open_svhn(split: str, root: Location, image_size: int | None) -> ImageSplit:
     )
 
 
-def load(file: Location) -> tuple[Pixels, Labels]:
+def load(file: Place) -> tuple[Pixels, Labels]:
     """Return images uint8 [N, 3, 32, 32] and labels int64 [N]; UserError names a bad file."""
     from scipy.io import loadmat
 

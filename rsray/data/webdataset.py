@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels
 from rsray.data.reading.decode import Geometry, decode_all, read_header
 from rsray.data.reading.folder import LISTING_THREADS
 from rsray.data.reading.parquet_labels import MAX_CLASSES
@@ -21,8 +21,7 @@ from rsray.data.reading.shard_files import SPLIT_NAMES, TAR_FILES, Shards, find_
 from rsray.data.reading.tar_index import read_index
 from rsray.data.splits import seeded_part
 from rsray.errors import UserError
-from rsray.storage import one_line
-from rsray.storage.location import DataNotFoundError, Location
+from rsray.storage import Place, one_line
 
 FILES_OPEN = 64
 NAME_FILES = ("classnames.txt", "classes.txt")  # a name per line, in the order of the labels
@@ -33,7 +32,7 @@ Classes = tuple[int, tuple[str, ...] | None]  # their number K, and their names 
 class TarTable:
     """The samples of some tar files, one after the other; pickles as their addresses."""
 
-    files: tuple[Location, ...]
+    files: tuple[Place, ...]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields alone."""
@@ -122,7 +121,7 @@ class _Name:
         return self.table.name_of(self.row)
 
 
-def open_webdataset(split: str, root: Location, image_size: int | None) -> ImageSplit:
+def open_webdataset(split: str, root: Place, image_size: int | None) -> ImageSplit:
     """Return a split, told by the files' names, else a seeded, stratified 80/20 split.
 
     Raises DataNotFoundError when there is no tar file, or none of this split.
@@ -144,7 +143,7 @@ def open_tar_shards(
     split: str,
     shards: Shards,
     geometry: Geometry | None,
-    place: Location,
+    place: Place,
     image_size: int | None = None,
     portion: str | None = None,
 ) -> TarSplit:
@@ -169,7 +168,7 @@ def open_tar_shards(
     )
 
 
-def _classes(table: TarTable, place: Location) -> Classes:
+def _classes(table: TarTable, place: Place) -> Classes:
     listed = _listed_names(place)
     if listed:
         return len(listed), listed
@@ -185,7 +184,7 @@ def _classes(table: TarTable, place: Location) -> Classes:
     return highest + 1, names if named else None
 
 
-def _listed_names(place: Location) -> tuple[str, ...]:
+def _listed_names(place: Place) -> tuple[str, ...]:
     for name in NAME_FILES:
         if place.is_dir() and (place / name).is_file():
             lines = (place / name).read_bytes().decode(errors="replace").splitlines()

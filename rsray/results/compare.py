@@ -12,7 +12,7 @@ import numpy as np
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.results.cohen import read_log
-from rsray.storage import Folder, PathLike
+from rsray.storage import PathLike, Place
 from rsray.storage.address import shown
 
 EXPECTED = (
@@ -34,7 +34,7 @@ GENERIC_NAMES = ("certificates", "best", "")
 def load(path: PathLike) -> Certificates:
     """Return the result at a path or URI, named after it; raises UserError for anything else."""
     text = shown(os.fspath(path))
-    place = Folder.of(path)
+    place = Place.of(path)
     if not place.exists():
         raise UserError(f"{path} does not exist; expected {EXPECTED}")
     if not place.is_file():
@@ -98,7 +98,7 @@ def _restrict_one(result: Certificates, indices: np.ndarray) -> Certificates:
     return Certificates(name=result.name, metadata=metadata, **columns)
 
 
-def _load_folder(place: Folder, folder: str) -> Certificates:
+def _load_folder(place: Place, folder: str) -> Certificates:
     for inside in (place, place / "best" / "certificates", place / "certificates"):
         if inside.is_file("certificates.parquet"):
             table = inside / "certificates.parquet"

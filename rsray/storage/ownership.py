@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from rsray.errors import UserError
-from rsray.storage.folder import Folder
+from rsray.storage.place import Place
 from rsray.storage.yaml_files import from_yaml
 
 SHOWN = 3  # differences that an error names
@@ -19,7 +19,7 @@ class Settings(Protocol):
         """Return "field is X here, Y there" for each deciding field that differs."""
 
 
-def recorded(folder: Folder, record: str, config: Settings, kind: str) -> dict[str, Any] | None:
+def recorded(folder: Place, record: str, config: Settings, kind: str) -> dict[str, Any] | None:
     """Return what the file `record` holds of this run's earlier start, or None for a new run.
 
     Hidden files do not count. Raises UserError when the folder belongs to another `kind` ("run",

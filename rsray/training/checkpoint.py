@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Place
 
 KEEP = 2
 FOLDER, PREFIX = "checkpoints", "epoch-"
@@ -29,7 +29,7 @@ DAMAGE = (
 )
 
 
-def save_checkpoint(run: Folder, epoch: int, state: dict[str, Any]) -> None:
+def save_checkpoint(run: Place, epoch: int, state: dict[str, Any]) -> None:
     """Write the state after `epoch` epochs are done, and drop all but the newest two."""
     folder = (run / FOLDER).make()
     buffer = io.BytesIO()
@@ -39,13 +39,13 @@ def save_checkpoint(run: Folder, epoch: int, state: dict[str, Any]) -> None:
         folder.delete(old)
 
 
-def latest_epoch(run: Folder) -> int:
+def latest_epoch(run: Place) -> int:
     """Return how many epochs the newest checkpoint has done; 0 when there is none."""
     names = (run / FOLDER).names(".pt")
     return int(names[-1].removeprefix(PREFIX).removesuffix(".pt")) if names else 0
 
 
-def load_checkpoint(run: Folder, epoch: int) -> dict[str, Any]:
+def load_checkpoint(run: Place, epoch: int) -> dict[str, Any]:
     """Return the state after `epoch` epochs; UserError if the file is damaged."""
     folder = run / FOLDER
     try:

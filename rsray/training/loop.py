@@ -20,7 +20,7 @@ from rsray.data import dataset_spec
 from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
 from rsray.objectives import Objective
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.augment import CROP_FLIP, NUM_DRAWS, augment
 from rsray.training.checkpoint import (
     Uploads,
@@ -80,7 +80,7 @@ class Training:
     """One worker's training run."""
 
     config: TrainConfig
-    run: Folder | None  # None: nothing is written (a trial of a search)
+    run: Place | None  # None: nothing is written (a trial of a search)
     device: torch.device
     team: Team = field(default_factory=Team)
     on_progress: Callable[[Progress], None] = lambda progress: None
@@ -216,7 +216,7 @@ class Training:
                 break
 
     def _save(
-        self, row: dict[str, Any], run: Folder | None, log: MetricsLog, uploads: Uploads
+        self, row: dict[str, Any], run: Place | None, log: MetricsLog, uploads: Uploads
     ) -> None:
         """Begin to write an epoch's figures and checkpoint; training goes on meanwhile."""
         assert run is not None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rsray.storage import Folder
+from rsray.storage import Place
 
 METRICS = "metrics.jsonl"
 
 
-def read_metrics(run: Folder) -> list[dict[str, Any]]:
+def read_metrics(run: Place) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl; none if there is no file yet."""
     if not run.exists(METRICS):
         return []
@@ -21,7 +21,7 @@ def read_metrics(run: Folder) -> list[dict[str, Any]]:
 class MetricsLog:
     """Keeps the lines of a run; a run that continues drops the lines of epochs it does again."""
 
-    def __init__(self, run: Folder, epochs_done: int) -> None:
+    def __init__(self, run: Place, epochs_done: int) -> None:
         """Read what an earlier start left, up to the epoch that is resumed."""
         self._run = run
         self.rows = [row for row in read_metrics(run) if row["epoch"] < epochs_done]

@@ -12,7 +12,7 @@ from rsray.config import TrainConfig, choose
 from rsray.core.hardware import device_name, resolve_precision
 from rsray.data import ImageSplit, open_split
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.storage.ownership import recorded
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.augment import AUGMENTATIONS
@@ -59,13 +59,13 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
     build_model(config, split)
 
 
-def recorded_precision(run: Folder) -> str | None:
+def recorded_precision(run: Place) -> str | None:
     """Return the precision that run.yaml holds, or None while there is none."""
     found: str | None = _record(run).get("precision")
     return found
 
 
-def record_hardware(run: Folder, precision: str, device: torch.device) -> None:
+def record_hardware(run: Place, precision: str, device: torch.device) -> None:
     """Write into run.yaml the precision and the device that a run trains with."""
     found = _record(run)
     record = {**found, "precision": precision, "device": device_name(device)}
@@ -73,17 +73,17 @@ def record_hardware(run: Folder, precision: str, device: torch.device) -> None:
         run.write(RUN_FILE, to_yaml(record))
 
 
-def recorded_group_size(run: Folder) -> int | None:
+def recorded_group_size(run: Place) -> int | None:
     """Return how many images a worker's device has memory for, None: it was never short."""
     return int(run.read(GROUP_SIZE)) if run.exists(GROUP_SIZE) else None
 
 
-def record_group_size(run: Folder, images: int) -> None:
+def record_group_size(run: Place, images: int) -> None:
     """Keep how many images at once the workers of the next start try."""
     run.write(GROUP_SIZE, str(images).encode())
 
 
-def _record(run: Folder) -> dict[str, Any]:
+def _record(run: Place) -> dict[str, Any]:
     return from_yaml(run.read(RUN_FILE), f"{run}/{RUN_FILE}") if run.exists(RUN_FILE) else {}
 
 
@@ -100,7 +100,7 @@ def run_record(config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
     }
 
 
-def claim_run(run: Folder, config: TrainConfig, split: ImageSplit, device: torch.device) -> bool:
+def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.device) -> bool:
     """Make RUN this configuration's own; returns whether it is finished already.
 
     Raises UserError when it belongs to another run, naming the first differences.

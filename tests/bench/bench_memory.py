@@ -23,7 +23,7 @@ from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish
 from rsray.certification.store import COUNTS, SOFT_COUNTS, Selected
 from rsray.config import CertifyConfig
-from rsray.storage import Folder
+from rsray.storage import Place
 
 CLASSES, SEEN, PARTS = 1000, 6, 300
 
@@ -37,7 +37,7 @@ def claimed(where, num_images, soft):
             **settings,
         }
     )  # fmt: skip
-    return claim(Folder.of(where), config, Evaluation("cpu", "fp32", "channels_last", 8))
+    return claim(Place.of(where), config, Evaluation("cpu", "fp32", "channels_last", 8))
 
 
 def selected(num_images):

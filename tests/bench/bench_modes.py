@@ -22,12 +22,12 @@ from rsray.certification.tally import class_counts, column
 from rsray.certification.verdict import certificate_columns
 from rsray.config import CertifyConfig
 from rsray.results.certificates import read_certificates
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.storage.yaml_files import from_yaml
 
 
 def opened(where):
-    cert = Folder.of(where)
+    cert = Place.of(where)
     record = from_yaml(cert.read(CERT_FILE), CERT_FILE)
     config = CertifyConfig.make(
         {k: v for k, v in record.items() if k in CertifyConfig.model_fields}
@@ -36,7 +36,7 @@ def opened(where):
 
 
 def images_of(cert):
-    before = read_certificates(Folder.of(cert) / TABLE)
+    before = read_certificates(Place.of(cert) / TABLE)
     return Selected(before.index.astype(np.int64), before.label.astype(np.int64))
 
 

@@ -24,7 +24,7 @@ from rsray.distributed.certify.certifier import certify, selected_images
 from rsray.distributed.session import session
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.run import open_training_split
 from rsray.training.validation import project
 
@@ -95,7 +95,7 @@ def _measure(options, number):
             "num_draws": options.num_draws,
         }
     )  # fmt: skip
-    run = Folder.of(Path(options.out) / f"model-{number}")
+    run = Place.of(Path(options.out) / f"model-{number}")
     train(config, run, open_training_split(config))
     source, split = open_source(str(run)), open_split(config.dataset, "test", config.data_root)
     settings = CertifyConfig.make(

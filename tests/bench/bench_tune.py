@@ -30,7 +30,7 @@ from rsray.distributed.search.winner import certify_config, full_config
 from rsray.distributed.session import session
 from rsray.distributed.train.trainer import train
 from rsray.presets import search_config
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.run import open_training_split
 
 SAMPLERS = ("tpe", "random")
@@ -110,7 +110,7 @@ def _search(options, sampler, seed):
             print(f"{sampler} {seed}: trial {event.finished}/{event.trials}: {acr}", flush=True)
 
     place = Path(options.out) / f"{sampler}-{seed}"
-    tune(_config(options, sampler, seed), Folder.of(place), watch=Watch(trial=tell))
+    tune(_config(options, sampler, seed), Place.of(place), watch=Watch(trial=tell))
     rows = sorted(pq.read_table(place / "trials.parquet").to_pylist(), key=lambda r: r["number"])
     given, best = _given(rows), _best(rows)
     print(
@@ -153,7 +153,7 @@ def _certified(options, name, seed, point):
     """Train a point on all images and return it with its radii [N] in pixels, 0 where wrong."""
     config = _config(options, "tpe", seed)
     wanted = full_config(config, point)
-    run = Folder.of(Path(options.out) / "certified" / f"{name}-{seed}")
+    run = Place.of(Path(options.out) / "certified" / f"{name}-{seed}")
     train(wanted, run, open_training_split(wanted))
     source, split = open_source(str(run)), open_split(wanted.dataset, "test", wanted.data_root)
     settings = certify_config(config, wanted, source, split.num_classes)

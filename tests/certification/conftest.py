@@ -13,7 +13,7 @@ from rsray.certification.plan import owed
 from rsray.certification.store import COUNTS, Selected
 from rsray.certification.work import WorkRules, do_item
 from rsray.config import CertifyConfig
-from rsray.storage import Folder
+from rsray.storage import Place
 
 SHAPE, CLASSES = (1, 8, 8), 4
 
@@ -66,7 +66,7 @@ class SmallRun:
             "block_size": 40, "start": 5, "skip": 7, "limit": 12,
         }  # fmt: skip
         self.config = CertifyConfig.make({**values, **settings})
-        self.model, self.images, self.where = model, images, Folder.of(where)
+        self.model, self.images, self.where = model, images, Place.of(where)
         self.evaluation = Evaluation("cpu", "fp32", "channels_last", 32, device_name="a chip")
         self.claimed = claim(self.where, self.config, self.evaluation)
         self.store = self.claimed.store

@@ -13,7 +13,7 @@ from rsray.certification.verdict import IncompleteError
 from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.storage.yaml_files import from_yaml
 
 
@@ -161,8 +161,8 @@ def test_claim_writes_what_was_asked_and_chosen(small_run):
 
 def test_a_new_folder_has_no_recorded_evaluation(tmp_path, small_run):
     config = small_run("elsewhere").config
-    assert recorded_evaluation(Folder.of(tmp_path / "new"), config) is None
-    empty = Folder.of(tmp_path / "empty").make()
+    assert recorded_evaluation(Place.of(tmp_path / "new"), config) is None
+    empty = Place.of(tmp_path / "empty").make()
     assert recorded_evaluation(empty, config) is None
     with empty.locked():  # its lock file is no content
         assert recorded_evaluation(empty, config) is None
@@ -230,10 +230,10 @@ def test_folders_and_files_that_are_no_certification(tmp_path, small_run):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("...")
     with pytest.raises(UserError, match="thesis is not empty and is no certification"):
-        recorded_evaluation(Folder.of(tmp_path / "thesis"), config)
+        recorded_evaluation(Place.of(tmp_path / "thesis"), config)
     with pytest.raises(UserError, match="chapter.tex is a file: --out needs a folder"):
-        recorded_evaluation(Folder.of(tmp_path / "thesis" / "chapter.tex"), config)
+        recorded_evaluation(Place.of(tmp_path / "thesis" / "chapter.tex"), config)
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "certify.yaml").write_text("{{{")
     with pytest.raises(UserError, match="certify.yaml is not valid YAML"):
-        recorded_evaluation(Folder.of(tmp_path / "odd"), config)
+        recorded_evaluation(Place.of(tmp_path / "odd"), config)

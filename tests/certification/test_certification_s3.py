@@ -9,7 +9,7 @@ from rsray.certification.recertify import default_target, recertify
 from rsray.certification.store import COUNTS
 from rsray.errors import UserError
 from rsray.results import compare
-from rsray.storage import Folder
+from rsray.storage import Place
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def test_the_folder_of_another_run_is_refused(remote, store):
         cert_folder.recorded_evaluation(run.where, run.config.model_copy(update={"sigma": 0.7}))
     store.put("other/notes.txt", b"mine")
     with pytest.raises(UserError, match="not empty and is no certification"):
-        cert_folder.recorded_evaluation(Folder.of(store.uri("other")), run.config)
+        cert_folder.recorded_evaluation(Place.of(store.uri("other")), run.config)
     with pytest.raises(UserError, match="is a file"):
-        cert_folder.recorded_evaluation(Folder.of(store.uri("other/notes.txt")), run.config)
+        cert_folder.recorded_evaluation(Place.of(store.uri("other/notes.txt")), run.config)
 
 
 def test_counts_of_another_run_are_refused(remote, store):
@@ -95,13 +95,13 @@ def test_recertify_from_s3_to_s3(remote, small_run, store):
     finished(run)
     where = default_target(store.uri("cert"), alpha=0.2, n=80)
     assert where.startswith(f"s3://{store.name}/cert-alpha0.2-n80")
-    summary = recertify(run.where, Folder.of(where), alpha=0.2, n=80)
+    summary = recertify(run.where, Place.of(where), alpha=0.2, n=80)
     assert "cert-alpha0.2-n80/certificates.parquet" in store.keys()
 
     local = small_run("local")
     local.count()
     finished(local)
-    expected = recertify(local.where, Folder(f"{local.where.uri}-2"), alpha=0.2, n=80)
+    expected = recertify(local.where, Place(f"{local.where.uri}-2"), alpha=0.2, n=80)
     assert (summary["acr"], summary["draws"]) == (expected["acr"], expected["draws"])
 
 

@@ -22,7 +22,7 @@ from rsray.certification.sums import moments, totals, totals_of_top
 from rsray.certification.tally import class_counts, column
 from rsray.core.decide import Moments
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Place
 
 DRAWS = Draws(n0=20, n=130, block_size=40)
 CLASSES = 6
@@ -34,7 +34,7 @@ def table(rows):
 
 @pytest.fixture
 def store(tmp_path):
-    return CountStore(Folder.of(tmp_path), "run-1")
+    return CountStore(Place.of(tmp_path), "run-1")
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_soft_sums_are_those_of_the_selected_class_alone(tmp_path):
     """As from all classes, at whatever order; what is held does not grow with the classes."""
     rng, num_images, classes = np.random.default_rng(0), 7, 50
     selected = Selected(np.arange(num_images), np.zeros(num_images, int))
-    store, rows, truth = CountStore(Folder.of(tmp_path), "soft"), [], []
+    store, rows, truth = CountStore(Place.of(tmp_path), "soft"), [], []
     for index in range(num_images):
         counts = rng.multinomial(40, rng.dirichlet(np.full(classes, 0.05)), 4)
         sums = np.floor(rng.dirichlet(np.full(classes, 0.3), 4) * 40 * 2**24) / 2**24
@@ -275,9 +275,9 @@ def test_a_damaged_part_is_dropped_and_its_blocks_are_owed(store, stored, damage
 
 
 @pytest.mark.parametrize(("where", "name", "fault"), [
-    (Folder, "read", OSError(errno.EIO, "Input/output error")),
-    (Folder, "read", OSError(errno.EMFILE, "Too many open files")),
-    (Folder, "read", pa.ArrowMemoryError("malloc of size 64 failed")),
+    (Place, "read", OSError(errno.EIO, "Input/output error")),
+    (Place, "read", OSError(errno.EMFILE, "Too many open files")),
+    (Place, "read", pa.ArrowMemoryError("malloc of size 64 failed")),
     (pq, "read_table", pa.ArrowMemoryError("malloc of size 64 failed")),
 ], ids=["EIO", "EMFILE", "no memory to read", "no memory to parse"])  # fmt: skip
 def test_a_part_that_cannot_be_read_just_now_stays(store, stored, monkeypatch, where, name, fault):
@@ -295,7 +295,7 @@ def test_a_part_that_cannot_be_read_just_now_stays(store, stored, monkeypatch, w
 
 
 def test_another_runs_part_is_refused_not_deleted(store, tmp_path):
-    other = CountStore(Folder.of(tmp_path), "run-2")
+    other = CountStore(Place.of(tmp_path), "run-2")
     other.append(table(block_rows(3, 0, "estimation", [(0, 40)], np.array([[40]]))))
     selected = Selected(np.array([3]), np.array([0]))
     for use in (

@@ -19,7 +19,7 @@ from rsray.core.bounds import bernstein_lower, hoeffding_lower
 from rsray.core.pilot import blocks_worth
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
-from rsray.storage import Folder
+from rsray.storage import Place
 
 MODES = {
     "adaptive": {"sampling": "adaptive", "tolerance": 0.12, "n0": 40},
@@ -176,7 +176,7 @@ def test_soft_and_hard_count_the_same_draws(small_run):
 
 
 def again(run, name, **changes):
-    target = Folder.of(run.where.local_path.parent / name)
+    target = Place.of(run.where.local_path.parent / name)
     return recertify(run.where, target, **changes), target
 
 
@@ -217,7 +217,7 @@ def test_recertify_equals_a_run_with_those_settings(small_run, sampling, changes
     parts = pq.read_table(f"{target}/counts").to_pylist()
     assert sorted(map(str, parts)) == sorted(map(str, stored(other)))
     assert again(run, "again", **changes)[0]["acr"] == summary["acr"]  # the same command again
-    chained = recertify(target, Folder.of(f"{target}-2"), alpha=0.3)  # a CERT2 is a CERT
+    chained = recertify(target, Place.of(f"{target}-2"), alpha=0.3)  # a CERT2 is a CERT
     assert chained["acr"] >= summary["acr"] or "n" in changes or changes.get("alpha")
 
 
@@ -233,7 +233,7 @@ def test_recertify_other_modes(small_run, mode):
     if mode == "hoeffding":
         hard, target = again(run, "hard", bound="clopper-pearson")
         assert hard["smoothing"] == "hard"
-        back = recertify(target, Folder.of(f"{target}-back"), bound="hoeffding")
+        back = recertify(target, Place.of(f"{target}-back"), bound="hoeffding")
         assert back["acr"] == before["acr"]
     if mode == "at-radius":
         with pytest.raises(UserError, match="at-radius has a bound and a stopping rule of its own"):
@@ -265,7 +265,7 @@ def test_recertify_wants_a_finished_cert_and_a_target_of_its_own(small_run, tmp_
     with pytest.raises(UserError, match="unfinished certification"):
         again(run, "again", alpha=0.2)
     with pytest.raises(UserError, match="no CERT folder"):
-        recertify(Folder.of(tmp_path), Folder.of(tmp_path / "x"), alpha=0.2)
+        recertify(Place.of(tmp_path), Place.of(tmp_path / "x"), alpha=0.2)
     done(run)
     with pytest.raises(UserError, match="is the CERT itself"):
         recertify(run.where, run.where, alpha=0.2)
@@ -293,7 +293,7 @@ def test_recertify_reads_everything_before_it_writes(small_run, damage):
     run.store.folder.write(name, damage(whole))
     with pytest.raises(UserError, match=f"{name} is damaged .*run `rsray certify` again"):
         again(run, "again", alpha=0.2)
-    assert not Folder.of(run.where.local_path.parent / "again").exists()
+    assert not Place.of(run.where.local_path.parent / "again").exists()
     assert name in run.store.names()  # only the run itself may drop it
     run.store.folder.write(name, whole)
     assert again(run, "again", alpha=0.2)[0]["num_images"] == 12

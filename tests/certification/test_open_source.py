@@ -11,7 +11,7 @@ from rsray import models
 from rsray.certification.source import open_source, training_of
 from rsray.config import TrainConfig
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.storage.yaml_files import to_yaml
 
 SPLIT = SimpleNamespace(image_shape=(1, 8, 8), num_classes=10)
@@ -62,7 +62,7 @@ def test_a_run_by_uri(run):
 
 
 def test_the_training_of_a_run(run):
-    config = training_of(Folder.of(run))
+    config = training_of(Place.of(run))
     assert (config.dataset, config.sigma, config.objective) == ("digits", 0.5, "gaussian")
 
 

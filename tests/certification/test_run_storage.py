@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from rsray.errors import UserError
-from rsray.storage import TEMPORARY, Folder
+from rsray.storage import TEMPORARY, Place
 
 
 @pytest.fixture(params=["path", "uri"])
 def folder(request, tmp_path):
     where = tmp_path / "a" / "run"
-    return Folder.of(where if request.param == "path" else f"file://{where}").make()
+    return Place.of(where if request.param == "path" else f"file://{where}").make()
 
 
 def test_write_read_exists_delete(folder, tmp_path):
@@ -90,29 +90,29 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(folder, monkeypat
 def test_paths_are_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert Folder.of("run").uri == str(tmp_path / "run")
-    assert Folder.of(Path("run")) == Folder.of("run") == Folder.of(tmp_path / "run")
-    assert Folder.of("~/run").uri == str(tmp_path / "home" / "run")
-    assert str(Folder.of("run")) == str(tmp_path / "run")
+    assert Place.of("run").uri == str(tmp_path / "run")
+    assert Place.of(Path("run")) == Place.of("run") == Place.of(tmp_path / "run")
+    assert Place.of("~/run").uri == str(tmp_path / "home" / "run")
+    assert str(Place.of("run")) == str(tmp_path / "run")
 
 
 def test_uris(tmp_path):
-    folder = Folder.of(f"file://{tmp_path}/run/")
+    folder = Place.of(f"file://{tmp_path}/run/")
     assert folder.is_local and folder.local_path == tmp_path / "run"
     assert (folder / "counts").uri == f"file://{tmp_path}/run/counts"
-    assert Folder.of(f"file://{tmp_path}/a%20b").local_path == tmp_path / "a b"
-    assert not Folder("s3://bucket/run").is_local
+    assert Place.of(f"file://{tmp_path}/a%20b").local_path == tmp_path / "a b"
+    assert not Place("s3://bucket/run").is_local
 
 
 def test_an_address_that_leads_nowhere_is_the_users_mistake():
     with pytest.raises(UserError, match="cannot open nosuch"):
-        Folder.of("nosuch://host/run")
+        Place.of("nosuch://host/run")
 
 
 def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path):
     (tmp_path / "file").write_text("...")
     with pytest.raises(UserError, match="cannot create folder"):
-        Folder.of(tmp_path / "file" / "run").make()
+        Place.of(tmp_path / "file" / "run").make()
 
 
 def test_only_the_address_travels(folder):
@@ -122,8 +122,8 @@ def test_only_the_address_travels(folder):
 
 HOLD = """
     import sys
-    from rsray.storage import Folder
-    with Folder.of(sys.argv[1]).locked():
+    from rsray.storage import Place
+    with Place.of(sys.argv[1]).locked():
         print("held", flush=True)
         sys.stdin.read()
 """

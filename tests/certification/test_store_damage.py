@@ -4,12 +4,12 @@ import pytest
 
 from rsray.certification.store import COUNTS, CountStore, block_rows
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Place
 
 
 @pytest.fixture
 def store(tmp_path):
-    store = CountStore(Folder.of(tmp_path), "mine")
+    store = CountStore(Place.of(tmp_path), "mine")
     blocks = [(block, 100) for block in range(50)]
     counts = np.random.default_rng(0).multinomial(100, [0.7, 0.2, 0.1], size=50)
     rows = block_rows(3, 1, "estimation", blocks, counts)

@@ -7,7 +7,7 @@ import torch
 
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.run import open_training_split
 
 
@@ -15,7 +15,7 @@ from rsray.training.run import open_training_split
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plan") / "run"
     config = train_config({"dataset": "digits", "objective": "gaussian", "epochs": 4, "lr": 0.1})
-    train(config, Folder.of(folder), open_training_split(config))
+    train(config, Place.of(folder), open_training_split(config))
     return folder
 
 

@@ -11,7 +11,7 @@ from rsray.certification.folder import claim, finish
 from rsray.certification.store import COUNTS, Selected, block_rows
 from rsray.config import CertifyConfig
 from rsray.results.compare import load
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray_cli.main import _spread, run
 
 
@@ -37,7 +37,7 @@ def cert(tmp_path):
         "sigma": 0.5, "n": 2000, "limit": 20,
     }  # fmt: skip
     claimed = claim(
-        Folder.of(tmp_path / "cert"),
+        Place.of(tmp_path / "cert"),
         CertifyConfig.make(values),
         Evaluation("cpu", "fp32", "contiguous", 8),
     )

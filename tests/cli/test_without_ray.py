@@ -21,7 +21,7 @@ from rsray.core.smoothed import SmoothedClassifier
 from rsray.data import open_split
 from rsray.presets import train_config
 from rsray.results.certificates import write_certificates
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.loop import Training
 from rsray.training.run import claim_run, open_training_split
 from rsray_cli.main import run
@@ -59,10 +59,10 @@ def place(tmp_path_factory):
     config = train_config(
         {"dataset": "digits", "objective": "gaussian", "epochs": 3, "lr": 0.1, "precision": "fp32"}
     )
-    folder = Folder.of(root / "run")
+    folder = Place.of(root / "run")
     claim_run(folder, config, open_training_split(config), CPU)
     Training(config, folder, CPU).run_epochs()
-    unfinished = Folder.of(root / "unfinished")
+    unfinished = Place.of(root / "unfinished")
     claim_run(unfinished, config, open_training_split(config), CPU)
     (root / "folder").mkdir()
     (root / "folder" / "thesis.tex").write_text("")

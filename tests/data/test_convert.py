@@ -13,8 +13,7 @@ from rsray.data import convert as conversion
 from rsray.data import dataset_spec, open_split, selected
 from rsray.data.convert import convert
 from rsray.errors import UserError
-from rsray.storage import Folder
-from rsray.storage.location import Location
+from rsray.storage import Place
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def pictures(tmp_path, save_picture):
 
 
 def run(source, out, **options):
-    return convert(Location.parse(str(source)), Folder.of(out), **options)
+    return convert(Place.of(str(source)), Place.of(out), **options)
 
 
 def same(a, b):
@@ -112,7 +111,7 @@ def test_another_conversion_is_refused(pictures, tmp_path, save_picture):
         run(pictures, tmp_path / "mine")
     with pytest.raises(UserError, match="is a file"):
         run(pictures, tmp_path / "mine/notes.txt")
-    with Folder.of(tmp_path / "out").locked(), pytest.raises(UserError, match="another"):
+    with Place.of(tmp_path / "out").locked(), pytest.raises(UserError, match="another"):
         run(pictures, tmp_path / "out", shard_images=10)
 
 
@@ -189,7 +188,7 @@ def test_real_imagenet_is_the_same_from_folders_parquet_and_tar(
     shared_data, tmp_path, monkeypatch, classes
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    synsets = sorted(Location.parse(f"{shared_data}/imagenet/val").folders())[:classes]
+    synsets = sorted(Place.of(f"{shared_data}/imagenet/val").folders())[:classes]
     for synset in synsets:
         target = tmp_path / "folders/imagenet/val" / synset
         target.parent.mkdir(parents=True, exist_ok=True)

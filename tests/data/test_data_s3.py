@@ -13,8 +13,7 @@ from rsray.data import open_split
 from rsray.data.convert import RECORD, convert
 from rsray.data.reading import tar_index
 from rsray.errors import UserError
-from rsray.storage import Folder
-from rsray.storage.location import Location
+from rsray.storage import Place
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_imagefolder(store, pictures):
 
 def test_parquet_shards_converted_from_s3_to_s3(store, pictures):
     store.upload(pictures, "sets/mine")
-    source, out = Location.parse(store.uri("sets/mine")), Folder.of(store.uri("shards"))
+    source, out = Place.of(store.uri("sets/mine")), Place.of(store.uri("shards"))
 
     def interrupt(done):
         raise KeyboardInterrupt
@@ -124,14 +123,14 @@ def test_tar_shards(store, pictures, tar, tmp_path, monkeypatch):
 def test_one_picture_costs_one_row_group(bucket, tmp_path, save_picture, monkeypatch):
     for i in range(60):
         save_picture(tmp_path / "in/test/cat" / f"{i:02}.png", 120, 120)  # 43 KB each
-    convert(Location.parse(str(tmp_path / "in")), Folder.of(bucket.uri("shards")))
+    convert(Place.of(str(tmp_path / "in")), Place.of(bucket.uri("shards")))
     key = next(key for key in bucket.keys() if key.endswith(".parquet"))
     content = bucket.get(key)
     footer = pq.read_metadata(io.BytesIO(content))
     assert footer.num_row_groups == 3
     split = open_split("parquet", "test", bucket.uri("shards"))
     split.labels, split.images([0])
-    read, real = [], Location.open
+    read, real = [], Place.open
 
     class Counted:
         """Only what an opened file is asked for: reads, by size."""
@@ -155,14 +154,14 @@ def test_one_picture_costs_one_row_group(bucket, tmp_path, save_picture, monkeyp
             read.append(len(found))
             return found
 
-    monkeypatch.setattr(Location, "open", lambda self: Counted(real(self)))
+    monkeypatch.setattr(Place, "open", lambda self: Counted(real(self)))
     split.images([59, 58])
     group = footer.row_group(2).column(0)
     assert 0 < sum(read) < group.total_compressed_size * 1.1 < len(content) / 2
 
 
 def test_a_certification_of_shards_does_not_open_the_training_shards(bucket, pictures):
-    convert(Location.parse(str(pictures)), Folder.of(bucket.uri("shards")), shard_images=10)
+    convert(Place.of(str(pictures)), Place.of(bucket.uri("shards")), shard_images=10)
     train = [key for key in bucket.keys("shards/") if "train-" in key]
     for key in train[1:]:  # the schema of one is read: it names the classes
         bucket.put(key, b"damaged")

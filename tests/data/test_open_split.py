@@ -9,7 +9,7 @@ import pytest
 from rsray.data import DATASETS, absolute_root, dataset_spec, open_split
 from rsray.data.reading.download import download
 from rsray.errors import UserError
-from rsray.storage.location import Location
+from rsray.storage import Place
 
 
 def test_specs_agree_with_their_names():
@@ -97,7 +97,7 @@ def test_download_moves_files_when_all_are_there(tmp_path):
             with open(f"{folder}/MNIST/raw/{name}", "w") as file:
                 file.write("x")
 
-    download("mnist", fetch, Location.parse(str(tmp_path)))
+    download("mnist", fetch, Place.of(str(tmp_path)))
     found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     assert found == ["mnist/MNIST/raw/a-ubyte"]
 
@@ -108,5 +108,5 @@ def test_failed_download_leaves_nothing_and_tells_why(tmp_path):
         raise RuntimeError("no route\nto host")
 
     with pytest.raises(UserError, match="mnist: the download failed: no route to host"):
-        download("mnist", fetch, Location.parse(str(tmp_path)))
+        download("mnist", fetch, Place.of(str(tmp_path)))
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]

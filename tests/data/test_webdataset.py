@@ -13,7 +13,7 @@ from PIL import Image
 from rsray.data import open_split
 from rsray.data.reading import tar_index
 from rsray.errors import UserError
-from rsray.storage.location import Location
+from rsray.storage import Place
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 5, 4, 3), np.uint8)  # N, H, W, C
 LABELS = np.arange(24) % 4
@@ -149,8 +149,8 @@ def test_only_the_pictures_asked_for_are_read(tmp_path, monkeypatch):
             return self.stream.read_at(size, offset)
 
     split = pickle.loads(pickle.dumps(open_split("webdataset", "train", str(tmp_path))))
-    real = Location.open
-    monkeypatch.setattr(Location, "open", lambda self: Spy(real(self)))
+    real = Place.open
+    monkeypatch.setattr(Place, "open", lambda self: Spy(real(self)))
     split.images([3, 20])
     assert reads == [len(png(PIXELS[3])), len(png(PIXELS[20]))]
 

@@ -5,7 +5,7 @@ import pytest
 from rsray.distributed.session import session
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.run import open_training_split
 
 
@@ -19,5 +19,5 @@ def ray_session():
 def digits_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fleet") / "run"
     config = train_config({"dataset": "digits", "objective": "gaussian", "epochs": 6, "lr": 0.1})
-    train(config, Folder.of(folder), open_training_split(config))
+    train(config, Place.of(folder), open_training_split(config))
     return folder

@@ -2,20 +2,20 @@ import pytest
 
 from rsray import storage
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Place
 
 
 def test_files_make_their_folder_and_come_back(tmp_path):
     storage.write_file(tmp_path / "a" / "b", b"content")
     assert storage.read_file(f"file://{tmp_path}/a/b") == b"content"
-    assert Folder.of(tmp_path / "a").names() == ["b"]
-    assert Folder.of(tmp_path / "c").names() == []
+    assert Place.of(tmp_path / "a").names() == ["b"]
+    assert Place.of(tmp_path / "c").names() == []
 
 
 def test_an_fsspec_uri(tmp_path):
     storage.write_file("memory://box/file", b"kept")
     assert storage.read_file("memory://box/file") == b"kept"
-    assert Folder.of("memory://box").is_file("file")
+    assert Place.of("memory://box").is_file("file")
 
 
 @pytest.mark.parametrize("path", ["nosuch://x/y", "s3:///"])

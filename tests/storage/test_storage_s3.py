@@ -12,9 +12,8 @@ import time
 
 import pytest
 
-from rsray import storage
 from rsray.errors import UserError
-from rsray.storage import Folder, lease, read_file, write_file
+from rsray.storage import Place, lock, place, read_file, write_file
 from rsray.storage.address import beside, parent_and_name
 
 
@@ -27,11 +26,11 @@ def store(request):
 
 @pytest.fixture
 def folder(bucket):
-    return Folder.of(bucket.uri("runs/one")).make()
+    return Place.of(bucket.uri("runs/one")).make()
 
 
 def test_write_read_exists_delete(store):
-    folder = Folder.of(store.uri("a/run"))
+    folder = Place.of(store.uri("a/run"))
     assert not folder.exists() and folder.names() == []
     folder.make()
     folder.write("counts.bin", b"\x00\x01" * 1000)
@@ -57,7 +56,7 @@ def test_write_read_exists_delete(store):
 
 
 def test_files_by_address_and_the_pickle(store):
-    folder = pickle.loads(pickle.dumps(Folder.of(store.uri("run/"))))
+    folder = pickle.loads(pickle.dumps(Place.of(store.uri("run/"))))
     write_file(folder / "x" / "summary.json", b"{}")
     assert (
         read_file(folder / "x" / "summary.json")
@@ -76,7 +75,7 @@ def test_a_large_object_comes_back_whole(folder, bucket):
 
 def test_options_stay_at_the_end_of_a_uri_and_out_of_messages():
     uri = "s3://key:secret@bucket/run?scheme=http&endpoint_override=http://h:1"
-    folder = Folder(uri) / "counts"
+    folder = Place(uri) / "counts"
     assert (
         os.fspath(folder)
         == "s3://key:secret@bucket/run/counts?scheme=http&endpoint_override=http://h:1"
@@ -89,7 +88,7 @@ def test_options_stay_at_the_end_of_a_uri_and_out_of_messages():
 
 
 def test_what_the_store_refuses_is_the_users_mistake(bucket, monkeypatch):
-    nowhere = Folder.of("s3://no-such-bucket-here/run")
+    nowhere = Place.of("s3://no-such-bucket-here/run")
     for action in (
         nowhere.make,
         lambda: nowhere.write("a", b""),
@@ -104,12 +103,12 @@ def test_what_the_store_refuses_is_the_users_mistake(bucket, monkeypatch):
 def test_a_server_that_does_not_answer(bucket_of_options):
     where = "s3://bucket/run?endpoint_override=127.0.0.1:1&scheme=http&region=us-east-1"
     with pytest.raises(UserError, match="cannot read s3://bucket/run: "):
-        Folder.of(where).exists("run.yaml")
+        Place.of(where).exists("run.yaml")
 
 
 def test_an_interrupt_leaves_whole_objects_only(folder, bucket, monkeypatch):
     """Ctrl-C while an object is open: without care, closing it would store what is there."""
-    real = storage._put
+    real = place._put
 
     def slow(filesystem, path, data):
         with filesystem.open_output_stream(path, compression=None) as stream:
@@ -118,17 +117,17 @@ def test_an_interrupt_leaves_whole_objects_only(folder, bucket, monkeypatch):
             time.sleep(0.3)
             stream.write(data[10:])
 
-    monkeypatch.setattr(storage, "_put", slow)
+    monkeypatch.setattr(place, "_put", slow)
     with pytest.raises(KeyboardInterrupt):
         folder.write("run.yaml", b"0123456789abcdef")
-    monkeypatch.setattr(storage, "_put", real)
+    monkeypatch.setattr(place, "_put", real)
     assert bucket.get("runs/one/run.yaml") == b"0123456789abcdef"
 
 
 HOLD = """
     import sys
-    from rsray.storage import Folder
-    with Folder.of(sys.argv[1]).locked():
+    from rsray.storage import Place
+    with Place.of(sys.argv[1]).locked():
         print("held", flush=True)
         sys.stdin.read()
 """
@@ -176,16 +175,16 @@ def test_a_claim_of_another_machine_ends_when_it_is_not_renewed(folder, bucket, 
     with pytest.raises(UserError, match="host there, process 1.*wait [56][0-9] seconds"):
         with folder.locked():
             pass
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 1.0)
     time.sleep(2.2)  # S3 tells whole seconds
     with folder.locked():
         assert "runs/one/.claim-other" not in bucket.keys()
 
 
 def test_a_long_run_renews_its_claim(folder, bucket, monkeypatch):
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 1.5)
-    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.2)
-    monkeypatch.setattr(lease, "_is_dead", lambda said: False)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 1.5)
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "_is_dead", lambda said: False)
     with folder.locked():
         time.sleep(3.2)
         with pytest.raises(UserError, match="another rsray"), folder.locked():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rsray.presets import train_config
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.loop import Team, Training
 from rsray.training.run import claim_run, open_training_split
 
@@ -29,7 +29,7 @@ def _one_thread():
 class Lab:
     """Makes configurations and runs of them; `root` is where RUN folders go."""
 
-    root: Folder
+    root: Place
 
     def config(self, **changes):
         return train_config({**SMALL, **changes})
@@ -57,4 +57,4 @@ class Lab:
 
 @pytest.fixture
 def lab(tmp_path):
-    return Lab(Folder.of(tmp_path))
+    return Lab(Place.of(tmp_path))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.checkpoint import latest_epoch, load_checkpoint, save_checkpoint
 from rsray.training.metrics import MetricsLog, read_metrics
 
@@ -165,12 +165,12 @@ def test_noise_that_starts_like_a_pickle(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "epoch-00001.pt").write_bytes(b"c\xb2\n\xff\n")
     with pytest.raises(UserError, match="damaged"):
-        latest_checkpoint(Folder.of(tmp_path))
+        latest_checkpoint(Place.of(tmp_path))
 
 
 def test_cut_between_the_checkpoint_and_the_metrics(lab, monkeypatch):
     run, config = lab.folder("run"), lab.config(epochs=3)
-    write = Folder.write
+    write = Place.write
 
     def cut(self, name, data):
         wrote = (run / "checkpoints").exists("epoch-00002.pt")
@@ -178,7 +178,7 @@ def test_cut_between_the_checkpoint_and_the_metrics(lab, monkeypatch):
             raise PowerCutError
         write(self, name, data)
 
-    monkeypatch.setattr(Folder, "write", cut)
+    monkeypatch.setattr(Place, "write", cut)
     with pytest.raises(PowerCutError):
         lab.training(config, run).run_epochs()
     monkeypatch.undo()
@@ -197,15 +197,15 @@ def test_a_checkpoint_is_never_executed(tmp_path):
     folder.mkdir(parents=True)
     (folder / "epoch-00001.pt").write_bytes(pickle.dumps({"epoch": Trap()}, protocol=2))
     with pytest.raises(UserError, match="damaged"):
-        latest_checkpoint(Folder.of(tmp_path / "run"))
+        latest_checkpoint(Place.of(tmp_path / "run"))
     torch.save({"epoch": Trap()}, folder / "epoch-00001.pt")
     with pytest.raises(UserError, match="damaged"):
-        latest_checkpoint(Folder.of(tmp_path / "run"))
+        latest_checkpoint(Place.of(tmp_path / "run"))
     assert not (tmp_path / "sprung").exists()
 
 
 def test_the_newest_of_many_epochs_is_taken(tmp_path):
-    run = Folder.of(tmp_path)
+    run = Place.of(tmp_path)
     assert latest_checkpoint(run) is None
     for epoch in (9, 10, 99, 100, 101):
         save_checkpoint(run, epoch, {"value": torch.tensor(epoch)})
@@ -218,7 +218,7 @@ def test_the_newest_of_many_epochs_is_taken(tmp_path):
 
 
 def test_metrics_drop_the_epochs_that_are_done_again(tmp_path):
-    run = Folder.of(tmp_path)
+    run = Place.of(tmp_path)
     log = MetricsLog(run, 0)
     for epoch in range(3):
         log.add({"epoch": epoch, "loss": float(epoch)})

@@ -9,7 +9,7 @@ from safetensors.torch import load
 from rsray.certification.source import open_source
 from rsray.config import TrainConfig
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.loop import Training
 from rsray.training.run import claim_run, open_training_split
@@ -30,7 +30,7 @@ def store(bucket):
 
 
 def train(where, stop_after=None):
-    run, split, epochs = Folder.of(where), open_training_split(CONFIG), []
+    run, split, epochs = Place.of(where), open_training_split(CONFIG), []
     claim_run(run, CONFIG, split, CPU)
 
     def on_epoch(row):
@@ -76,7 +76,7 @@ def test_a_checkpoint_that_was_cut_off_is_named(store):
 
 
 def test_the_folder_of_another_run_is_refused(store):
-    run, split = Folder.of(store.uri("run")), open_training_split(CONFIG)
+    run, split = Place.of(store.uri("run")), open_training_split(CONFIG)
     assert claim_run(run, CONFIG, split, CPU) is False
     other = CONFIG.model_copy(update={"sigma": 0.5})
     with pytest.raises(
@@ -85,9 +85,9 @@ def test_the_folder_of_another_run_is_refused(store):
         claim_run(run, other, split, CPU)
     store.put("notes/readme.txt", b"mine")
     with pytest.raises(UserError, match="is not empty and is no run"):
-        claim_run(Folder.of(store.uri("notes")), CONFIG, split, CPU)
+        claim_run(Place.of(store.uri("notes")), CONFIG, split, CPU)
 
 
 def test_settings_are_read_from_s3(store):
     store.put("best.yaml", to_yaml(CONFIG.model_dump(mode="json")))
-    assert _settings(Folder.of(store.uri("best.yaml")), from_yaml)["lr_drops"] == [2]
+    assert _settings(Place.of(store.uri("best.yaml")), from_yaml)["lr_drops"] == [2]

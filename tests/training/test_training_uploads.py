@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.checkpoint import Uploads, load_checkpoint
 from rsray.training.loop import Team
 
@@ -15,14 +15,14 @@ FIRST = "epoch-00001.pt"
 @pytest.fixture
 def slow_store(monkeypatch):
     """A store that does not finish the first checkpoint before it is let."""
-    write, finish = Folder.write, threading.Event()
+    write, finish = Place.write, threading.Event()
 
     def wait(self, name, data):
         if name == FIRST:
             assert finish.wait(30)
         write(self, name, data)
 
-    monkeypatch.setattr(Folder, "write", wait)
+    monkeypatch.setattr(Place, "write", wait)
     return finish
 
 
@@ -54,14 +54,14 @@ def test_training_does_not_wait_for_an_upload(lab, slow_store):
 
 
 def test_a_store_that_fails_stops_the_training(lab, monkeypatch):
-    run, write = lab.folder("run"), Folder.write
+    run, write = lab.folder("run"), Place.write
 
     def fail(self, name, data):
         if name == FIRST:
             raise OSError("no space left")
         write(self, name, data)
 
-    monkeypatch.setattr(Folder, "write", fail)
+    monkeypatch.setattr(Place, "write", fail)
     with pytest.raises(OSError, match="no space left"):
         lab.training(lab.config(epochs=5), run).run_epochs()
     assert not run.exists("model.safetensors") and not run.exists("checkpoints/epoch-00002.pt")

@@ -14,8 +14,7 @@ from PIL import Image
 
 from rsray.data._base import Pixels
 from rsray.errors import UserError
-from rsray.storage import one_line
-from rsray.storage.location import Location
+from rsray.storage import Place, one_line
 
 # PIL knows formats that start other programs (EPS): only those that are plain data.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
@@ -67,7 +66,7 @@ class Header:
         return 1 if self.mode in GREY_MODES else 3
 
 
-def read_header(source: bytes | Location, where: object) -> Header:
+def read_header(source: bytes | Place, where: object) -> Header:
     """Return size and mode of a picture without decoding it; UserError names `where`."""
     stream: Any = io.BytesIO(source) if isinstance(source, bytes) else source.open()
     try:

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rsray.errors import UserError
-from rsray.storage import one_line
-from rsray.storage.location import Location
+from rsray.storage import Place, one_line
 
 ARCHIVES = (".gz", ".tar", ".zip")  # unpacked beside themselves: not kept
 
 
-def download(name: str, fetch: Callable[[str], None], root: Location) -> None:
+def download(name: str, fetch: Callable[[str], None], root: Place) -> None:
     """Let `fetch` fill a temporary folder and move its files to <root>/<name> once it is done.
 
     Raises UserError, with the reason, when the root is not local or the download fails.

@@ -14,7 +14,7 @@ from rsray.data._base import ImageSplit, Labels, Pixels
 from rsray.data.reading.decode import SUFFIXES, Geometry, decode_all, read_header
 from rsray.data.splits import seeded_part
 from rsray.errors import UserError
-from rsray.storage.location import Location
+from rsray.storage import Place
 
 SUFFIXES_TEXT = "allowed: " + " ".join(SUFFIXES)
 LISTING_THREADS = 16  # listing waits for the network, not for the CPU
@@ -27,13 +27,13 @@ class FolderSplit(ImageSplit):
     Label k is `class_names[k]`; the images are in the order of class, then file name.
     """
 
-    folder: Location
+    folder: Place
     geometry: Geometry
     portion: str | None = None  # "train" or "test" of the seeded split; None: everything
     fingerprint: int | None = None  # of the file names, when unpickled
 
     @cached_property
-    def _files(self) -> tuple[list[Location], Labels]:
+    def _files(self) -> tuple[list[Place], Labels]:
         files, labels = list_images(self.folder, self.class_names or ())
         if self.portion is not None:
             files, labels = _portion(files, labels, self.portion)
@@ -63,7 +63,7 @@ class FolderSplit(ImageSplit):
         return state
 
 
-def list_images(folder: Location, classes: tuple[str, ...]) -> tuple[list[Location], Labels]:
+def list_images(folder: Place, classes: tuple[str, ...]) -> tuple[list[Place], Labels]:
     """Return the pictures of these class folders in order, and their labels [N]."""
     present = set(folder.folders())
 
@@ -82,7 +82,7 @@ def list_images(folder: Location, classes: tuple[str, ...]) -> tuple[list[Locati
     return files, np.repeat(np.arange(len(classes), dtype=np.int64), sizes)
 
 
-def find_geometry(folder: Location, files: list[Location], image_size: int | None) -> Geometry:
+def find_geometry(folder: Place, files: list[Place], image_size: int | None) -> Geometry:
     """Return the array that the pictures become, from their headers alone.
 
     Grey when all pictures are grey, else RGB. Without `image_size` all must have one size, else
@@ -105,7 +105,7 @@ def find_geometry(folder: Location, files: list[Location], image_size: int | Non
     return Geometry.of(channels, first[1].height, first[1].width, image_size)
 
 
-def _headers(files: list[Location]) -> Iterator[tuple[Location, Any]]:
+def _headers(files: list[Place]) -> Iterator[tuple[Place, Any]]:
     """Yield every file with its header, read ahead by a few threads, a block at a time."""
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
         for start in range(0, len(files), 256):
@@ -113,7 +113,7 @@ def _headers(files: list[Location]) -> Iterator[tuple[Location, Any]]:
             yield from zip(block, pool.map(lambda f: read_header(f, f), block), strict=True)
 
 
-def _portion(files: list[Location], labels: Labels, portion: str) -> tuple[list[Location], Labels]:
+def _portion(files: list[Place], labels: Labels, portion: str) -> tuple[list[Place], Labels]:
     """Return the train or the test part of a folder that has no split folders."""
     if not files:
         return files, labels
@@ -121,6 +121,6 @@ def _portion(files: list[Location], labels: Labels, portion: str) -> tuple[list[
     return [files[index] for index in chosen], labels[chosen]
 
 
-def fingerprint(files: list[Location]) -> int:
-    """Return a number that tells these files' names, in this order, from others."""
-    return zlib.crc32("\n".join(file.path for file in files).encode())
+def fingerprint(files: list[Place]) -> int:
+    """Return a number that tells these files' folders and names, in order, from others."""
+    return zlib.crc32("\n".join("/".join(file.uri.split("/")[-2:]) for file in files).encode())

@@ -12,7 +12,7 @@ import pyarrow as pa
 from rsray.data._base import Labels
 from rsray.data.reading.parquet_table import ParquetTable, opened
 from rsray.errors import UserError
-from rsray.storage.location import Location
+from rsray.storage import Place
 
 MAX_CLASSES = 100_000  # a larger label is an identifier taken for a class
 
@@ -60,7 +60,7 @@ def _values(table: ParquetTable) -> list[list[Any]]:
     ]
 
 
-def _checked(piece: pa.ChunkedArray[Any], file: Location, name: str) -> list[Any]:
+def _checked(piece: pa.ChunkedArray[Any], file: Place, name: str) -> list[Any]:
     kind = piece.type.value_type if pa.types.is_dictionary(piece.type) else piece.type
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if not (text or pa.types.is_integer(kind)):
@@ -70,7 +70,7 @@ def _checked(piece: pa.ChunkedArray[Any], file: Location, name: str) -> list[Any
     return piece.to_pylist()
 
 
-def _declared_names(file: Location, column: str) -> tuple[str, ...] | None:
+def _declared_names(file: Place, column: str) -> tuple[str, ...] | None:
     """Return the class names that Hugging Face's `datasets` wrote beside a column of integers."""
     with opened(file, None) as parquet:
         schema = parquet.schema_arrow

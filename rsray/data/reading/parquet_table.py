@@ -18,8 +18,7 @@ from rsray.data._base import Labels, Pixels
 from rsray.data.reading.decode import Geometry, decode_all
 from rsray.data.reading.tensor_column import encoded_pictures, is_tensor, tensor_images
 from rsray.errors import UserError
-from rsray.storage import one_line
-from rsray.storage.location import Location
+from rsray.storage import Place, one_line
 
 GROUPS_KEPT = 8  # encoded row groups kept in memory for the next request
 FILES_AT_ONCE = 16  # on an object store, opening a file is waiting
@@ -33,7 +32,7 @@ class ParquetTable:
     Methods raise UserError, naming the file, when one is damaged or lacks a column.
     """
 
-    files: tuple[Location, ...]
+    files: tuple[Place, ...]
     image_column: str
     label_column: str
 
@@ -49,7 +48,7 @@ class ParquetTable:
     def column(self, name: str) -> list[pa.ChunkedArray[Any]]:
         """Return one column, a piece per file."""
 
-        def piece(file: Location, footer: pq.FileMetaData) -> pa.ChunkedArray[Any]:
+        def piece(file: Place, footer: pq.FileMetaData) -> pa.ChunkedArray[Any]:
             with opened(file, footer) as parquet:
                 return parquet.read(columns=[name]).column(name)
 
@@ -136,14 +135,14 @@ class RowName:
         return self.table.name_of(self.row)
 
 
-def read_footer(file: Location) -> pq.FileMetaData:
+def read_footer(file: Place) -> pq.FileMetaData:
     """Return the metadata of a Parquet file; raises UserError when it is damaged."""
     with opened(file, None) as parquet:
         return parquet.metadata
 
 
 @contextmanager
-def opened(file: Location, footer: pq.FileMetaData | None) -> Iterator[pq.ParquetFile]:
+def opened(file: Place, footer: pq.FileMetaData | None) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file; what Arrow finds wrong within becomes UserError."""
     try:
         with file.open() as stream:

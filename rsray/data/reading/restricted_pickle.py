@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from rsray.errors import UserError
-from rsray.storage import one_line
-from rsray.storage.location import Location
+from rsray.storage import Place, one_line
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -41,7 +40,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         return ALLOWED[module, name]
 
 
-def load_arrays(file: Location) -> Any:
+def load_arrays(file: Place) -> Any:
     """Return the content of a pickle of numpy arrays, text, numbers and plain containers.
 
     Text of Python 2 is read as latin1. Raises UserError, naming the file, when the pickle asks for

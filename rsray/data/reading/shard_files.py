@@ -3,17 +3,17 @@
 import re
 from collections.abc import Iterable
 
-from rsray.storage.location import Location
+from rsray.storage import Place
 
 # The names that a split goes by, best first.
 SPLIT_NAMES = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 PARQUET_FILES, TAR_FILES = ".parquet", ".tar"
 SplitNames = dict[str, tuple[str, ...]]
-Shards = dict[str, tuple[Location, ...]]  # the files of each split
+Shards = dict[str, tuple[Place, ...]]  # the files of each split
 
 
 def find_shards(
-    folder: Location, names: SplitNames = SPLIT_NAMES, suffix: str = PARQUET_FILES
+    folder: Place, names: SplitNames = SPLIT_NAMES, suffix: str = PARQUET_FILES
 ) -> Shards:
     """Return the files in a folder that name a split, by split; {} when there are none."""
     if not folder.is_dir():
@@ -21,7 +21,7 @@ def find_shards(
     return shards_of(find_files(folder, depth=0, suffix=suffix), folder, names)
 
 
-def find_files(place: Location, depth: int = 2, suffix: str = PARQUET_FILES) -> list[Location]:
+def find_files(place: Place, depth: int = 2, suffix: str = PARQUET_FILES) -> list[Place]:
     """Return the file here, or the files of this folder and of folders down to `depth`."""
     if place.is_file():
         return [place] if place.name.endswith(suffix) else []
@@ -32,17 +32,15 @@ def find_files(place: Location, depth: int = 2, suffix: str = PARQUET_FILES) -> 
     return files + [file for name in below for file in find_files(place / name, depth - 1, suffix)]
 
 
-def shards_of(
-    files: Iterable[Location], place: Location, names: SplitNames = SPLIT_NAMES
-) -> Shards:
+def shards_of(files: Iterable[Place], place: Place, names: SplitNames = SPLIT_NAMES) -> Shards:
     """Return the files of each split, told by the beginning of a file's or a folder's name.
 
     Tar files may have the split further on in their name: imagenet1k-train-0000.tar.
     """
-    by_word: dict[str, list[Location]] = {}
+    by_word: dict[str, list[Place]] = {}
     for file in files:
         start = "(?:^|.*[^a-z])" if file.name.endswith(TAR_FILES) else ""
-        below = file.path.removeprefix(place.path).strip("/")
+        below = file.below(place)
         parts = [part.lower() for part in (below or file.name).split("/")]
         for word in (word for words in names.values() for word in words):
             if any(re.match(rf"{start}{word}(?![a-z])", part) for part in parts):

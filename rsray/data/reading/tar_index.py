@@ -20,8 +20,7 @@ import pyarrow as pa
 
 from rsray.data.reading.decode import SUFFIXES
 from rsray.errors import UserError
-from rsray.storage import Folder, one_line
-from rsray.storage.location import Location
+from rsray.storage import Place, one_line
 
 log = logging.getLogger(__name__)
 _FIELDS: list[tuple[str, pa.DataType, str]] = [
@@ -53,7 +52,7 @@ class Member(NamedTuple):
     content: bytes
 
 
-def read_index(file: Location) -> pa.Table:
+def read_index(file: Place) -> pa.Table:
     """Return the samples of a tar file in their order, as a table of INDEX.
 
     Raises UserError, naming the file, when it is damaged or a sample lacks its picture or class.
@@ -61,7 +60,7 @@ def read_index(file: Location) -> pa.Table:
     size, modified = file.stamp()
     if modified is None:  # a changed file could not be told from what was kept
         return _build(file)
-    text = f"{VERSION} {file.root} {file.path} {size} {modified}"
+    text = f"{VERSION} {file.uri} {size} {modified}"
     name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest() + ".arrow"
     kept = _kept(name)
     if kept is None:
@@ -70,9 +69,9 @@ def read_index(file: Location) -> pa.Table:
     return kept
 
 
-def cache_folder() -> Folder:
+def cache_folder() -> Place:
     """Return where indices are kept: $XDG_CACHE_HOME/rsray, by default ~/.cache/rsray."""
-    return Folder.of(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rsray" / "tar-index"
+    return Place.of(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rsray" / "tar-index"
 
 
 def _kept(name: str) -> pa.Table | None:
@@ -93,7 +92,7 @@ def _keep(name: str, table: pa.Table) -> None:
         log.warning("the index of a tar file cannot be kept: %s", one_line(problem))
 
 
-def _build(file: Location) -> pa.Table:
+def _build(file: Place) -> pa.Table:
     rows = [
         _sample(file, key, list(members))
         for key, members in groupby(_members(file), key=lambda member: member.key)
@@ -103,7 +102,7 @@ def _build(file: Location) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=INDEX)
 
 
-def _members(file: Location) -> Iterator[Member]:
+def _members(file: Place) -> Iterator[Member]:
     """Yield the files of a tar: locally from header to header, else in one stream."""
     try:
         with file.open() as stream, _opened(file, stream) as archive:
@@ -120,7 +119,7 @@ def _members(file: Location) -> Iterator[Member]:
         raise UserError(f"{file}: damaged or no tar file: {one_line(error)}") from error
 
 
-def _opened(file: Location, stream: Any) -> tarfile.TarFile:
+def _opened(file: Place, stream: Any) -> tarfile.TarFile:
     if file.is_local:
         return tarfile.open(fileobj=stream, mode="r:")
     reader: Any = io.BufferedReader(stream, STREAM_BYTES)
@@ -134,7 +133,7 @@ def _divided(name: str) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder else stem), (extension.lower() if stem else "")
 
 
-def _sample(file: Location, key: str, members: list[Member]) -> dict[str, Any]:
+def _sample(file: Place, key: str, members: list[Member]) -> dict[str, Any]:
     pictures = [
         member for member in members if f".{member.extension.rpartition('.')[2]}" in SUFFIXES
     ]
@@ -158,14 +157,14 @@ def _sample(file: Location, key: str, members: list[Member]) -> dict[str, Any]:
     }
 
 
-def _text(file: Location, member: Member) -> str:
+def _text(file: Place, member: Member) -> str:
     try:
         return member.content.decode().strip()
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: the .cls of sample {member.key!r} is no text") from error
 
 
-def _json(file: Location, member: Member) -> dict[str, Any]:
+def _json(file: Place, member: Member) -> dict[str, Any]:
     try:
         content = json.loads(member.content)
     except ValueError as error:

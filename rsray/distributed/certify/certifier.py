@@ -39,7 +39,7 @@ from rsray.distributed.certify.actor import STOP, CountingActor, task_table
 from rsray.distributed.certify.stream import PATIENCE, stream
 from rsray.distributed.session import extend_search_path, search_path, session
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Place
 
 log = logging.getLogger(__name__)
 FLUSH_SECONDS, MOST_SECONDS = 4.0, 60.0  # between parts of counts: grows with the run
@@ -56,7 +56,7 @@ EARLY = 10  # with at-radius, most images stop at a tenth of their draws or less
 
 def certify(
     config: CertifyConfig,
-    cert: Folder,
+    cert: Place,
     source: ClassifierSource,
     split: ImageSplit,
     selected: Selected,

@@ -33,13 +33,13 @@ from rsray.distributed.search.trial_resources import (
 )
 from rsray.distributed.search.watch import Watch, Watcher
 from rsray.distributed.session import quiet_logs, search_path
-from rsray.storage import Folder, locate
+from rsray.storage import Place, locate
 
 LOST_PROCESSES = 2  # times that a trial whose process or node was lost is run again
 SCRATCH = ".ray"  # in TUNE while a search runs: a place that all nodes see
 
 
-def run_search(config: TuneConfig, study: optuna.Study, out: Folder, watch: Watch) -> None:
+def run_search(config: TuneConfig, study: optuna.Study, out: Place, watch: Watch) -> None:
     """Run the trials that the study still lacks; what it holds is in its storage at any moment."""
     already = len(ended(study))
     missing = config.trials - already

@@ -21,7 +21,7 @@ from rsray.config import TUNE_OBJECTIVES, TuneConfig
 from rsray.distributed.search.space import Point, distributions, grid_points, start_points
 from rsray.distributed.search.study_storage import STUDY_FILE, study_storage
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Place
 
 STUDY, TRIALS = "rsray", "trials.parquet"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
 )
 
 
-def open_study(out: Folder, config: TuneConfig) -> optuna.Study:
+def open_study(out: Place, config: TuneConfig) -> optuna.Study:
     """Open the study of a search, ready to go on: what was under way waits to be run again.
 
     A new study holds the points that are tried first. The caller holds TUNE's lock.
@@ -141,7 +141,7 @@ def _is_dominated(trial: FrozenTrial, others: list[FrozenTrial]) -> bool:
     return any(beats(other) for other in others)
 
 
-def write_trials(out: Folder, study: optuna.Study, config: TuneConfig) -> None:
+def write_trials(out: Place, study: optuna.Study, config: TuneConfig) -> None:
     """Write trials.parquet: a row per trial with its settings, result and cost."""
     rows = trial_rows(study)
     columns = [pa.array([row[field.name] for row in rows], field.type) for field in SCHEMA]

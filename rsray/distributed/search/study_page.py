@@ -17,7 +17,7 @@ from rsray.distributed.search.space import distributions
 from rsray.distributed.search.study import SCHEMA, best_trial, trial_rows
 from rsray.distributed.search.study_plots import show
 from rsray.results import compare, page, plot
-from rsray.storage import Folder
+from rsray.storage import Place
 
 PLOTS, PAGE = "plots", "tune.html"
 CAPTIONS = {
@@ -30,7 +30,7 @@ CAPTIONS = {
 }
 
 
-def write_study(out: Folder, study: optuna.Study, config: TuneConfig) -> None:
+def write_study(out: Place, study: optuna.Study, config: TuneConfig) -> None:
     """Write the plots (.svg and .png) and the page of a search."""
     folder = (out / PLOTS).make()
     for name, figure in draw(trial_rows(study), study, config).items():
@@ -39,7 +39,7 @@ def write_study(out: Folder, study: optuna.Study, config: TuneConfig) -> None:
     write_page(out, study, config)
 
 
-def write_page(out: Folder, study: optuna.Study, config: TuneConfig) -> None:
+def write_page(out: Place, study: optuna.Study, config: TuneConfig) -> None:
     """Write the page: its plots are the files, and certificates that exist are included."""
     out.write(PAGE, _page(out, trial_rows(study), study, config).encode())
 
@@ -85,7 +85,7 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
 
 def _page(
-    out: Folder,
+    out: Place,
     rows: Sequence[dict[str, Any]],
     study: optuna.Study,
     config: TuneConfig,
@@ -118,7 +118,7 @@ def _page(
     return page.document(heading, heading, "\n".join([*_certified(out), *body]))
 
 
-def _certified(out: Folder) -> list[str]:
+def _certified(out: Place) -> list[str]:
     """Return the certificates of the winner and of the published setting, once they exist."""
     folders = [out / name for name in ("best", "paper")]
     done = [f for f in folders if (f / "certificates").is_file("certificates.parquet")]

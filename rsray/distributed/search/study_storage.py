@@ -9,13 +9,13 @@ from typing import Any
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
-from rsray.storage import Folder
+from rsray.storage import Place
 
 STUDY_FILE, STUDY_FOLDER = "study.journal", "study"
 SEGMENT_BYTES = 64 * 1024  # what one record may cost to store on an object store
 
 
-def study_storage(out: Folder) -> JournalStorage:
+def study_storage(out: Place) -> JournalStorage:
     """Return the storage of the study in TUNE; every record is durable when Optuna returns.
 
     Call it while TUNE is locked: there is one writer.
@@ -32,7 +32,7 @@ class SegmentedJournal(BaseJournalBackend):
     segment that exists is complete, and a killed search loses no record that was made.
     """
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Place) -> None:
         """Read what an earlier start left; one request per segment."""
         self._folder = folder.make()
         self._segments = [folder.read(name) for name in folder.names(".jsonl")] or [b""]

@@ -20,7 +20,7 @@ from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.trainer import cause_of, is_machines_fault
 from rsray.distributed.train.worker import join_team, torch_config
 from rsray.errors import UserError
-from rsray.storage import Folder, locate
+from rsray.storage import Place, locate
 from rsray.training.loop import DivergedError, Team, Training
 from rsray.training.step import MemoryShortError
 from rsray.training.validation import project
@@ -37,7 +37,7 @@ class TrialJob:
     threads: int  # of a worker, where it computes on the CPU
     workers: int
     resources: dict[str, float]  # of a worker, when there are several
-    scratch: Folder  # for the files of nested groups: a place that all nodes see
+    scratch: Place  # for the files of nested groups: a place that all nodes see
 
 
 def trial_config(config: TuneConfig, point: Point) -> TrainConfig:

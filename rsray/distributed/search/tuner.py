@@ -29,7 +29,7 @@ from rsray.distributed.search.winner import (
 from rsray.distributed.session import session
 from rsray.errors import UserError
 from rsray.models import MODELS
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.storage.ownership import recorded
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.augment import AUGMENTATIONS
@@ -39,7 +39,7 @@ TUNE_FILE, BEST = "tune.yaml", "best.yaml"
 
 
 def tune(
-    config: TuneConfig, out: Folder, *, address: str | None = None, watch: Watch | None = None
+    config: TuneConfig, out: Place, *, address: str | None = None, watch: Watch | None = None
 ) -> Finals:
     """Search, then train and certify the winner and the paper's setting; returns their summaries.
 
@@ -63,7 +63,7 @@ def tune(
         return finals
 
 
-def _with_precision(config: TuneConfig, out: Folder) -> TuneConfig:
+def _with_precision(config: TuneConfig, out: Place) -> TuneConfig:
     """Return the search with its precision decided, so that best.yaml trains the same anywhere.
 
     A best.yaml that is there already has decided it: TUNE may go on on other hardware.
@@ -79,7 +79,7 @@ def _with_precision(config: TuneConfig, out: Folder) -> TuneConfig:
     return config.model_copy(update={"train": train})
 
 
-def claim_tune(out: Folder, config: TuneConfig) -> None:
+def claim_tune(out: Place, config: TuneConfig) -> None:
     """Make TUNE this search's own; UserError when it belongs to another, or cannot be run."""
     _check_values(config)
     for point, _ in first_points(config):

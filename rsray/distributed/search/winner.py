@@ -14,7 +14,7 @@ from rsray.distributed.certify.certifier import certify, selected_images
 from rsray.distributed.search.space import Point, published_settings, settings_of
 from rsray.distributed.search.watch import Watch
 from rsray.distributed.train.trainer import train
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.run import open_training_split
 
 BEST_RUN, PAPER_RUN, CERTIFICATES = "best", "paper", "certificates"
@@ -55,7 +55,7 @@ def paper_config(config: TuneConfig) -> TrainConfig:
 
 
 def train_and_certify(
-    config: TuneConfig, best: TrainConfig, out: Folder, address: str | None, watch: Watch
+    config: TuneConfig, best: TrainConfig, out: Place, address: str | None, watch: Watch
 ) -> Finals:
     """Make TUNE/best with its certificates, and TUNE/paper on the same images unless it is best."""
     paper = paper_config(config)
@@ -75,7 +75,7 @@ def train_and_certify(
 def _finish(
     config: TuneConfig,
     wanted: TrainConfig,
-    run: Folder,
+    run: Place,
     address: str | None,
     watch: Watch,
     tag: str,

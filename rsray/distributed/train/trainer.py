@@ -26,7 +26,7 @@ from rsray.distributed.session import (
 )
 from rsray.distributed.train.worker import Job, torch_config, worker_loop
 from rsray.errors import UserError
-from rsray.storage import Folder, locate, one_line
+from rsray.storage import Place, locate, one_line
 from rsray.training.checkpoint import latest_epoch
 from rsray.training.loop import Progress, Training
 from rsray.training.metrics import read_metrics
@@ -44,7 +44,7 @@ OnProgress = Callable[[Progress], None]
 
 def train(
     config: TrainConfig,
-    run: Folder,
+    run: Place,
     split: ImageSplit,
     *,
     address: str | None = None,
@@ -87,7 +87,7 @@ def is_streamed_run(config: TrainConfig, split: ImageSplit) -> bool:
 
 
 def _fit_here(
-    config: TrainConfig, run: Folder, device: torch.device, on_progress: OnProgress
+    config: TrainConfig, run: Place, device: torch.device, on_progress: OnProgress
 ) -> None:
     quiet_logs()
     from ray.train import ScalingConfig
@@ -123,7 +123,7 @@ def _report(row: dict[str, Any]) -> None:
     ray.train.report(row)
 
 
-def _fit_group(config: TrainConfig, run: Folder, is_streamed: bool) -> None:
+def _fit_group(config: TrainConfig, run: Place, is_streamed: bool) -> None:
     """Train in worker groups until the run is done, each from the checkpoint the last one left.
 
     Raises the user's mistake behind a failure at once, any other failure after MAX_FAILURES groups
@@ -154,7 +154,7 @@ def _fit_group(config: TrainConfig, run: Folder, is_streamed: bool) -> None:
             )
 
 
-def _fit_group_once(config: TrainConfig, run: Folder, is_streamed: bool) -> None:
+def _fit_group_once(config: TrainConfig, run: Place, is_streamed: bool) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -202,7 +202,7 @@ def _cpus(workers: int, gpus: float, is_streamed: bool) -> tuple[float, float]:
 
 
 @contextmanager
-def _followed(run: Folder, epochs: int, on_progress: OnProgress) -> Iterator[None]:
+def _followed(run: Place, epochs: int, on_progress: OnProgress) -> Iterator[None]:
     """Show each epoch that the workers add to metrics.jsonl."""
     stop, seen = threading.Event(), latest_epoch(run)  # a line beyond it is of an epoch to repeat
 

@@ -16,7 +16,7 @@ from rsray.config import TrainConfig
 from rsray.core.hardware import dedicate_process
 from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.feed import RayFeed
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.loop import Team, Training
 
 
@@ -25,7 +25,7 @@ class Job:
     """What every worker is told; it travels to other nodes."""
 
     config: TrainConfig
-    run: Folder
+    run: Place
     search_path: tuple[str, ...]
     reading_cpus: float  # of a task that reads images
     gpus: float  # of a worker

@@ -15,7 +15,7 @@ from rsray.data import open_split
 from rsray.distributed.certify import certifier
 from rsray.distributed.certify.certifier import certify, selected_images
 from rsray.errors import UserError
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.storage.yaml_files import from_yaml
 
 
@@ -31,7 +31,7 @@ def job(ray_session, digits_run, tmp_path):
             "block_size": 500, "precision": "fp32", "actors": 2,
         }  # fmt: skip
         config = CertifyConfig.make({**values, **settings})
-        folder = Folder.of(tmp_path / name)
+        folder = Place.of(tmp_path / name)
         chosen = selected_images(config, split)
         return certify(config, folder, source, split, chosen, on_progress=on_progress)
 
@@ -147,7 +147,7 @@ def faulty(ray_session, tmp_path, monkeypatch):
             }
         )  # fmt: skip
         chosen = selected_images(config, split)
-        summary = certify(config, Folder.of(tmp_path / "cert"), source, split, chosen)
+        summary = certify(config, Place.of(tmp_path / "cert"), source, split, chosen)
         return summary, split, chosen
 
     return run

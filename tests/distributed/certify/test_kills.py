@@ -16,7 +16,7 @@ from rsray.config import CertifyConfig
 from rsray.data import open_split
 from rsray.distributed.certify.certifier import certify, selected_images
 from rsray.distributed.session import session
-from rsray.storage import Folder
+from rsray.storage import Place
 
 DRAWS = 25_000  # per image, 15 images: tens of seconds of counting in float32
 
@@ -36,7 +36,7 @@ def run_certify(run, out, on_progress=lambda snapshot: None, address=None, **cha
     split = open_split("digits", "test")
     chosen = selected_images(config, split)
     return certify(
-        config, Folder.of(out), source, split, chosen, on_progress=on_progress, address=address
+        config, Place.of(out), source, split, chosen, on_progress=on_progress, address=address
     )
 
 

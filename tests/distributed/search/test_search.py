@@ -21,7 +21,7 @@ from rsray.distributed.search.watch import Watch
 from rsray.distributed.session import session
 from rsray.errors import UserError
 from rsray.presets import train_config
-from rsray.storage import Folder
+from rsray.storage import Place
 
 
 def config_of(specs, trials, **flat):
@@ -43,7 +43,7 @@ def rungs_of(asha):
 def test_a_resumed_search_knows_what_the_first_one_saw(tmp_path, monkeypatch):
     """The look that stops a trial is recorded once, and ASHA's rungs are the same again."""
     config = config_of(["lr=choice(0.00001,0.1)"], 8, lr=0.1, epochs=3)
-    out, schedulers, schedule = Folder.of(tmp_path), [], search._scheduler
+    out, schedulers, schedule = Place.of(tmp_path), [], search._scheduler
     monkeypatch.setattr(
         search, "_scheduler", lambda *given: schedulers.append(schedule(*given)) or schedulers[0]
     )
@@ -73,7 +73,7 @@ def test_a_search_without_a_winner_leaves_its_table_and_page(tmp_path, monkeypat
     config = config_of(["lr=log(0.01,0.1)"], 3, epochs=1)
     expected = "2 x it diverged; 1 x no memory.*trials.parquet.*another --out"
     with pytest.raises(UserError, match=expected):
-        tuner.tune(config, Folder.of(tmp_path))
+        tuner.tune(config, Place.of(tmp_path))
     assert pq.read_table(tmp_path / "trials.parquet")["error"][0].as_py() == "no memory"
     assert "it diverged" in (tmp_path / "tune.html").read_text()
     assert (tmp_path / "plots" / "history.svg").is_file()
@@ -135,7 +135,7 @@ def test_a_trial_whose_gpu_breaks_runs_again_in_another_process(tmp_path, monkey
     (tmp_path / "breaks_once.py").write_text(MODEL.format(log=str(log)))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     config = config_of(["lr=log(0.01,0.1)"], 2, epochs=1, model="breaks_once:model", limit=200)
-    out = Folder.of(tmp_path / "tune").make()
+    out = Place.of(tmp_path / "tune").make()
     with session("local"):
         run_search(config, open_study(out, config), out, Watch())
     assert [row["state"] for row in trial_rows(open_study(out, config))] == ["complete"] * 2

@@ -13,7 +13,7 @@ from rsray.distributed.search.space import parse_grid, parse_space
 from rsray.distributed.search.study import SCHEMA, open_study, trial_rows, winner, write_trials
 from rsray.errors import UserError
 from rsray.presets import train_config
-from rsray.storage import Folder
+from rsray.storage import Place
 
 EPOCHS, LOOKS = 8, 4
 
@@ -57,7 +57,7 @@ def run(config, out, trials, stop_at=LOOKS):
 
 
 def folder(path):
-    return Folder.of(path).make()
+    return Place.of(path).make()
 
 
 def test_a_search_that_stops_and_goes_on_proposes_what_an_unbroken_one_does(tmp_path):

@@ -11,7 +11,7 @@ from rsray.distributed.search.space import parse_grid, parse_space
 from rsray.distributed.search.study import open_study, trial_rows
 from rsray.distributed.search.study_page import draw, importances, write_study
 from rsray.presets import train_config
-from rsray.storage import Folder
+from rsray.storage import Place
 
 
 def searched(out, figures, search, **changes):
@@ -19,7 +19,7 @@ def searched(out, figures, search, **changes):
     base = train_config({"dataset": "digits", "epochs": 4, "model": "lenet"})
     values = {"train": base, "search": search, "trials": len(figures)}
     config = TuneConfig.make({**values, **changes})
-    study = open_study(Folder.of(out).make(), config)
+    study = open_study(Place.of(out).make(), config)
     searcher = StudySearcher(config, study)
     for place, figure in enumerate(figures):
         point = searcher.suggest(str(place))
@@ -113,7 +113,7 @@ def test_a_search_without_a_winner_is_still_drawn_and_told(tmp_path):
     for place, (space, changes) in enumerate(spaces):
         out = tmp_path / str(place)
         config, study = searched(out, ["no memory", "it diverged"], space, **changes)
-        write_study(Folder.of(out), study, config)
+        write_study(Place.of(out), study, config)
         html = (out / "tune.html").read_text()
         assert "no memory" in html and "it diverged" in html and "2 failed" in html
         assert (out / "plots" / "history.svg").stat().st_size > 0
@@ -124,7 +124,7 @@ def test_the_page_holds_every_trial_and_needs_nothing_else(tmp_path, count):
     space = parse_space(["trade_off=log(0.01,32)", "model=choice(lenet,'<b>')"], "macer")
     figures = [(0.123456, 0.5, 4), "<script>alert(1)</script>"][:count]
     config, study = searched(tmp_path, figures, space)
-    write_study(Folder.of(tmp_path), study, config)
+    write_study(Place.of(tmp_path), study, config)
     html = (tmp_path / "tune.html").read_text()
     assert "0.1235" in html and "<script>" not in html and "<b>" not in html
     assert ("&lt;script&gt;alert(1)" in html) == (count == 2)

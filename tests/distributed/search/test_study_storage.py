@@ -9,7 +9,7 @@ from optuna.storages import InMemoryStorage
 
 from rsray.distributed.search import study_storage
 from rsray.distributed.search.study_storage import SegmentedJournal
-from rsray.storage import Folder
+from rsray.storage import Place
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -41,7 +41,7 @@ def facts(study):
 @pytest.mark.parametrize("segment", [64 * 1024, 300])
 def test_a_study_on_s3_equals_one_in_memory(bucket, monkeypatch, segment):
     monkeypatch.setattr(study_storage, "SEGMENT_BYTES", segment)
-    out = Folder.of(bucket.uri("tune"))
+    out = Place.of(bucket.uri("tune"))
     expected = open_study(InMemoryStorage())
     expected.optimize(objective, n_trials=6, catch=ValueError)
     for _ in range(2):  # the second start knows only what is on S3
@@ -59,7 +59,7 @@ def test_a_study_on_s3_equals_one_in_memory(bucket, monkeypatch, segment):
 
 def test_every_record_is_stored_before_optuna_goes_on(bucket):
     """A search killed at any moment: what Optuna was told is there for the next start."""
-    out = Folder.of(bucket.uri("tune"))
+    out = Place.of(bucket.uri("tune"))
     study = open_study(study_storage.study_storage(out))
     for number in range(3):
         trial = study.ask()
@@ -71,14 +71,14 @@ def test_every_record_is_stored_before_optuna_goes_on(bucket):
 
 
 def test_a_record_that_cannot_be_stored_is_not_known(bucket, monkeypatch):
-    journal = SegmentedJournal(Folder.of(bucket.uri("tune/study")))
+    journal = SegmentedJournal(Place.of(bucket.uri("tune/study")))
     journal.append_logs([{"op_code": 0, "n": 1}])
 
     def fail(self, name, data):
         raise OSError("no network")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "write", fail)
+        patch.setattr(Place, "write", fail)
         with pytest.raises(OSError, match="no network"):
             journal.append_logs([{"op_code": 0, "n": 2}])
     journal.append_logs([{"op_code": 0, "n": 3}])
@@ -88,7 +88,7 @@ def test_a_record_that_cannot_be_stored_is_not_known(bucket, monkeypatch):
 
 
 def test_a_local_study_stays_in_its_file(tmp_path):
-    study = open_study(study_storage.study_storage(Folder.of(tmp_path)))
+    study = open_study(study_storage.study_storage(Place.of(tmp_path)))
     study.optimize(objective, n_trials=2)
     assert (tmp_path / "study.journal").read_text().count("\n") > 4
-    assert facts(open_study(study_storage.study_storage(Folder.of(tmp_path)))) == facts(study)
+    assert facts(open_study(study_storage.study_storage(Place.of(tmp_path)))) == facts(study)

@@ -14,7 +14,7 @@ from rsray.distributed.search.trial import TrialJob, run_trial
 from rsray.distributed.train.trainer import is_machines_fault
 from rsray.errors import UserError
 from rsray.presets import train_config
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.step import MemoryShortError
 
 ASSERTED = "CUDA error: device-side assert triggered"
@@ -24,7 +24,7 @@ def job_of(tmp_path, *, workers=1, gpus=0.0):
     base = train_config({"dataset": "digits", "epochs": 2})
     config = TuneConfig.make({"train": base, "search": parse_space([], "macer")})
     resources = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
-    return TrialJob(config, (), 1, workers, resources, Folder.of(tmp_path))
+    return TrialJob(config, (), 1, workers, resources, Place.of(tmp_path))
 
 
 @pytest.fixture

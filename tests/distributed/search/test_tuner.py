@@ -17,7 +17,7 @@ from rsray.distributed.search.tuner import tune
 from rsray.distributed.search.watch import Watch
 from rsray.errors import UserError
 from rsray.presets import train_config
-from rsray.storage import Folder
+from rsray.storage import Place
 
 IMAGENET = SHARED / "data" / "imagenet" / "val"
 
@@ -52,7 +52,7 @@ def test_a_search_ends_in_a_winner_certified_beside_the_published_setting(ray_se
         4, ["lr=choice(0.0001,0.1)"], {"compare": True},
         objective="gaussian", lr=0.0001, epochs=10, limit=None, num_draws=1,
     )  # fmt: skip
-    summary = tune(config, Folder.of(out), watch=Watch(phase=phases.append))
+    summary = tune(config, Place.of(out), watch=Watch(phase=phases.append))
     assert phases == ["search", "train", "certify", "train (start)", "certify (start)"]
     trials = trials_of(out)
     assert len(trials) == 4 and trials[0]["lr"] == 0.0001  # what the search starts from
@@ -82,17 +82,17 @@ def test_a_search_ends_in_a_winner_certified_beside_the_published_setting(ray_se
 def test_a_search_that_ended_is_not_repeated_and_another_is_refused(ray_session, tmp_path):
     out = tmp_path / "tune"
     quick = {"final": False}
-    tune(small(trials=2, tuning=quick), Folder.of(out))
+    tune(small(trials=2, tuning=quick), Place.of(out))
     assert not (out / "best").exists()
     before = trials_of(out)
     again = small(trials=2)
     elsewhere = again.train.model_copy(update={"data_root": "/somewhere"})
-    summary = tune(again.model_copy(update={"train": elsewhere}), Folder.of(out))
+    summary = tune(again.model_copy(update={"train": elsewhere}), Place.of(out))
     assert trials_of(out) == before and summary.best["num_images"] == 9
     with pytest.raises(UserError, match="trials is 5 now but was 2"):
-        tune(small(trials=5), Folder.of(out))
+        tune(small(trials=5), Place.of(out))
     with pytest.raises(UserError, match=r"sigma is 0\.5 now but was 0\.25"):
-        tune(small(trials=2, sigma=0.5), Folder.of(out))
+        tune(small(trials=2, sigma=0.5), Place.of(out))
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_a_trial_that_diverges_or_raises_fails_and_the_search_goes_on(ray_sessio
     try:
         grid = parse_grid([text.replace("choice(", "").rstrip(")") for text in search], "gaussian")
         config = small(4, search, {"sampler": "grid", "final": False}, **base)
-        tune(config.model_copy(update={"search": grid}), Folder.of(out))
+        tune(config.model_copy(update={"search": grid}), Place.of(out))
     finally:
         sys.path.remove(str(tmp_path))
     rows = trials_of(out)
@@ -123,7 +123,7 @@ def test_two_searches_with_one_seed_are_equal(ray_session, tmp_path):
         objective="gaussian", epochs=6, limit=None, num_draws=1,
     )  # fmt: skip
     for name in ("a", "b"):
-        tune(config, Folder.of(tmp_path / name))
+        tune(config, Place.of(tmp_path / name))
     rows = without_times(trials_of(tmp_path / "a"))
     assert rows == without_times(trials_of(tmp_path / "b"))
     assert len({row["lr"] for row in rows}) == 6 == len({row["projected_acr"] for row in rows})
@@ -230,7 +230,7 @@ def test_imagenet_end_to_end_with_a_tiny_budget(ray_session, tmp_path):
         limit=40, batch_size=8, epochs=1, num_draws=2,
         tuning={"validation": 0.25, "n": 200, "skip": 5},
     )  # fmt: skip
-    summary = tune(config, Folder.of(tmp_path / "tune"))
+    summary = tune(config, Place.of(tmp_path / "tune"))
     rows = trials_of(tmp_path / "tune")
     assert [row["state"] for row in rows] == ["complete", "complete"]
     assert rows[0]["source"] == "paper" and rows[0]["trade_off"] == 6.0  # MACER table 2

@@ -13,7 +13,7 @@ from rsray.distributed.train import feed as feed_module
 from rsray.distributed.train.feed import RayFeed, plan
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.metrics import read_metrics
 from rsray.training.reader import Reader
 from rsray.training.run import open_training_split
@@ -94,9 +94,9 @@ def test_a_streamed_run_trains_as_an_undivided_one(pictures, tmp_path):
         "model": "lenet", "objective": "gaussian", "batch_size": 64, "lr": 0.05, "sigma": 0.1,
         "augmentation": "random-resized-crop", "precision": "fp32",
     })  # fmt: skip
-    train(config, Folder.of(tmp_path / "run"), open_training_split(config))
+    train(config, Place.of(tmp_path / "run"), open_training_split(config))
     rows = []
     Training(config, None, CPU).run_epochs(lambda row: rows.append(row))
-    found = [row["loss"] for row in read_metrics(Folder.of(tmp_path / "run"))]
+    found = [row["loss"] for row in read_metrics(Place.of(tmp_path / "run"))]
     assert found == pytest.approx([row["loss"] for row in rows], abs=1e-4)
     assert len(found) == 3 and found[-1] < found[0]

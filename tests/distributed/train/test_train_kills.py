@@ -13,7 +13,7 @@ from rsray.distributed.session import session
 from rsray.distributed.train import trainer
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.loop import Training
 from rsray.training.metrics import read_metrics
 from rsray.training.run import open_training_split
@@ -48,7 +48,7 @@ def undisturbed():
 
 def check(run, undisturbed):
     losses, weights = undisturbed
-    rows = read_metrics(Folder.of(run))
+    rows = read_metrics(Place.of(run))
     assert [row["epoch"] for row in rows] == list(range(EPOCHS))
     assert [row["loss"] for row in rows] == pytest.approx(losses, abs=1e-4)
     found = load_file(run / "model.safetensors")
@@ -83,7 +83,7 @@ def test_a_worker_killed_mid_run(undisturbed, tmp_path):
 
     killer = Once(strike)
     settings = config(workers=2)
-    train(settings, Folder.of(tmp_path / "run"), open_training_split(settings), on_progress=killer)
+    train(settings, Place.of(tmp_path / "run"), open_training_split(settings), on_progress=killer)
     assert killer.struck and killer.seen == list(range(EPOCHS))
     check(tmp_path / "run", undisturbed)
 
@@ -106,7 +106,7 @@ def test_a_node_killed_mid_run_leaves_fewer_workers(undisturbed, tmp_path):
             return True
 
         settings = config(workers="1-2")
-        run, split = Folder.of(tmp_path / "run"), open_training_split(settings)
+        run, split = Place.of(tmp_path / "run"), open_training_split(settings)
         with session(cluster.address):
             train(settings, run, split, address=cluster.address, on_progress=Once(strike))
         assert killed.is_set()
@@ -127,7 +127,7 @@ def test_a_run_on_an_object_store_goes_on_after_a_kill(bucket_of_options, undist
         return mine
 
     killer = Once(strike)
-    train(settings, Folder.of(where), open_training_split(settings), on_progress=killer)
+    train(settings, Place.of(where), open_training_split(settings), on_progress=killer)
     assert len(killer.struck) == 2 and killer.seen == list(range(EPOCHS))
     for key in ("metrics.jsonl", "model.safetensors"):
         (tmp_path / key).write_bytes(bucket_of_options.get(f"runs/a/{key}"))

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from rsray.distributed.train.trainer import train
 from rsray.errors import UserError
 from rsray.presets import train_config
-from rsray.storage import Folder
+from rsray.storage import Place
 from rsray.training.run import open_training_split
 
 
@@ -23,33 +23,33 @@ def test_one_worker_trains_in_this_process_and_a_finished_run_stays(tmp_path):
     config = small()
     seen = []
     split = open_training_split(config)
-    assert train(config, Folder.of(tmp_path / "run"), split, on_progress=seen.append)
+    assert train(config, Place.of(tmp_path / "run"), split, on_progress=seen.append)
     assert [progress.row["epoch"] for progress in seen if progress.row] == [0, 1, 2]
     before = (tmp_path / "run/model.safetensors").read_bytes()
-    assert not train(config, Folder.of(tmp_path / "run"), split)
+    assert not train(config, Place.of(tmp_path / "run"), split)
     assert (tmp_path / "run/model.safetensors").read_bytes() == before
 
 
 def test_a_fault_of_the_users_comes_out_as_it_is(tmp_path):
     config = small(lr=1e30, objective="gaussian")
     with pytest.raises(UserError, match="loss became"):
-        train(config, Folder.of(tmp_path / "run"), open_training_split(config))
+        train(config, Place.of(tmp_path / "run"), open_training_split(config))
 
 
 def test_a_gpu_that_is_asked_for_and_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     config = small(gpus_per_worker=1)
     with pytest.raises(UserError, match="gpus-per-worker is 1, but no GPU is here"):
-        train(config, Folder.of(tmp_path / "run"), open_training_split(config))
+        train(config, Place.of(tmp_path / "run"), open_training_split(config))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_two_workers_train_as_one_does(tmp_path):
     split = open_training_split(small())
-    train(small(), Folder.of(tmp_path / "one"), split)
+    train(small(), Place.of(tmp_path / "one"), split)
     seen = []
-    train(small(workers=2), Folder.of(tmp_path / "two"), split, on_progress=seen.append)
+    train(small(workers=2), Place.of(tmp_path / "two"), split, on_progress=seen.append)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
     assert [progress.row["epoch"] for progress in seen] == [0, 1, 2]
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
@@ -72,9 +72,9 @@ def test_two_workers_without_memory_for_their_images_go_on_in_groups(tmp_path, m
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     config = small(model="cramped:Cramped", workers=2, epochs=2)  # 32 images a worker, 4 draws
-    train(config, Folder.of(tmp_path / "two"), open_training_split(config))
+    train(config, Place.of(tmp_path / "two"), open_training_split(config))
     alone = config.model_copy(update={"workers": 1})
-    train(alone, Folder.of(tmp_path / "one"), open_training_split(config))
+    train(alone, Place.of(tmp_path / "one"), open_training_split(config))
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
     assert (tmp_path / "two" / ".group-size").read_text() == "16"
 
@@ -93,4 +93,4 @@ def test_workers_may_be_a_range():
 def test_more_workers_than_cores_are_refused(ray_session, tmp_path):
     config = small(workers=40)
     with pytest.raises(UserError, match="workers is 40: that needs 40 CPU cores"):
-        train(config, Folder.of(tmp_path / "run"), open_training_split(config))
+        train(config, Place.of(tmp_path / "run"), open_training_split(config))
