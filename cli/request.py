@@ -49,11 +49,12 @@ def certification(
     **settings: Any,
 ) -> Request:
     """Return the certification that the options describe; UserError for what is not allowed."""
-    from rsray.config import SAMPLING, CertifyConfig, choose
+    from rsray.config import SAMPLING, CertifyConfig
     from rsray.core.bounds import BOUNDS, check_settings
     from rsray.core.hardware import PRECISIONS
     from rsray.data import dataset_spec
     from rsray.distributed.certify.certifier import selected_images
+    from rsray.family import choose
 
     choose(settings["bound"], BOUNDS, "bound")
     choose(settings["sampling"], SAMPLING, "sampling")

@@ -6,7 +6,6 @@ same when a run continues; where it runs (`workers`, `actors`, `data_root`, ...)
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
@@ -19,6 +18,7 @@ from rsray.core.bounds import BOUNDS, SOFT_BOUNDS, check_settings
 from rsray.core.bounds.confidence_sequence import sequence_lower
 from rsray.core.radius import certified_radius
 from rsray.errors import UserError
+from rsray.family import choose
 from rsray.objectives import Objective, by_name
 from rsray.storage.yaml_files import parse_value
 
@@ -268,16 +268,6 @@ class TuneConfig(Config):
         """Return "field is X here, Y there" for each deciding field that differs."""
         rest = {key: value for key, value in other.items() if key != "train"}
         return [*super().differences(rest), *self.train.differences(other.get("train", {}))]
-
-
-def choose(value: str, allowed: Iterable[str], what: str) -> str:
-    """Return `value` if it is allowed; UserError that lists what is and guesses what was meant."""
-    names = list(allowed)
-    if value in names:
-        return value
-    close = difflib.get_close_matches(value, names, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    raise UserError(f"{what} {value!r} is unknown{hint}; choose one of {', '.join(names)}")
 
 
 def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None:

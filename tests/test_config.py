@@ -9,13 +9,13 @@ from rsray.config import (
     CertifyConfig,
     TrainConfig,
     TuneConfig,
-    choose,
     nest,
     objective_fields,
     parse_assignments,
     scaled_drops,
 )
 from rsray.errors import UserError
+from rsray.family import choose
 from rsray.objectives import OBJECTIVES
 from rsray.presets import DEFAULTS, preset, train_config
 from rsray.storage.yaml_files import from_yaml, to_yaml

@@ -15,14 +15,15 @@ MODULES = sorted([*ROOT.glob("rsray/**/*.py"), *ROOT.glob("cli/**/*.py")])
 ALLOWED = {
     "errors": set(),
     "versions": set(),
-    "core": {"errors"},
+    "family": {"errors"},
+    "core": {"family", "errors"},
     "storage": {"errors"},
-    "objectives": {"core", "errors"},
-    "models": {"core", "errors"},
-    "data": {"core", "errors", "storage"},
-    "config": {"core", "errors", "objectives", "storage"},
-    "presets": {"config", "errors"},
-    "results": {"core", "errors", "storage", "versions", "config", "data", "presets"},
+    "objectives": {"family", "core", "errors"},
+    "models": {"family", "core", "errors"},
+    "data": {"family", "core", "errors", "storage"},
+    "config": {"family", "core", "errors", "objectives", "storage"},
+    "presets": {"family", "config", "errors"},
+    "results": {"family", "core", "errors", "storage", "versions", "config", "data", "presets"},
 }
 MIDDLE = set(ALLOWED)
 ALLOWED |= {

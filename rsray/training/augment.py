@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rsray.config import choose
+from rsray.family import choose
 from rsray.training.crop import RESIZED_CROP
 
 CROP_FLIP = "crop-flip"

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from rsray import models
-from rsray.config import TrainConfig, choose
+from rsray.config import TrainConfig
 from rsray.core.hardware import device_name, resolve_precision
 from rsray.data import ImageSplit, open_split
 from rsray.errors import UserError
+from rsray.family import choose
 from rsray.storage import Place
 from rsray.storage.ownership import recorded
 from rsray.storage.yaml_files import from_yaml, to_yaml

@@ -7,7 +7,7 @@ import math
 import torch
 from optuna.distributions import FloatDistribution
 
-from rsray.config import TrainConfig, TuneConfig, choose
+from rsray.config import TrainConfig, TuneConfig
 from rsray.core.hardware import resolve_precision
 from rsray.distributed.search.search import run_search
 from rsray.distributed.search.space import distributions, ends
@@ -28,6 +28,7 @@ from rsray.distributed.search.winner import (
 )
 from rsray.distributed.session import session
 from rsray.errors import UserError
+from rsray.family import choose
 from rsray.models import MODELS
 from rsray.storage import Place
 from rsray.storage.ownership import recorded
