@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from rsray.errors import UserError
-from rsray.storage import TEMPORARY, Place
+from rsray.storage import Place
+from rsray.storage.place import TEMPORARY
 
 
 @pytest.fixture(params=["path", "uri"])
