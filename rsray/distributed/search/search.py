@@ -31,8 +31,9 @@ from rsray.distributed.search.trial_resources import (
     gpus_per_worker,
     plan_trials,
 )
-from rsray.distributed.search.watch import Watch, Watcher
+from rsray.distributed.search.watch import Watcher
 from rsray.distributed.session import quiet_logs, search_path
+from rsray.progress import Watch
 from rsray.storage import Place, locate
 
 LOST_PROCESSES = 2  # times that a trial whose process or node was lost is run again
