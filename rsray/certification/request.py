@@ -11,7 +11,7 @@ from rsray import data
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.certification.store import Selected
 from rsray.config import CertifyConfig, PredictConfig
-from rsray.data import ImageSplit, dataset_spec, selected
+from rsray.data import DATASETS, ImageSplit, selected
 
 # What a RUN says of itself unless it is given.
 KNOWN = ("model", "dataset", "data_root", "image_size", "sigma")
@@ -50,7 +50,7 @@ def open_certification(
     config = CertifyConfig.make(
         {
             "precision": None,
-            "skip": dataset_spec(str(found.dataset)).skip,
+            "skip": DATASETS[str(found.dataset)].skip,
             **given,
             **{name: getattr(found, name) for name in KNOWN},
             "source": source,
@@ -77,7 +77,7 @@ def open_prediction(
     rest = {key: value for key, value in given.items() if key not in own}
     images = CertifyConfig.make({**_PLACEHOLDERS, "precision": None, **rest})
     found, split = open_classifier(source, rest, download=download)
-    skip = images.skip if "skip" in rest else dataset_spec(str(found.dataset)).skip
+    skip = images.skip if "skip" in rest else DATASETS[str(found.dataset)].skip
     indices = selected(len(split), images.start, skip, images.limit)
     return PredictionRequest(config, found, split, indices, images.seed, images.precision)
 
