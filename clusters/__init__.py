@@ -1,1 +1,1 @@
-"""The cluster definitions, as the installed package has them: importlib.resources finds them here."""
+"""The cluster definitions of the installed package, for importlib.resources."""
