@@ -1,4 +1,4 @@
-"""The packages of the wheel: found, so that a new folder needs no entry. All else: pyproject.toml."""
+"""The packages of the wheel, found in the tree; all else is in pyproject.toml."""
 
 from setuptools import find_packages, setup
 

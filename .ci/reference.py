@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Writes the API reference, made from the docstrings, into a folder (default: build/reference).
 
-    uv run .ci/reference [FOLDER]
+    uv run .ci/reference.py [FOLDER]
 
 It ends with status 1 where pdoc warns of a docstring or of a name.
 """
@@ -26,7 +25,10 @@ def show_all(module: ModuleType) -> None:
     for name in public:
         setattr(module, name, getattr(module, name))
     inside = [found.name for found in iter_modules(getattr(module, "__path__", []))]
-    module.__all__ = [*public, *(name for name in inside if name not in {*public} and name[0] != "_")]
+    module.__all__ = [
+        *public,
+        *(name for name in inside if name not in {*public} and name[0] != "_"),
+    ]
 
 
 def main() -> None:
