@@ -265,7 +265,7 @@ def test_help(command, rsray_command, monkeypatch):
         "tune": "--dataset --objective --trials --concurrent --epochs --search --out --seed --address",
         "report": "--format --plot --html --export-cohen",
     }  # fmt: skip
-    for option in options.get(command, "").split():  # CONTRACT.md, Commands
+    for option in options.get(command, "").split():  # users rely on them
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", result.out), option
 
 

@@ -142,7 +142,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     """Lets Tune ask and tell an Optuna study whose storage is the record of the search.
 
     Ray's own OptunaSearch tells trials that were stopped early as complete, and leaves one that
-    reports NaN running for good (RAY.md, section 2).
+    reports NaN running for good (rsray/distributed/README.md).
     """
 
     def __init__(self, config: TuneConfig, study: optuna.Study) -> None:
