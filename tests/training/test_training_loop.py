@@ -18,7 +18,7 @@ from rsray.training.metrics import read_metrics
 from rsray.training.run import claim_run, open_training_split, run_record
 
 CPU = torch.device("cpu")
-# CONTRACT.md, `metrics.jsonl`.
+# What every line of metrics.jsonl holds.
 KEYS = {
     "epoch", "loss", "classification_loss", "robustness_loss", "lr", "noisy_accuracy",
     "draws_per_second", "seconds",
@@ -114,9 +114,9 @@ def test_every_epoch_visits_every_image_once(lab):
     training = lab.training(lab.config(limit=50, batch_size=16))
     seen = []
     for epoch in range(2):
-        parts = training.schedule.parts(epoch)
-        assert [len(part.rows) for part in parts] == [16, 16, 16, 2]
-        assert all(part.rows == range(part.global_size) for part in parts)
+        parts = training.schedule.shares(epoch)
+        assert [len(part.slots) for part in parts] == [16, 16, 16, 2]
+        assert all(part.slots == range(part.global_size) for part in parts)
         seen.append(torch.cat([part.positions_B for part in parts]).tolist())
     assert sorted(seen[0]) == sorted(seen[1]) == list(range(50)) and seen[0] != seen[1]
 
