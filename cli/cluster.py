@@ -174,7 +174,7 @@ def without_options(words: list[str], options: dict[str, int]) -> list[str]:
 
 
 def _say(text: str) -> None:
-    from rsray_cli.screen.live import say
+    from rsray.screen import say
 
     say(text)
 
@@ -188,9 +188,9 @@ def _submit(
     out: str | None,
 ) -> str:
     """Submit the command and return the job's id."""
+    from rsray.api import new_folder
     from rsray.cluster.jobs import submit_job
     from rsray.cluster.packaging import CommandLine
-    from rsray_cli.options import new_folder
 
     where = out or new_folder("cluster", words[0])
     job_id = submit_job(dashboard, CommandLine.of(words, inputs=inputs, model=model), where)
