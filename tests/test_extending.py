@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rsray.core.bounds import BOUNDS
+from rsray.family import Family
+
 ROOT = Path(__file__).resolve().parents[1]
 
 OBJECTIVE = '''"""Mine: cross entropy of the noisy copies, less the entropy of their mean (you, 2026)."""
@@ -101,6 +104,34 @@ SQUARES = DatasetSpec(
     training={"model": "lenet", "epochs": 2, "lr": 0.05, "lr_drops": (1,)},
     settings={"macer": {"num_draws": 2}},
 )
+'''
+BOUND = '''"""Half: Clopper-Pearson's bound at half of alpha, so a little more careful than it is."""
+
+from __future__ import annotations
+
+import math
+
+from numpy.typing import ArrayLike
+
+from rsray.core.bounds._base import Bound, Floats
+from rsray.core.bounds.clopper_pearson import clopper_pearson_lower
+
+
+class Half(Bound):
+    """Certifies Cohen et al.'s smoothed classifier with probability 1 - alpha/2."""
+
+    name = "half"
+
+    def lower(self, hits: ArrayLike, square_sums: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
+        """Return Clopper-Pearson's lower bound at alpha / 2."""
+        return clopper_pearson_lower(hits, n, alpha / 2)
+
+    def about_smallest_n(self, alpha: float) -> float:
+        """Return log(alpha / 2) / log(1/2)."""
+        return math.log(alpha / 2) / math.log(0.5)
+
+
+HALF = Half()
 '''
 
 
@@ -208,6 +239,25 @@ def test_a_data_set_is_one_file_and_one_line(with_dataset):
         "tests/presets/test_presets.py",
     )
     assert " passed" in with_dataset.contract(*files, of="squares or test_specs")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not isinstance(BOUNDS, Family), reason="the bounds are no family yet")
+def test_a_bound_is_one_file_and_one_line(copy):
+    copy.add(
+        "rsray/core/bounds/half.py",
+        BOUND,
+        '        "half": "rsray.core.bounds.half:HALF",',
+        "    },\n)",
+        "rsray/core/bounds/__init__.py",
+    )
+    assert "half" in copy.rsray("certify", "--help")
+    code = "from rsray.core.bounds import BOUNDS as all; "
+    code += "print(all['half'].lower_of_all_hits(99, 0.002) == "
+    code += "all['clopper-pearson'].lower_of_all_hits(99, 0.001))"
+    assert copy.python("-c", code).strip() == "True"
+    files = ("tests/core/bounds/test_bounds.py", "tests/core/test_coverage.py")
+    assert " passed" in copy.contract(*files, of="half")
 
 
 def test_help_lists_what_was_added(with_objective, with_dataset):
