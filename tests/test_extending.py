@@ -159,7 +159,7 @@ class Copy:
     def python(self, *arguments):
         done = subprocess.run(
             [sys.executable, *arguments], cwd=self.folder, env=self.environment,
-            capture_output=True, text=True, timeout=280,
+            capture_output=True, text=True, timeout=900,
         )  # fmt: skip
         assert done.returncode == 0, f"{arguments}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
