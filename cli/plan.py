@@ -102,8 +102,8 @@ def _print(request, actors, price, seconds):  # type: ignore[no-untyped-def]
 
     from rsray.certification.engine.compiled import nominal_speed
     from rsray.certification.engine.evaluation import choose_evaluation
-    from rsray.certification.folder import demand_of
     from rsray.certification.forecast import forecast
+    from rsray.certification.sampling_plan import SamplingPlan
     from rsray.core.hardware import (
         dedicate_process,
         default_device,
@@ -132,13 +132,13 @@ def _print(request, actors, price, seconds):  # type: ignore[no-untyped-def]
         compile=config.compile,
         work_seconds=len(selected.indices) * config.n / (nominal * actors * gpus),
     )
-    demand = demand_of(config)
-    found = forecast(model, split, selected, config, demand, evaluation, seconds=seconds)
+    sampling_plan = SamplingPlan.of(config)
+    found = forecast(model, split, selected, config, sampling_plan, evaluation, seconds=seconds)
     found = replace(found, draws_per_second=found.draws_per_second * min(gpus, 1.0))
     kind = "GPU" if device.type == "cuda" else "core"
     how = "compiled, " if evaluation.compiled else ""
     each = f"{found.draws_per_image:,.0f}"
-    if not demand.is_alike:
+    if not sampling_plan.is_same_for_all:
         each += f" ± {found.draws_per_image_error:,.0f} ({found.sampled_images} images looked at)"
     if config.at_radius:
         each += ", an estimate: draws stop once the radii are decided"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from rsray.core.bounds import BOUNDS, SOFT_BOUNDS, check_settings
+from rsray.core.bounds import BOUNDS, check_settings
 from rsray.core.bounds.confidence_sequence import sequence_lower
 from rsray.core.radius import certified_radius
 from rsray.errors import UserError
@@ -214,7 +214,7 @@ class CertifyConfig(Config):
     @property
     def soft(self) -> bool:
         """Whether the certified classifier is the soft smoothed one."""
-        return self.bound in SOFT_BOUNDS
+        return BOUNDS[self.bound].is_soft
 
 
 class TuneConfig(Config):

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from rsray.certification.engine.evaluation import choose_evaluation
 from rsray.certification.engine.sampler import Sampler, ShortOfMemoryError
 from rsray.certification.source import ClassifierSource
-from rsray.core.counts import ClassCounts
 from rsray.core.decide import predict_hard
 from rsray.data import ImageSplit
 from rsray.errors import UserError
 from rsray.storage import one_line, write_file
-
-_FIELDS: list[tuple[str, pa.DataType]] = [
-    ("index", pa.int64()),
-    ("label", pa.int32()),
-    ("prediction", pa.int32()),  # -1 = abstain
-    ("p_value", pa.float64()),
-]
-PREDICTIONS = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _FIELDS])
+from rsray.storage.schemas import PREDICTIONS, parquet_bytes
 
 
 def predict_images(
@@ -55,7 +46,7 @@ def predict_images(
         sigma=sigma,
         seed=seed,
     )
-    rows: list[dict[str, object]] = []
+    decided: dict[int, tuple[int, float]] = {}
     failed: dict[str, str] = {}
     for index in indices.tolist():
         try:
@@ -68,18 +59,24 @@ def predict_images(
         except Exception as problem:  # one image's fault must not cost the others their answer
             failed[str(index)] = one_line(problem)
             continue
-        prediction, p_value = predict_hard(ClassCounts.dense(counts_1K), alpha=alpha)
-        label = int(split.labels[index])
-        values = (index, label, int(prediction[0]), float(p_value[0]))
-        rows.append(dict(zip(PREDICTIONS.names, values, strict=True)))
-    if failed and not rows:
+        prediction_1, p_value_1 = predict_hard(counts_1K, alpha=alpha)
+        decided[index] = int(prediction_1[0]), float(p_value_1[0])
+    if failed and not decided:
         index, reason = next(iter(failed.items()))
         raise UserError(f"no image can be predicted; image {index}: {reason}")
-    return pa.Table.from_pylist(rows, schema=PREDICTIONS), failed
+    return _table(split, decided), failed
+
+
+def _table(split: ImageSplit, decided: dict[int, tuple[int, float]]) -> pa.Table:
+    rows = [
+        (index, int(split.labels[index]), prediction, p_value)
+        for index, (prediction, p_value) in decided.items()
+    ]
+    return pa.Table.from_pylist(
+        [dict(zip(PREDICTIONS.names, row, strict=True)) for row in rows], schema=PREDICTIONS
+    )
 
 
 def write_predictions(path: str, predictions: pa.Table) -> None:
     """Write the predictions as a Parquet file, whole or not at all."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(predictions, sink)
-    write_file(path, sink.getvalue().to_pybytes())
+    write_file(path, parquet_bytes(predictions))

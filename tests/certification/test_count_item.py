@@ -1,17 +1,25 @@
 """What an item yields, and what its counts come to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from rsray.certification.plan import Done, Draws, Item
+from rsray.certification.certificate_columns import (
+    IncompleteError,
+    certificate_columns,
+    check_complete,
+)
+from rsray.certification.count_item import count_item
+from rsray.certification.gathering import GatheredCounts, StoredDraws
+from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.store import Selected
-from rsray.certification.verdict import IncompleteError, certificate_columns, check_complete
-from rsray.certification.work import WorkRules, do_item
-from rsray.core.counts import ClassCounts
-from rsray.results.certificates import CERTIFICATES
+from rsray.certification.work_items import WorkItem
+from rsray.core.evidence import Evidence
+from rsray.storage.schemas import CERTIFICATES, COUNTS
 
-DRAWS = Draws(n0=10, n=130, block_size=40)
+PLAN = SamplingPlan(n0=10, n=130, block_size=40)
 IMAGE = np.zeros((1, 2, 2), np.uint8)
 
 
@@ -32,7 +40,7 @@ SELECTION = (7, "selection", [(0, 10)])
 
 
 def estimation(*blocks):
-    return (7, "estimation", [(block, DRAWS.block_draws(block)) for block in blocks])
+    return (7, "estimation", [(block, PLAN.block_draws(block)) for block in blocks])
 
 
 @pytest.mark.parametrize(
@@ -52,15 +60,17 @@ def estimation(*blocks):
         ("skip", 1, (0, 0, True, -1), [SELECTION], "S"),
     ],
 )
-def test_do_item(sampling, top, item, calls, stored):
+def test_count_item(sampling, top, item, calls, stored):
     first, number, stores_selection, known = item
     sampler = FakeSampler(top)
-    rows = do_item(
+    table = count_item(
         sampler,
         IMAGE,
-        Item(7, 1, first, number, stores_selection, known),
-        WorkRules(DRAWS, sampling),
+        WorkItem(7, 1, first, number, stores_selection, known),
+        replace(PLAN, sampling=sampling),
     )
+    assert table.schema.equals(COUNTS, check_metadata=True)
+    rows = table.to_pylist()
     assert sampler.calls == calls
     assert "".join(row["stage"][0].upper() for row in rows) == stored
     assert {(row["index"], row["label"]) for row in rows} <= {(7, 1)}
@@ -79,13 +89,8 @@ def verdict():
     estimated = np.array([[130, 0, 0], [5, 125, 0], [65, 65, 0], [0, 0, 0], [0, 0, 0], [125, 5, 0]])
 
     def columns(sampling):
-        return certificate_columns(
-            selected,
-            *map(ClassCounts.dense, (selection, estimated)),
-            sigma=0.5,
-            alpha=0.01,
-            sampling=sampling,
-        )
+        plan = replace(PLAN, sampling=sampling, sigma=0.5, alpha=0.01)
+        return certificate_columns(selected, Evidence.of_counts(selection, estimated), plan)
 
     return columns
 
@@ -121,29 +126,33 @@ def test_nothing_is_skipped_with_fixed_sampling(verdict):
             assert np.array_equal(values, columns[name])
 
 
-def state():
+def state(sampling):
     """Images 0..4 of label 0, all stored; image 3 was selected as class 1."""
-    done = Done(np.ones(5, bool), np.ones((5, 4), bool), np.array([0, 0, 0, 1, 0]))
-    return Selected(np.arange(5) * 10, np.zeros(5, int)), done
+    selected, classes = Selected(np.arange(5) * 10, np.zeros(5, int)), np.array([0, 0, 0, 1, 0])
+    wanted = replace(PLAN, sampling=sampling).wanted_blocks(selected.labels, classes, np.zeros(5))
+    return selected, StoredDraws(np.ones(5, bool), np.ones((5, 4), bool), classes, wanted)
 
 
 def test_complete_runs_pass():
     for sampling in ("fixed", "skip"):
-        check_complete(*state(), sampling, {})
+        check_complete(*state(sampling), {})
 
 
 def test_missing_images_are_named():
-    selected, done = state()
-    done.estimation_NT[1, 2] = False
-    done.estimation_NT[3] = False
-    done.selection_N[4], done.selected_class_N[4] = False, -1
+    def lacking(sampling):
+        selected, stored = state(sampling)
+        stored.estimation_NT[1, 2] = False
+        stored.estimation_NT[3] = False
+        stored.selection_N[4], stored.selected_class_N[4] = False, -1
+        return selected, stored
+
     with pytest.raises(IncompleteError, match="draws of 3 images are missing: 10, 30, 40$"):
-        check_complete(selected, done, "fixed", {})
+        check_complete(*lacking("fixed"), {})
     with pytest.raises(IncompleteError, match="draws of 2 images are missing: 10, 40$"):
-        check_complete(selected, done, "skip", {})  # 30 missed its label: nothing is owed
+        check_complete(*lacking("skip"), {})  # 30 missed its label: nothing is owed
     with pytest.raises(IncompleteError, match="draws of 1 images are missing: 40$"):
-        check_complete(selected, done, "skip", {10: "cannot be read"})
-    check_complete(selected, done, "skip", {10: "cannot be read", 40: "NaN"})
+        check_complete(*lacking("skip"), {10: "cannot be read"})
+    check_complete(*lacking("skip"), {10: "cannot be read", 40: "NaN"})
 
 
 def test_many_missing_images_are_not_all_named():
@@ -151,4 +160,4 @@ def test_many_missing_images_are_not_all_named():
     with pytest.raises(
         IncompleteError, match=r"draws of 25 images are missing: 0, 1, .*, 9 \.\.\.$"
     ):
-        check_complete(selected, Done.nothing(25, 2), "fixed", {})
+        check_complete(selected, GatheredCounts(selected, PLAN).stored_draws(), {})
