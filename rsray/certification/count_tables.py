@@ -45,7 +45,10 @@ def counts_table(
     is_kept_TK = np.logical_or.reduce([each_TK > 0 for each_TK in tables[:2]])
     row_E, class_E = np.nonzero(is_kept_TK)
     offsets = np.concatenate(([0], np.cumsum(is_kept_TK.sum(axis=1)))).astype(np.int32)
-    lists: list[Any] = [class_E.astype(np.int32), *(each_TK[row_E, class_E] for each_TK in tables)]
+    lists: tuple[Any, ...] = (
+        class_E.astype(np.int32),
+        *(each_TK[row_E, class_E] for each_TK in tables),
+    )
     numbers, draws = (np.array(each) for each in zip(*blocks, strict=True)) if blocks else ([], [])
     columns = [
         np.full(len(blocks), index, dtype=np.int64),
@@ -53,7 +56,7 @@ def counts_table(
         pa.array([stage] * len(blocks), type=pa.string()),
         np.asarray(numbers, dtype=np.int32),
         np.asarray(draws, dtype=np.int64),
-        *(pa.ListArray.from_arrays(offsets, each) for each in lists),
+        *(pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), each) for each in lists),
     ]
     return pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema)
 

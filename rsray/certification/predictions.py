@@ -46,6 +46,21 @@ def predict_images(
         sigma=sigma,
         seed=seed,
     )
+    decided, failed = _decide_each(sampler, split, indices, n, alpha)
+    if failed and not decided:
+        index, reason = next(iter(failed.items()))
+        raise UserError(f"no image can be predicted; image {index}: {reason}")
+    rows = [
+        dict(zip(PREDICTIONS.names, (index, int(split.labels[index]), *answer), strict=True))
+        for index, answer in decided.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=PREDICTIONS), failed
+
+
+def _decide_each(
+    sampler: Sampler, split: ImageSplit, indices: NDArray[np.int64], n: int, alpha: float
+) -> tuple[dict[int, tuple[int, float]], dict[str, str]]:
+    """Return (prediction, p-value) by the index of each image, and why others failed."""
     decided: dict[int, tuple[int, float]] = {}
     failed: dict[str, str] = {}
     for index in indices.tolist():
@@ -61,20 +76,7 @@ def predict_images(
             continue
         prediction_1, p_value_1 = predict_hard(counts_1K, alpha=alpha)
         decided[index] = int(prediction_1[0]), float(p_value_1[0])
-    if failed and not decided:
-        index, reason = next(iter(failed.items()))
-        raise UserError(f"no image can be predicted; image {index}: {reason}")
-    return _table(split, decided), failed
-
-
-def _table(split: ImageSplit, decided: dict[int, tuple[int, float]]) -> pa.Table:
-    rows = [
-        (index, int(split.labels[index]), prediction, p_value)
-        for index, (prediction, p_value) in decided.items()
-    ]
-    return pa.Table.from_pylist(
-        [dict(zip(PREDICTIONS.names, row, strict=True)) for row in rows], schema=PREDICTIONS
-    )
+    return decided, failed
 
 
 def write_predictions(path: str, predictions: pa.Table) -> None:
