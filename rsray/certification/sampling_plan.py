@@ -79,7 +79,8 @@ class SamplingPlan:
         """Tell of which images the estimation draws cannot matter.
 
         Unless the sampling is fixed, that is an image whose selected class is not its label: it
-        contributes 0 to ACR and to every certified accuracy whatever the estimation says.
+        contributes 0 to ACR and to every certified accuracy whatever the estimation says
+        (rsray/core/README.md, 4).
         """
         is_missed_N = (selected_class_N >= 0) & (selected_class_N != label_N)
         return np.asarray(is_missed_N & (self.sampling != "fixed"), dtype=np.bool_)
