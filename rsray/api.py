@@ -60,7 +60,7 @@ def train(
     with watching(progress) as watch:
         request = open_training(flat, config_file=config, download=download)
         chosen = request.config
-        where = fspath(out or _new_folder("train", chosen.dataset, chosen.objective, chosen.sigma))
+        where = fspath(out or new_folder("train", chosen.dataset, chosen.objective, chosen.sigma))
         watch.say(
             f"{chosen.objective} on {chosen.dataset}: {chosen.model}, sigma {chosen.sigma:g}, "
             f"{chosen.epochs} epochs, {request.num_images:,} images -> {where}"
@@ -118,7 +118,7 @@ def certify(
     with watching(progress) as watch:
         request = open_certification(fspath(source), given, download=download)
         chosen = request.config
-        where = fspath(out or _new_folder("certify", chosen.dataset, chosen.sigma))
+        where = fspath(out or new_folder("certify", chosen.dataset, chosen.sigma))
         watch.say(
             f"certifying {len(request.selected.indices):,} images of {chosen.dataset}, sigma "
             f"{chosen.sigma:g}, n {chosen.n:,}, alpha {chosen.alpha:g} -> {where}"
@@ -318,7 +318,7 @@ def tune_each(
         for sigma in [{"sigma": sigma} for sigma in sigmas] or [{}]
     ]
     base = searches[0].config.train
-    root = Place.of(out or _new_folder("tune", base.dataset, base.objective))
+    root = Place.of(out or new_folder("tune", base.dataset, base.objective))
     places = [root / f"sigma-{found.config.train.sigma:g}" for found in searches]
     places = places if len(searches) > 1 else [root]
     for place, found in zip(places, searches, strict=True):
@@ -417,7 +417,7 @@ def _assignments(specs: Mapping[str, str] | Sequence[str]) -> list[str]:
     return list(specs)
 
 
-def _new_folder(command: str, *parts: object) -> str:
+def new_folder(command: str, *parts: object) -> str:
     """Return a name for a result in ./runs that is not taken."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     return "/".join(["runs", "-".join([command, *map(str, parts), stamp])])
