@@ -62,7 +62,7 @@ class SmallRun:
 
     def __init__(self, where, model, images, **settings):
         values = {
-            "source": "RUN", "model_digest": "d1", "dataset": "digits", "model": "tiny",
+            "source": "RUN", "model_digest": "d1", "dataset": "digits", "model": "lenet",
             "num_classes": CLASSES, "sigma": 0.3, "n0": 10, "n": 130, "alpha": 0.05,
             "block_size": 40, "start": 5, "skip": 7, "limit": 12,
         }  # fmt: skip
