@@ -322,10 +322,11 @@ class CertifyConfig(Config):
 
     def _can_answer(self) -> None:
         """Raise UserError for radii that no confidence sequence of n draws can answer."""
-        if self.bound != "clopper-pearson" or self.sampling == "adaptive":
+        default = type(self).model_fields["bound"].default
+        if self.bound != default or self.sampling == "adaptive":
             raise UserError(
                 "at-radius has a bound and a stopping rule of its own: leave bound at "
-                f"clopper-pearson (it is {self.bound}) and choose sampling fixed or skip "
+                f"{default} (it is {self.bound}) and choose sampling fixed or skip "
                 f"(it is {self.sampling})"
             )
         from rsray.core.bounds.confidence_sequence import sequence_lower
