@@ -47,7 +47,7 @@ class Answer:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.counts.schema) as stream:
             stream.write_table(self.counts)
-        row = (sink.getvalue(), self.device_name, list(self.failed.items()), self.stop)
+        row = (sink.getvalue().to_pybytes(), self.device_name, list(self.failed.items()), self.stop)
         return pa.Table.from_pylist([dict(zip(ANSWER.names, row, strict=True))], schema=ANSWER)
 
 
