@@ -8,74 +8,84 @@ if TYPE_CHECKING:
     from rsray.results.table import ReportTable
 
 FORMATS = ("table", "markdown", "latex", "csv")
+# Into a pipe or file nothing has to fit: there, no column may be folded.
+PIPE_COLUMNS = 1000
+
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PATH...",
+        help="CERT or TUNE folders, certificates.parquet files, Cohen-format logs.",
+        show_default=False,
+    ),
+]
+Format = Annotated[
+    str, typer.Option(metavar="FORMAT", help=f"How to print it: {', '.join(FORMATS)}.")
+]
+Plot = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Draw the radius-accuracy curves: .png, .svg or .pdf."),
+]
+Html = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Write one self-contained page: curves, tables, parameters."),
+]
+Export = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Write one result as a Cohen-format log, radii rounded down."
+    ),
+]
+Common = Annotated[
+    bool, typer.Option("--common", help="Compare on the images that all results share.")
+]
+ByClass = Annotated[bool, typer.Option("--by-class", help="Print a row for each class.")]
+Step = Annotated[float, typer.Option(metavar="STEP", help="Step between the radii of the table.")]
+Label = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="What to call a result; once for each, in order."),
+]
 
 
 def report(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PATH...",
-            help="CERT or TUNE folders, certificates.parquet files, Cohen-format .tsv logs.",
-            show_default=False,
-        ),
-    ],
+    paths: Paths,
     *,
-    format: Annotated[
-        str, typer.Option(metavar="FORMAT", help=f"How to print it: {', '.join(FORMATS)}.")
-    ] = "table",
-    plot: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Draw the radius-accuracy curves: .png, .svg or .pdf."),
-    ] = None,
-    html: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Write one self-contained page: curves, table, parameters."
-        ),
-    ] = None,
-    export_cohen: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Write one result as a Cohen-format log, radii rounded down."
-        ),
-    ] = None,
-    common: Annotated[
-        bool, typer.Option("--common", help="Compare on the images that all results share.")
-    ] = False,
-    radii: Annotated[
-        float,
-        typer.Option(metavar="STEP", help="Step between the radii of the table."),
-    ] = 0.25,
+    format: Format = "table",
+    plot: Plot = None,
+    html: Html = None,
+    export_cohen: Export = None,
+    common: Common = False,
+    by_class: ByClass = False,
+    radii: Step = 0.25,
+    label: Label = None,
 ) -> None:
     """Show certified accuracy and ACR of results; warn where they are not comparable."""
-    from rsray.results import cohen, compare, page, table
-    from rsray.results import plot as plotting
+    from rsray.results.report import report as make_report
 
-    _check(paths, format=format, export_cohen=export_cohen)
-    if plot is not None:
-        plotting.check_suffix(plot)
-    results = compare.load_all(paths)
-    if common:
-        results = compare.restrict(results, compare.common_indices(results))
-    warnings = compare.differences(results)
-    for warning in warnings:
+    _check(paths, format=format, plot=plot, export_cohen=export_cohen)
+    made = make_report(paths, labels=label or (), common=common, by_class=by_class, step=radii)
+    for warning in made.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    _print(table.build(results, step=radii), format)
+    _print(made.table, format)
     if plot is not None:
-        plotting.save_plot(results, plot)
+        made.save_plot(plot)
     if html is not None:
-        page.write_page(html, results, warnings=warnings, step=radii)
+        made.save_page(html)
     if export_cohen is not None:
-        cohen.write_log(export_cohen, results[0])
+        made.export_log(export_cohen)
 
 
-def _check(paths: list[str], *, format: str, export_cohen: str | None) -> None:
+def _check(paths: list[str], *, format: str, plot: str | None, export_cohen: str | None) -> None:
     from rsray.errors import UserError
 
     if format not in FORMATS:
         raise UserError(f"format {format!r} is unknown; choose one of {', '.join(FORMATS)}")
     if export_cohen is not None and len(paths) > 1:
         raise UserError(f"--export-cohen writes one result, but {len(paths)} were given")
+    if plot is not None:
+        from rsray.results.plot import check_suffix
+
+        check_suffix(plot)
 
 
 def _print(shown: "ReportTable", format: str) -> None:
@@ -86,7 +96,6 @@ def _print(shown: "ReportTable", format: str) -> None:
         return
     import rich.console
 
-    # Into a pipe or file nothing has to fit: there, no column may be folded.
     console = rich.console.Console()
-    width = console.width if console.is_terminal else 1000
+    width = console.width if console.is_terminal else PIPE_COLUMNS
     rich.console.Console(width=width).print(table.rich_table(shown, width=width))

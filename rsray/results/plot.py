@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from rsray import storage
-from rsray.core.radius import average_certified_radius, certified_accuracy
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike
@@ -77,8 +76,9 @@ def curve(result: Certificates) -> tuple[np.ndarray, np.ndarray]:
     second time with 0.
     """
     radii, counts = np.unique(result.radius[result.correct], return_counts=True)
-    accuracy = np.cumsum(counts[::-1])[::-1] / len(result)
-    at_zero = np.sum(counts) / len(result)
+    num_selected = len(result.selected)
+    accuracy = np.cumsum(counts[::-1])[::-1] / num_selected
+    at_zero = np.sum(counts) / num_selected
     last = radii[-1] if len(radii) else 0.0
     return np.concatenate([[0.0], radii, [last]]), np.concatenate([[at_zero], accuracy, [0.0]])
 
@@ -86,12 +86,11 @@ def curve(result: Certificates) -> tuple[np.ndarray, np.ndarray]:
 def points(result: Certificates) -> tuple[np.ndarray, np.ndarray]:
     """Return the radii [R] that a run with at-radius decided, and its accuracy [R] at them."""
     radii = np.array(result.at_radius)
-    return radii, certified_accuracy(result.radius, result.correct, radii)
+    return radii, result.accuracy_at(radii)
 
 
 def _label(result: Certificates) -> str:
-    acr = average_certified_radius(result.radius, result.correct)
-    text = result.name if result.at_radius else f"{result.name} (ACR {acr:.3f})"
+    text = result.name if result.at_radius else f"{result.name} (ACR {result.acr:.3f})"
     # matplotlib reads what stands between two dollars as mathematics.
     return text.replace("$", r"\$")
 
