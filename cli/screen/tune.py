@@ -46,7 +46,8 @@ def show_results(where, config, finals) -> int:  # type: ignore[no-untyped-def]
         results = [where / "best" / "certificates"]
         results += [where / "paper" / "certificates"] if finals.paper else []
         show(*results)
-        print(f"ACR {finals.best['acr']:.4f} over {finals.best['num_images']} test images")
+        num_selected = finals.best["num_images"] + len(finals.best["failed"])
+        print(f"ACR {finals.best['acr']:.4f} over {num_selected} test images")
         if finals.paper is not None:
             print(f"ACR {finals.paper['acr']:.4f} of the {finals.rival}, on the same images")
         curve = where / "radius-accuracy.png"
