@@ -50,7 +50,7 @@ def predict(
     """
     from rsray.certification.predictions import predict_images, write_predictions
     from rsray.core.hardware import default_device, resolve_precision
-    from rsray.data import dataset_spec, selected
+    from rsray.data import DATASETS, selected
     from rsray.errors import UserError
     from rsray_cli.request import open_classifier
     from rsray_cli.screen.live import say
@@ -71,7 +71,7 @@ def predict(
         sigma=sigma,
     )
     assert found.dataset is not None and found.sigma is not None
-    every = skip if skip is not None else dataset_spec(found.dataset).skip
+    every = skip if skip is not None else DATASETS[found.dataset].skip
     device = default_device()
     predictions, failed = predict_images(
         found,

@@ -52,7 +52,7 @@ def certification(
     from rsray.config import SAMPLING, CertifyConfig
     from rsray.core.bounds import BOUNDS, check_settings
     from rsray.core.hardware import PRECISIONS
-    from rsray.data import dataset_spec
+    from rsray.data import DATASETS
     from rsray.distributed.certify.certifier import selected_images
     from rsray.family import choose
 
@@ -74,7 +74,7 @@ def certification(
         "model": found.model,
         "num_classes": images.num_classes,
         "sigma": found.sigma,
-        "skip": skip if skip is not None else dataset_spec(found.dataset).skip,
+        "skip": skip if skip is not None else DATASETS[found.dataset].skip,
         "precision": precision,
         "actors": fewest,
         "most_actors": most,

@@ -19,7 +19,7 @@ from rsray.core.bounds.confidence_sequence import sequence_lower
 from rsray.core.radius import certified_radius
 from rsray.errors import UserError
 from rsray.family import choose
-from rsray.objectives import Objective, by_name
+from rsray.objectives import OBJECTIVES, Objective
 from rsray.storage.yaml_files import parse_value
 
 Positive = Annotated[int, Field(ge=1)]
@@ -123,7 +123,7 @@ class TrainConfig(Config):
 
     def build_objective(self) -> Objective:
         """Return the objective with its settings; ValueError or UserError if it refuses them."""
-        chosen = by_name(self.objective)
+        chosen = OBJECTIVES[self.objective]
         check_names(self.settings, objective_fields(self.objective), f"objective {self.objective}")
         for key, value in self.settings.items():
             if isinstance(value, float) and not math.isfinite(value):
@@ -280,7 +280,7 @@ def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None
 
 def objective_fields(objective: str) -> list[str]:
     """Return the names of an objective's own settings."""
-    return [field.name for field in fields(by_name(objective)) if field.name != "sigma"]
+    return [field.name for field in fields(OBJECTIVES[objective]) if field.name != "sigma"]
 
 
 def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
