@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from rsray.core.bounds import BOUNDS, SOFT_BOUNDS, check_settings
 from rsray.core.bounds.confidence_sequence import sequence_lower
-from rsray.core.radius import certified_radius
+from rsray.core.radius import certified_radius, round_down
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.objectives import OBJECTIVES, Objective
@@ -208,7 +208,7 @@ class CertifyConfig(Config):
         if max(self.at_radius) > top:
             raise UserError(
                 f"at-radius {max(self.at_radius):g} cannot be reached: with sigma {self.sigma:g}, "
-                f"n {self.n} and alpha {self.alpha:g} the largest radius is {top:.4g}"
+                f"n {self.n} and alpha {self.alpha:g} the largest radius is {round_down(top, 4)}"
             )
 
     @property

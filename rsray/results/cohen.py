@@ -94,7 +94,7 @@ def write_log(path: PathLike, certificates: Certificates) -> None:
     ACR a reader would take, and for a failed image whose label is not known.
     """
     if certificates.at_radius:
-        asked = ", ".join(f"{radius:.17g}" for radius in certificates.at_radius)
+        asked = ", ".join(str(radius) for radius in certificates.at_radius)
         raise UserError(
             f"{certificates.name} decided radius {asked} alone (at-radius): no log can say so"
         )

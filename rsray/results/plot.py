@@ -64,7 +64,9 @@ def draw(results: Sequence[Certificates]) -> Figure:
             linewidth=1.4,
             label=_label(result),
         )
-    _dress(axes, widest=max(float(max(result.at_radius or result.radius)) for result in results))
+    _style_axes(
+        axes, widest=max(float(max(result.at_radius or result.radius)) for result in results)
+    )
     _place_legend(figure, axes, results)
     return figure
 
@@ -95,11 +97,12 @@ def _label(result: Certificates) -> str:
     return text.replace("$", r"\$")
 
 
-def _dress(axes: Axes, *, widest: float) -> None:
+def _style_axes(axes: Axes, *, widest: float) -> None:
     axes.set_xlabel(r"$\ell_2$ radius (pixel values in [0, 1])", color=INK)
     axes.set_ylabel("certified accuracy", color=INK)
     axes.set_xlim(0.0, 1.03 * widest if widest > 0 else 1.0)
-    axes.set_ylim(0.0, 1.02)  # room for the upper half of a line at 100 %
+    # Room for the upper half of a line at 100 %.
+    axes.set_ylim(0.0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
     axes.yaxis.set_major_locator(MultipleLocator(0.2))
     axes.yaxis.set_minor_locator(MultipleLocator(0.1))

@@ -183,6 +183,8 @@ def test_macer(sigma):
     assert figures(name, *rest) == (120, 0.1, (30, 60, 90), weight, False)
     if sigma != "1.00":
         name = f"macer-svhn-{sigma}"
+        assert train_config({}, preset_name=name).augmentation is None, "the data set's own"
+        assert DATASETS["svhn"].augmentation == "crop-flip", "as in the authors' code"
         assert figures(name, *keys) == (16, 8, 16, 0.9, 64, 5e-4)
         assert figures(name, *rest) == (440, 0.01, (200, 400), 12, False)
         name = f"macer-cifar10-{sigma}-short"

@@ -3,7 +3,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rsray.core.radius import round_down
 from rsray.errors import UserError
 from rsray.results.cohen import is_log, read_log, sigma_in, write_log
 
@@ -111,18 +110,6 @@ def test_a_log_of_predictions_is_no_certificate(tmp_path, header):
     with pytest.raises(UserError, match="log of predictions .* not of certificates") as caught:
         read_log(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_rounding_is_down_and_tight():
-    rng = np.random.default_rng(0)
-    printed = np.arange(4001) / 1000
-    radius = np.concatenate(
-        [rng.uniform(0, 4, 20_000), printed, np.nextafter(printed, 9), np.nextafter(printed, 0)]
-    )
-    texts = [f"{r:.3f}" for r in round_down(radius)]
-    back = np.array([float(text) for text in texts])
-    assert np.all(back <= radius) and np.all(back + 0.001 > radius - 1e-12)
-    np.testing.assert_array_equal(round_down(printed), printed)
 
 
 def test_export_never_claims_more(tmp_path, make):
