@@ -11,12 +11,12 @@ from rsray.config import (
     TuneConfig,
     nest,
     objective_fields,
-    parse_assignments,
     scaled_drops,
 )
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
+from rsray.given_values import parse_assignments
 from rsray.objectives import OBJECTIVES
 from rsray.presets import preset, train_config
 from rsray.storage.yaml_files import from_yaml, to_yaml

@@ -38,15 +38,19 @@ class ClassifierSource:
 
     def build(self, split: ImageSplit) -> nn.Module:
         """Return the model for the split's images with the weights loaded, in evaluation mode."""
+        return self.network(split.image_shape, split.num_classes)
+
+    def network(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Return the same for images of this shape (C, H, W) and so many classes."""
         if self.model is None:
             raise UserError(f"{self.where} does not say its architecture: give --model")
         model = models.build(
             self.model,
-            image_shape=split.image_shape,
-            num_classes=split.num_classes,
+            image_shape=image_shape,
+            num_classes=num_classes,
             statistics=DATASETS[self.dataset].statistics if self.dataset else None,
         )
-        models.check(model, split.image_shape, split.num_classes)
+        models.check(model, image_shape, num_classes)
         if self.published:
             models.load_published(self.weights, model, self.where)
         else:

@@ -43,14 +43,16 @@ def train_config(
     return TrainConfig.make(values).resolved()
 
 
-def search_config(flat: dict[str, Any], *, preset_name: str | None = None) -> TrainConfig:
-    """Return what a search starts from: as train_config, but without a preset the published one.
+def search_config(
+    flat: dict[str, Any], *, preset_name: str | None = None, base: dict[str, Any] | None = None
+) -> TrainConfig:
+    """Return what a search starts from: as train_config, but by itself the published one.
 
     That is all of it (rates, batch, draws, attack, the schedule in proportion) except the number
     of epochs, which is the data set's default or in `flat`.
     """
-    config = train_config(flat, preset_name=preset_name)
-    entry = None if preset_name is not None else published_for(config)
+    config = train_config(flat, preset_name=preset_name, base=base)
+    entry = None if preset_name is not None or base else published_for(config)
     return train_config({**entry.at_epochs(config.epochs), **flat}) if entry else config
 
 

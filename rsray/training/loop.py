@@ -125,7 +125,7 @@ class Training:
 
     def _settle_precision(self) -> str:
         """Return the first worker's precision, now or in an earlier start; run.yaml holds it."""
-        own = self.config.precision
+        own: str | None = self.config.precision
         if self.run is None:
             return resolve_precision(own, self.device)
         is_first = self.team.rank == 0

@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rsray.certification.request import selected_images
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import CertifyConfig, TrainConfig, TuneConfig, nest
 from rsray.core.hardware import resolve_precision
 from rsray.data import open_split
-from rsray.distributed.certify.certifier import certify, selected_images
+from rsray.distributed.certify.certifier import certify
 from rsray.distributed.search.space import Point, published_settings, settings_of
-from rsray.distributed.search.watch import Watch
 from rsray.distributed.train.trainer import train
+from rsray.progress import Watch
 from rsray.storage import Place
 from rsray.training.run import open_training_split
 
