@@ -17,7 +17,7 @@ from rsray.core.radius import round_down
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike, Place
-from rsray.storage.address import shown
+from rsray.storage.address import printable_address
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 # Without these no certificate can be read.
@@ -64,7 +64,7 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
     known_seconds = [each for each in seconds if each is not None]
     metadata = {
         "format": "cohen",
-        "sigma": sigma_in(shown(os.fspath(path))),
+        "sigma": sigma_in(printable_address(os.fspath(path))),
         **dict.fromkeys(("n0", "n", "alpha", "bound")),
         "seconds": math.fsum(known_seconds) if len(known_seconds) == len(rows) else None,
     }
