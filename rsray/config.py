@@ -390,7 +390,7 @@ class ReportConfig(Config):
 
     paths: list[str] = setting(
         "CERT or TUNE folders, certificates.parquet files, Cohen-format logs.",
-        metavar="PATH...", name="paths",
+        metavar="PATH...", name="paths", min_length=1,
     )  # fmt: skip
     format: Literal["table", "markdown", "latex", "csv"] = setting(
         "How to print it.", "table", panel=WRITTEN
