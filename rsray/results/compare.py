@@ -59,7 +59,7 @@ def load_all(paths: Sequence[PathLike], *, labels: Sequence[str] = ()) -> list[C
     names = list(labels) or [result.name for result in results]
     if len(set(names)) < len(names):
         twice = {name for name in names if names.count(name) > 1}
-        places = [shown(os.fspath(path)) for path in paths]
+        places = [printable_address(os.fspath(path)) for path in paths]
         pairs = zip(names, places, strict=True)
         names = [f"{name} ({place})" if name in twice else name for name, place in pairs]
     return [replace(result, name=name) for result, name in zip(results, names, strict=True)]
