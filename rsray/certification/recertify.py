@@ -70,7 +70,7 @@ def recertify(
         _check_target(source, target, config, made_from)  # another may have ended meanwhile
         record = {**record, **config.model_dump(mode="json"), FROM: made_from}
         _copy(counts, selected, claimed, record)
-        return _conclude(source, claimed, columns, made_from)
+        return _conclude(source, claimed, columns, before, made_from)
 
 
 def _columns(
@@ -187,7 +187,11 @@ def _check_draws(
 
 
 def _conclude(
-    source: Place, claimed: Claimed, columns: dict[str, np.ndarray], made_from: dict[str, Any]
+    source: Place,
+    claimed: Claimed,
+    columns: dict[str, np.ndarray],
+    before: Certificates,
+    made_from: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the results; the time is that which the sampling of these draws took."""
     old = json.loads(source.read(SUMMARY)) if source.exists(SUMMARY) else {}
@@ -197,6 +201,7 @@ def _conclude(
         claimed,
         columns,
         seconds=draws / speed if speed else None,
-        failed=old.get("failed", {}),
+        failed=before.failed,
+        failed_labels=before.failed_labels,
         **{FROM: made_from},
     )
