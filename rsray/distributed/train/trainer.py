@@ -15,7 +15,13 @@ from rsray.core.hardware import available_cpus, dedicate_process
 from rsray.data import ImageSplit
 from rsray.distributed.session import quiet_logs, session
 from rsray.distributed.train.group import train_in_groups
-from rsray.distributed.train.training_run import TrainingRun, resolve_training
+from rsray.distributed.train.training_run import (
+    TrainingRun,
+    choose_device,
+    has_cluster,
+    streams_images,
+    with_absolute_root,
+)
 from rsray.errors import UserError
 from rsray.storage import Place
 from rsray.training.checkpoint import latest_epoch
@@ -37,11 +43,22 @@ def train(
 ) -> bool:
     """Train a run to its end, from its last checkpoint; returns False if it was finished already.
 
-    In this process there is no start-up to pay (Ray Train's local mode). A group trains
-    data-parallel; a lost worker or node restarts it from the last checkpoint. Raises UserError when
-    RUN, the place, belongs to another run.
+    One worker without a cluster trains in this process (Ray Train's local mode: no start-up to
+    pay). Several workers, a cluster, or images that do not stay in memory need a worker group,
+    which trains data-parallel; a lost worker or node restarts it from the last checkpoint. Raises
+    UserError when RUN, the place, belongs to another run.
     """
-    run = resolve_training(config, place, split, address)
+    is_alone = max(config.workers, config.most_workers or 1) == 1
+    is_streamed = streams_images(config, split)
+    is_here = is_alone and not is_streamed and not has_cluster(address)
+    run = TrainingRun(
+        config=with_absolute_root(config),
+        place=place,
+        device=choose_device(config, is_here),
+        is_streamed=is_streamed,
+        is_here=is_here,
+        gpus=config.gpus_per_worker or 0.0,
+    )
     if claim_run(run.place, run.config, split, run.device):
         return False
     with place.locked():

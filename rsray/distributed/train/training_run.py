@@ -20,7 +20,7 @@ from rsray.training.feeds import is_streamed
 class TrainingRun:
     """All that training needs to know of a run; it travels to the workers."""
 
-    # Its data root is the same from every working directory.
+    # Its data root is absolute.
     config: TrainConfig
     # RUN.
     place: Place
@@ -40,23 +40,26 @@ class TrainingRun:
         return replace(self, gpus=float(cluster_gpus() > 0))
 
 
-def resolve_training(
-    config: TrainConfig, place: Place, split: ImageSplit, address: str | None
-) -> TrainingRun:
-    """Return the run of a configuration; UserError for GPUs that are not here.
+def has_cluster(address: str | None) -> bool:
+    """Tell whether a run is to train on a cluster that is up already."""
+    return bool(address) or "RAY_ADDRESS" in os.environ
 
-    One worker without a cluster trains in this process. Several workers, a cluster, or images that
-    do not stay in memory need a group.
-    """
+
+def streams_images(config: TrainConfig, split: ImageSplit) -> bool:
+    """Tell whether the training images are read while the training goes on."""
     augmentation = config.augmentation or DATASETS[config.dataset].augmentation
-    streamed = is_streamed(split, min(len(split), config.limit or len(split)), augmentation)
-    has_cluster = bool(address) or "RAY_ADDRESS" in os.environ
-    is_alone = max(config.workers, config.most_workers or 1) == 1
-    is_here = is_alone and not has_cluster and not streamed
-    gpus = config.gpus_per_worker or 0.0
+    return is_streamed(split, min(len(split), config.limit or len(split)), augmentation)
+
+
+def choose_device(config: TrainConfig, is_here: bool) -> torch.device:
+    """Return the device of this process; UserError for GPUs that are not here."""
     device = torch.device("cpu") if config.gpus_per_worker == 0 else default_device()
-    if is_here and gpus and device.type == "cpu":
-        raise UserError(f"gpus-per-worker is {gpus:g}, but no GPU is here")
+    if is_here and config.gpus_per_worker and device.type == "cpu":
+        raise UserError(f"gpus-per-worker is {config.gpus_per_worker:g}, but no GPU is here")
+    return device
+
+
+def with_absolute_root(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with a data root that holds in every working directory."""
     root = absolute_root(config.dataset, config.data_root)
-    config = config.model_copy(update={"data_root": root})
-    return TrainingRun(config, place, device, streamed, is_here, gpus)
+    return config.model_copy(update={"data_root": root})
