@@ -71,7 +71,9 @@ def train(
         )
         spent = duration((datetime.now() - started).total_seconds())
         watch.say(f"trained in {spent}" if did_train else "was trained already: nothing to do")
-    return Run(where)
+        run = Run(where)
+        run.warn(watch)
+    return run
 
 
 def certify(
@@ -132,7 +134,9 @@ def certify(
             address=address,
             on_progress=watch.certifying,
         )
-    return Certification(where)
+        cert = Certification(where)
+        cert.warn(watch)
+    return cert
 
 
 def recertify(
@@ -336,6 +340,7 @@ def tune_each(
             problems.append(f"sigma {found.config.train.sigma:g}: {problem}")
             continue
         studies.append(Study(fspath(place), finals))
+        studies[-1].warn(watch)
         on_study(studies[-1])
     if problems:
         raise UserError("; ".join(problems))
