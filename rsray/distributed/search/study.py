@@ -151,5 +151,6 @@ def write_trials(out: Place, study: optuna.Study, search: Search) -> None:
 def _settings_column(values: list[Any]) -> Any:
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):  # a choice among things of several types
+    # A choice among things of several types.
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
         return pa.array([None if value is None else str(value) for value in values])

@@ -67,7 +67,8 @@ def run_trial(point: Point, job: TrialJob) -> None:
             raise
         text = " ".join(str(problem).split()) or "no message"
         kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
-        figures = dict.fromkeys(TUNE_OBJECTIVES.values(), 0.0)  # ASHA asks for them
+        # ASHA asks for a figure of every objective.
+        figures = dict.fromkeys(TUNE_OBJECTIVES.values(), 0.0)
         ray.tune.report({**figures, "error": f"{kind}{text}"[:500]})
 
 

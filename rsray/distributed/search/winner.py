@@ -26,8 +26,10 @@ class Finals(NamedTuple):
 
     best: dict[str, Any] | None = None
     paper: dict[str, Any] | None = None
-    is_published: bool = False  # whether there is a published setting for this search
-    won: bool = False  # whether it, or the one searched from, is the winner itself
+    # Whether there is a published setting for this search, and whether it (or the one searched
+    # from) is the winner itself.
+    is_published: bool = False
+    won: bool = False
 
     @property
     def rival(self) -> str:
@@ -76,21 +78,14 @@ def certify_config(
     search: Search, trained: TrainConfig, source: ClassifierSource, num_classes: int
 ) -> CertifyConfig:
     """Return how a trained setting is certified."""
-    config = search.config
+    of_run = ("dataset", "data_root", "image_size", "model", "sigma", "precision")
+    own = ("n", "skip", "limit", "seed")
     return CertifyConfig.make(
         {
             "source": source.where,
             "model_digest": source.digest,
-            "dataset": trained.dataset,
-            "data_root": trained.data_root,
-            "image_size": trained.image_size,
-            "model": trained.model,
             "num_classes": num_classes,
-            "sigma": trained.sigma,
-            "n": config.n,
-            "skip": config.skip,
-            "limit": config.limit,
-            "seed": config.seed,
-            "precision": trained.precision,
+            **{name: getattr(trained, name) for name in of_run},
+            **{name: getattr(search.config, name) for name in own},
         }
     )

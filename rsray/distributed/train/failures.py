@@ -33,7 +33,8 @@ def is_machines_fault(problem: Exception) -> bool:
         return any(is_machines_fault(failure) for failure in failures)
     if isinstance(problem, TrainingFailedError | RayError):
         return True
-    if type(problem).__module__.startswith("ray.train."):  # a worker's health check
+    # A worker's health check.
+    if type(problem).__module__.startswith("ray.train."):
         return True
     text = str(problem)
     is_cuda = isinstance(problem, torch.AcceleratorError) or "CUDA error" in text

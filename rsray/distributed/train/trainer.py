@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,16 +13,10 @@ import torch
 
 from rsray.config import TrainConfig
 from rsray.core.hardware import available_cpus, dedicate_process
-from rsray.data import ImageSplit
+from rsray.data import ImageSplit, absolute_root
 from rsray.distributed.session import quiet_logs, session
 from rsray.distributed.train.group import train_in_groups
-from rsray.distributed.train.training_run import (
-    TrainingRun,
-    choose_device,
-    has_cluster,
-    streams_images,
-    with_absolute_root,
-)
+from rsray.distributed.train.training_run import TrainingRun, choose_device, streams_images
 from rsray.errors import UserError
 from rsray.storage import Place
 from rsray.training.checkpoint import latest_epoch
@@ -50,9 +45,10 @@ def train(
     """
     is_alone = max(config.workers, config.most_workers or 1) == 1
     is_streamed = streams_images(config, split)
-    is_here = is_alone and not is_streamed and not has_cluster(address)
+    is_here = is_alone and not (is_streamed or address or "RAY_ADDRESS" in os.environ)
+    root = absolute_root(config.dataset, config.data_root)
     run = TrainingRun(
-        config=with_absolute_root(config),
+        config=config.model_copy(update={"data_root": root}),
         place=place,
         device=choose_device(config, is_here),
         is_streamed=is_streamed,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 import torch
 
 from rsray.config import TrainConfig
 from rsray.core.hardware import default_device
-from rsray.data import DATASETS, ImageSplit, absolute_root
+from rsray.data import DATASETS, ImageSplit
 from rsray.distributed.session import cluster_gpus
 from rsray.errors import UserError
 from rsray.storage import Place
@@ -40,11 +39,6 @@ class TrainingRun:
         return replace(self, gpus=float(cluster_gpus() > 0))
 
 
-def has_cluster(address: str | None) -> bool:
-    """Tell whether a run is to train on a cluster that is up already."""
-    return bool(address) or "RAY_ADDRESS" in os.environ
-
-
 def streams_images(config: TrainConfig, split: ImageSplit) -> bool:
     """Tell whether the training images are read while the training goes on."""
     augmentation = config.augmentation or DATASETS[config.dataset].augmentation
@@ -57,9 +51,3 @@ def choose_device(config: TrainConfig, is_here: bool) -> torch.device:
     if is_here and config.gpus_per_worker and device.type == "cpu":
         raise UserError(f"gpus-per-worker is {config.gpus_per_worker:g}, but no GPU is here")
     return device
-
-
-def with_absolute_root(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with a data root that holds in every working directory."""
-    root = absolute_root(config.dataset, config.data_root)
-    return config.model_copy(update={"data_root": root})

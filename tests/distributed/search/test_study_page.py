@@ -10,7 +10,7 @@ from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.search import StudySearcher
 from rsray.distributed.search.space import parse_grid, parse_space
 from rsray.distributed.search.study import open_study, trial_rows
-from rsray.distributed.search.study_page import draw, importances, write_study
+from rsray.distributed.search.study_page import draw_figures, importance_shares, write_study
 from rsray.presets import train_config
 from rsray.storage import Place
 
@@ -46,7 +46,7 @@ def test_the_history_shows_every_trial_once_and_the_best_so_far(tmp_path):
     _, study = searched(tmp_path, figures, space)
     rows = trial_rows(study)
     rows[0]["source"] = "paper"
-    axes = study_plots.history(rows, "projected_acr").axes[0]
+    axes = study_plots.draw_history(rows, "projected_acr").axes[0]
     assert drawn(axes, "complete") == [(0, 0.4), (2, 0.3), (4, 0.5)]
     assert drawn(axes, "stopped early") == [(1, 0.7)]
     assert drawn(axes, "best") == [(4, 0.5)]  # a stopped trial is never the best
@@ -59,9 +59,9 @@ def test_importance_finds_the_setting_that_matters(tmp_path):
     space = parse_space(["trade_off=uniform(0,1)", "hinge=uniform(0,1)"], "macer")
     rule = [lambda point: (10 * point["hinge"] + 0.1 * point["trade_off"], 0.5, 4)] * 30
     _, study = searched(tmp_path, rule, space, sampler="random")
-    shares = importances(study)
+    shares = importance_shares(study)
     assert shares["hinge"] > 0.8 and sum(shares.values()) == pytest.approx(1)
-    axes = study_plots.importance(shares, "projected_acr").axes[0]
+    axes = study_plots.draw_importance(shares, "projected_acr").axes[0]
     widths = {
         t.get_text(): bar.get_width()
         for t, bar in zip(axes.get_yticklabels(), axes.patches, strict=True)
@@ -73,13 +73,13 @@ def test_a_front_and_a_grid_are_drawn_as_they_are(tmp_path):
     space = parse_space(["hinge=uniform(2,16)"], "macer")
     figures = [(0.5, 0.9, 4), (0.6, 0.8, 4), (0.55, 0.7, 4)]
     found, study = searched(tmp_path / "two", figures, space, objectives=["acr", "clean_accuracy"])
-    assert {"history", "pareto", "slices"} <= set(draw(trial_rows(study), study, found))
-    axes = study_plots.pareto(trial_rows(study), ["projected_acr", "clean_accuracy"]).axes[0]
+    assert {"history", "pareto", "slices"} <= set(draw_figures(trial_rows(study), study, found))
+    axes = study_plots.draw_pareto(trial_rows(study), ["projected_acr", "clean_accuracy"]).axes[0]
     assert drawn(axes, "Pareto front") == [(0.8, 0.6), (0.9, 0.5)]
     grid = parse_grid(["trade_off=1,16", "model=lenet,resnet20"], "macer")
     figures = [(0.1, 0, 4), (0.2, 0, 4), (0.3, 0, 4), (0.4, 0, 4)]
     found, study = searched(tmp_path / "grid", figures, grid, sampler="grid")
-    axes = draw(trial_rows(study), study, found)["grid"].axes[0]
+    axes = draw_figures(trial_rows(study), study, found)["grid"].axes[0]
     assert drawn(axes, "model lenet") == [(0, 0.1), (1, 0.3)]
     assert drawn(axes, "model resnet20") == [(0, 0.2), (1, 0.4)]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "16"]
@@ -90,8 +90,8 @@ def test_no_importance_is_drawn_without_two_results_that_differ(tmp_path):
     for count, acr in ((1, 0.4), (3, 0.4)):
         figures = [(acr, 0.9, 4)] * count
         found, study = searched(tmp_path / str(count), figures, space)
-        assert importances(study) == {}
-        assert "importance" not in draw(trial_rows(study), study, found)
+        assert importance_shares(study) == {}
+        assert "importance" not in draw_figures(trial_rows(study), study, found)
 
 
 def test_a_published_setting_that_was_not_trained_to_its_end_is_no_mark(tmp_path):
@@ -99,7 +99,7 @@ def test_a_published_setting_that_was_not_trained_to_its_end_is_no_mark(tmp_path
     _, study = searched(tmp_path, [(0.4, 0.9, 2), (0.7, 0.9, 4)], space)
     rows = trial_rows(study)
     rows[0]["source"] = "paper"
-    axes = study_plots.history(rows, "projected_acr").axes[0]
+    axes = study_plots.draw_history(rows, "projected_acr").axes[0]
     assert "published setting" not in [line.get_label() for line in axes.lines]
 
 
