@@ -13,7 +13,7 @@ from torch import nn
 
 from rsray import models
 from rsray.config import TrainConfig
-from rsray.data import ImageSplit
+from rsray.data import ImageSplit, dataset_spec
 from rsray.errors import UserError
 from rsray.storage import Place, read_file
 from rsray.storage.address import parent_and_name
@@ -44,7 +44,7 @@ class ClassifierSource:
             self.model,
             image_shape=split.image_shape,
             num_classes=split.num_classes,
-            dataset=self.dataset,
+            statistics=dataset_spec(self.dataset).statistics if self.dataset else None,
         )
         models.check(model, split.image_shape, split.num_classes)
         if self.published:

@@ -16,6 +16,8 @@ from rsray.storage import Place
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+# Mean and standard deviation of each channel, of pixels in [0, 1].
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class DataNotFoundError(Exception):
@@ -106,6 +108,7 @@ class DatasetSpec:
     open: Callable[[str, Place, int | None], ImageSplit]  # (split, root, image_size)
     how_to_get: str  # for the message when the data set is missing
     splits: tuple[str, ...] = ("train", "test")
+    statistics: Statistics | None = None  # None: images go into the network as they are
     augmentation: Literal["none", "crop-flip", "random-resized-crop"] = "none"  # in training
     embedded: bool = False  # in an installed package: it needs no root
     skip: int = 1  # certify every skip-th test image unless told otherwise

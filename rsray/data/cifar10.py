@@ -120,6 +120,8 @@ CIFAR10 = DatasetSpec(
     open=open_cifar10,
     how_to_get="the Parquet files of https://huggingface.co/datasets/uoft-cs/cifar10, or "
     "cifar-10-batches-py of torchvision",
+    # As in Cohen et al.'s code.
+    statistics=((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     augmentation="crop-flip",
     fetch=fetch,
 )

@@ -121,6 +121,8 @@ def _mini(base: ImageSplit) -> ImageSplit:
     )
 
 
+IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 IMAGENET = DatasetSpec(
     name="imagenet",
     description="ImageNet (ILSVRC 2012), 224 x 224 RGB: 1,281,167 + 50,000 images",
@@ -130,6 +132,7 @@ IMAGENET = DatasetSpec(
     how_to_get="train/<synset>/*.JPEG and val/<synset>/*.JPEG from https://image-net.org, or the "
     "Parquet shards of https://huggingface.co/datasets/ILSVRC/imagenet-1k, or the tar files of "
     "https://huggingface.co/datasets/timm/imagenet-1k-wds",
+    statistics=IMAGENET_STATISTICS,
     augmentation="random-resized-crop",
     skip=100,
     in_memory=False,
@@ -143,6 +146,7 @@ MINI_IMAGENET50 = DatasetSpec(
     image_shape=(3, CROP, CROP),
     open=open_mini_imagenet,
     how_to_get="the same files as imagenet",
+    statistics=IMAGENET_STATISTICS,
     augmentation="random-resized-crop",
     in_memory=False,
     resizable=True,

@@ -57,5 +57,6 @@ SVHN = DatasetSpec(
     open=open_svhn,
     how_to_get="train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers",
     splits=SPLITS,
+    statistics=((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
     fetch=fetch,
 )

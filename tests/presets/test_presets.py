@@ -54,7 +54,9 @@ def network(name, dataset):
     shape = DATASETS[dataset].image_shape
     classes = {"imagenet": 1000, "mini-imagenet50": 50}.get(dataset, 10)
     shape = shape or (3, 224, 224)
-    built = models.build(name, image_shape=shape, num_classes=classes, dataset=dataset)
+    built = models.build(
+        name, image_shape=shape, num_classes=classes, statistics=DATASETS[dataset].statistics
+    )
     models.check(built, shape, classes)
     return built
 
