@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import io
+import json
 import pathlib
 import pickle
 import re
@@ -130,6 +131,13 @@ def read_safetensors(content: bytes, where: str) -> Mapping[str, Any]:
         raise UserError(
             f"checkpoint {where} is damaged or not a safetensors file: {error}"
         ) from error
+
+
+def safetensors_metadata(content: bytes, where: str) -> dict[str, str]:
+    """Return the texts that a safetensors file holds beside its tensors; UserError if damaged."""
+    read_safetensors(content, where)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return dict(header.get("__metadata__", {}))
 
 
 def _refused(where: str, reason: str) -> UserError:
