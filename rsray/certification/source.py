@@ -188,8 +188,9 @@ def _described(where: str, weights: bytes, record: dict[str, Any]) -> Classifier
 
 def _metadata(weights: bytes, where: str) -> dict[str, Any]:
     """Return what rsray wrote into a safetensors file, nothing for one of another code base."""
+    metadata = safetensors_metadata(weights, where)
     try:
-        record = json.loads(safetensors_metadata(weights, where).get("rsray", "{}"))
+        record = json.loads(metadata.get("rsray", "{}"))
     except ValueError as problem:
         raise UserError(f"checkpoint {where}: its metadata is no JSON") from problem
     if not isinstance(record, dict):

@@ -62,7 +62,7 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int)
         raise
     except Exception as error:  # a user's forward may raise anything at all
         raise UserError(
-            f"the model fails on a noisy image of shape {image_shape}: "
+            f"the model fails on an image of shape {image_shape} with Gaussian noise: "
             f"{type(error).__name__}: {_line(error)}"
         ) from error
     finally:
