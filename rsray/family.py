@@ -40,6 +40,10 @@ class Family(Mapping[str, Member], Generic[Member]):
         """Tell whether there is a member of this name."""
         return name in self._members
 
+    def attributes(self) -> list[str]:
+        """Return what the members are called where they are defined: names of classes, ..."""
+        return [member.partition(":")[2] for member in self._members.values()]
+
     def attribute(self, name: str) -> Any:
         """Return the member whose attribute name this is, for the `__getattr__` of a package."""
         for member in self._members.values():

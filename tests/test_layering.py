@@ -22,7 +22,7 @@ ALLOWED = {
     "models": {"family", "core", "errors"},
     "data": {"family", "core", "errors", "storage"},
     "config": {"family", "core", "errors", "objectives", "storage"},
-    "presets": {"family", "config", "errors"},
+    "presets": {"family", "config", "data", "objectives", "errors"},
     "results": {"family", "core", "errors", "storage", "versions", "config", "data", "presets"},
 }
 MIDDLE = set(ALLOWED)

@@ -35,7 +35,7 @@ CERT_FILE, TABLE, SUMMARY, PROGRESS, AT_RADIUS = (
     "at_radius.json",
 )
 # Settings that only some runs have; at these values they are not part of what a run is called.
-OPTIONAL: dict[str, Any] = {"tolerance": 0.01, "at_radius": []}
+OPTIONAL: dict[str, Any] = {"tolerance": 0.01, "at_radius": [], "model_args": {}}
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def demand_of(config: CertifyConfig) -> Demand:
 def run_id(config: CertifyConfig) -> str:
     """Return a short name of everything that decides the counts."""
     values = config.identity()
+    values.pop("normalisation")  # earlier versions did not record it
     known = {k: v for k, v in values.items() if k not in OPTIONAL or v != OPTIONAL[k]}
     text = json.dumps(known, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -246,6 +247,7 @@ def table_metadata(claimed: Claimed) -> dict[str, Any]:
         "limit",
         "precision",
         "model_digest",
+        "normalisation",
         "source",
         "image_size",
     )

@@ -14,7 +14,7 @@ from torch import nn
 from rsray import models
 from rsray.certification.clean_accuracy import clean_accuracies
 from rsray.config import TrainConfig
-from rsray.data import ImageSplit, dataset_spec
+from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError
 from rsray.models.checkpoint_file import PUBLISHED, safetensors_metadata
 from rsray.models.normalise import FACTORYS_OWN, NOTHING, Normalisation, Statistics, explained
@@ -46,30 +46,40 @@ class ClassifierSource:
 
         The weights are loaded into the network to see that they fit the split's images.
         """
-        network, normalisation = self._load(split)
+        network, layer = self._load(split.image_shape, split.num_classes)
+        normalisation = self._decide(layer)
+        if normalisation is None:
+            raise UserError(self._question(layer, network, split))
         normalisation.before(network, split.image_shape[0])
         return replace(self, normalisation=normalisation)
 
     def build(self, split: ImageSplit) -> nn.Module:
         """Return the model for the split's images with the weights loaded, in evaluation mode."""
-        network, normalisation = self._load(split)
-        return normalisation.before(network, split.image_shape[0]).eval()
+        source = self.settled(split) if self.normalisation is None else self
+        return source.network(split.image_shape, split.num_classes)
 
-    def _load(self, split: ImageSplit) -> tuple[nn.Module, Normalisation]:
-        """Return the network with its weights, and what is to be done to its images."""
+    def network(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Return the same for images of this shape (C, H, W) and so many classes."""
+        network, layer = self._load(image_shape, num_classes)
+        normalisation = self.normalisation or self._decide(layer)
+        if normalisation is None:
+            raise UserError(f"{self.where} does not say how it normalises images: give normalise")
+        return normalisation.before(network, image_shape[0]).eval()
+
+    def _load(
+        self, image_shape: tuple[int, int, int], num_classes: int
+    ) -> tuple[nn.Module, LayerBefore]:
+        """Return the network with its weights, and what the file says of the layer before it."""
         if self.model is None:
             raise UserError(f"{self.where} does not say its architecture: give --model")
         network = models.build(
             self.model,
-            image_shape=split.image_shape,
-            num_classes=split.num_classes,
+            image_shape=image_shape,
+            num_classes=num_classes,
             arguments=self.model_args,
         )
-        models.check(network, split.image_shape, split.num_classes)
-        layer = self._checkpoint().load_into(network)
-        if self.normalisation is None:
-            return network, self._decide(layer, network, split)
-        return network, self.normalisation
+        models.check(network, image_shape, num_classes)
+        return network, self._checkpoint().load_into(network)
 
     def _checkpoint(self) -> Checkpoint:
         is_safetensors = not self.published or self.where.endswith(".safetensors")
@@ -77,12 +87,12 @@ class ClassifierSource:
 
     @property
     def _statistics(self) -> Statistics | None:
-        return dataset_spec(self.dataset).statistics if self.dataset else None
+        return DATASETS[self.dataset].statistics if self.dataset else None
 
-    def _decide(self, layer: LayerBefore, network: nn.Module, split: ImageSplit) -> Normalisation:
-        """Return what is done to images: as the file says, else as the user states; never a guess.
+    def _decide(self, layer: LayerBefore) -> Normalisation | None:
+        """Return what is done to images: as the file says, else as the user states, or None.
 
-        Raises UserError where neither says it, or they say different things.
+        Raises UserError where they say different things.
         """
         is_factory = self.model is not None and ":" in self.model
         known = layer.normalisation
@@ -99,8 +109,6 @@ class ClassifierSource:
                 )
         if known is None and is_factory and not layer.is_missing:
             return FACTORYS_OWN
-        if known is None:
-            raise UserError(self._question(layer, network, split))
         return known
 
     def _question(self, layer: LayerBefore, network: nn.Module, split: ImageSplit) -> str:
@@ -108,14 +116,14 @@ class ClassifierSource:
         statistics, channels = self._statistics, split.image_shape[0]
         names = ["dataset", "centre"] if statistics else []
         names = [*names, *(["imagenet"] if channels == 3 else []), "none"]
-        found = clean_accuracies(
+        found, images = clean_accuracies(
             network, {name: Normalisation.stated(name, statistics) for name in names}, split
         )
         hint = ", ".join(f"{name}: {accuracy:.0%}" for name, accuracy in found.items())
         lacks = "which layer stood before its network" if layer.is_missing else "how it normalises"
         return (
             f"{self.where} does not say {lacks}: give --normalise "
-            f"{explained([*names, 'MEAN/STD'])}" + (f" (clean accuracy by {hint})" if hint else "")
+            f"{explained([*names, 'MEAN/STD'])} (clean accuracy on {images} images by {hint})"
         )
 
     def complete(self) -> ClassifierSource:
@@ -141,6 +149,20 @@ class ClassifierSource:
             f"{self.where} says that its architecture is {name!r}, which is none of "
             f"{', '.join(models.MODELS)}: give --model package.module:factory"
         )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a certification's settings hold of it, once it is settled."""
+        assert self.normalisation is not None
+        return {
+            "model_digest": self.digest,
+            "model": self.model,
+            "model_args": dict(self.model_args or {}),
+            "normalisation": self.normalisation.text,
+            "dataset": self.dataset,
+            "data_root": self.data_root,
+            "image_size": self.image_size,
+            "sigma": self.sigma,
+        }
 
     def given(self, **known: Any) -> ClassifierSource:
         """Return the source with what the user said in place of what the files say."""

@@ -1,6 +1,6 @@
 """Any user's own folder of pictures, one folder per class."""
 
-from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit
+from rsray.data._base import OWN_PICTURES, DataNotFoundError, DatasetSpec, ImageSplit
 from rsray.data.reading.folder import FolderSplit, find_geometry, list_images
 from rsray.storage import Place
 
@@ -73,11 +73,10 @@ def _open(
 
 IMAGEFOLDER = DatasetSpec(
     name="imagefolder",
-    description="your own pictures: train/<class>/* and test/ (or val/), or only <class>/*",
     num_classes=None,
     image_shape=None,
     open=open_imagefolder,
     how_to_get="one folder of pictures per class, in train/ and test/ or without split folders",
-    in_memory=False,
     resizable=True,
+    training=OWN_PICTURES,
 )

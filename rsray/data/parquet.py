@@ -6,7 +6,14 @@ from functools import cached_property
 
 import numpy as np
 
-from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import (
+    OWN_PICTURES,
+    DataNotFoundError,
+    DatasetSpec,
+    ImageSplit,
+    Labels,
+    Pixels,
+)
 from rsray.data.reading.decode import Geometry, read_header
 from rsray.data.reading.parquet_labels import find_classes, read_labels
 from rsray.data.reading.parquet_table import ParquetTable, opened
@@ -182,11 +189,10 @@ def _one_of(allowed: tuple[str, ...], columns: list[str], what: str, file: Place
 
 PARQUET = DatasetSpec(
     name="parquet",
-    description="your own Parquet file(s): columns image (or img) and label (or labels)",
     num_classes=None,
     image_shape=None,
     open=open_parquet,
     how_to_get="Parquet files named train* and test*, or with a column 'split', or neither",
-    in_memory=False,
     resizable=True,
+    training=OWN_PICTURES,
 )

@@ -13,7 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import (
+    OWN_PICTURES,
+    DataNotFoundError,
+    DatasetSpec,
+    ImageSplit,
+    Labels,
+    Pixels,
+)
 from rsray.data.reading.decode import Geometry, decode_all, read_header
 from rsray.data.reading.folder import LISTING_THREADS
 from rsray.data.reading.parquet_labels import MAX_CLASSES
@@ -215,11 +222,10 @@ def _first_geometry(table: TarTable, image_size: int | None) -> Geometry:
 
 WEBDATASET = DatasetSpec(
     name="webdataset",
-    description="your own tar file(s) of pictures: key.jpg (or .png) beside key.cls or key.json",
     num_classes=None,
     image_shape=None,
     open=open_webdataset,
     how_to_get="WebDataset tar files named *train* and *test* (or val), or neither",
-    in_memory=False,
     resizable=True,
+    training=OWN_PICTURES,
 )

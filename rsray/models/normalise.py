@@ -118,6 +118,16 @@ class Normalisation:
         return nn.Sequential(OrderedDict(normalise=layer, network=network))
 
 
+def normalisation_of(model: nn.Module) -> Normalisation:
+    """Return what a model of `build` does to its images before the network."""
+    layer = getattr(model, "normalise", None)
+    if not isinstance(layer, Normalise):
+        return NOTHING
+    return Normalisation.of(
+        "dataset", (layer.mean.flatten().tolist(), layer.std.flatten().tolist())
+    )
+
+
 NOTHING = Normalisation("none")
 FACTORYS_OWN = Normalisation("as the model's own factory does")
 

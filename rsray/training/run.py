@@ -10,7 +10,7 @@ from torch import nn
 from rsray import models
 from rsray.config import TrainConfig
 from rsray.core.hardware import device_name, resolve_precision
-from rsray.data import ImageSplit, dataset_spec, open_split
+from rsray.data import DATASETS, ImageSplit, open_split
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.storage import Place
@@ -34,7 +34,8 @@ def build_model(config: TrainConfig, split: ImageSplit) -> nn.Module:
         config.model,
         image_shape=split.image_shape,
         num_classes=split.num_classes,
-        statistics=dataset_spec(config.dataset).statistics,
+        statistics=DATASETS[config.dataset].statistics,
+        arguments=config.model_args,
     )
     models.check(model, split.image_shape, split.num_classes)
     return model

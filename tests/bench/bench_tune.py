@@ -19,17 +19,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from rsray.certification.request import selected_images
 from rsray.certification.source import open_source
 from rsray.config import TuneConfig
 from rsray.data import open_split
-from rsray.distributed.certify.certifier import certify, selected_images
+from rsray.distributed.certify.certifier import certify
 from rsray.distributed.search.space import parse_space
 from rsray.distributed.search.tuner import tune
-from rsray.distributed.search.watch import Watch
 from rsray.distributed.search.winner import certify_config, full_config
 from rsray.distributed.session import session
 from rsray.distributed.train.trainer import train
 from rsray.presets import search_config
+from rsray.progress import Watch
 from rsray.storage import Place
 from rsray.training.run import open_training_split
 

@@ -18,7 +18,7 @@ from rsray.training.metrics import read_metrics
 from rsray.training.run import claim_run, open_training_split, run_record
 
 CPU = torch.device("cpu")
-# CONTRACT.md, `metrics.jsonl`.
+# What a line of metrics.jsonl holds: users' scripts rely on it.
 KEYS = {
     "epoch", "loss", "classification_loss", "robustness_loss", "lr", "noisy_accuracy",
     "draws_per_second", "seconds",

@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rsray.certification.request import selected_images
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import CertifyConfig, TrainConfig, TuneConfig, nest
 from rsray.core.hardware import resolve_precision
 from rsray.data import open_split
-from rsray.distributed.certify.certifier import certify, selected_images
+from rsray.distributed.certify.certifier import certify
 from rsray.distributed.search.space import Point, published_settings, settings_of
-from rsray.distributed.search.watch import Watch
 from rsray.distributed.train.trainer import train
+from rsray.progress import Watch
 from rsray.storage import Place
 from rsray.training.run import open_training_split
 
@@ -83,8 +84,8 @@ def _finish(
     watch.phase(f"train{tag}")
     train(wanted, run, open_training_split(wanted), address=address, on_progress=watch.training)
     watch.phase(f"certify{tag}")
-    source = open_source(str(run))
     split = open_split(wanted.dataset, "test", wanted.data_root, image_size=wanted.image_size)
+    source = open_source(str(run)).given(data_root=wanted.data_root).settled(split)
     settings = certify_config(config, wanted, source, split.num_classes)
     images = selected_images(settings, split)
     return certify(
@@ -99,13 +100,8 @@ def certify_config(
     return CertifyConfig.make(
         {
             "source": source.where,
-            "model_digest": source.digest,
-            "dataset": best.dataset,
-            "data_root": best.data_root,
-            "image_size": best.image_size,
-            "model": best.model,
+            **source.identity(),
             "num_classes": num_classes,
-            "sigma": best.sigma,
             "n": config.n,
             "skip": config.skip,
             "limit": config.limit,

@@ -1,0 +1,106 @@
+"""What certify, plan and predict are asked for: a classifier, its images, the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rsray import data
+from rsray.certification.source import ClassifierSource, open_source
+from rsray.certification.store import Selected
+from rsray.config import CertifyConfig, PredictConfig
+from rsray.data import DATASETS, ImageSplit, selected
+
+# What a RUN says of itself unless it is given.
+KNOWN = ("model", "model_args", "dataset", "data_root", "image_size", "sigma")
+
+
+class CertificationRequest(NamedTuple):
+    """A certification that could be run."""
+
+    config: CertifyConfig
+    source: ClassifierSource
+    split: ImageSplit
+    selected: Selected
+
+
+class PredictionRequest(NamedTuple):
+    """Predictions that could be made."""
+
+    config: PredictConfig
+    source: ClassifierSource
+    split: ImageSplit
+    indices: np.ndarray
+    seed: int
+    precision: str | None
+
+
+def open_certification(
+    source: str, given: Mapping[str, Any], *, download: bool = False
+) -> CertificationRequest:
+    """Return the certification that settings describe; UserError for what is not allowed.
+
+    Settings that are not given are those of the RUN, then the defaults; without a precision, bf16
+    where the actors' hardware computes it.
+    """
+    CertifyConfig.make({**_PLACEHOLDERS, **given})  # what can be refused before files are read
+    found, split = open_classifier(source, given, download=download)
+    config = CertifyConfig.make(
+        {
+            "precision": None,
+            "skip": DATASETS[str(found.dataset)].skip,
+            **given,
+            **found.identity(),
+            "source": source,
+            "num_classes": split.num_classes,
+        }
+    )
+    return CertificationRequest(config, found, split, selected_images(config, split))
+
+
+# Stand for what only the files can say.
+_PLACEHOLDERS: dict[str, Any] = {
+    "source": "", "model_digest": "", "dataset": "", "model": "a:b", "num_classes": 2, "sigma": 1e9,
+}  # fmt: skip
+
+
+def open_prediction(
+    source: str, given: Mapping[str, Any], *, download: bool = False
+) -> PredictionRequest:
+    """Return the predictions that settings describe; UserError for what is not allowed."""
+    own = {key: value for key, value in given.items() if key in PredictConfig.model_fields}
+    config = PredictConfig.make(own)
+    # A prediction selects its images, and takes its precision, as a certification does.
+    rest = {key: value for key, value in given.items() if key not in own}
+    images = CertifyConfig.make({**_PLACEHOLDERS, "precision": None, **rest})
+    found, split = open_classifier(source, rest, download=download)
+    skip = images.skip if "skip" in rest else DATASETS[str(found.dataset)].skip
+    indices = selected(len(split), images.start, skip, images.limit)
+    return PredictionRequest(config, found, split, indices, images.seed, images.precision)
+
+
+def open_classifier(
+    source: str, given: Mapping[str, Any], *, download: bool
+) -> tuple[ClassifierSource, ImageSplit]:
+    """Return the classifier and its images; UserError when something is missing or does not fit."""
+    known = {key: given[key] for key in KNOWN if given.get(key) is not None}
+    stated = given.get("normalisation")
+    found = open_source(source).given(**known, normalise=stated).complete()
+    assert found.dataset is not None
+    split = data.open_split(
+        found.dataset,
+        str(given.get("split", "test")),
+        found.data_root,
+        image_size=found.image_size,
+        download=download,
+    )
+    # A checkpoint that does not fit is refused before anything starts.
+    return found.settled(split), split
+
+
+def selected_images(config: CertifyConfig, split: ImageSplit) -> Selected:
+    """Return the images that --start, --skip and --limit select."""
+    indices = selected(len(split), config.start, config.skip, config.limit)
+    return Selected(indices, np.asarray(split.labels)[indices])
