@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -24,14 +24,15 @@ from pydantic import (
 )
 
 from rsray.core.bounds import BOUNDS, SOFT_BOUNDS, check_settings
-from rsray.core.bounds.confidence_sequence import sequence_lower
-from rsray.core.radius import certified_radius
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.given_values import first_problem, parse_assignments, radii, read_range
 from rsray.models import MODELS
-from rsray.objectives import OBJECTIVES, Objective
+from rsray.objectives import OBJECTIVES
+
+if TYPE_CHECKING:
+    from rsray.objectives import Objective
 
 COMPUTE, WHERE, WRITTEN = "What to compute", "Where it runs", "What is written"
 # What a search may ask for -> what a look at a trial calls it.
@@ -339,11 +340,14 @@ class CertifyConfig(Config):
                 f"clopper-pearson (it is {self.bound}) and choose sampling fixed or skip "
                 f"(it is {self.sampling})"
             )
+        from rsray.core.bounds.confidence_sequence import sequence_lower
+        from rsray.core.radius import certified_radius, round_down
+
         top = float(certified_radius(sequence_lower(self.n, self.n, self.alpha), self.sigma))
         if max(self.at_radius) > top:
             raise UserError(
                 f"at-radius {max(self.at_radius):g} cannot be reached: with sigma {self.sigma:g}, "
-                f"n {self.n} and alpha {self.alpha:g} the largest radius is {top:.4g}"
+                f"n {self.n} and alpha {self.alpha:g} the largest radius is {round_down(top, 4)}"
             )
 
     @property
@@ -398,7 +402,7 @@ class ReportConfig(Config):
 
     paths: list[str] = setting(
         "CERT or TUNE folders, certificates.parquet files, Cohen-format logs.",
-        metavar="PATH...", name="paths",
+        metavar="PATH...", name="paths", min_length=1,
     )  # fmt: skip
     format: Literal["table", "markdown", "latex", "csv"] = setting(
         "How to print it.", "table", panel=WRITTEN
@@ -407,7 +411,7 @@ class ReportConfig(Config):
         "Draw the radius-accuracy curves: .png, .svg or .pdf.", None, panel=WRITTEN, metavar="FILE"
     )
     html: str | None = setting(
-        "Write one self-contained page: curves, table, parameters.",
+        "Write one self-contained page: curves, tables, parameters.",
         None, panel=WRITTEN, metavar="FILE",
     )  # fmt: skip
     export_cohen: str | None = setting(
@@ -415,7 +419,12 @@ class ReportConfig(Config):
         None, panel=WRITTEN, metavar="FILE",
     )  # fmt: skip
     common: bool = setting("Compare on the images that all results share.", False, name="--common")
+    by_class: bool = setting("Print a row for each class.", False, name="--by-class")
     radii: float = setting("Step between the radii of the table.", 0.25, metavar="STEP", gt=0)
+    label: list[str] = setting(
+        "What to call a result; once for each, in their order.",
+        [], panel=WRITTEN, metavar="NAME", repeated=True,
+    )  # fmt: skip
 
 
 class Running(Config):

@@ -26,8 +26,8 @@ from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.storage import Place
-from rsray.storage.address import beside
-from rsray.storage.ownership import recorded
+from rsray.storage.address import address_beside
+from rsray.storage.ownership import read_own_record
 from rsray.storage.yaml_files import from_yaml, to_yaml
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def recertify(
         for table in counts.blocks(selected):
             if len(table):
                 made.append(table)
-        return _conclude(source, claimed, columns, made_from)
+        return _conclude(source, claimed, columns, before, made_from)
 
 
 class _CountsUsed(CountStore):
@@ -100,7 +100,7 @@ def default_target(
 ) -> str:
     """Return the source's address with the changes added: `runs/c-alpha0.01-tcertify`."""
     parts = [f"alpha{alpha:g}" if alpha is not None else "", bound or "", f"n{n}" if n else ""]
-    return beside(source, "".join(f"-{part}" for part in parts if part))
+    return address_beside(source, "".join(f"-{part}" for part in parts if part))
 
 
 def _record(source: Place) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _check_target(
     """Raise UserError unless the target is new, or was made by this same recertification."""
     if target.uri == source.uri:
         raise UserError(f"--out {target} is the CERT itself: choose another folder")
-    record = recorded(target, CERT_FILE, config, "certification")
+    record = read_own_record(target, CERT_FILE, config, "certification")
     if record is not None and record.get(FROM) != made_from:
         raise UserError(f"{target} holds another certification; use another --out")
 
@@ -167,7 +167,11 @@ def _check_draws(
 
 
 def _conclude(
-    source: Place, claimed: Claimed, columns: dict[str, np.ndarray], made_from: dict[str, Any]
+    source: Place,
+    claimed: Claimed,
+    columns: dict[str, np.ndarray],
+    before: Certificates,
+    made_from: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the results; the time is that which the sampling of these draws took."""
     old = json.loads(source.read(SUMMARY)) if source.exists(SUMMARY) else {}
@@ -177,6 +181,7 @@ def _conclude(
         claimed,
         columns,
         seconds=draws / speed if speed else None,
-        failed=old.get("failed", {}),
+        failed=before.failed,
+        failed_labels=before.failed_labels,
         **{FROM: made_from},
     )

@@ -57,7 +57,7 @@ def read_index(file: Place) -> pa.Table:
 
     Raises UserError, naming the file, when it is damaged or a sample lacks its picture or class.
     """
-    size, modified = file.stamp()
+    size, modified = file.size_and_time()
     if modified is None:  # a changed file could not be told from what was kept
         return _build(file)
     text = f"{VERSION} {file.uri} {size} {modified}"
