@@ -28,7 +28,7 @@ from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.given_values import first_problem, parse_assignments, radii, read_range
-from rsray.models import MODELS
+from rsray.models import MODELS, PAPERS_NAMES
 from rsray.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def member_of(family: Iterable[str], what: str) -> AfterValidator:
     """Return the check that a value names a member; a model's name may be the user's own."""
 
     def check(name: str) -> str:
-        return name if what == "model" and ":" in name else choose(name, family, what)
+        if what != "model":
+            return choose(name, family, what)
+        return name if ":" in name else choose(PAPERS_NAMES.get(name, name), family, what)
 
     return AfterValidator(check)
 

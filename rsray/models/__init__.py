@@ -29,8 +29,12 @@ MODELS: Family[Callable[[tuple[int, int, int], int], nn.Module]] = Family(
     },
 )
 
+# What the papers' files call the networks.
+PAPERS_NAMES = {"cifar_resnet20": "resnet20", "cifar_resnet110": "resnet110"}
+
 __all__ = [
     "MODELS",
+    "PAPERS_NAMES",
     "Checkpoint",
     "Normalisation",
     "Normalise",

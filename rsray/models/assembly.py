@@ -11,10 +11,9 @@ from torch import nn
 
 from rsray.errors import UserError
 from rsray.family import choose
-from rsray.models import MODELS
+from rsray.models import MODELS, PAPERS_NAMES
 from rsray.models.factory import from_factory
 from rsray.models.normalise import NOTHING, Normalisation, Statistics
-from rsray.models.published import PAPERS_NAMES
 
 
 def build(

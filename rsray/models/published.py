@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from rsray.errors import UserError
+from rsray.models import PAPERS_NAMES
 from rsray.models.checkpoint_file import read_safetensors, read_torch_file
 from rsray.models.normalise import NOTHING, Normalisation
 from rsray.models.weights import fit
 
 # Where the weights are kept.
 CONTAINERS = ("state_dict", "net", "model_state_dict", "model_state", "model", "network", "weights")
-# What the papers' files call the networks.
-PAPERS_NAMES = {"cifar_resnet20": "resnet20", "cifar_resnet110": "resnet110"}
 # What the statistics of a layer before the network are called.
 MEANS, DEVIATIONS = ("mean", "means", "mu", "new_mean"), ("std", "sds", "sigma", "new_std")
 # What Lightning keeps beside the network: no part of what it computes.
