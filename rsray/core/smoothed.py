@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rsray.core.bounds import check_settings
-from rsray.core.counts import ClassCounts
-from rsray.core.decide import ABSTAIN, certify_hard, predict_hard
+from rsray.core.bounds.clopper_pearson import CLOPPER_PEARSON
+from rsray.core.decide import predict_hard
+from rsray.core.evidence import ABSTAIN, Evidence
 from rsray.core.independence import check_independence, logits_of
 from rsray.errors import UserError
 
@@ -90,9 +91,10 @@ class SmoothedClassifier:
         check_settings(n, alpha, n0)
 
         def one(image_CHW: Tensor) -> Certificate:
-            selection = ClassCounts.dense(self._counts(image_CHW, n0, generator)[None])
-            estimation = ClassCounts.dense(self._counts(image_CHW, n, generator)[None])
-            decision = certify_hard(selection, estimation, sigma=self.sigma, alpha=alpha)
+            selection_1K = self._counts(image_CHW, n0, generator)[None]
+            estimation_1K = self._counts(image_CHW, n, generator)[None]
+            evidence = Evidence.of_counts(selection_1K, estimation_1K)
+            decision = CLOPPER_PEARSON.decide(evidence, sigma=self.sigma, alpha=alpha)
             return Certificate(
                 prediction=int(decision.prediction[0]),
                 radius=float(decision.radius[0]),
@@ -122,8 +124,8 @@ class SmoothedClassifier:
             raise UserError(f"n must be at least 1 and alpha in (0, 1), got n {n}, alpha {alpha}")
 
         def one(image_CHW: Tensor) -> Prediction:
-            counts = ClassCounts.dense(self._counts(image_CHW, n, generator)[None])
-            prediction, p_value = predict_hard(counts, alpha=alpha)
+            counts_1K = self._counts(image_CHW, n, generator)[None]
+            prediction, p_value = predict_hard(counts_1K, alpha=alpha)
             return Prediction(int(prediction[0]), float(p_value[0]), n, alpha)
 
         return _for_each(image, one)
