@@ -113,7 +113,7 @@ class Checkpoint:
         for end in (*wanted[:1], *wanted[-1:]):
             possible |= {key.removesuffix(end) for key in self.state if key.endswith(f".{end}")}
         found = {prefix: sum(prefix + key in self.state for key in wanted) for prefix in possible}
-        whole = sorted((p for p in found if found[p] == len(wanted)), key=len)
+        whole = sorted((p for p in sorted(found) if found[p] == len(wanted)), key=len)
         if not whole or not whole[0]:
             return [max(sorted(found), key=lambda prefix: found[prefix])]
         first, *others = whole
