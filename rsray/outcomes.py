@@ -152,6 +152,7 @@ class Predictions(NamedTuple):
 
     table: pa.Table  # index, label, prediction (-1 = abstain), p_value
     failed: dict[str, str]  # image index -> why it has no row
+    normalisation: str  # what was done to images before the network
 
 
 @dataclass(frozen=True)

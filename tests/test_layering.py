@@ -22,7 +22,7 @@ ALLOWED = {
     "core": GROUND,
     "storage": {"errors"},
     "objectives": {"family"},
-    "models": GROUND,
+    "models": GROUND | {"core"},
     "data": GROUND | {"storage"},
     "given_values": GROUND | {"storage"},
     "config": GROUND | {"core", "data", "given_values", "models", "objectives"},
