@@ -24,6 +24,7 @@ def open_classifier(
     source: str, *, split: str, download: bool, **known: Any
 ) -> tuple[ClassifierSource, ImageSplit]:
     """Return the classifier and its images; UserError when something is missing or does not fit."""
+    from rsray.certification.data_check import fitted
     from rsray.certification.source import open_source
     from rsray.data import open_split
 
@@ -32,6 +33,7 @@ def open_classifier(
     images = open_split(
         found.dataset, split, found.data_root, image_size=found.image_size, download=download
     )
+    images = fitted(images, found.trained, found.where)
     found.build(images)  # a checkpoint that does not fit is refused before anything starts
     return found, images
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -35,6 +36,7 @@ class ClassifierSource:
     data_root: str | None = None
     image_size: int | None = None
     sigma: float | None = None
+    trained: Mapping[str, Any] = field(default_factory=dict)  # what is recorded of its training
 
     def build(self, split: ImageSplit) -> nn.Module:
         """Return the model for the split's images with the weights loaded, in evaluation mode."""
@@ -103,7 +105,7 @@ def _described(where: str, weights: bytes, record: dict[str, Any]) -> Classifier
     known = {
         key: record.get(key) for key in ("model", "dataset", "data_root", "image_size", "sigma")
     }
-    return ClassifierSource(where, weights, False, _digest(weights), **known)
+    return ClassifierSource(where, weights, False, _digest(weights), **known, trained=record)
 
 
 def _metadata(weights: bytes, where: str) -> dict[str, Any]:

@@ -30,6 +30,18 @@ class DataNotFoundError(Exception):
         self.places = places
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """How the user wants pictures and labels read; None leaves it to what the data say."""
+
+    image_size: int | None = None  # side of the square that every picture becomes
+    channels: int | None = None  # 1 grey, 3 colour
+    label_column: str | None = None  # which of a table's columns, or of a .json's fields
+
+
+AS_IT_IS = ReadOptions()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageSplit(ABC):
     """The images and labels of one split of one data set.
@@ -82,6 +94,23 @@ class ImageSplit(ABC):
             return np.empty((0, *self.image_shape), np.uint8)
         return self._read_images(wanted)
 
+    @cached_property
+    def image_names(self) -> tuple[str, ...]:
+        """What each image is called [N], wherever the data lie; () where nothing names them.
+
+        Two images of the train and the test part may have one name: `stored` tells them apart.
+        """
+        return ()
+
+    def stored(self, indices: Indices) -> list[bytes]:
+        """Return what the data hold of these images, byte for byte: a file, a cell, an array."""
+        return [image.tobytes() for image in self.images(indices)]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes by label; their numbers where the data do not name them."""
+        return self.class_names or tuple(map(str, range(self.num_classes)))
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields alone: what was read is read again after unpickling."""
         return {field.name: self.__dict__[field.name] for field in fields(self)}
@@ -103,12 +132,14 @@ class DatasetSpec:
     description: str
     num_classes: int | None  # None: found in the data
     image_shape: tuple[int, int, int] | None  # C, H, W; None: found in the data
-    open: Callable[[str, Place, int | None], ImageSplit]  # (split, root, image_size)
+    open: Callable[[str, Place, ReadOptions], ImageSplit]  # (split, root, options)
     how_to_get: str  # for the message when the data set is missing
     splits: tuple[str, ...] = ("train", "test")
     augmentation: Literal["none", "crop-flip", "random-resized-crop"] = "none"  # in training
     embedded: bool = False  # in an installed package: it needs no root
     skip: int = 1  # certify every skip-th test image unless told otherwise
     in_memory: bool = True  # False: read images as they are needed
+    ordered_classes: int | None = None  # with so many classes, every layout has them in one order
+    has_label_column: bool = False  # whether `label_column` may be chosen
     resizable: bool = False  # whether `image_size` may be chosen
     fetch: Callable[[str], None] | None = None  # downloads all splits into a local folder

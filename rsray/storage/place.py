@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from rsray.storage.address import divided, extended, parent_and_name, shown
 from rsray.storage.lock import hold
 
 TEMPORARY = ".tmp-"
+READABLE = (stat.S_IFREG, stat.S_IFDIR)  # reading a folder fails by itself
 ASK_THE_NETWORK = ("s3", "gs", "gcs")  # to be opened; their addresses are taken as they are
 
 
@@ -202,6 +204,9 @@ class Place:
     def open(self) -> pa.NativeFile:
         """Return the file opened for reading at any position; the caller closes it."""
         with self._readable() as (filesystem, path):
+            # To open a pipe waits for its writer, perhaps for ever.
+            if self.is_local and stat.S_IFMT(os.stat(path).st_mode) not in READABLE:
+                raise OSError("it is no regular file")
             return filesystem.open_input_file(path)
 
     def read_bytes(self) -> bytes:

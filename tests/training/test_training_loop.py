@@ -54,7 +54,8 @@ def test_a_run_writes_what_the_contract_says(lab):
     record = yaml.safe_load((run.local_path / "run.yaml").read_text())
     again = TrainConfig.make({k: v for k, v in record.items() if k in TrainConfig.model_fields})
     assert again == config and record["versions"]["torch"] == version("torch")
-    assert record["data"] == {"num_classes": 10, "image_shape": [1, 8, 8], "num_images": 1347}
+    assert record["classes"] == list("0123456789") and record["image_shape"] == [1, 8, 8]
+    assert record["data_fingerprint"]["images"] == 1347
     model = models.build(record["model"], image_shape=(1, 8, 8), num_classes=10, dataset="digits")
     models.load_weights(model, run.local_path / "model.safetensors")
     for key, value in training.model.state_dict().items():
