@@ -36,7 +36,7 @@ def up(yaml: Yaml) -> None:
     """
     from rsray.cluster import launcher
     from rsray.cluster.definition import read_cluster_file
-    from rsray_cli.screen.live import say
+    from rsray.screen import say
 
     launcher.up(read_cluster_file(yaml), say)
     status(yaml)
@@ -120,7 +120,7 @@ def take_down(yaml: Yaml) -> None:
     """Stop this cluster's Ray on all its hosts, or give its machines back; nothing else stops."""
     from rsray.cluster import launcher
     from rsray.cluster.definition import read_cluster_file
-    from rsray_cli.screen.live import say
+    from rsray.screen import say
 
     cluster = read_cluster_file(yaml)
     launcher.down(cluster, say)
@@ -141,7 +141,7 @@ def run_there(
     from rsray.cluster.definition import read_cluster_file
     from rsray.cluster.endpoint import connect, is_url
     from rsray.errors import UserError
-    from rsray_cli.screen.live import say
+    from rsray.screen import say
 
     if address is not None:
         raise UserError("give --cluster or --address, not both")
@@ -172,8 +172,8 @@ def without_options(words: list[str], options: dict[str, int]) -> list[str]:
 def _run(endpoint, words, *, inputs, model, out, wait=True):  # type: ignore[no-untyped-def]
     from rsray.cluster.jobs import submit
     from rsray.cluster.packaging import CommandLine
+    from rsray.screen import say
     from rsray_cli import options
-    from rsray_cli.screen.live import say
 
     where = out or options.new_folder("cluster", words[0])
     line = CommandLine.of(words, inputs=inputs, model=model)
@@ -190,7 +190,7 @@ def _follow(endpoint, job_id):  # type: ignore[no-untyped-def]
     from rsray.cluster.fetching import fetch
     from rsray.cluster.jobs import follow
     from rsray.errors import UserError
-    from rsray_cli.screen.live import say
+    from rsray.screen import say
 
     with _detaching(endpoint.target, job_id):
         job = follow(
@@ -217,7 +217,7 @@ def _follow(endpoint, job_id):  # type: ignore[no-untyped-def]
 def _detaching(target, job_id):  # type: ignore[no-untyped-def]
     """Leave a job to itself on Ctrl-C or when its cluster cannot be heard, and say how to return."""
     from rsray.cluster.jobs import LostError
-    from rsray_cli.screen.live import say
+    from rsray.screen import say
 
     again = f"the job goes on; attach again: rsray cluster attach {target} {job_id}"
     try:
@@ -231,7 +231,7 @@ def _detaching(target, job_id):  # type: ignore[no-untyped-def]
 
 def _end(target, status, down):  # type: ignore[no-untyped-def]
     from rsray.cluster.endpoint import is_url
-    from rsray_cli.screen.live import say
+    from rsray.screen import say
 
     if down and not is_url(target):
         take_down(target)

@@ -45,8 +45,8 @@ def convert(
     Example: rsray data convert /data/imagenet --out s3://bucket/imagenet
     """
     from rsray.data.convert import convert as write_shards
+    from rsray.screen import bars, say
     from rsray.storage import Place
-    from rsray_cli.screen.live import bars, say
 
     with bars() as shown:
         task = shown.add_task("convert", figures="listing the pictures", total=1.0)

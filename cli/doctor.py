@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from rsray_cli import options
+from rsray.config import CertifyConfig, Doctoring, Running
+from rsray_cli.options import command, options_of
 
 
-def doctor(
-    data_root: options.DataRoot = None,
-    address: options.Address = None,
-    ray: Annotated[
-        bool, typer.Option("--ray/--no-ray", help="Start or reach Ray to check it.")
-    ] = True,
-) -> None:
-    """Check versions, hardware, data sets and Ray; exits with status 1 if something is broken."""
+@command(
+    options_of(CertifyConfig, "data_root"),
+    options_of(Running, "address"),
+    options_of(Doctoring, "ray"),
+)
+def doctor(data_root: str | None = None, address: str | None = None, ray: bool = True) -> None:
+    """Check versions, hardware, data sets and Ray; exits with status 1 if something is broken.
+
+    Example: rsray doctor --no-ray
+    """
     from rsray.core.hardware import (
         available_cpus,
         computes_bf16,
@@ -34,7 +33,7 @@ def doctor(
     _print_space()
     _print_data(data_root)
     if ray and not _check_ray(address):
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _print_space() -> None:

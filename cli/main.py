@@ -45,7 +45,6 @@ app = typer.Typer(
     help="Provably robust image classifiers by randomized smoothing: search, train, certify, report.\n\n"
     "Start with: **rsray tune --dataset digits**",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -72,7 +71,7 @@ def run() -> NoReturn:
     """Run the command line; the exit status is 0, 2 for the user's mistake, 130 when interrupted."""
     sys.path.insert(0, os.getcwd())  # so that --model package.module:factory finds the user's code
     try:
-        status = app(args=_spread(sys.argv[1:]), standalone_mode=False)
+        status = app(args=sys.argv[1:], standalone_mode=False)
     except ClickException as problem:
         _stop(problem.format_message(), MISTAKE)  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
@@ -91,17 +90,6 @@ def run() -> NoReturn:
     if status == INTERRUPTED:  # how typer tells of Ctrl-C
         _stop(SAVED, INTERRUPTED)
     sys.exit(status if isinstance(status, int) else DONE)
-
-
-def _spread(arguments: list[str]) -> list[str]:
-    """Return the arguments with `--at-radius 0.25 0.5` as one option for each number."""
-    spread: list[str] = []
-    for argument in arguments:
-        is_number = argument.replace(".", "", 1).isdigit()
-        if is_number and len(spread) > 1 and spread[-2] == "--at-radius":
-            spread += ["--at-radius"]
-        spread += [argument]
-    return spread
 
 
 def _stop(message: str, status: int) -> NoReturn:

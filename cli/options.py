@@ -1,145 +1,150 @@
-"""Options that several commands share, so that they are worded once."""
+"""The options of a command, made from the fields of the settings in rsray/config.py."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
 
-Dataset = Annotated[
-    str | None,
-    typer.Option(
-        help="digits (embedded), mnist, svhn, cifar10, imagenet, mini-imagenet50, imagefolder, parquet or webdataset.",
-        show_default=False,
-    ),
-]
-DataRoot = Annotated[
-    str | None,
-    typer.Option(
-        help="Where the data is: a folder or URI; R and R/DATASET are searched. (default: $RSRAY_DATA_ROOT or ./data)",
-        show_default=False,
-    ),
-]
-ImageSize = Annotated[
-    int | None,
-    typer.Option(
-        help="Side in pixels, for imagefolder, parquet and webdataset of mixed sizes.",
-        show_default=False,
-    ),
-]
-Download = Annotated[
-    bool, typer.Option("--download", help="Fetch a missing data set where torchvision can.")
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="lenet, resnet20, resnet110, resnet50 or package.module:factory.", show_default=False
-    ),
-]
-Sigma = Annotated[
-    float | None,
-    typer.Option(help="Noise standard deviation, in pixels of [0, 1].", show_default=False),
-]
-Precision = Annotated[
-    str | None,
-    typer.Option(
-        help="fp32 or bf16. (default: bf16 where the hardware computes it)", show_default=False
-    ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(help="Images per step, over all workers.", show_default=False),
-]
-GpusPerWorker = Annotated[
-    float | None,
-    typer.Option(help="GPUs of one worker. (default: 1 where there are GPUs)", show_default=False),
-]
-TrainLimit = Annotated[
-    int | None,
-    typer.Option(help="Train on this many images, drawn with the seed.", show_default=False),
-]
-Split = Annotated[str, typer.Option(help="Which images: test or train.")]
-N0 = Annotated[int, typer.Option(help="Selection draws per image.")]
-N = Annotated[int, typer.Option(help="Estimation draws per image.")]
-Alpha = Annotated[float, typer.Option(help="Probability that a certificate is wrong.")]
-Seed = Annotated[int, typer.Option(help="Decides every random number.")]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        help="Ray cluster to run on. (default: $RAY_ADDRESS, else an embedded Ray)",
-        show_default=False,
-    ),
-]
-Cluster = Annotated[
-    str | None,
-    typer.Option(
-        metavar="YAML|URL",
-        help="Run there: a definition as in clusters/ (brought up if it is not) or the address of a Ray dashboard. The log is shown, Ctrl-C detaches, results come to --out.",
-        show_default=False,
-    ),
-]
-Down = Annotated[
-    bool, typer.Option("--down", help="Of --cluster: take the cluster away at the end.")
-]
-Out = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder or URI for the results; the same folder again continues. (default: a new one in ./runs)",
-        show_default=False,
-    ),
-]
-Actors = Annotated[
-    str | None,
-    typer.Option(
-        help="Certification actors, or auto: one per GPU, or per CPU core. A range such as 2-64 grows with the cluster.",
-        show_default=False,
-    ),
-]
-Compile = Annotated[
-    str,
-    typer.Option(
-        help="auto, on or off: torch.compile the network; auto does for two minutes of work and more."
-    ),
-]
-GpusPerActor = Annotated[
-    float | None,
-    typer.Option(
-        help="GPUs of one actor; may be a fraction. (default: 1 where there are GPUs)",
-        show_default=False,
-    ),
-]
-Tolerance = Annotated[
-    float,
-    typer.Option(
-        help="Of adaptive: the radius, over sigma, that an image may be expected to lose against n draws; judged by its n0 selection draws."
-    ),
-]
-AtRadius = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="R",
-        help="Only decide whether the radius is at least R, and stop an image's draws once that is known; several: 0.25,0.5 or the option again. No ACR, a fraction of the draws.",
-        show_default=False,
-    ),
-]
-Start = Annotated[int, typer.Option(help="First test image.")]
-Skip = Annotated[
-    int | None,
-    typer.Option(help="Take every K-th test image. (default: 1; imagenet 100)", show_default=False),
-]
-Limit = Annotated[
-    int | None, typer.Option(help="Take at most this many images.", show_default=False)
-]
+from rsray.config import Config, Option
 
 
-def given(**values: object) -> dict[str, object]:
-    """Return the options that the user gave."""
-    return {key: value for key, value in values.items() if value is not None}
+class Typed(NamedTuple):
+    """One parameter of a command: its name and what typer is told of it."""
+
+    name: str
+    annotation: Any
+    is_argument: bool
 
 
-def new_folder(command: str, *parts: object) -> str:
-    """Return a name for a result in ./runs that is not taken."""
-    from datetime import datetime
+def options_of(
+    settings: type[Config], *names: str, rename: Mapping[str, str] | None = None
+) -> list[Typed]:
+    """Return the options for these fields; one that is not given is None."""
+    called = rename or {}
+    return [_typed(called.get(name, name), settings.model_fields[name]) for name in names]
 
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return "/".join(["runs", "-".join([command, *map(str, parts), stamp])])
+
+def shown_fields(settings: type[Config], *, without: tuple[str, ...] = ()) -> list[str]:
+    """Return the names of the fields that are options, in their order."""
+    fields = settings.model_fields.items()
+    return [name for name, field in fields if _option(field)[0] and name not in without]
+
+
+def command(*groups: list[Typed]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a function that takes `**given` the parameters of these groups.
+
+    It gets what the user gave and nothing else; the settings' own defaults stand for the rest. With
+    --cluster the command that was typed runs there instead.
+    """
+    typed = [each for group in groups for each in group]
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def run(**values: Any) -> None:
+            given = {key: value for key, value in values.items() if value is not None}
+            target, down = given.pop("cluster", None), given.pop("down", False)
+            if target is None:
+                function(**given)
+                return
+            from rsray_cli.cluster import run_there
+
+            inputs = (given.get("source"), given.get("config"))
+            known = {key: given.get(key) for key in ("address", "out", "model")}
+            run_there(target, down=down, inputs=inputs, **known)
+
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [_parameter(each) for each in sorted(typed, key=lambda each: not each.is_argument)]
+        )
+        run.__annotations__ = {each.name: each.annotation for each in typed}
+        return run
+
+    return decorate
+
+
+def _parameter(typed: Typed) -> inspect.Parameter:
+    default = inspect.Parameter.empty if typed.is_argument else None
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(typed.name, kind, default=default, annotation=typed.annotation)
+
+
+def _typed(name: str, field: FieldInfo) -> Typed:
+    option, help_text = _option(field)
+    assert option is not None, f"{name} is no option"
+    choices = [*option.choices] or _literals(field.annotation)
+    default = _default(field, option)
+    shown: dict[str, Any] = {
+        "help": help_text
+        + (f" One of {', '.join(choices)}." if choices else "")
+        + (f" (default: {default})" if default else ""),
+        "metavar": option.metavar or _metavar(field.annotation),
+        "rich_help_panel": option.panel,
+        "show_default": False,
+    }
+    if choices:
+        shown["autocompletion"] = lambda incomplete: [
+            c for c in choices if c.startswith(incomplete)
+        ]
+    kind = list[str] if option.repeated else str if option.is_text else _plain(field.annotation)
+    if option.name is not None and not option.name.startswith("--"):
+        return Typed(name, Annotated[kind, typer.Argument(**shown)], True)
+    flags = [option.name] if option.name else []
+    return Typed(name, Annotated[kind | None, typer.Option(*flags, **shown)], False)
+
+
+def _option(field: FieldInfo) -> tuple[Option | None, str]:
+    """Return how a field is given and its help text; None where it is no option."""
+    for found in (field, *_inside(field.annotation)):
+        extra = found.json_schema_extra
+        if isinstance(extra, dict) and "option" in extra:
+            option: Any = extra["option"]
+            return option, found.description or ""
+    return None, ""
+
+
+def _inside(annotation: Any) -> list[FieldInfo]:
+    """Return the fields in the parts of a union such as `Alpha | None`."""
+    parts = [part for member in get_args(annotation) for part in get_args(member)]
+    return [part for part in parts if isinstance(part, FieldInfo)]
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Return the types that a value may have beside None."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [m for each in get_args(annotation) if each is not NoneType for m in _members(each)]
+    return [annotation]
+
+
+def _literals(annotation: Any) -> list[str]:
+    """Return the texts that a Literal allows; none for another type."""
+    (kind,) = _members(annotation)
+    return list(get_args(kind)) if get_origin(kind) is Literal else []
+
+
+def _plain(annotation: Any) -> Any:
+    """Return the type of what is typed: a number or a flag; texts are read by the settings."""
+    (kind,) = _members(annotation)
+    if kind == list[str]:
+        return kind
+    return kind if kind in (int, float, bool) else str
+
+
+def _metavar(annotation: Any) -> str | None:
+    """Return what stands for a value in the help: a number, a word; nothing for a flag."""
+    return {int: "NUMBER", float: "NUMBER", bool: None}.get(_plain(annotation), "NAME")
+
+
+def _default(field: FieldInfo, option: Option) -> str:
+    """Return the default in words; empty where there is none to tell."""
+    if option.default is not None:
+        return option.default
+    if isinstance(field.default, bool):
+        return "yes" if field.default else ""
+    return str(field.default) if isinstance(field.default, str | int | float) else ""

@@ -10,11 +10,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from rsray import models, objectives
+    from rsray.api import certify, plan, predict, recertify, report, train, tune
     from rsray.core import bounds
     from rsray.core.smoothed import SmoothedClassifier
     from rsray.errors import UserError
+    from rsray.progress import Watch
 
+_FUNCTIONS = ("train", "tune", "certify", "recertify", "predict", "plan", "report")
 _WHERE = {
+    **{name: f"rsray.api:{name}" for name in _FUNCTIONS},
+    "Watch": "rsray.progress:Watch",
     "SmoothedClassifier": "rsray.core.smoothed:SmoothedClassifier",
     "UserError": "rsray.errors:UserError",
     "bounds": "rsray.core.bounds",
@@ -22,7 +27,10 @@ _WHERE = {
     "objectives": "rsray.objectives",
 }
 
-__all__ = ["SmoothedClassifier", "UserError", "bounds", "models", "objectives"]
+__all__ = [
+    "SmoothedClassifier", "UserError", "Watch", "bounds", "certify", "models", "objectives",
+    "plan", "predict", "recertify", "report", "train", "tune",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

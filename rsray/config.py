@@ -1,34 +1,156 @@
-"""Run configurations: typed, validated, resolved once, written beside every result.
+"""The settings of a run: each one's name, type, default, range and help text stand here, once.
 
-A configuration has two kinds of fields. What a run computes (`dataset`, `sigma`, ...) must be the
-same when a run continues; where it runs (`workers`, `actors`, `data_root`, ...) may change.
+The options of every command are made from these fields (cli/options.py), rsray's Python functions
+(api.py) take them by name, and every result records them. What a run computes (`dataset`, `sigma`,
+...) must be the same when it continues; where it runs (`workers`, `data_root`, ...) may change.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
-from typing import Annotated, Any, ClassVar, Self
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from rsray.core.bounds import BOUNDS, SOFT_BOUNDS, check_settings
 from rsray.core.bounds.confidence_sequence import sequence_lower
 from rsray.core.radius import certified_radius
+from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
-from rsray.objectives import Objective, by_name
-from rsray.storage.yaml_files import parse_value
+from rsray.given_values import first_problem, radii, read_range
+from rsray.models import MODELS
+from rsray.objectives import OBJECTIVES, Objective
 
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
-SAMPLING = ("fixed", "skip", "adaptive")
-COMPILE = ("auto", "on", "off")
-SAMPLERS = ("tpe", "random", "grid")
+COMPUTE, WHERE, WRITTEN = "What to compute", "Where it runs", "What is written"
 # What a search may ask for -> what a look at a trial calls it.
 TUNE_OBJECTIVES = {"acr": "projected_acr", "clean_accuracy": "clean_accuracy"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a setting is given on the command line; its help is the field's description."""
+
+    panel: str = COMPUTE
+    metavar: str | None = None
+    name: str | None = None  # "--certify-limit", where it is not the field's own
+    repeated: bool = False  # the option may be given several times
+    is_text: bool = False  # what is typed is read by the settings: 2-8 for a number of workers
+    choices: Iterable[str] = ()
+    default: str | None = None  # in words, where the field's own does not say it
+
+
+def setting(help: str, default: Any = ..., **how: Any) -> Any:
+    """Return a pydantic field that is an option of commands.
+
+    `how` holds the fields of Option (`words` for its default) and pydantic's limits (ge, lt, ...).
+    """
+    names = {"words": "default", **{name.name: name.name for name in fields(Option)}}
+    own = {names[key]: how.pop(key) for key in list(how) if key in names}
+    shown: Any = {"option": Option(**own)}
+    return Field(default, description=help, json_schema_extra=shown, **how)
+
+
+def member_of(family: Iterable[str], what: str) -> AfterValidator:
+    """Return the check that a value names a member; a model's name may be the user's own."""
+
+    def check(name: str) -> str:
+        return name if what == "model" and ":" in name else choose(name, family, what)
+
+    return AfterValidator(check)
+
+
+NEW, GPUS = "a new one in ./runs", "1 where there are GPUs, else 0"
+BF16 = "bf16 where the hardware computes it"
+_LISTED = BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text)
+_IS_OBJECTIVE = BeforeValidator(lambda name: choose(name, OBJECTIVES, "objective"))
+Positive = Annotated[int, Field(ge=1)]
+Radii = Annotated[tuple[float, ...], BeforeValidator(radii)]
+Precision = Literal["fp32", "bf16"]
+# Settings that several commands share.
+Dataset = Annotated[
+    str, setting("Data set; the last three are your own.", choices=DATASETS, metavar="D")
+]
+DataRoot = Annotated[
+    str | None,
+    setting(
+        "Where the data is: a folder or URI; R and R/DATASET are searched.",
+        panel=WHERE, metavar="R", words="$RSRAY_DATA_ROOT, else ./data",
+    ),
+]  # fmt: skip
+ImageSize = Annotated[
+    int | None, setting("Side, for your own pictures of mixed sizes.", metavar="PIXELS", ge=1)
+]
+Channels = Annotated[
+    Literal[1, 3] | None,
+    setting(
+        "Make your own pictures all grey (1) or all coloured (3).",
+        metavar="1|3", words="3 where any is coloured",
+    ),
+]  # fmt: skip
+LabelColumn = Annotated[
+    str | None,
+    setting(
+        "Column, or field of the .json, that holds the classes of your own data.",
+        metavar="NAME", words="label or labels",
+    ),
+]  # fmt: skip
+# How a data set is read: settings of whatever opens one.
+READING = ("image_size", "channels", "label_column")
+Model = Annotated[
+    str,
+    member_of(MODELS, "model"),
+    setting(
+        "Network, or package.module:factory of your own.",
+        choices=MODELS,
+        metavar="M",
+        words="the data set's, or the RUN's",
+    ),
+]
+Sigma = Annotated[float, setting("Noise standard deviation, pixels in [0, 1].", metavar="S", gt=0)]
+Draws = Annotated[int, setting("Estimation draws per image.", metavar="N", ge=1)]
+Alpha = Annotated[
+    float, setting("Probability that a certificate is wrong.", metavar="A", gt=0, lt=1)
+]
+Bound = Annotated[
+    str,
+    member_of(BOUNDS, "bound"),
+    setting(
+        "tcertify bounds the runner-up too, for larger radii; hoeffding and bernstein certify the "
+        "SOFT smoothed classifier.",
+        choices=BOUNDS,
+    ),
+]
+Start = Annotated[int, setting("First test image.", metavar="I", ge=0)]
+Skip = Annotated[
+    int, setting("Take every K-th test image.", metavar="K", words="1; imagenet 100", ge=1)
+]
+Limit = Annotated[
+    int | None,
+    setting(
+        "This many images; spread evenly over the set unless --start or --skip is given.",
+        metavar="COUNT", ge=1,
+    ),
+]  # fmt: skip
+Seed = Annotated[int, setting("Decides every random number.", ge=0)]
+Gpus = Annotated[
+    float | None,
+    setting("GPUs of each; may be a fraction.", panel=WHERE, metavar="G", words=GPUS, ge=0),
+]
+Source = Annotated[
+    str, setting("A RUN folder, or a checkpoint file.", metavar="RUN|CHECKPOINT", name="source")
+]
 
 
 class Config(BaseModel):
@@ -44,7 +166,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as problem:
-            raise UserError(_first_problem(problem)) from problem
+            raise UserError(first_problem(problem)) from problem
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide the result."""
@@ -70,60 +192,67 @@ class TrainConfig(Config):
     )
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
 
-    dataset: str
-    data_root: str | None = None
-    image_size: Positive | None = None
-    model: str = "lenet"
-    objective: str = "macer"
-    sigma: Annotated[float, Field(gt=0)] = 0.25
+    dataset: Dataset
+    data_root: DataRoot = None
+    image_size: ImageSize = None
+    channels: Channels = None
+    label_column: LabelColumn = None
+    model: Model = "lenet"
+    objective: Annotated[str, _IS_OBJECTIVE] = setting(
+        "Training method.", "macer", choices=OBJECTIVES, metavar="O"
+    )
+    sigma: Sigma = 0.25
     settings: dict[str, Any] = {}
-    epochs: Positive = 10
-    batch_size: Positive = 64
-    lr: Annotated[float, Field(gt=0)] = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    lr_drops: tuple[
-        Positive, ...
-    ] = ()  # epochs (from 0) at whose start lr is multiplied by lr_decay
-    lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.1
-    augmentation: str | None = None  # None: the data set's own
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # fraction of training images held out
-    limit: Positive | None = None  # train on this many images, drawn with the seed
-    precision: str | None = None  # None: bf16 where the hardware computes it
-    seed: NonNegative = 0
-    workers: NonNegative = 1
+    epochs: int = setting(
+        "Passes over the data; learning-rate drops move in proportion.",
+        10, metavar="E", words="the data set's or preset's", ge=1,
+    )  # fmt: skip
+    batch_size: int = setting("Images per step, over all workers.", 64, metavar="B", ge=1)
+    lr: float = Field(0.01, gt=0, description="Learning rate at the start.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
+    weight_decay: float = Field(5e-4, ge=0, description="Of SGD.")
+    lr_drops: tuple[Positive, ...] = Field(
+        (), description="Epochs (from 0) at whose start lr is multiplied by lr_decay."
+    )
+    lr_decay: float = Field(0.1, gt=0, le=1, description="Factor of each learning-rate drop.")
+    augmentation: str | None = Field(None, description="None: the data set's own.")
+    validation: float = Field(0.0, ge=0, lt=1, description="Share of the training images held out.")
+    limit: int | None = setting(
+        "Train on this many images, drawn with the seed.", None, metavar="COUNT", ge=1
+    )
+    precision: Precision | None = setting("Of the network's arithmetic.", None, words=BF16)
+    seed: Seed = 0
+    workers: int = setting(
+        "Ray Train workers; 2-8 grows and shrinks with the cluster.",
+        1, panel=WHERE, metavar="W", is_text=True, ge=0,
+    )  # fmt: skip
     most_workers: Positive | None = None  # elastic: up to so many while the cluster has room
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
-    preset: str | None = None
+    gpus_per_worker: Gpus = None
+    preset: str | None = setting("A paper's settings: see rsray presets.", None, metavar="NAME")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the data set is read, as arguments of open_split."""
+        return {name: getattr(self, name) for name in READING}
 
     @model_validator(mode="before")
     @classmethod
     def _range_of_workers(cls, values: Any) -> Any:
         """Take `workers: 1-4` as workers 1, most_workers 4."""
-        given = values.get("workers") if isinstance(values, dict) else None
-        if not isinstance(given, str):
-            return values
-        least, _, most = given.strip().partition("-")
-        if not least.isdecimal() or (most and not most.isdecimal()) or given.strip()[-1] == "-":
-            raise ValueError(f"workers is {given}: must be a number from 0, or a range such as 1-4")
-        return {**values, "workers": int(least), "most_workers": int(most) if most else None}
+        return read_range(values, "workers", 0)
 
     @model_validator(mode="after")
-    def _most_workers_are_more(self) -> Self:
+    def _is_possible(self) -> Self:
         if self.most_workers is not None and not 1 <= self.workers <= self.most_workers:
             raise ValueError(
                 f"workers is {self.workers}-{self.most_workers}: must go from at least 1 upwards"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _objective_accepts_settings(self) -> Self:
         self.build_objective()
         return self
 
     def build_objective(self) -> Objective:
         """Return the objective with its settings; ValueError or UserError if it refuses them."""
-        chosen = by_name(self.objective)
+        chosen = OBJECTIVES[self.objective]
         check_names(self.settings, objective_fields(self.objective), f"objective {self.objective}")
         for key, value in self.settings.items():
             if isinstance(value, float) and not math.isfinite(value):
@@ -131,7 +260,7 @@ class TrainConfig(Config):
         try:
             return TypeAdapter(chosen).validate_python({"sigma": self.sigma, **self.settings})
         except ValidationError as problem:
-            raise UserError(f"objective {self.objective}: {_first_problem(problem)}") from problem
+            raise UserError(f"objective {self.objective}: {first_problem(problem)}") from problem
 
     def resolved(self) -> TrainConfig:
         """Return the configuration with every objective setting spelled out."""
@@ -155,42 +284,81 @@ class CertifyConfig(Config):
     """One certification run: which images, how many draws, which bound."""
 
     where_fields: ClassVar[frozenset[str]] = frozenset(
-        {"actors", "most_actors", "gpus_per_actor", "data_root", "source", "compile"}
+        {
+            "actors",
+            "most_actors",
+            "gpus_per_actor",
+            "data_root",
+            "source",
+            "compile",
+            "classes",
+            "image_shape",
+            "data_fingerprint",
+        }
     )
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
 
-    source: str  # RUN folder or checkpoint file
+    source: Source
     model_digest: str
-    dataset: str
-    data_root: str | None = None
-    image_size: Positive | None = None
-    split: str = "test"
-    model: str
-    num_classes: Annotated[int, Field(ge=2)]
-    sigma: Annotated[float, Field(gt=0)]
-    n0: Positive = 100
-    n: Positive = 100_000
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.001
-    bound: str = "clopper-pearson"
-    sampling: str = "fixed"
-    tolerance: Annotated[float, Field(gt=0)] = 0.01  # of adaptive: lost radius over sigma
-    at_radius: tuple[Annotated[float, Field(ge=0)], ...] = ()  # stop once these are answered
-    block_size: Positive = 1_000
-    start: NonNegative = 0
-    skip: Positive = 1
-    limit: Positive | None = None
-    seed: NonNegative = 0
-    precision: str | None = "fp32"  # None: bf16 where the actors' hardware computes it
-    compile: str = "auto"  # the evaluation that is recorded says what became of it
-    actors: Positive | None = None  # None: one per GPU, or one per CPU core
+    dataset: Dataset
+    data_root: DataRoot = None
+    image_size: ImageSize = None
+    channels: Channels = None
+    label_column: LabelColumn = None
+    split: str = setting("Which images: test or train.", "test")
+    model: Model
+    num_classes: int = Field(ge=2)
+    classes: tuple[str, ...] = ()  # their names in order
+    image_shape: tuple[int, int, int] | None = None  # channels, height, width
+    data_fingerprint: dict[str, Any] = {}  # of the data trained on
+    sigma: Sigma
+    n0: int = setting("Selection draws per image.", 100, metavar="N0", ge=1)
+    n: Draws = 100_000
+    alpha: Alpha = 0.001
+    bound: Bound = "clopper-pearson"
+    sampling: Literal["fixed", "skip", "adaptive"] = setting(
+        "fixed: n draws each; skip: none where the selection already misses the label (same ACR "
+        "and curve); adaptive: as skip, and no more than --tolerance asks.",
+        "fixed",
+    )
+    tolerance: float = setting(
+        "Of adaptive: radius over sigma that an image may lose against n draws.",
+        0.01, metavar="T", gt=0,
+    )  # fmt: skip
+    at_radius: Radii = setting(
+        "Only decide whether the radius is at least R, and stop an image's draws once that is "
+        "known; several: 0.25,0.5. No ACR, a fraction of the draws.",
+        (), metavar="R,...", repeated=True,
+    )  # fmt: skip
+    block_size: int = setting(
+        "Draws per stored block of counts.", 1_000, panel=WRITTEN, metavar="DRAWS", ge=1
+    )
+    start: Start = 0
+    skip: Skip = 1
+    limit: Limit = None
+    is_spread: bool = False  # whether limit alone was given: spread over those that skip selects
+    seed: Seed = 0
+    precision: Precision | None = setting("Of the network's arithmetic.", "fp32", words=BF16)
+    compile: Literal["auto", "on", "off"] = setting(
+        "torch.compile the network; auto: from minutes of work per actor on.", "auto", panel=WHERE
+    )
+    actors: int | None = setting(
+        "Certification actors; 2-64 grows with the cluster.",
+        None, panel=WHERE, metavar="A", is_text=True, words="one per GPU, or per CPU core", ge=1,
+    )  # fmt: skip
     most_actors: Positive | None = None  # elastic: up to so many as the cluster grows
-    gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
+    gpus_per_actor: Gpus = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _range_of_actors(cls, values: Any) -> Any:
+        """Take `actors: 2-64` as actors 2, most_actors 64, and `auto` as None."""
+        if isinstance(values, dict) and values.get("actors") == "auto":
+            values = {**values, "actors": None}
+        return read_range(values, "actors", 1)
 
     @model_validator(mode="after")
     def _can_certify(self) -> Self:
-        choose(self.bound, BOUNDS, "bound")
-        choose(self.sampling, SAMPLING, "sampling")
-        choose(self.compile, COMPILE, "compile")
         check_settings(self.n, self.alpha, self.n0, self.bound)
         if self.at_radius:
             self._can_answer()
@@ -217,6 +385,123 @@ class CertifyConfig(Config):
         return self.bound in SOFT_BOUNDS
 
 
+class PredictConfig(Config):
+    """How a class is predicted, beside the classifier and its images."""
+
+    n: Draws = 1_000
+    alpha: float = setting(
+        "Probability that a class is not the smoothed classifier's.",
+        0.001, metavar="A", gt=0, lt=1,
+    )  # fmt: skip
+    out: str | None = setting(
+        "Write the predictions here.", None, panel=WRITTEN, metavar="FILE.parquet"
+    )
+
+
+class RecertifyConfig(Config):
+    """What changes when certificates are made again from stored counts; None: as it was."""
+
+    cert: str = setting("A finished CERT folder.", metavar="CERT", name="cert")
+    alpha: Alpha | None = None
+    bound: Bound | None = None
+    n: int | None = setting(
+        "Draws per image: at most CERT's, in whole blocks.", None, metavar="N", ge=1
+    )
+    out: str | None = setting(
+        "Folder or URI for the new CERT.",
+        None, panel=WRITTEN, metavar="FOLDER", words="CERT with the changes added",
+    )  # fmt: skip
+
+
+class PlanConfig(Config):
+    """What a forecast needs beside the settings of the certification."""
+
+    actors: int = setting(
+        "Size of the fleet, in actors like the one measured here.",
+        1, panel=WHERE, metavar="A", ge=1,
+    )  # fmt: skip
+    price: float | None = setting(
+        "Dollars per actor and hour, such as a GPU's.", None, panel=WHERE, metavar="DOLLARS", ge=0
+    )
+    seconds: float = setting("How long to measure.", 10.0, panel=WHERE, gt=0)
+
+
+class ReportConfig(Config):
+    """How results are shown."""
+
+    paths: list[str] = setting(
+        "CERT or TUNE folders, certificates.parquet files, Cohen-format logs.",
+        metavar="PATH...", name="paths",
+    )  # fmt: skip
+    format: Literal["table", "markdown", "latex", "csv"] = setting(
+        "How to print it.", "table", panel=WRITTEN
+    )
+    plot: str | None = setting(
+        "Draw the radius-accuracy curves: .png, .svg or .pdf.", None, panel=WRITTEN, metavar="FILE"
+    )
+    html: str | None = setting(
+        "Write one self-contained page: curves, table, parameters.",
+        None, panel=WRITTEN, metavar="FILE",
+    )  # fmt: skip
+    export_cohen: str | None = setting(
+        "Write one result as a Cohen-format log, radii rounded down.",
+        None, panel=WRITTEN, metavar="FILE",
+    )  # fmt: skip
+    common: bool = setting("Compare on the images that all results share.", False, name="--common")
+    radii: float = setting("Step between the radii of the table.", 0.25, metavar="STEP", gt=0)
+
+
+class Running(Config):
+    """What a command is told beside its settings; no part of any result."""
+
+    set: list[str] = setting(
+        "Any training or objective setting: lr, lr_drops, weight_decay, validation, trade_off, "
+        "num_draws, ...",
+        [], metavar="KEY=VALUE", repeated=True,
+    )  # fmt: skip
+    config: str | None = setting(
+        "Settings from a YAML file, such as best.yaml; options override them.",
+        None, metavar="FILE",
+    )  # fmt: skip
+    download: bool = setting(
+        "Fetch a missing data set where torchvision can.", False, panel=WHERE, name="--download"
+    )
+    address: str | None = setting(
+        "Ray cluster to run on.", None, panel=WHERE, words="$RAY_ADDRESS, else an embedded Ray"
+    )
+    cluster: str | None = setting(
+        "Run there: a definition as in clusters/ (brought up if it is not), or the address of a "
+        "Ray dashboard. Ctrl-C detaches; results come to --out.",
+        None, panel=WHERE, metavar="YAML|URL",
+    )  # fmt: skip
+    down: bool = setting(
+        "Of --cluster: take the cluster away at the end.", False, panel=WHERE, name="--down"
+    )
+    out: str | None = setting(
+        "Folder or URI for the results; the same again continues.",
+        None, panel=WRITTEN, metavar="FOLDER", words=NEW,
+    )  # fmt: skip
+
+
+class Doctoring(Config):
+    """What `rsray doctor` looks at."""
+
+    ray: bool = setting("Start or reach Ray to check it.", True, panel=WHERE)
+
+
+class Searching(Config):
+    """What `rsray tune` is told beside the settings of the search."""
+
+    sigma: list[str] = setting(
+        "Noise standard deviation, pixels in [0, 1]; several (0.25,0.5) make one search each.",
+        [], metavar="S,...", repeated=True,
+    )  # fmt: skip
+    grid: list[str] = setting(
+        "Instead of a search, every combination of these values: trade_off=1,4,16.",
+        [], metavar="KEY=V1,V2,...", repeated=True,
+    )  # fmt: skip
+
+
 class TuneConfig(Config):
     """A search: `train` is the setting to start from, `search` the SPEC of each key that varies."""
 
@@ -225,28 +510,68 @@ class TuneConfig(Config):
     )
 
     train: TrainConfig
-    search: dict[str, str]
-    sampler: str = "tpe"
-    objectives: tuple[str, ...] = ("acr",)  # the first decides who wins
-    trials: Positive = 20
-    concurrent: Positive | None = None  # None: as there is room for, TPE a quarter of all
-    workers: Positive | None = None  # of a trial and of the final training; None: train's own
-    trial_epochs: Positive | None = None  # of a full trial; None: as many as the winner's
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15  # of the training images
+    search: dict[str, str] = setting(
+        "What to vary: 'trade_off=log(1,32)', 'hinge=uniform(4,12)', 'num_draws=choice(4,8,16)', "
+        "'epochs=int(2,8)'.",
+        metavar="KEY=SPEC", repeated=True, words="the objective's own",
+    )  # fmt: skip
+    sampler: Literal["tpe", "random", "grid"] = setting(
+        "Who proposes: tpe is Optuna's, random is for comparison.", "tpe"
+    )
+    objectives: Annotated[tuple[str, ...], _LISTED] = setting(
+        "acr, clean_accuracy or both (acr,clean_accuracy: a Pareto front, no trial stops early); "
+        "the first decides who wins.",
+        ("acr",), metavar="NAME,...",
+    )  # fmt: skip
+    trials: int = setting(
+        "Settings to try; the first is the paper's, where there is one.",
+        20, metavar="T", words="20; digits 5; a grid's all", ge=1,
+    )  # fmt: skip
+    concurrent: int | None = setting(
+        "Trials at a time.",
+        None, panel=WHERE, metavar="C", words="what there is room for; tpe a quarter of all", ge=1,
+    )  # fmt: skip
+    workers: int | None = setting(
+        "Ray Train workers of a trial and of the winner.",
+        None, panel=WHERE, metavar="W", words="1; imagenet on GPUs up to 4", ge=1,
+    )  # fmt: skip
+    trial_epochs: int | None = setting(
+        "Epochs of a full trial, if fewer than the winner's.",
+        None, metavar="E", words="--epochs; imagenet a quarter", ge=1,
+    )  # fmt: skip
+    validation: float = setting(
+        "Share of the training images that trials are judged on.",
+        0.15, metavar="SHARE", words="0.15, at most 2000 images", gt=0, lt=1,
+    )  # fmt: skip
     num_draws: Positive = 256  # per validation image, for the projected ACR
-    report_every: Positive = 2  # epochs between looks at the projected ACR
-    reduction: Annotated[int, Field(ge=2)] = 3  # ASHA keeps the best 1/reduction at each rung
-    final: bool = True  # train the winner on all training images, and certify it
-    compare: bool = True  # and beside it the paper's setting
-    n: Positive = 100_000  # estimation draws per test image of the winner's certificates
-    skip: Positive = 1
-    limit: Positive | None = None
-    seed: NonNegative = 0
+    report_every: int = setting(
+        "Epochs between looks at a trial, when it may be stopped.",
+        2, metavar="E", words="an eighth of a trial", ge=1,
+    )  # fmt: skip
+    reduction: int = Field(3, ge=2)  # ASHA keeps the best 1/reduction at each rung
+    final: bool = setting("Train the winner on all training images, and certify it.", True)
+    compare: bool = setting(
+        "Train and certify the published setting too (where there is none, the one searched "
+        "from), on the same images.",
+        True, words="yes; digits no",
+    )  # fmt: skip
+    n: int = setting(
+        "Draws per test image of the winner's certificates.",
+        100_000, metavar="N", words="100000; digits 10000", ge=1,
+    )  # fmt: skip
+    skip: int = setting(
+        "Certify every K-th test image.",
+        1, metavar="K", words="20 on mnist, svhn, cifar10; imagenet 100; else 1", ge=1,
+    )  # fmt: skip
+    limit: int | None = setting(
+        "Certify this many test images, spread over those that --skip selects.",
+        None, metavar="COUNT", name="--certify-limit", ge=1,
+    )  # fmt: skip
+    seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _can_search(self) -> Self:
         check_settings(self.n, 0.001)
-        choose(self.sampler, SAMPLERS, "sampler")
         for name in self.objectives:
             choose(name, TUNE_OBJECTIVES, "objectives:")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
@@ -280,21 +605,7 @@ def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None
 
 def objective_fields(objective: str) -> list[str]:
     """Return the names of an objective's own settings."""
-    return [field.name for field in fields(by_name(objective)) if field.name != "sigma"]
-
-
-def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
-    """Return {key: value} of `key=value` texts; values are read as YAML scalars or lists."""
-    parsed: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key.strip():
-            raise UserError(f"--set {pair!r} is not of the form key=value")
-        try:
-            parsed[key.strip()] = parse_value(value)
-        except yaml.YAMLError as problem:
-            raise UserError(f"--set {pair!r}: the value is not valid YAML") from problem
-    return parsed
+    return [field.name for field in fields(OBJECTIVES[objective]) if field.name != "sigma"]
 
 
 def nest(flat: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -305,9 +616,8 @@ def nest(flat: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict
     """
     values = dict(base or {})
     settings = dict(values.get("settings", {}))
-    objective = flat.get(
-        "objective", values.get("objective", TrainConfig.model_fields["objective"].default)
-    )
+    default = values.get("objective", TrainConfig.model_fields["objective"].default)
+    objective = choose(flat.get("objective", default), OBJECTIVES, "objective")
     if objective != values.get("objective", objective):
         settings = {}
     own = objective_fields(objective)
@@ -326,17 +636,3 @@ def scaled_drops(drops: Iterable[int], old_epochs: int, new_epochs: int) -> tupl
     """Return learning-rate drops moved in proportion when a schedule is shortened or stretched."""
     moved = {round(drop * new_epochs / old_epochs) for drop in drops}
     return tuple(sorted(drop for drop in moved if 0 < drop < new_epochs))
-
-
-def _first_problem(problem: ValidationError) -> str:
-    first = problem.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, Exception):
-        return str(cause)
-    where = ".".join(str(part) for part in first["loc"]) or "configuration"
-    if first["type"] == "extra_forbidden":
-        return f"{where} is not a known setting"
-    if first["type"] == "missing":
-        return f"{where} is missing"
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{where} is {first['input']!r}: {message.replace('input ', '')}"

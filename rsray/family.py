@@ -7,7 +7,7 @@ listed (in `--help`, in an error) without loading torch or numpy.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, Generic, TypeVar, cast
 
@@ -40,6 +40,10 @@ class Family(Mapping[str, Member], Generic[Member]):
         """Tell whether there is a member of this name."""
         return name in self._members
 
+    def attributes(self) -> list[str]:
+        """Return what the members are called where they are defined: names of classes, ..."""
+        return [member.partition(":")[2] for member in self._members.values()]
+
     def attribute(self, name: str) -> Any:
         """Return the member whose attribute name this is, for the `__getattr__` of a package."""
         for member in self._members.values():
@@ -47,6 +51,20 @@ class Family(Mapping[str, Member], Generic[Member]):
             if attribute == name:
                 return getattr(import_module(module), name)
         raise AttributeError(f"there is no {self.kind} {name!r}")
+
+
+def lazy_names(modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a package that imports each public name when it is first used.
+
+    `modules` tells the module of each name.
+    """
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"no attribute {name!r}")
+        return getattr(import_module(modules[name]), name)
+
+    return get
 
 
 def choose(value: object, allowed: Iterable[str], what: str) -> str:

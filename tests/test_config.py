@@ -11,13 +11,14 @@ from rsray.config import (
     TuneConfig,
     nest,
     objective_fields,
-    parse_assignments,
     scaled_drops,
 )
+from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
+from rsray.given_values import parse_assignments
 from rsray.objectives import OBJECTIVES
-from rsray.presets import DEFAULTS, preset, train_config
+from rsray.presets import preset, train_config
 from rsray.storage.yaml_files import from_yaml, to_yaml
 
 CERTIFY = {
@@ -153,7 +154,7 @@ def test_another_objective_drops_the_presets_settings():
     ] == {"hinge": 2}
 
 
-@pytest.mark.parametrize("dataset", DEFAULTS)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_defaults_build_with_every_objective(dataset):
     for name in OBJECTIVES:
         config = train_config({"dataset": dataset, "objective": name})

@@ -22,7 +22,7 @@ ALLOWED = {
     "models": {"family", "core", "errors"},
     "data": {"family", "core", "errors", "storage"},
     "config": {"family", "core", "errors", "objectives", "storage"},
-    "presets": {"family", "config", "errors"},
+    "presets": {"family", "config", "data", "objectives", "errors"},
     "results": {"family", "core", "errors", "storage", "versions", "config", "data", "presets"},
 }
 MIDDLE = set(ALLOWED)
@@ -146,7 +146,7 @@ torch.set_num_threads(1)
 from rsray.data import open_split
 digits = open_split("digits", "test")
 torch.manual_seed(0)
-model = rsray.models.build("lenet", image_shape=digits.image_shape, num_classes=10, dataset="digits")
+model = rsray.models.build("lenet", image_shape=digits.image_shape, num_classes=10)
 model.get_submodule("network" if hasattr(model, "network") else "").fc2.bias.data[3] = 50.0
 smoothed = rsray.SmoothedClassifier(model, sigma=0.25, num_classes=10)
 image = torch.from_numpy(digits.images([0])[0]).float() / 255

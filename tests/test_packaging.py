@@ -1,12 +1,13 @@
 """What is installed is the tree, and nothing else lies about in the repository."""
 
-import fnmatch
 import importlib.metadata
+import importlib.resources
 import json
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,10 @@ TOP_LEVEL = {
     "README.md",
     "LICENSE",
     "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "setup.py",
 }
-
-
-def folder_of(package):
-    """Return the folder of a dotted package name, as `package-dir` says."""
-    top, *rest = package.split(".")
-    return Path(SETUPTOOLS["package-dir"].get(top, top), *rest)
 
 
 def tracked(*patterns):
@@ -45,38 +43,59 @@ def tracked(*patterns):
     return [Path(name) for name in done.stdout.split("\0") if name]
 
 
-def test_package_list_equals_the_tree():
-    listed = SETUPTOOLS["packages"]
-    found = {
-        file.parent.relative_to(ROOT)
-        for top in ("rsray", "cli")
-        for file in (ROOT / top).rglob("__init__.py")
+def place_in_the_wheel(file):
+    """Return where a file of the repository is to lie in the wheel."""
+    tops = SETUPTOOLS["package-dir"].items()
+    return next(
+        (
+            f"{package.replace('.', '/')}/{file.relative_to(folder)}"
+            for package, folder in tops
+            if file.is_relative_to(folder)
+        ),
+        str(file),
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The names of the files in a wheel that is built from a copy of what is tracked."""
+    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for file in tracked():
+        if (ROOT / file).is_file() and not {"tests", ".ci"} & set(file.parts):
+            (copy / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / file, copy / file)
+    build = f"from setuptools import build_meta; build_meta.build_wheel({str(out)!r})"
+    done = subprocess.run([sys.executable, "-c", build], capture_output=True, text=True, cwd=copy)
+    assert done.returncode == 0, done.stderr
+    (built,) = out.iterdir()
+    with zipfile.ZipFile(built) as files:
+        return set(files.namelist())
+
+
+def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
+    wanted = {place_in_the_wheel(file) for file in tracked("rsray", "cli", "clusters")}
+    assert {name for name in wheel if ".dist-info/" not in name} == wanted
+
+
+def test_what_is_looked_for_is_in_the_wheel(wheel):
+    """Typed, with presets and cluster definitions, the pages that the code cites, and no `cli`."""
+    assert wheel >= {
+        "rsray/py.typed",
+        "rsray/presets/macer.yaml",
+        "rsray/core/README.md",
+        "rsray/cluster/definitions/local.yaml",
+        "rsray/cluster/definitions/kuberay/Dockerfile",
+        "rsray_cli/screen/live.py",
     }
-    assert {folder_of(package) for package in listed} == found
-    assert len(listed) == len(set(listed))
+    assert {name.split("/")[0] for name in wheel if ".dist-info/" not in name} == {
+        "rsray",
+        "rsray_cli",
+    }
 
 
-def test_every_module_lies_in_a_listed_package():
-    folders = {folder_of(package) for package in SETUPTOOLS["packages"]}
-    for top in ("rsray", "cli"):
-        for file in (ROOT / top).rglob("*.py"):
-            assert file.parent.relative_to(ROOT) in folders, file
-
-
-def test_files_that_are_no_modules_are_package_data():
-    patterns = {folder_of(package): globs for package, globs in SETUPTOOLS["package-data"].items()}
-    data = [file for file in tracked("rsray", "cli") if file.suffix != ".py"]
-    assert Path("rsray/presets/macer.yaml") in data
-    for file in data:
-        globs = patterns.get(file.parent, [])
-        assert any(fnmatch.fnmatch(file.name, glob) for glob in globs), f"{file} is not packaged"
-
-
-def test_every_preset_file_on_disk_is_package_data():
-    files = [file for file in (ROOT / "rsray" / "presets").iterdir() if file.is_file()]
-    for file in files:
-        assert file.suffix in (".py", ".yaml"), file
-    assert "*.yaml" in SETUPTOOLS["package-data"]["rsray.presets"]
+def test_the_cluster_definitions_are_found_as_installed():
+    found = importlib.resources.files("rsray.cluster.definitions")
+    assert (found / "local.yaml").read_text() == (ROOT / "clusters" / "local.yaml").read_text()
 
 
 INSTALLED = """

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rsray.data import ImageSplit, dataset_spec
+from rsray.data import DATASETS, ImageSplit
 from rsray.data.fingerprint import seen_before
 from rsray.data.relabelled import Relabelled
 from rsray.errors import UserError
@@ -35,7 +35,7 @@ def _check_shape(split: ImageSplit, shape: Sequence[int] | None, where: str) -> 
     if shape is None or tuple(shape) == split.image_shape:
         return
     channels, height, width = shape
-    own = dataset_spec(split.name).image_shape is None
+    own = DATASETS[split.name].is_own
     options = [f"--image-size {height}"] if height == width else []
     options += [f"--channels {channels}"] if channels != split.image_shape[0] else []
     hint = f"; {' '.join(options)} would make them so" if own and options else ""
@@ -54,7 +54,7 @@ def _renumbered(split: ImageSplit, trained: Mapping[str, Any], where: str) -> Im
     recorded = trained.get("classes")
     if recorded is None or tuple(recorded) == split.classes:
         return split
-    in_order = dataset_spec(split.name).ordered_classes
+    in_order = DATASETS[split.name].ordered_classes
     if trained.get("dataset") == split.name and len(recorded) == split.num_classes == in_order:
         return split
     unknown = [name for name in split.classes if name not in recorded]

@@ -35,7 +35,9 @@ CERT_FILE, TABLE, SUMMARY, PROGRESS, AT_RADIUS = (
     "at_radius.json",
 )
 # Settings that only some runs have; at these values they are not part of what a run is called.
-OPTIONAL: dict[str, Any] = {"tolerance": 0.01, "at_radius": []}
+OPTIONAL: dict[str, Any] = {
+    "tolerance": 0.01, "at_radius": [], "channels": None, "label_column": None, "is_spread": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,12 @@ def table_metadata(claimed: Claimed) -> dict[str, Any]:
         "model_digest",
         "source",
         "image_size",
+        "channels",
+        "label_column",
+        "classes",
+        "image_shape",
+        "data_fingerprint",
+        "is_spread",
     )
     values = config.model_dump(mode="json")
     if config.sampling == "adaptive":

@@ -72,7 +72,7 @@ def wants_estimation(selected_class: int, label: int, sampling: str) -> bool:
     """Tell whether an image's estimation draws can matter.
 
     With `skip` and `adaptive`, an image whose selected class is not its label contributes 0 to ACR
-    and to every certified accuracy whatever the estimation says (METHODS.md, section 1).
+    and to every certified accuracy whatever the estimation says (rsray/core/README.md, 4).
     """
     return sampling == "fixed" or selected_class < 0 or selected_class == label
 

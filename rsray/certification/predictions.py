@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
 from rsray.certification.engine.evaluation import choose_evaluation
 from rsray.certification.engine.sampler import Sampler, ShortOfMemoryError
-from rsray.certification.source import ClassifierSource
+from rsray.certification.request import PredictionRequest
 from rsray.core.counts import ClassCounts
 from rsray.core.decide import predict_hard
-from rsray.data import ImageSplit
+from rsray.core.hardware import default_device, resolve_precision
 from rsray.errors import UserError
 from rsray.storage import one_line, write_file
 
@@ -26,18 +24,7 @@ _FIELDS: list[tuple[str, pa.DataType]] = [
 PREDICTIONS = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _FIELDS])
 
 
-def predict_images(
-    source: ClassifierSource,
-    split: ImageSplit,
-    indices: NDArray[np.int64],
-    *,
-    n: int,
-    alpha: float,
-    sigma: float,
-    seed: int,
-    precision: str,
-    device: torch.device,
-) -> tuple[pa.Table, dict[str, str]]:
+def predict_images(request: PredictionRequest) -> tuple[pa.Table, dict[str, str]]:
     """Return a row of PREDICTIONS for each image (Cohen et al. 2019, PREDICT), and what failed.
 
     With probability at least 1 - alpha over an image's draws, a prediction that does not abstain
@@ -45,22 +32,13 @@ def predict_images(
     raises or a logit is NaN, has no row: it is named with the reason. UserError when all fail, or
     the device runs out of memory.
     """
-    model = source.build(split).to(device)
-    evaluation = choose_evaluation(model, split.image_shape, precision=precision, device=device)
-    sampler = Sampler(
-        model,
-        evaluation,
-        image_shape=split.image_shape,
-        num_classes=split.num_classes,
-        sigma=sigma,
-        seed=seed,
-    )
+    sampler, split = _sampler(request), request.split
     rows: list[dict[str, object]] = []
     failed: dict[str, str] = {}
-    for index in indices.tolist():
+    for index in request.indices.tolist():
         try:
             image = split.images([index])[0]
-            counts_1K = sampler.counts(image, index, "estimation", [(0, n)])
+            counts_1K = sampler.counts(image, index, "estimation", [(0, request.config.n)])
         except ShortOfMemoryError as problem:
             raise UserError(str(problem)) from problem
         except torch.AcceleratorError:  # the GPU's own trouble
@@ -68,7 +46,7 @@ def predict_images(
         except Exception as problem:  # one image's fault must not cost the others their answer
             failed[str(index)] = one_line(problem)
             continue
-        prediction, p_value = predict_hard(ClassCounts.dense(counts_1K), alpha=alpha)
+        prediction, p_value = predict_hard(ClassCounts.dense(counts_1K), alpha=request.config.alpha)
         label = int(split.labels[index])
         values = (index, label, int(prediction[0]), float(p_value[0]))
         rows.append(dict(zip(PREDICTIONS.names, values, strict=True)))
@@ -76,6 +54,23 @@ def predict_images(
         index, reason = next(iter(failed.items()))
         raise UserError(f"no image can be predicted; image {index}: {reason}")
     return pa.Table.from_pylist(rows, schema=PREDICTIONS), failed
+
+
+def _sampler(request: PredictionRequest) -> Sampler:
+    """Return the engine on this process's device."""
+    split, device = request.split, default_device()
+    precision = resolve_precision(request.precision, device)
+    model = request.source.build(split).to(device)
+    evaluation = choose_evaluation(model, split.image_shape, precision=precision, device=device)
+    assert request.source.sigma is not None
+    return Sampler(
+        model,
+        evaluation,
+        image_shape=split.image_shape,
+        num_classes=split.num_classes,
+        sigma=request.source.sigma,
+        seed=request.seed,
+    )
 
 
 def write_predictions(path: str, predictions: pa.Table) -> None:

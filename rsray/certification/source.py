@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from rsray import models
-from rsray.config import TrainConfig
-from rsray.data import ImageSplit
+from rsray.config import READING, TrainConfig
+from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError
 from rsray.storage import Place, read_file
 from rsray.storage.address import parent_and_name
@@ -35,20 +35,26 @@ class ClassifierSource:
     dataset: str | None = None
     data_root: str | None = None
     image_size: int | None = None
+    channels: int | None = None
+    label_column: str | None = None
     sigma: float | None = None
     trained: Mapping[str, Any] = field(default_factory=dict)  # what is recorded of its training
 
     def build(self, split: ImageSplit) -> nn.Module:
         """Return the model for the split's images with the weights loaded, in evaluation mode."""
+        return self.network(split.image_shape, split.num_classes)
+
+    def network(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Return the same for images of this shape (C, H, W) and so many classes."""
         if self.model is None:
             raise UserError(f"{self.where} does not say its architecture: give --model")
         model = models.build(
             self.model,
-            image_shape=split.image_shape,
-            num_classes=split.num_classes,
-            dataset=self.dataset,
+            image_shape=image_shape,
+            num_classes=num_classes,
+            statistics=DATASETS[self.dataset].statistics if self.dataset else None,
         )
-        models.check(model, split.image_shape, split.num_classes)
+        models.check(model, image_shape, num_classes)
         if self.published:
             models.load_published(self.weights, model, self.where)
         else:
@@ -67,6 +73,10 @@ class ClassifierSource:
     def given(self, **known: Any) -> ClassifierSource:
         """Return the source with what the user said in place of what the files say."""
         return replace(self, **{key: value for key, value in known.items() if value is not None})
+
+    def of_other_data(self) -> ClassifierSource:
+        """Return the source without what it says of how its own data set is read."""
+        return replace(self, channels=None, label_column=None)
 
 
 def open_source(where: str) -> ClassifierSource:
@@ -102,9 +112,7 @@ def _open_file(file: Place) -> ClassifierSource:
 
 
 def _described(where: str, weights: bytes, record: dict[str, Any]) -> ClassifierSource:
-    known = {
-        key: record.get(key) for key in ("model", "dataset", "data_root", "image_size", "sigma")
-    }
+    known = {key: record.get(key) for key in ("model", "dataset", "data_root", *READING, "sigma")}
     return ClassifierSource(where, weights, False, _digest(weights), **known, trained=record)
 
 

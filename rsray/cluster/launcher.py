@@ -119,7 +119,7 @@ def _ray(cluster: ClusterFile, *words: str) -> None:
         **os.environ,
         **ENVIRONMENT,
         "RAY_AUTH_TOKEN_PATH": str(cluster.token_file),
-        # RAY.md section 4: a worker of provider local is only ever started by autoscaler v1.
+        # Only autoscaler v1 starts workers of provider local (rsray/distributed/README.md).
         "RAY_UP_enable_autoscaler_v2": "0" if cluster.provider == "local" else "1",
     }
     log = cluster.home / f"ray-{words[0]}.log"

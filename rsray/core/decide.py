@@ -142,7 +142,7 @@ def projected_radius(
 ) -> NDArray[np.float64]:
     """Return the radius that n draws WOULD certify if a fraction p_hat of them hit, in pixels.
 
-    An estimate to rank models with few draws, not a certificate: DESIGN.md, decision 7.
+    An estimate to rank models with few draws, not a certificate (README.md, section 5).
     """
     hits = np.round(np.asarray(p_hat, dtype=np.float64) * n)
     return certified_radius(clopper_pearson_lower(hits, n, alpha), sigma)

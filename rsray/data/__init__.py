@@ -1,142 +1,53 @@
-"""Data sets by name: `open_split` finds, checks and opens one split of one of them."""
+"""Data sets by name, each with all its facts; `open_split` opens one split of one of them.
 
-import difflib
-import os
+Importing this package loads neither torch nor numpy: the names can be listed without them.
+"""
 
-from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, ReadOptions
-from rsray.data.cifar10 import CIFAR10
-from rsray.data.digits import DIGITS
-from rsray.data.imagefolder import IMAGEFOLDER
-from rsray.data.imagenet import IMAGENET, MINI_IMAGENET50
-from rsray.data.mnist import MNIST
-from rsray.data.parquet import PARQUET
-from rsray.data.reading.download import download as _download
-from rsray.data.splits import selected, subset, train_validation
-from rsray.data.svhn import SVHN
-from rsray.data.webdataset import WEBDATASET
-from rsray.errors import UserError
-from rsray.storage import Place
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rsray.family import Family, lazy_names
+
+if TYPE_CHECKING:
+    from rsray.data._base import DatasetSpec, ImageSplit
+    from rsray.data.opening import absolute_root, open_split
+    from rsray.data.splits import selected, subset, train_validation
+
+DATASETS: Family[DatasetSpec] = Family(
+    "data set",
+    {
+        "digits": "rsray.data.digits:DIGITS",
+        "mnist": "rsray.data.mnist:MNIST",
+        "svhn": "rsray.data.svhn:SVHN",
+        "cifar10": "rsray.data.cifar10:CIFAR10",
+        "imagenet": "rsray.data.imagenet:IMAGENET",
+        "mini-imagenet50": "rsray.data.imagenet:MINI_IMAGENET50",
+        "imagefolder": "rsray.data.imagefolder:IMAGEFOLDER",
+        "parquet": "rsray.data.parquet:PARQUET",
+        "webdataset": "rsray.data.webdataset:WEBDATASET",
+    },
+)
 
 __all__ = [
     "DATASETS",
     "DatasetSpec",
     "ImageSplit",
     "absolute_root",
-    "dataset_spec",
     "open_split",
     "selected",
     "subset",
     "train_validation",
 ]
 
-DATASETS: dict[str, DatasetSpec] = {
-    "digits": DIGITS,
-    "mnist": MNIST,
-    "svhn": SVHN,
-    "cifar10": CIFAR10,
-    "imagenet": IMAGENET,
-    "mini-imagenet50": MINI_IMAGENET50,
-    "imagefolder": IMAGEFOLDER,
-    "parquet": PARQUET,
-    "webdataset": WEBDATASET,
-}
-
-DEFAULT_ROOT = "./data"
-ROOT_VARIABLE = "RSRAY_DATA_ROOT"
-
-
-def dataset_spec(name: str) -> DatasetSpec:
-    """Return the data set of this name; raises UserError that lists the names."""
-    if name in DATASETS:
-        return DATASETS[name]
-    close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UserError(f"unknown dataset {name!r}: {hint}allowed: {', '.join(DATASETS)}")
-
-
-def absolute_root(name: str, root: str | None) -> str | None:
-    """Return where a data set is looked for, as a process in another folder must be told it."""
-    if dataset_spec(name).embedded:
-        return root
-    return Place.of(root or _default_root()).uri
-
-
-def _default_root() -> str:
-    return os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT
-
-
-def open_split(
-    name: str,
-    split: str,
-    root: str | None = None,
-    *,
-    image_size: int | None = None,
-    channels: int | None = None,
-    label_column: str | None = None,
-    download: bool = False,
-) -> ImageSplit:
-    """Return a split of a data set found below `root`, its labels read and checked.
-
-    `root` is a local path or a URI; None means the variable RSRAY_DATA_ROOT, else ./data. Of the
-    user's own data, `channels` (1 or 3) says what pictures become, `label_column` which column or
-    .json field holds the classes. With `download` a data set that is missing is fetched first,
-    where torchvision can. Raises UserError, in one line, when the name, the split, an option or the
-    files are not as they must be.
-    """
-    spec = dataset_spec(name)
-    if split not in spec.splits:
-        raise UserError(f"{name} has no split {split!r}: allowed: {', '.join(spec.splits)}")
-    options = ReadOptions(image_size, channels, label_column)
-    _check_options(spec, options)
-    place = Place.of(root or _default_root())
-    found = _open(spec, split, place, options, download)
-    if not len(found):  # reads the labels: damage shows here, not on a worker
-        raise UserError(f"{name} ({split}) below {place}: the split has no images")
-    return found
-
-
-def _open(
-    spec: DatasetSpec, split: str, place: Place, options: ReadOptions, download: bool
-) -> ImageSplit:
-    """Open a split, after a download if it is missing and one is wanted."""
-    try:
-        return spec.open(split, place, options)
-    except DataNotFoundError as missing:
-        if not download or spec.fetch is None:
-            raise UserError(_missing_message(spec, split, missing)) from None
-    _download(spec.name, spec.fetch, place)
-    try:
-        return spec.open(split, place, options)
-    except DataNotFoundError as missing:
-        raise UserError(_missing_message(spec, split, missing)) from None
-
-
-def _missing_message(spec: DatasetSpec, split: str, missing: DataNotFoundError) -> str:
-    pass_download = " or pass --download" if spec.fetch else ""
-    return (
-        f"{spec.name} ({split}) not found; looked for {', '.join(missing.places)}; "
-        f"to get it: {spec.how_to_get}{pass_download}"
-    )
-
-
-def _check_options(spec: DatasetSpec, options: ReadOptions) -> None:
-    _check_image_size(spec, options.image_size)
-    if options.channels not in (None, 1, 3):
-        raise UserError(f"channels {options.channels}: must be 1 (grey) or 3 (colour)")
-    if options.channels is not None and spec.image_shape is not None:
-        raise UserError(f"channels may be chosen for data of your own: {spec.name} has its own")
-    if options.label_column is not None and not spec.has_label_column:
-        raise UserError(f"label column {options.label_column!r}: {spec.name} has no label columns")
-
-
-def _check_image_size(spec: DatasetSpec, image_size: int | None) -> None:
-    if image_size is None:
-        return
-    if image_size < 1:
-        raise UserError(f"image size {image_size}: must be at least 1")
-    if not spec.resizable and spec.image_shape and spec.image_shape[1:] != (image_size,) * 2:
-        sizable = ", ".join(name for name, other in DATASETS.items() if other.resizable)
-        raise UserError(
-            f"image size {image_size}: {spec.name} images are {spec.image_shape[1]} pixels; "
-            f"a size may be chosen for {sizable}"
-        )
+__getattr__ = lazy_names(
+    {
+        "DatasetSpec": "rsray.data._base",
+        "ImageSplit": "rsray.data._base",
+        "absolute_root": "rsray.data.opening",
+        "open_split": "rsray.data.opening",
+        "selected": "rsray.data.splits",
+        "subset": "rsray.data.splits",
+        "train_validation": "rsray.data.splits",
+    }
+)

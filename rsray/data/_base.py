@@ -2,8 +2,8 @@
 
 # Shapes: N images of the split, n images asked for, C channels, H height, W width.
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from rsray.storage import Place
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+# Mean and standard deviation of each channel, of pixels in [0, 1].
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class DataNotFoundError(Exception):
@@ -76,11 +78,6 @@ class ImageSplit(ABC):
         """Return the number of images N."""
         return len(self.labels)
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of all images of the split once decoded, in bytes."""
-        return len(self) * int(np.prod(self.image_shape))
-
     def images(self, indices: Indices) -> Pixels:
         """Return the images at these indices, in this order, uint8 [n, C, H, W], values 0..255.
 
@@ -126,20 +123,48 @@ class ImageSplit(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """What the rest of the program must know of a data set before it is opened."""
+    """All that the rest of the program knows of a data set before it is opened."""
 
     name: str
-    description: str
-    num_classes: int | None  # None: found in the data
-    image_shape: tuple[int, int, int] | None  # C, H, W; None: found in the data
-    open: Callable[[str, Place, ReadOptions], ImageSplit]  # (split, root, options)
-    how_to_get: str  # for the message when the data set is missing
+    # Opens (split, root, options); raises DataNotFoundError when the data set is missing.
+    open: Callable[[str, Place, ReadOptions], ImageSplit]
+    # For the message when it is missing, and what downloads all splits into a local folder.
+    how_to_get: str
+    fetch: Callable[[str], None] | None = None
+    # In an installed package: it needs no root.
+    embedded: bool = False
+
+    # None: found in the data.
+    num_classes: int | None
+    class_names: tuple[str, ...] | None = None
+    image_shape: tuple[int, int, int] | None
+    # With so many classes, every layout of the data set has them in one order.
+    ordered_classes: int | None = None
+    # Whether `image_size`, and whether `label_column`, may be chosen.
+    resizable: bool = False
+    has_label_column: bool = False
     splits: tuple[str, ...] = ("train", "test")
-    augmentation: Literal["none", "crop-flip", "random-resized-crop"] = "none"  # in training
-    embedded: bool = False  # in an installed package: it needs no root
-    skip: int = 1  # certify every skip-th test image unless told otherwise
-    in_memory: bool = True  # False: read images as they are needed
-    ordered_classes: int | None = None  # with so many classes, every layout has them in one order
-    has_label_column: bool = False  # whether `label_column` may be chosen
-    resizable: bool = False  # whether `image_size` may be chosen
-    fetch: Callable[[str], None] | None = None  # downloads all splits into a local folder
+    # None: images go into the network as they are.
+    statistics: Statistics | None = None
+    augmentation: Literal["none", "crop-flip", "random-resized-crop"] = "none"
+
+    # What a training run starts from when no preset is named: fields of its configuration, and
+    # settings of objectives by the objective's name.
+    training: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # Certify every skip-th test image, as the papers do.
+    skip: int = 1
+    # What a search starts from: fields of its configuration; how many times fewer epochs its trials
+    # have than the run; and the workers of one run, where there are GPUs.
+    search: Mapping[str, Any] = field(default_factory=dict)
+    shorter_trials: int = 1
+    gpu_workers: int = 1
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is data of the user's own, of which nothing is known beforehand."""
+        return self.image_shape is None
+
+
+# What training on somebody's own pictures starts from.
+OWN_PICTURES = {"model": "resnet20", "epochs": 30, "lr_drops": (15, 25)}

@@ -2,7 +2,13 @@
 
 from collections.abc import Sequence
 
-from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, ReadOptions
+from rsray.data._base import (
+    OWN_PICTURES,
+    DataNotFoundError,
+    DatasetSpec,
+    ImageSplit,
+    ReadOptions,
+)
 from rsray.data.reading.class_folders import class_folders, classes_with_pictures
 from rsray.data.reading.folder import FolderSplit, find_geometry, list_images
 from rsray.errors import UserError
@@ -113,11 +119,10 @@ def _check_levels(folder: Place, paths: Sequence[str], *, is_divided: bool) -> N
 
 IMAGEFOLDER = DatasetSpec(
     name="imagefolder",
-    description="your own pictures: train/<class>/* and test/ (or val/), or only <class>/*",
     num_classes=None,
     image_shape=None,
     open=open_imagefolder,
     how_to_get="one folder of pictures per class, in train/ and test/ or without split folders",
-    in_memory=False,
     resizable=True,
+    training=OWN_PICTURES,
 )

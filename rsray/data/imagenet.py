@@ -141,30 +141,47 @@ def _mini(base: ImageSplit) -> ImageSplit:
     )
 
 
+IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The papers' recipe, but for the batch.
+IMAGENET_TRAINING = {
+    "model": "resnet50",
+    "epochs": 120,
+    "lr": 0.1,
+    "lr_drops": (30, 60, 90),
+    "weight_decay": 1e-4,
+}
+IMAGENET_SETTINGS = {"macer": {"num_draws": 2, "trade_off": 6.0}}
+
 IMAGENET = DatasetSpec(
     name="imagenet",
-    description="ImageNet (ILSVRC 2012), 224 x 224 RGB: 1,281,167 + 50,000 images",
     num_classes=None,  # 1,000, or as many class folders as there are
     image_shape=(3, CROP, CROP),
     open=open_imagenet,
     how_to_get="train/<synset>/*.JPEG and val/<synset>/*.JPEG from https://image-net.org, or the "
     "Parquet shards of https://huggingface.co/datasets/ILSVRC/imagenet-1k, or the tar files of "
     "https://huggingface.co/datasets/timm/imagenet-1k-wds",
+    statistics=IMAGENET_STATISTICS,
     augmentation="random-resized-crop",
+    training={**IMAGENET_TRAINING, "batch_size": 256},
+    settings=IMAGENET_SETTINGS,
     skip=100,
     ordered_classes=1000,
-    in_memory=False,
+    # A trial costs GPU-days even so.
+    shorter_trials=4,
+    # The papers' own number.
+    gpu_workers=4,
     resizable=True,
 )
 
 MINI_IMAGENET50 = DatasetSpec(
     name="mini-imagenet50",
-    description="50 classes of ImageNet chosen by a fixed seed, 224 x 224 RGB",
     num_classes=MINI_CLASSES,
     image_shape=(3, CROP, CROP),
     open=open_mini_imagenet,
     how_to_get="the same files as imagenet",
+    training={**IMAGENET_TRAINING, "batch_size": 64},
+    settings=IMAGENET_SETTINGS,
+    statistics=IMAGENET_STATISTICS,
     augmentation="random-resized-crop",
-    in_memory=False,
     resizable=True,
 )

@@ -9,6 +9,7 @@ import numpy as np
 
 from rsray.data._base import (
     AS_IT_IS,
+    OWN_PICTURES,
     DataNotFoundError,
     DatasetSpec,
     ImageSplit,
@@ -236,12 +237,11 @@ def _one_of(allowed: tuple[str, ...], columns: list[str], what: str, file: Place
 
 PARQUET = DatasetSpec(
     name="parquet",
-    description="your own Parquet file(s): columns image (or img) and label (or labels)",
     num_classes=None,
     image_shape=None,
     open=open_parquet,
     how_to_get="Parquet files named train* and test*, or with a column 'split', or neither",
-    in_memory=False,
     has_label_column=True,
     resizable=True,
+    training=OWN_PICTURES,
 )

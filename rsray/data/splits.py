@@ -85,30 +85,24 @@ def subset(n_total: int, limit: int | None, seed: int) -> NDArray[np.int64]:
 
 
 def selected(
-    n_total: int, start: int | None, skip: int | None, limit: int | None, *, every: int = 1
+    n_total: int, start: int, skip: int, limit: int | None, *, is_spread: bool = False
 ) -> NDArray[np.int64]:
     """Return the indices start, start + skip, start + 2 skip, ... below n_total, at most `limit`.
 
-    Where neither start nor skip is given, `limit` images are spread evenly over those that `every`
-    selects (see `is_spread`). Raises UserError when `start` is outside 0..n_total-1, or `skip` or
+    With `is_spread` the limit takes its images evenly from all of these, not the first: class
+    folders are sorted by class. Raises UserError when `start` is outside 0..n_total-1, or `skip` or
     `limit` is below 1.
     """
-    begin, step = start or 0, every if skip is None else skip
-    if not 0 <= begin < n_total:
+    if not 0 <= start < n_total:
         raise UserError(f"start {start}: must be 0..{n_total - 1} (there are {n_total} images)")
-    if step < 1:
+    if skip < 1:
         raise UserError(f"skip {skip}: must be at least 1")
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1")
-    indices = np.arange(begin, n_total, step, dtype=np.int64)
-    if limit is not None and is_spread(start, skip, limit) and limit < len(indices):
+    indices = np.arange(start, n_total, skip, dtype=np.int64)
+    if is_spread and limit is not None and limit < len(indices):
         return indices[np.arange(limit) * len(indices) // limit]
     return indices[:limit]
-
-
-def is_spread(start: int | None, skip: int | None, limit: int | None) -> bool:
-    """Tell whether `limit` alone selects images: class folders are sorted, so they are spread."""
-    return start is None and skip is None and limit is not None
 
 
 def _validation_count(n_total: int, validation: float | int) -> int:

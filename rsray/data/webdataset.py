@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from rsray.data._base import (
     AS_IT_IS,
+    OWN_PICTURES,
     DataNotFoundError,
     DatasetSpec,
     ImageSplit,
@@ -262,12 +263,11 @@ def _header(table: TarTable, row: int) -> Header:
 
 WEBDATASET = DatasetSpec(
     name="webdataset",
-    description="your own tar file(s) of pictures: key.jpg (or .png) beside key.cls or key.json",
     num_classes=None,
     image_shape=None,
     open=open_webdataset,
     how_to_get="WebDataset tar files named *train* and *test* (or val), or neither",
-    in_memory=False,
     has_label_column=True,
     resizable=True,
+    training=OWN_PICTURES,
 )

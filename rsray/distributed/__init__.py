@@ -6,7 +6,7 @@ package can import it. What the user has set stays.
 
 import os
 
-# RAY.md, sections 0, 1 and 5.
+# README.md, section 1, says why.
 ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use the driver's environment as it is
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",

@@ -1,34 +1,38 @@
-"""The networks rsray trains and certifies. All take images in [0, 1] and return logits."""
+"""The networks rsray trains and certifies. All take images in [0, 1] and return logits.
 
-# Shapes: N images, C H W an image, K classes.
+Importing this package loads no torch: the names of the networks can be listed without it.
+"""
+
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from rsray.family import Family, lazy_names
 
-from rsray.errors import UserError
-from rsray.models.factory import from_factory
-from rsray.models.lenet import LeNet
-from rsray.models.normalise import STATISTICS, Normalise
-from rsray.models.published import load_published
-from rsray.models.resnet_cifar import resnet20, resnet110
-from rsray.models.resnet_imagenet import resnet50
-from rsray.models.weights import load_weights, save_weights, weights_bytes
+if TYPE_CHECKING:
+    from torch import nn
 
-MODELS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
-    "lenet": LeNet,
-    "resnet20": resnet20,
-    "resnet110": resnet110,
-    "resnet50": resnet50,
-}
+    from rsray.models.assembly import Statistics, build, check
+    from rsray.models.normalise import Normalise
+    from rsray.models.published import load_published
+    from rsray.models.weights import load_weights, save_weights, weights_bytes
+
+# A member is called with the shape (C, H, W) of an image and the number of classes.
+MODELS: Family[Callable[[tuple[int, int, int], int], nn.Module]] = Family(
+    "model",
+    {
+        "lenet": "rsray.models.lenet:LeNet",
+        "resnet20": "rsray.models.resnet_cifar:resnet20",
+        "resnet110": "rsray.models.resnet_cifar:resnet110",
+        "resnet50": "rsray.models.resnet_imagenet:resnet50",
+    },
+)
 
 __all__ = [
     "MODELS",
-    "STATISTICS",
     "Normalise",
+    "Statistics",
     "build",
     "check",
     "load_published",
@@ -37,57 +41,15 @@ __all__ = [
     "weights_bytes",
 ]
 
-
-def build(
-    name: str, *, image_shape: tuple[int, int, int], num_classes: int, dataset: str | None = None
-) -> nn.Module:
-    """Return an untrained model for images of `image_shape` = (C, H, W) in [0, 1].
-
-    A name of MODELS gives Sequential(normalise, network), or the bare network when `dataset` has
-    no statistics. `package.module:factory` calls the user's own factory and returns its module as
-    it is: normalisation is the factory's business. Raises UserError for any other name.
-    """
-    if ":" in name:
-        return from_factory(name, image_shape, num_classes)
-    if name not in MODELS:
-        raise UserError(
-            f"model {name!r} is unknown; choose one of {', '.join(MODELS)}, "
-            "or package.module:factory"
-        )
-    network = MODELS[name](image_shape, num_classes)
-    if dataset not in STATISTICS:
-        return network
-    mean, std = STATISTICS[dataset]
-    if len(mean) != image_shape[0]:
-        raise UserError(
-            f"dataset {dataset!r} has {len(mean)} channels, got images of {image_shape[0]}"
-        )
-    return nn.Sequential(OrderedDict(normalise=Normalise(mean, std), network=network))
-
-
-def check(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Run one blank image through the model; raises UserError unless it returns logits [1, K].
-
-    The model's training mode is as before afterwards.
-    """
-    parameter = next(model.parameters(), torch.zeros(0))
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            blank = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
-            logits = model.eval()(blank)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise UserError(
-            f"the model fails on an image of shape {image_shape}: {_line(error)}"
-        ) from error
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
-    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if shape != (1, num_classes):
-        raise UserError(f"the model must return logits of shape (1, {num_classes}), got {shape}")
-
-
-def _line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+__getattr__ = lazy_names(
+    {
+        "Normalise": "rsray.models.normalise",
+        "Statistics": "rsray.models.assembly",
+        "build": "rsray.models.assembly",
+        "check": "rsray.models.assembly",
+        "load_published": "rsray.models.published",
+        "load_weights": "rsray.models.weights",
+        "save_weights": "rsray.models.weights",
+        "weights_bytes": "rsray.models.weights",
+    }
+)

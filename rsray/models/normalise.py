@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each data set's channels, applied inside the network.
+"""Mean and standard deviation of the channels, applied inside the network.
 
 Noise is added to images in [0, 1], BEFORE this layer, so that sigma and radii are in pixel units.
 """
@@ -10,16 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-# Data set -> (mean, standard deviation) of each channel; others are not normalised.
-STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # as in Cohen et al.'s code
-    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-    "imagenet": _IMAGENET,
-    "mini-imagenet50": _IMAGENET,
-}
 
 
 class Normalise(nn.Module):

@@ -1,49 +1,40 @@
-"""Training objectives, one paper per file. Each is usable in a training loop of one's own."""
+"""Training objectives, one paper per file. Each is usable in a training loop of one's own.
 
-from rsray.errors import UserError
-from rsray.objectives._base import Network, Objective, Step, Terms
-from rsray.objectives.adre import Adre, AdreAdv
-from rsray.objectives.consistency import Consistency
-from rsray.objectives.gaussian import Gaussian
-from rsray.objectives.macer import Macer
-from rsray.objectives.smoothadv import SmoothAdv
-from rsray.objectives.smoothmix import SmoothMix
-from rsray.objectives.sodm import Sodm
-from rsray.objectives.stability import Stability
+The class of a member is an attribute of this package (`rsray.objectives.Macer`) and is loaded when
+it is first used: importing the package loads no torch.
+"""
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    "gaussian": Gaussian,
-    "macer": Macer,
-    "smoothadv": SmoothAdv,
-    "adre": Adre,
-    "adre-adv": AdreAdv,
-    "sodm": Sodm,
-    "stability": Stability,
-    "consistency": Consistency,
-    "smoothmix": SmoothMix,
-}
+from __future__ import annotations
 
-__all__ = [
-    "OBJECTIVES",
-    "Adre",
-    "AdreAdv",
-    "Consistency",
-    "Gaussian",
-    "Macer",
-    "Network",
-    "Objective",
-    "SmoothAdv",
-    "SmoothMix",
-    "Sodm",
-    "Stability",
-    "Step",
-    "Terms",
-    "by_name",
-]
+from typing import TYPE_CHECKING, Any
+
+from rsray.family import Family, lazy_names
+
+if TYPE_CHECKING:
+    from rsray.objectives._base import Network, Objective, Step, Terms
+
+OBJECTIVES: Family[type[Objective]] = Family(
+    "objective",
+    {
+        "gaussian": "rsray.objectives.gaussian:Gaussian",
+        "macer": "rsray.objectives.macer:Macer",
+        "smoothadv": "rsray.objectives.smoothadv:SmoothAdv",
+        "adre": "rsray.objectives.adre:Adre",
+        "adre-adv": "rsray.objectives.adre:AdreAdv",
+        "sodm": "rsray.objectives.sodm:Sodm",
+        "stability": "rsray.objectives.stability:Stability",
+        "consistency": "rsray.objectives.consistency:Consistency",
+        "smoothmix": "rsray.objectives.smoothmix:SmoothMix",
+    },
+)
+
+__all__ = ["OBJECTIVES", "Network", "Objective", "Step", "Terms"]
+__all__ += OBJECTIVES.attributes()
+
+_BASE = dict.fromkeys(("Network", "Objective", "Step", "Terms"), "rsray.objectives._base")
+_of_the_base = lazy_names(_BASE)
 
 
-def by_name(name: str) -> type[Objective]:
-    """Return the objective class of that name; raises UserError that lists the names."""
-    if not isinstance(name, str) or name not in OBJECTIVES:
-        raise UserError(f"objective {name!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name]
+def __getattr__(name: str) -> Any:
+    """Return the class of a member, or a type that all members share, loaded on first use."""
+    return _of_the_base(name) if name in _BASE else OBJECTIVES.attribute(name)

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from rsray.objectives._base import Network, Objective, Step, noisy_logits
+from rsray.objectives._base import Network, Objective, Step, noisy_logits, setting
 from rsray.objectives.attacks import ATTACKS, frozen, with_noise
 
 
@@ -17,10 +17,10 @@ from rsray.objectives.attacks import ATTACKS, frozen, with_noise
 class Adversarial(Objective):
     """Train on images that an attack moved within an l2 ball, with the noise the attack saw."""
 
-    epsilon: float = 1.0  # l2, pixels in [0, 1]; 0 attacks nothing
-    attack: str = "pgd"
-    num_steps: int = 10
-    warm_up_epochs: int = 10  # epsilon grows linearly over them
+    epsilon: float = setting("l2 radius of the attack, pixels in [0, 1]; 0: no attack.", 1.0)
+    attack: str = setting("pgd, or ddn, which looks for the smallest change that fools.", "pgd")
+    num_steps: int = setting("Steps of the attack.", 10)
+    warm_up_epochs: int = setting("Epochs over which epsilon grows linearly.", 10)
 
     def __post_init__(self) -> None:
         """Refuse settings outside the method's domain."""

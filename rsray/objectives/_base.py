@@ -9,9 +9,9 @@ changes during training overrides `at_epoch`; a second network with its own opti
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +40,26 @@ class Step:
     logits_BMK: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class Objective(ABC):
-    """Settings and loss of a training method. `sigma` is in pixel units of images in [0, 1]."""
+def setting(help: str, default: Any) -> Any:
+    """Return the field of an objective's setting, with what it means in words."""
+    return field(default=default, metadata={"help": help})
 
-    sigma: float
-    num_draws: int = 1
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """Settings and loss of a training method. `sigma` is in pixel units of images in [0, 1].
+
+    `search_space` is what `rsray tune` varies unless told: {setting: range}, each around the
+    paper's value and wide enough to hold the best of its ablations.
+    """
+
+    search_space: ClassVar[Mapping[str, str]] = {
+        "lr": "log(0.003,0.2)",
+        "weight_decay": "log(1e-5,1e-2)",
+    }
+
+    sigma: float = field(metadata={"help": "Standard deviation of the noise, pixels in [0, 1]."})
+    num_draws: int = setting("Noisy copies of each image in a step.", 1)
 
     def __post_init__(self) -> None:
         """Refuse settings that no method allows."""

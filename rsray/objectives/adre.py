@@ -4,19 +4,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rsray.objectives._adversarial import Adversarial
-from rsray.objectives._base import Objective, Terms
+from rsray.objectives._base import Objective, Terms, setting
 from rsray.objectives.probabilities import (
     PROBABILITY_FLOOR,
     cross_entropy,
     log_mean_softmax,
     of_label,
 )
+
+SEARCH_SPACE = {"trade_off": "log(0.02,0.5)"}
+CROSS_ENTROPY_DRAWS = "Draws in the cross entropy (None: all; the paper's table 1: 1)."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +32,11 @@ class Adre(Objective):
     draw only, which is `classification_draws=1`.
     """
 
-    num_draws: int = 8
-    trade_off: float = 0.1  # lambda
-    classification_draws: int | None = None  # draws in the cross entropy; None: all
+    search_space: ClassVar[Mapping[str, str]] = SEARCH_SPACE
+
+    num_draws: int = setting("Noisy copies of each image in a step (k).", 8)
+    trade_off: float = setting("Weight of the best wrong class (lambda).", 0.1)
+    classification_draws: int | None = setting(CROSS_ENTROPY_DRAWS, None)
 
     def __post_init__(self) -> None:
         """Refuse settings outside the paper's domain."""
@@ -51,11 +58,13 @@ class AdreAdv(Adversarial):
     The paper attacks with full epsilon from the first epoch on, so there is no warm-up by default.
     """
 
-    num_draws: int = 8
-    num_steps: int = 2
-    warm_up_epochs: int = 0
-    trade_off: float = 0.1  # lambda, in the attack and in the loss
-    classification_draws: int | None = None  # draws in the cross entropy; None: all
+    search_space: ClassVar[Mapping[str, str]] = SEARCH_SPACE
+
+    num_draws: int = setting("Noisy copies of each image in a step (k).", 8)
+    num_steps: int = setting("Steps of the attack.", 2)
+    warm_up_epochs: int = setting("Epochs over which epsilon grows linearly.", 0)
+    trade_off: float = setting("Weight of the best wrong class, in attack and loss (lambda).", 0.1)
+    classification_draws: int | None = setting(CROSS_ENTROPY_DRAWS, None)
 
     def __post_init__(self) -> None:
         """Refuse settings outside the paper's domain."""

@@ -3,11 +3,13 @@
 # Shapes: B images, M noise draws per image, K classes.
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from rsray.objectives._base import Objective, Terms
+from rsray.objectives._base import Objective, Terms, setting
 from rsray.objectives.probabilities import cross_entropy, log_mean
 
 
@@ -15,9 +17,14 @@ from rsray.objectives.probabilities import cross_entropy, log_mean
 class Consistency(Objective):
     """Mean cross entropy, divergence of the copies from their mean, and the mean's entropy."""
 
-    num_draws: int = 2
-    trade_off: float = 10.0  # lambda
-    entropy_weight: float = 0.5
+    search_space: ClassVar[Mapping[str, str]] = {
+        "trade_off": "log(1,40)",
+        "entropy_weight": "log(0.05,2)",
+    }
+
+    num_draws: int = setting("Noisy copies of each image in a step (m), at least 2.", 2)
+    trade_off: float = setting("Weight of the copies' agreement with their mean (lambda).", 10.0)
+    entropy_weight: float = setting("Weight of the mean prediction's entropy (eta).", 0.5)
 
     def __post_init__(self) -> None:
         """Refuse settings outside the paper's domain."""

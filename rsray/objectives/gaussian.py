@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rsray.objectives._base import Objective, Terms
+from rsray.objectives._base import Objective, Terms, setting
 from rsray.objectives.macer import mean_probability_nll
 
 
@@ -19,7 +19,7 @@ class Gaussian(Objective):
     less than about that probability teaches less than under plain cross entropy.
     """
 
-    num_draws: int = 1
+    num_draws: int = setting("Noisy copies of each image in a step; the paper takes one.", 1)
 
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return -log of the mean softmax of the label [B] in nats; there is no robustness term."""

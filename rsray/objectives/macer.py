@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from rsray.objectives._base import Objective, Terms
+from rsray.objectives._base import Objective, Terms, setting
 
 PROBABILITY_FLOOR = 1e-10  # of the classification term, as in the authors' code
 PROBABILITY_TINY = 1e-30  # below this a probability has underflowed: its gap is beyond any hinge
@@ -23,12 +25,18 @@ class Macer(Objective):
     the mean tempered softmax classifies correctly with a finite gap of at most `hinge`.
     """
 
-    num_draws: int = 16  # M
-    trade_off: float = 12.0  # lambda
-    hinge: float = 8.0  # leave an image alone once Phi^-1(p1) - Phi^-1(p2) exceeds this
-    inverse_temperature: float = 16.0  # beta
-    deferred: bool = (
-        False  # trade_off is 0 until the first learning-rate drop (the paper's sigma = 1.00)
+    search_space: ClassVar[Mapping[str, str]] = {
+        "trade_off": "log(0.5,32)",
+        "hinge": "uniform(2,16)",
+        "inverse_temperature": "log(2,64)",
+    }
+
+    num_draws: int = setting("Noisy copies of each image in a step (k).", 16)
+    trade_off: float = setting("Weight of the radius beside the cross entropy (lambda).", 12.0)
+    hinge: float = setting("Leave an image alone once Phi^-1(p1) - Phi^-1(p2) exceeds this.", 8.0)
+    inverse_temperature: float = setting("Factor of the logits in the radius (beta).", 16.0)
+    deferred: bool = setting(
+        "Keep trade_off at 0 until the first learning-rate drop (the paper's sigma = 1.00).", False
     )
 
     def __post_init__(self) -> None:

@@ -3,13 +3,15 @@
 # Shapes: B images, M noise draws per image, K classes.
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rsray.objectives._adversarial import Adversarial
-from rsray.objectives._base import Terms
+from rsray.objectives._base import Terms, setting
 from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_label
 
 
@@ -21,7 +23,9 @@ class SmoothAdv(Adversarial):
     the cross entropy, as in the authors' code.
     """
 
-    num_draws: int = 4
+    search_space: ClassVar[Mapping[str, str]] = {"epsilon": "log(0.1,4)"}
+
+    num_draws: int = setting("Noisy copies of each image, in the attack and in the step (m).", 4)
 
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return the cross entropy [B] in nats; there is no robustness term."""

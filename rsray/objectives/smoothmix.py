@@ -3,13 +3,15 @@
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits
+from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
 from rsray.objectives.attacks import ascend, frozen, with_noise
 from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_label
 
@@ -18,11 +20,13 @@ from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_l
 class SmoothMix(Objective):
     """Cross entropy plus the divergence from mixed targets at mixtures with adversarial images."""
 
-    num_draws: int = 2
-    trade_off: float = 5.0  # eta
-    step_size: float = 0.5  # l2 length of an ascent step, pixels in [0, 1]
-    num_steps: int = 4
-    warm_up_epochs: int = 10  # trade_off grows linearly over them
+    search_space: ClassVar[Mapping[str, str]] = {"trade_off": "log(0.5,20)"}
+
+    num_draws: int = setting("Noisy copies of each image in a step (m).", 2)
+    trade_off: float = setting("Weight of the mixtures (eta).", 5.0)
+    step_size: float = setting("l2 length of a step of the attack, pixels in [0, 1].", 0.5)
+    num_steps: int = setting("Steps of the attack.", 4)
+    warm_up_epochs: int = setting("Epochs over which trade_off grows linearly.", 10)
 
     def __post_init__(self) -> None:
         """Refuse settings outside the paper's domain."""

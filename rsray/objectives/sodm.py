@@ -7,18 +7,19 @@ over the logits followed by softmax, which starts as plain softmax. It is used i
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits
+from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
 from rsray.objectives.attacks import frozen
 from rsray.objectives.probabilities import log_mean, of_label
 
 
-class Mapping(nn.Module):
+class MappingNetwork(nn.Module):
     """The mapping network: log softmax(u + W2 relu(W1 u)), with W2 = 0 at the start."""
 
     def __init__(self, num_classes: int, width: int) -> None:
@@ -44,13 +45,15 @@ class Sodm(Objective):
     classifier frozen. `trade_off` (the paper's beta) grows tenfold at the first learning-rate drop.
     """
 
-    num_draws: int = 16
-    trade_off: float = 6.0
-    trade_off_growth: float = 10.0  # at the first learning-rate drop
-    threshold: float = 0.99  # rho
-    mapping_draws: int = 128  # n'
-    mapping_interval: int = 5  # m
-    mapping_width: int = 64
+    search_space: ClassVar[Mapping[str, str]] = {"trade_off": "log(1,100)"}
+
+    num_draws: int = setting("Noisy copies of each image in a step (n).", 16)
+    trade_off: float = setting("Weight of the radius (beta).", 6.0)
+    trade_off_growth: float = setting("Factor of trade_off at the first learning-rate drop.", 10.0)
+    threshold: float = setting("No radius is asked of an image above this probability (rho).", 0.99)
+    mapping_draws: int = setting("Noisy copies in a step of the mapping network (n').", 128)
+    mapping_interval: int = setting("Training steps between two of the mapping network (m).", 5)
+    mapping_width: int = setting("Hidden units of the mapping network.", 64)
 
     def __post_init__(self) -> None:
         """Refuse settings outside the paper's domain."""
@@ -105,7 +108,7 @@ class Sodm(Objective):
 
     def companion(self, num_classes: int) -> nn.Module:
         """Return the mapping network, which starts as plain softmax."""
-        return Mapping(num_classes, self.mapping_width)
+        return MappingNetwork(num_classes, self.mapping_width)
 
     def companion_due(self, step: int) -> bool:
         """Tell whether the mapping takes a step after training step `step` (counted from 0)."""

@@ -3,12 +3,14 @@
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits
+from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
 from rsray.objectives.probabilities import cross_entropy
 
 
@@ -16,7 +18,9 @@ from rsray.objectives.probabilities import cross_entropy
 class Stability(Objective):
     """Cross entropy of the clean image plus the cross entropy of its noisy copies against it."""
 
-    trade_off: float = 2.0  # lambda
+    search_space: ClassVar[Mapping[str, str]] = {"trade_off": "log(0.5,20)"}
+
+    trade_off: float = setting("Weight of the noisy copies' agreement (lambda).", 2.0)
 
     def __post_init__(self) -> None:
         """Refuse settings outside the method's domain."""

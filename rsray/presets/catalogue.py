@@ -12,19 +12,10 @@ import yaml
 
 from rsray.config import TrainConfig, nest
 from rsray.errors import UserError
+from rsray.objectives import OBJECTIVES
 
-FILES = (
-    "digits",
-    "macer",
-    "cohen",
-    "smoothadv",
-    "adre",
-    "sodm",
-    "stability",
-    "consistency",
-    "smoothmix",
-)
-INHERITED = ("cost", "certify", "differs")  # a preset has its parent's unless it names its own
+# A preset has its parent's unless it names its own.
+INHERITED = ("cost", "certify", "differs")
 
 
 @dataclass(frozen=True)
@@ -40,21 +31,12 @@ class Preset:
     source: str | None = None  # the table the figure stands in
     certify: str = ""  # options of `rsray certify` that select the images of the figure
     differs: str = ""  # where these settings are not, or not known to be, the paper's
-
-    @property
-    def is_published(self) -> bool:
-        """Whether a paper or its public recipe has this setting; those for digits are our own."""
-        return bool(self.settings["dataset"] != "digits")
+    is_published: bool = True  # False: a setting of our own, which no paper or public recipe has
 
     def at_epochs(self, epochs: int) -> dict[str, Any]:
         """Return the settings for a run of so many epochs: see TrainConfig.at_epochs."""
         whole = TrainConfig.make(nest(self.settings))
         return {**self.settings, **whole.at_epochs(epochs)}
-
-    @property
-    def published_acr(self) -> float | None:
-        """The published average certified radius in pixels of [0, 1], if there is one."""
-        return None if self.acr is None else float(self.acr)
 
     @property
     def figure(self) -> str:
@@ -69,12 +51,18 @@ class Preset:
 
 @cache
 def presets() -> dict[str, Preset]:
-    """Return every preset by name, in the order of the files."""
-    found: dict[str, Preset] = {}
-    for stem in FILES:
-        file = resources.files(__package__) / f"{stem}.yaml"
-        found |= _read(yaml.safe_load(file.read_text(encoding="utf-8")))
-    return found
+    """Return every preset by name: our own first, then the papers' in the order of OBJECTIVES."""
+    listed = resources.files(__package__).iterdir()
+    texts = [file.read_text(encoding="utf-8") for file in listed if file.name.endswith(".yaml")]
+    files = [_read(yaml.safe_load(text)) for text in texts]
+    return {entry.name: entry for entries in sorted(files, key=_place) for entry in entries}
+
+
+def _place(entries: list[Preset]) -> tuple[bool, int, str]:
+    """Return what the files are sorted by."""
+    first = entries[0]
+    objectives = list(OBJECTIVES)
+    return first.is_published, objectives.index(first.settings["objective"]), first.name
 
 
 def preset(name: str) -> Preset:
@@ -111,8 +99,9 @@ def matching(part: str) -> list[Preset]:
     return chosen or [preset(part)]
 
 
-def _read(entries: dict[str, Any]) -> dict[str, Preset]:
-    paper = entries.pop("paper")
+def _read(entries: dict[str, Any]) -> list[Preset]:
+    """Return the presets of a file, which names its paper; `ours` says that there is none."""
+    paper, is_published = entries.pop("paper"), not entries.pop("ours", False)
     found: dict[str, Preset] = {}
     for name, entry in entries.items():
         parent = found[entry["extends"]] if "extends" in entry else None
@@ -123,9 +112,10 @@ def _read(entries: dict[str, Any]) -> dict[str, Preset]:
             name=name,
             settings={**(parent.settings if parent else {}), **entry["settings"]},
             paper=paper,
+            is_published=is_published,
             acr=published.get("acr"),
             source=published.get("source") or certified.pop("source", None),
             certified=certified,
             **{**inherited, **own},
         )
-    return found
+    return list(found.values())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rsray import models
 from rsray.config import TrainConfig
 from rsray.core.hardware import PRECISIONS, forbid_tf32, resolve_precision
-from rsray.data import dataset_spec
+from rsray.data import DATASETS
 from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
 from rsray.objectives import Objective
@@ -96,7 +96,7 @@ class Training:
         )
         self.source = Source(self.split, chosen[held_in], self.device)
         self.held_out = Source(self.split, chosen[held_out], self.device)
-        self.augmentation = config.augmentation or dataset_spec(config.dataset).augmentation
+        self.augmentation = config.augmentation or DATASETS[config.dataset].augmentation
         self.schedule = Schedule(
             len(self.source),
             config.batch_size,
@@ -125,7 +125,7 @@ class Training:
 
     def _settle_precision(self) -> str:
         """Return the first worker's precision, now or in an earlier start; run.yaml holds it."""
-        own = self.config.precision
+        own: str | None = self.config.precision
         if self.run is None:
             return resolve_precision(own, self.device)
         is_first = self.team.rank == 0

@@ -10,7 +10,7 @@ from torch import nn
 from rsray import models
 from rsray.config import TrainConfig
 from rsray.core.hardware import device_name, resolve_precision
-from rsray.data import ImageSplit, dataset_spec, open_split
+from rsray.data import DATASETS, ImageSplit, open_split
 from rsray.data.fingerprint import fingerprint, is_same
 from rsray.errors import UserError
 from rsray.family import choose
@@ -26,7 +26,7 @@ RUN_FILE, WEIGHTS, GROUP_SIZE = "run.yaml", "model.safetensors", ".group-size"
 
 def open_training_split(config: TrainConfig) -> ImageSplit:
     """Return the training split that a configuration names."""
-    return open_split(config.dataset, "train", config.data_root, image_size=config.image_size)
+    return open_split(config.dataset, "train", config.data_root, **config.reading)
 
 
 def build_model(config: TrainConfig, split: ImageSplit) -> nn.Module:
@@ -35,7 +35,7 @@ def build_model(config: TrainConfig, split: ImageSplit) -> nn.Module:
         config.model,
         image_shape=split.image_shape,
         num_classes=split.num_classes,
-        dataset=config.dataset,
+        statistics=DATASETS[config.dataset].statistics,
     )
     models.check(model, split.image_shape, split.num_classes)
     return model
@@ -98,7 +98,7 @@ def run_record(
     the shape of an image, and a fingerprint, with a sample of the images where they are the user's
     own.
     """
-    is_own = dataset_spec(split.name).image_shape is None
+    is_own = DATASETS[split.name].is_own
     return {
         **config.model_dump(mode="json"),
         "classes": list(split.classes),

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau, spearmanr
 
+from rsray.certification.request import selected_images
 from rsray.certification.source import open_source
 from rsray.config import CertifyConfig
 from rsray.core.hardware import resolve_precision
 from rsray.data import open_split
-from rsray.distributed.certify.certifier import certify, selected_images
+from rsray.distributed.certify.certifier import certify
 from rsray.distributed.session import session
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config

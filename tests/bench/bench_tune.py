@@ -19,17 +19,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from rsray.certification.request import selected_images
 from rsray.certification.source import open_source
 from rsray.config import TuneConfig
 from rsray.data import open_split
-from rsray.distributed.certify.certifier import certify, selected_images
+from rsray.distributed.certify.certifier import certify
 from rsray.distributed.search.space import parse_space
 from rsray.distributed.search.tuner import tune
-from rsray.distributed.search.watch import Watch
 from rsray.distributed.search.winner import certify_config, full_config
 from rsray.distributed.session import session
 from rsray.distributed.train.trainer import train
 from rsray.presets import search_config
+from rsray.progress import Watch
 from rsray.storage import Place
 from rsray.training.run import open_training_split
 
@@ -156,7 +157,7 @@ def _certified(options, name, seed, point):
     run = Place.of(Path(options.out) / "certified" / f"{name}-{seed}")
     train(wanted, run, open_training_split(wanted))
     source, split = open_source(str(run)), open_split(wanted.dataset, "test", wanted.data_root)
-    settings = certify_config(config, wanted, source, split.num_classes)
+    settings = certify_config(config, wanted, source, split)
     certify(settings, run / "certificates", source, split, selected_images(settings, split))
     table = pq.read_table(Path(run.uri) / "certificates" / "certificates.parquet").sort_by("index")
     radii = np.where(table["correct"], table["radius"], 0.0)

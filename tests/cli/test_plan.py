@@ -54,7 +54,7 @@ def test_skip_is_planned_from_what_the_selection_says(run):
 
 def test_radii_are_planned_by_an_estimate(run):
     shown = plan(
-        run, "--at-radius", "0.1", "0.25", "--n", 10_000, "--seconds", 2, "--compile", "off",
+        run, "--at-radius", "0.1,0.25", "--n", 10_000, "--seconds", 2, "--compile", "off",
         "--gpus-per-actor", 0,
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr

@@ -12,7 +12,7 @@ from rsray.certification.store import COUNTS, Selected, block_rows
 from rsray.config import CertifyConfig
 from rsray.results.compare import load
 from rsray.storage import Place
-from rsray_cli.main import _spread, run
+from rsray_cli.main import run
 
 
 @pytest.fixture
@@ -90,10 +90,3 @@ def test_mistakes_are_one_line(command, cert, arguments, words):
 def test_certify_names_what_is_allowed(command, tmp_path, arguments, words):
     status, _, err = command("certify", tmp_path / "none", *arguments)
     assert status == 2 and words in err and err.count("\n") == 1
-
-
-def test_several_radii_after_one_option():
-    typed = "certify run --at-radius 0.25 0.5 .75 --n 1000 --skip 5"
-    spread = "certify run --at-radius 0.25 --at-radius 0.5 --at-radius .75 --n 1000 --skip 5"
-    assert _spread(typed.split()) == spread.split()
-    assert _spread(["--at-radius", "0.25,0.5", "run"]) == ["--at-radius", "0.25,0.5", "run"]

@@ -169,11 +169,11 @@ MISTAKES = [
     ("certify {place}/run --precision fp16", "'fp16'"),
     ("certify {place}/run --seed -1", "seed is -1"),
     ("predict {place}/nosuch", "{place}/nosuch"),
-    ("predict {place}/run --n 0", "n 0"),
+    ("predict {place}/run --n 0", "n is 0"),
     ("predict {place}/run --n some", "--n"),
-    ("predict {place}/run --alpha 1", "alpha 1"),
+    ("predict {place}/run --alpha 1", "alpha is 1"),
     ("predict {place}/run --start 999", "999"),
-    ("predict {place}/run --limit 0", "limit 0"),
+    ("predict {place}/run --limit 0", "limit is 0"),
     ("predict {place}/run --precision fp16", "'fp16'"),
     ("predict {place}/run --model resnet20", "does not fit"),
     ("predict {place}/other.safetensors --dataset digits", "--model"),
@@ -265,7 +265,7 @@ def test_help(command, rsray_command, monkeypatch):
         "tune": "--dataset --objective --trials --concurrent --epochs --search --out --seed --address",
         "report": "--format --plot --html --export-cohen",
     }  # fmt: skip
-    for option in options.get(command, "").split():  # CONTRACT.md, Commands
+    for option in options.get(command, "").split():  # users rely on them
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", result.out), option
 
 

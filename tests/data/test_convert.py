@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from rsray.data import DATASETS, open_split, selected
 from rsray.data import convert as conversion
-from rsray.data import dataset_spec, open_split, selected
 from rsray.data.convert import convert
 from rsray.errors import UserError
 from rsray.storage import Place
@@ -218,4 +218,4 @@ def test_real_imagenet_is_the_same_from_folders_parquet_and_tar(
         splits[0].images(range(0, classes, 7)), splits[1].images(range(0, classes, 7))
     )
     # The papers' 500 images of 50,000: every hundredth, unless told otherwise.
-    assert len(selected(50_000, 0, dataset_spec("imagenet").skip, None)) == 500
+    assert len(selected(50_000, 0, DATASETS["imagenet"].skip, None)) == 500

@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from rsray.data import DATASETS, absolute_root, dataset_spec, open_split
+from rsray.data import DATASETS, absolute_root, open_split
 from rsray.data.reading.download import download
 from rsray.errors import UserError
+from rsray.objectives import OBJECTIVES
 from rsray.storage import Place
 
 
@@ -23,12 +24,33 @@ def test_specs_agree_with_their_names():
 
 
 def test_unknown_names():
-    with pytest.raises(UserError, match="did you mean 'cifar10'.*mini-imagenet50, imagefolder"):
-        dataset_spec("cifar")
+    with pytest.raises(UserError, match="did you mean cifar10.*mini-imagenet50, imagefolder"):
+        DATASETS["cifar"]
     with pytest.raises(UserError, match="no split 'val': allowed: train, test"):
         open_split("digits", "val")
     with pytest.raises(UserError, match="image size 64: mnist images are 28 pixels"):
         open_split("mnist", "test", image_size=64)
+
+
+def test_names_are_listed_without_numpy_or_torch():
+    code = "import sys; from rsray.data import DATASETS; from rsray.models import MODELS; "
+    code += (
+        "from rsray.objectives import OBJECTIVES; list(DATASETS), list(MODELS), list(OBJECTIVES)"
+    )
+    code += "; assert not {'torch', 'numpy', 'pyarrow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_facts_agree_with_each_other(name):
+    spec = DATASETS[name]
+    if spec.class_names is not None:
+        assert len(set(spec.class_names)) == spec.num_classes
+    if spec.statistics is not None:
+        mean, std = spec.statistics
+        assert len(mean) == len(std) == spec.image_shape[0]
+    assert spec.training["model"] and spec.training["epochs"] > max(spec.training["lr_drops"])
+    assert set(spec.settings) <= set(OBJECTIVES)
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
@@ -43,6 +65,7 @@ def test_missing_says_where_and_how(name, tmp_path):
 def test_digits_are_scikit_learns():
     train, test = open_split("digits", "train"), open_split("digits", "test")
     assert (len(train), len(test)) == (1347, 450)
+    assert train.class_names == test.class_names == tuple("0123456789")
     from sklearn.datasets import load_digits
 
     data = load_digits()

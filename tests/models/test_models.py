@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from rsray.data import DATASETS
 from rsray.errors import UserError
-from rsray.models import MODELS, build, check
-from rsray.models.normalise import STATISTICS, Normalise
+from rsray.models import MODELS, Normalise, build, check
 from rsray.models.resnet_cifar import CifarResNet
 
 CASES = [
@@ -61,10 +61,10 @@ def test_depth_must_be_6n_plus_2():
         CifarResNet(21, (3, 32, 32), 10)
 
 
-@pytest.mark.parametrize("dataset", STATISTICS)
+@pytest.mark.parametrize("dataset", ["cifar10", "svhn", "imagenet", "mini-imagenet50"])
 def test_normalisation_is_the_first_layer(dataset):
-    model = build("resnet20", image_shape=(3, 32, 32), num_classes=10, dataset=dataset)
-    mean, std = STATISTICS[dataset]
+    statistics = mean, std = DATASETS[dataset].statistics
+    model = build("resnet20", image_shape=(3, 32, 32), num_classes=10, statistics=statistics)
     image = torch.tensor(mean)[:, None, None].expand(3, 32, 32)[None]
     torch.testing.assert_close(model.normalise(image), torch.zeros_like(image))
     brighter = image + torch.tensor(std)[:, None, None]
@@ -74,7 +74,8 @@ def test_normalisation_is_the_first_layer(dataset):
 
 @pytest.mark.parametrize("dataset", [None, "mnist", "digits", "parquet"])
 def test_no_normalisation_without_statistics(dataset):
-    model = build("lenet", image_shape=(1, 28, 28), num_classes=10, dataset=dataset)
+    statistics = DATASETS[dataset].statistics if dataset else None
+    model = build("lenet", image_shape=(1, 28, 28), num_classes=10, statistics=statistics)
     assert not hasattr(model, "normalise")
 
 
@@ -90,7 +91,12 @@ def test_unknown_name_lists_the_names():
 
 def test_channels_that_do_not_fit():
     with pytest.raises(UserError, match="channels"):
-        build("resnet20", image_shape=(1, 32, 32), num_classes=10, dataset="cifar10")
+        build(
+            "resnet20",
+            image_shape=(1, 32, 32),
+            num_classes=10,
+            statistics=DATASETS["cifar10"].statistics,
+        )
     with pytest.raises(UserError, match="3 channels"):
         build("resnet50", image_shape=(1, 224, 224), num_classes=10)
 

@@ -4,15 +4,17 @@ import pickle
 import pytest
 import torch
 
+from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.models import build, load_published
 
 SHAPE = (3, 32, 32)
+STATISTICS = DATASETS["cifar10"].statistics
 
 
-def resnet(seed, dataset="cifar10", name="resnet20"):
+def resnet(seed, statistics=STATISTICS, name="resnet20"):
     torch.manual_seed(seed)
-    return build(name, image_shape=SHAPE, num_classes=10, dataset=dataset)
+    return build(name, image_shape=SHAPE, num_classes=10, statistics=statistics)
 
 
 def cohen(prefix):
@@ -87,13 +89,13 @@ def test_macers_lenet_fits(tmp_path):
         "fc2.weight": torch.ones(10, 500), "fc2.bias": torch.ones(10),
     }  # fmt: skip
     torch.save({"net": state, "epoch": 1}, tmp_path / "c")
-    model = build("lenet", image_shape=(1, 28, 28), num_classes=10, dataset="mnist")
+    model = build("lenet", image_shape=(1, 28, 28), num_classes=10)
     assert load_published(tmp_path / "c", model)["epoch"] == 1
     assert model.fc1.weight.mean() == 1
 
 
 def test_macers_layout_with_more_beside_the_weights(tmp_path):
-    model = build("resnet20", image_shape=(3, 32, 32), num_classes=10, dataset="cifar10")
+    model = build("resnet20", image_shape=(3, 32, 32), num_classes=10, statistics=STATISTICS)
     state = {key: value for key, value in model.network.state_dict().items()}
     torch.save({"net": state, "epoch": 440, "acc": 0.5, "optimizer": {}}, tmp_path / "c")
     assert load_published(tmp_path / "c", model)["normalised"] is False
@@ -138,7 +140,7 @@ def test_other_statistics_are_refused(tmp_path):
     wrap, _ = LAYOUTS["with statistics"]
     torch.save(wrap(resnet(0).network.state_dict()), tmp_path / "c")
     with pytest.raises(UserError, match=r"0.means"):
-        load_published(tmp_path / "c", resnet(1, "imagenet"))
+        load_published(tmp_path / "c", resnet(1, DATASETS["imagenet"].statistics))
     with pytest.raises(UserError, match=r"0.means"):
         load_published(tmp_path / "c", resnet(1, None))
 

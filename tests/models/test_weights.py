@@ -3,15 +3,19 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.models import build, load_weights, save_weights
 
 SHAPE = (3, 32, 32)
 
 
-def resnet(seed, dataset="cifar10", num_classes=10):
+STATISTICS = DATASETS["cifar10"].statistics
+
+
+def resnet(seed, statistics=STATISTICS, num_classes=10):
     torch.manual_seed(seed)
-    return build("resnet20", image_shape=SHAPE, num_classes=num_classes, dataset=dataset)
+    return build("resnet20", image_shape=SHAPE, num_classes=num_classes, statistics=statistics)
 
 
 def same(first, second):
@@ -51,7 +55,7 @@ def test_tied_weights_and_channels_last(tmp_path):
 def test_mismatches_are_named_and_leave_the_model_alone(tmp_path):
     path = tmp_path / "model.safetensors"
     save_weights(resnet(0), path)
-    bare, wider = resnet(1, dataset=None), resnet(1, num_classes=11)
+    bare, wider = resnet(1, None), resnet(1, num_classes=11)
     before = [value.clone() for value in wider.state_dict().values()]
     with pytest.raises(
         UserError, match=r"model.safetensors does not fit model CifarResNet: missing .*bn1"

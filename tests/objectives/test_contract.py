@@ -139,7 +139,30 @@ def test_no_device_synchronisation_in_the_source(name):
     )
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_says_what_each_setting_means(name):
+    for field in dataclasses.fields(objectives.OBJECTIVES[name]):
+        text = field.metadata["help"]
+        assert len(text) > 10 and text.endswith("."), field.name
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_searches_what_it_has(name):
+    member = objectives.OBJECTIVES[name]
+    fields = {field.name for field in dataclasses.fields(member)}
+    assert member.search_space and set(member.search_space) <= fields | {"lr", "weight_decay"}
+
+
 def test_unknown_name():
-    assert objectives.by_name("sodm") is objectives.Sodm
+    assert objectives.OBJECTIVES["sodm"] is objectives.Sodm
     with pytest.raises(UserError, match="'maser'.*gaussian, macer"):
-        objectives.by_name("maser")
+        objectives.OBJECTIVES["maser"]
+
+
+def test_every_member_is_reached_by_the_name_of_its_class():
+    assert {getattr(objectives, name) for name in objectives.OBJECTIVES.attributes()} == set(
+        objectives.OBJECTIVES.values()
+    )
+    assert objectives.Objective in objectives.Macer.__mro__
+    with pytest.raises(AttributeError, match="Maser"):
+        objectives.Maser  # noqa: B018

@@ -1,4 +1,4 @@
-"""What METHODS.md asks of an attack within the trainer: eval mode, no gradients of parameters."""
+"""What an attack needs within the trainer: eval mode, no gradients of parameters."""
 
 import sys
 import types

@@ -18,7 +18,7 @@ from rsray.training.metrics import read_metrics
 from rsray.training.run import claim_run, open_training_split, run_record
 
 CPU = torch.device("cpu")
-# CONTRACT.md, `metrics.jsonl`.
+# What a line of metrics.jsonl holds: users' scripts rely on it.
 KEYS = {
     "epoch", "loss", "classification_loss", "robustness_loss", "lr", "noisy_accuracy",
     "draws_per_second", "seconds",
@@ -56,7 +56,7 @@ def test_a_run_writes_what_the_contract_says(lab):
     assert again == config and record["versions"]["torch"] == version("torch")
     assert record["classes"] == list("0123456789") and record["image_shape"] == [1, 8, 8]
     assert record["data_fingerprint"]["images"] == 1347
-    model = models.build(record["model"], image_shape=(1, 8, 8), num_classes=10, dataset="digits")
+    model = models.build(record["model"], image_shape=(1, 8, 8), num_classes=10)
     models.load_weights(model, run.local_path / "model.safetensors")
     for key, value in training.model.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key

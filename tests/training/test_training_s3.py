@@ -10,10 +10,10 @@ from rsray.certification.source import open_source
 from rsray.config import TrainConfig
 from rsray.errors import UserError
 from rsray.storage import Place
-from rsray.storage.yaml_files import from_yaml, to_yaml
+from rsray.storage.yaml_files import to_yaml
 from rsray.training.loop import Training
+from rsray.training.request import read_settings
 from rsray.training.run import claim_run, open_training_split
-from rsray_cli.train import _settings
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig.make(
@@ -90,4 +90,4 @@ def test_the_folder_of_another_run_is_refused(store):
 
 def test_settings_are_read_from_s3(store):
     store.put("best.yaml", to_yaml(CONFIG.model_dump(mode="json")))
-    assert _settings(Place.of(store.uri("best.yaml")), from_yaml)["lr_drops"] == [2]
+    assert read_settings(store.uri("best.yaml"))["lr_drops"] == [2]

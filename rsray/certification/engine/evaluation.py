@@ -96,7 +96,8 @@ def make_buffer(
     """Return an input buffer whose strides say its memory format.
 
     With one channel both formats share their bytes and torch keeps contiguous strides unless the
-    tensor is made this way; the strides decide which kernels run (SPEED.md: a factor of 3).
+    tensor is made this way; the strides decide which kernels run (a factor of 3, as
+    tests/bench/README.md shows).
     """
     if memory_format == "contiguous":
         return torch.zeros(shape, dtype=dtype, device=device)

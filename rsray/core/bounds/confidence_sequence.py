@@ -20,7 +20,7 @@ def log_evidence(hits: ArrayLike, draws: ArrayLike, p: ArrayLike) -> Floats:
     """Return the logarithm of the evidence against p after `hits` in `draws`, in nats.
 
     With probability at least 1 - alpha over the draws it stays below ln(1/alpha) at the true p at
-    all times at once: under any stopping rule, whatever the rule has seen (METHODS.md, section 1).
+    all times at once: under any stopping rule, whatever the rule has seen (../README.md, 4).
     """
     hits_, draws_ = np.asarray(hits, dtype=np.float64), np.asarray(draws, dtype=np.float64)
     misses = draws_ - hits_

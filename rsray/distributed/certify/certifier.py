@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -317,11 +316,3 @@ class _Certification:
             "gpus": self.fleet.gpus,
             "search_path": search_path(),
         }
-
-
-def selected_images(config: CertifyConfig, split: ImageSplit) -> Selected:
-    """Return the images that --start, --skip and --limit select."""
-    from rsray.data import selected
-
-    indices = selected(len(split), config.start, config.skip, config.limit)
-    return Selected(indices, np.asarray(split.labels)[indices])

@@ -6,15 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rsray.config import TrainConfig
-from rsray.data import dataset_spec
+from rsray.data import DATASETS
 
 VALIDATION, VALIDATION_IMAGES = 0.15, 2_000  # a look at more images than this costs epochs
 LOOKS = 8  # at a trial that is not stopped
-# digits is the first thing that anyone runs: it must end within minutes on two cores.
-DIGITS = {"trials": 5, "n": 10_000, "compare": False}
-IMAGENET_SHORTER = 4  # a trial costs GPU-days even so
-# The papers' own choice on CIFAR-10: all of these test sets are days of draws on a laptop.
-FINAL_SKIP = {"mnist": 20, "svhn": 20, "cifar10": 20}
 
 
 def search_defaults(
@@ -22,13 +17,14 @@ def search_defaults(
 ) -> dict[str, Any]:
     """Return fields of TuneConfig for a run on so many training images.
 
-    A trial has as many epochs as the run, on ImageNet a quarter, unless the space varies them.
+    A trial has as many epochs as the run, or the fewer that its data set says, unless the space
+    varies them.
     """
-    found: dict[str, Any] = dict(DIGITS) if train.dataset == "digits" else {}
-    if trial_epochs is None and train.dataset == "imagenet" and "epochs" not in space:
-        trial_epochs = -(-train.epochs // IMAGENET_SHORTER)
+    spec = DATASETS[train.dataset]
+    found: dict[str, Any] = {"skip": spec.skip, **spec.search}
+    if trial_epochs is None and spec.shorter_trials > 1 and "epochs" not in space:
+        trial_epochs = -(-train.epochs // spec.shorter_trials)
         found["trial_epochs"] = trial_epochs
-    found["skip"] = FINAL_SKIP.get(train.dataset, dataset_spec(train.dataset).skip)
     found["report_every"] = max(1, (trial_epochs or train.epochs) // LOOKS)
     found["validation"] = min(VALIDATION, round(VALIDATION_IMAGES / images, 6))
     return found

@@ -31,8 +31,9 @@ from rsray.distributed.search.trial_resources import (
     gpus_per_worker,
     plan_trials,
 )
-from rsray.distributed.search.watch import Watch, Watcher
+from rsray.distributed.search.watch import Watcher
 from rsray.distributed.session import quiet_logs, search_path
+from rsray.progress import Watch
 from rsray.storage import Place, locate
 
 LOST_PROCESSES = 2  # times that a trial whose process or node was lost is run again
@@ -141,7 +142,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     """Lets Tune ask and tell an Optuna study whose storage is the record of the search.
 
     Ray's own OptunaSearch tells trials that were stopped early as complete, and leaves one that
-    reports NaN running for good (RAY.md, section 2).
+    reports NaN running for good (rsray/distributed/README.md).
     """
 
     def __init__(self, config: TuneConfig, study: optuna.Study) -> None:

@@ -16,8 +16,9 @@ from optuna.distributions import (
 )
 from yaml import YAMLError
 
-from rsray.config import TrainConfig, TuneConfig, check_names, nest, objective_fields
+from rsray.config import READING, TrainConfig, TuneConfig, check_names, nest, objective_fields
 from rsray.errors import UserError
+from rsray.objectives import OBJECTIVES
 from rsray.presets import published_for
 from rsray.storage.yaml_files import parse_value
 
@@ -28,28 +29,11 @@ SPEC = re.compile(r"^\s*(uniform|log|int|choice)\s*\((.*)\)\s*$")
 COMMA = re.compile(r",(?![^\[]*\])")  # outside brackets: [10,20] is one value
 # What trials share, so that they can be compared: their images, and where they run.
 SHARED = TrainConfig.where_fields | {
-    "dataset", "image_size", "limit", "validation", "seed", "sigma", "settings"
+    "dataset", *READING, "limit", "validation", "seed", "sigma", "settings"
 }  # fmt: skip
 # What a user chooses for the published setting too: not of a paper's method.
 BUDGET = ("epochs", "batch_size", "model")
 GIVEN = ("paper", "start")  # sources of trials that nobody proposed
-
-# Ranges around the papers' settings, wide enough to hold the best of their ablations.
-DEFAULT_SPECS: dict[str, dict[str, str]] = {
-    "macer": {
-        "trade_off": "log(0.5,32)",
-        "hinge": "uniform(2,16)",
-        "inverse_temperature": "log(2,64)",
-    },
-    "gaussian": {"lr": "log(0.003,0.2)", "weight_decay": "log(1e-5,1e-2)"},
-    "smoothadv": {"epsilon": "log(0.1,4)"},
-    "stability": {"trade_off": "log(0.5,20)"},
-    "consistency": {"trade_off": "log(1,40)", "entropy_weight": "log(0.05,2)"},
-    "smoothmix": {"trade_off": "log(0.5,20)"},
-    "adre": {"trade_off": "log(0.02,0.5)"},
-    "adre-adv": {"trade_off": "log(0.02,0.5)"},
-    "sodm": {"trade_off": "log(1,100)"},
-}
 
 
 def parse_space(
@@ -71,12 +55,13 @@ def parse_space(
         _add(specs, key.strip(), spec.strip(), "--search")
     _check_keys(specs, objective, "--search", fixed)
     if not specs:
-        specs = {k: v for k, v in DEFAULT_SPECS[objective].items() if k not in set(fixed)}
-    if not specs:
-        raise UserError(
-            f"nothing is left to search: {', '.join(DEFAULT_SPECS[objective])} is given; name "
-            f"other settings by --search key=SPEC, with SPEC one of {FORMS}"
-        )
+        usual = OBJECTIVES[objective].search_space
+        specs = {key: spec for key, spec in usual.items() if key not in set(fixed)}
+        if not specs:
+            raise UserError(
+                f"nothing is left to search: {', '.join(usual)} is given; name "
+                f"other settings by --search key=SPEC, with SPEC one of {FORMS}"
+            )
     distributions(specs)
     return specs
 

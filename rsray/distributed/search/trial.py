@@ -1,6 +1,6 @@
 """What a trial of a search runs: one worker inside the trial, several in a nested Ray Train group.
 
-A nested group costs 20 seconds to start (RAY.md, section 1), so one worker does without.
+A nested group costs 20 seconds to start (rsray/distributed/README.md): one worker does without.
 """
 
 from __future__ import annotations

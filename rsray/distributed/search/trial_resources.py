@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rsray.config import TuneConfig
+from rsray.data import DATASETS
 from rsray.distributed.capacity import capacity, cores_each, slots_on
 from rsray.errors import UserError
 
 DRIVER_CPU = 0.01  # of a trial whose workers are elsewhere
 ROUNDS = 4  # of trials, one after the other, for TPE to learn from
-MANY_WORKERS = {"imagenet": 4}  # of one run, where there are GPUs: the papers' own number
 Nodes = Sequence[Mapping[str, float]]  # each {"CPU": ..., "GPU": ...}
 
 
@@ -76,11 +76,11 @@ def with_workers(config: TuneConfig, nodes: Nodes) -> TuneConfig:
     gpus = gpus_per_worker(config, nodes)
     if config.workers is None and workers == 1 and gpus:
         room = sum(_room(node, gpus) for node in nodes)
-        workers = max(1, min(MANY_WORKERS.get(config.train.dataset, 1), room))
+        workers = max(1, min(DATASETS[config.train.dataset].gpu_workers, room))
     return config.model_copy(update={"workers": workers})
 
 
 def may_have_groups(config: TuneConfig) -> bool:
     """Tell, before the nodes are known, whether a trial may have several workers."""
-    is_large = config.workers is None and config.train.dataset in MANY_WORKERS
-    return is_large or (config.workers or config.train.workers) > 1
+    is_large = DATASETS[config.train.dataset].gpu_workers > 1
+    return (config.workers is None and is_large) or (config.workers or config.train.workers) > 1

@@ -19,7 +19,6 @@ from rsray.distributed.search.trial_resources import (
     may_have_groups,
     with_workers,
 )
-from rsray.distributed.search.watch import Watch
 from rsray.distributed.search.winner import (
     Finals,
     cluster_precision,
@@ -30,6 +29,7 @@ from rsray.distributed.session import session
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.models import MODELS
+from rsray.progress import Watch
 from rsray.storage import Place
 from rsray.storage.ownership import recorded
 from rsray.storage.yaml_files import from_yaml, to_yaml

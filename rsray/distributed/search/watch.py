@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ray.tune import Callback
 
-from rsray.training.loop import Progress
+from rsray.progress import Watch
 
 METRIC = "projected_acr"
 
@@ -25,16 +24,6 @@ class TrialEvent:
     acr: float | None = None
     best: float | None = None
     error: str | None = None
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Callbacks for the phases of a search; the command line draws with them."""
-
-    trial: Callable[[TrialEvent], None] = lambda event: None
-    phase: Callable[[str], None] = lambda name: None
-    training: Callable[[Progress], None] = lambda progress: None
-    certifying: Callable[[dict[str, Any]], None] = lambda snapshot: None
 
 
 class Watcher(Callback):  # type: ignore[misc]

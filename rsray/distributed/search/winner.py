@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rsray.certification.data_check import fitted
+from rsray.certification.request import carried, selected_images
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import CertifyConfig, TrainConfig, TuneConfig, nest
 from rsray.core.hardware import resolve_precision
-from rsray.data import open_split
-from rsray.distributed.certify.certifier import certify, selected_images
+from rsray.data import ImageSplit, open_split
+from rsray.distributed.certify.certifier import certify
 from rsray.distributed.search.space import Point, published_settings, settings_of
-from rsray.distributed.search.watch import Watch
 from rsray.distributed.train.trainer import train
+from rsray.progress import Watch
 from rsray.storage import Place
 from rsray.training.run import open_training_split
 
@@ -84,8 +86,9 @@ def _finish(
     train(wanted, run, open_training_split(wanted), address=address, on_progress=watch.training)
     watch.phase(f"certify{tag}")
     source = open_source(str(run))
-    split = open_split(wanted.dataset, "test", wanted.data_root, image_size=wanted.image_size)
-    settings = certify_config(config, wanted, source, split.num_classes)
+    split = open_split(wanted.dataset, "test", wanted.data_root, **wanted.reading)
+    split = fitted(split, source.trained, str(run))
+    settings = certify_config(config, wanted, source, split)
     images = selected_images(settings, split)
     return certify(
         settings, run / CERTIFICATES, source, split, images, on_progress=watch.certifying
@@ -93,7 +96,7 @@ def _finish(
 
 
 def certify_config(
-    config: TuneConfig, best: TrainConfig, source: ClassifierSource, num_classes: int
+    config: TuneConfig, best: TrainConfig, source: ClassifierSource, split: ImageSplit
 ) -> CertifyConfig:
     """Return how a trained setting is certified."""
     return CertifyConfig.make(
@@ -102,12 +105,13 @@ def certify_config(
             "model_digest": source.digest,
             "dataset": best.dataset,
             "data_root": best.data_root,
-            "image_size": best.image_size,
+            **best.reading,
             "model": best.model,
-            "num_classes": num_classes,
+            **carried(source, split),
             "sigma": best.sigma,
             "n": config.n,
             "skip": config.skip,
+            "is_spread": config.limit is not None,
             "limit": config.limit,
             "seed": config.seed,
             "precision": best.precision,

@@ -15,7 +15,7 @@ import torch
 
 from rsray.config import TrainConfig
 from rsray.core.hardware import available_cpus, dedicate_process, default_device
-from rsray.data import ImageSplit, absolute_root, dataset_spec
+from rsray.data import DATASETS, ImageSplit, absolute_root
 from rsray.distributed.capacity import capacity, cores_each
 from rsray.distributed.session import (
     cluster_cpus,
@@ -82,7 +82,7 @@ def _needs_group(config: TrainConfig, split: ImageSplit) -> bool:
 
 def is_streamed_run(config: TrainConfig, split: ImageSplit) -> bool:
     """Tell whether the training images are read while the training goes on."""
-    augmentation = config.augmentation or dataset_spec(config.dataset).augmentation
+    augmentation = config.augmentation or DATASETS[config.dataset].augmentation
     return is_streamed(split, min(len(split), config.limit or len(split)), augmentation)
 
 

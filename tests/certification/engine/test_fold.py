@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rsray.certification.engine.fold import fold, with_float32_head, with_pairwise_pools
+from rsray.data import DATASETS
 from rsray.models import Normalise, build
 
 
@@ -38,20 +39,27 @@ def assert_same(model, folded, images):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", None])
-def test_resnet20_with_randomised_statistics(dataset):
+@pytest.mark.parametrize("statistics", [DATASETS["cifar10"].statistics, None])
+def test_resnet20_with_randomised_statistics(statistics):
     torch.manual_seed(0)
-    model = randomise(build("resnet20", image_shape=(3, 32, 32), num_classes=10, dataset=dataset))
+    model = randomise(
+        build("resnet20", image_shape=(3, 32, 32), num_classes=10, statistics=statistics)
+    )
     folded = fold(model, (3, 32, 32))
     assert folded.batch_norm_folded
     assert len(batch_norms(model)) == 21 and not batch_norms(folded.network)
-    assert (folded.mean_C is None) == (dataset is None)
+    assert (folded.mean_C is None) == (statistics is None)
     assert_same(model, folded, torch.rand(4, 3, 32, 32))
 
 
 def test_resnet50_with_randomised_statistics():
     torch.manual_seed(0)
-    model = build("resnet50", image_shape=(3, 64, 64), num_classes=7, dataset="imagenet")
+    model = build(
+        "resnet50",
+        image_shape=(3, 64, 64),
+        num_classes=7,
+        statistics=DATASETS["imagenet"].statistics,
+    )
     model = randomise(model)
     folded = fold(model, (3, 64, 64))
     assert folded.batch_norm_folded and not batch_norms(folded.network)
@@ -59,7 +67,14 @@ def test_resnet50_with_randomised_statistics():
 
 
 def test_the_model_itself_is_untouched():
-    model = randomise(build("resnet20", image_shape=(3, 16, 16), num_classes=4, dataset="cifar10"))
+    model = randomise(
+        build(
+            "resnet20",
+            image_shape=(3, 16, 16),
+            num_classes=4,
+            statistics=DATASETS["cifar10"].statistics,
+        )
+    )
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.train()
     folded = fold(model, (3, 16, 16))

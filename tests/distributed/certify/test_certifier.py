@@ -8,12 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsray import models
+from rsray.certification.request import selected_images
 from rsray.certification.source import open_source
 from rsray.config import CertifyConfig
 from rsray.core.hardware import default_device, resolve_precision
 from rsray.data import open_split
 from rsray.distributed.certify import certifier
-from rsray.distributed.certify.certifier import certify, selected_images
+from rsray.distributed.certify.certifier import certify
 from rsray.errors import UserError
 from rsray.storage import Place
 from rsray.storage.yaml_files import from_yaml

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from processes import titled
 
+from rsray.certification.request import selected_images
 from rsray.certification.source import open_source
 from rsray.config import CertifyConfig
 from rsray.data import open_split
-from rsray.distributed.certify.certifier import certify, selected_images
+from rsray.distributed.certify.certifier import certify
 from rsray.distributed.session import session
 from rsray.storage import Place
 

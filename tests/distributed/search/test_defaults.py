@@ -11,3 +11,12 @@ from rsray.presets import train_config
 def test_a_test_set_is_certified_in_hours_not_days(dataset, skip):
     train = train_config({"dataset": dataset})
     assert search_defaults(train, 50_000, None, {})["skip"] == skip
+
+
+def test_what_a_search_starts_from_is_the_data_sets():
+    digits = search_defaults(train_config({"dataset": "digits"}), 1347, None, {})
+    assert (digits["trials"], digits["n"], digits["compare"]) == (5, 10_000, False)
+    imagenet = train_config({"dataset": "imagenet"})
+    assert search_defaults(imagenet, 10**6, None, {})["trial_epochs"] == 30, "a quarter of 120"
+    assert "trial_epochs" not in search_defaults(imagenet, 10**6, 7, {})
+    assert "trial_epochs" not in search_defaults(imagenet, 10**6, None, {"epochs": "int(1,9)"})

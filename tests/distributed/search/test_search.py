@@ -17,10 +17,10 @@ from rsray.distributed.search import search, tuner
 from rsray.distributed.search.search import StudySearcher, run_search
 from rsray.distributed.search.space import parse_space
 from rsray.distributed.search.study import open_study, trial_rows
-from rsray.distributed.search.watch import Watch
 from rsray.distributed.session import session
 from rsray.errors import UserError
 from rsray.presets import train_config
+from rsray.progress import Watch
 from rsray.storage import Place
 
 

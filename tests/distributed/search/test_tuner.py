@@ -14,9 +14,9 @@ from shared_files import SHARED
 from rsray.config import TuneConfig
 from rsray.distributed.search.space import parse_grid, parse_space
 from rsray.distributed.search.tuner import tune
-from rsray.distributed.search.watch import Watch
 from rsray.errors import UserError
 from rsray.presets import train_config
+from rsray.progress import Watch
 from rsray.storage import Place
 
 IMAGENET = SHARED / "data" / "imagenet" / "val"

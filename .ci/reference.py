@@ -1,0 +1,49 @@
+"""Writes the API reference, made from the docstrings, into a folder (default: build/reference).
+
+    uv run .ci/reference.py [FOLDER]
+
+It ends with status 1 where pdoc warns of a docstring or of a name.
+"""
+
+import sys
+import warnings
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules, walk_packages
+from types import ModuleType
+
+import pdoc
+
+import rsray
+
+
+def show_all(module: ModuleType) -> None:
+    """Load what the module loads on first use, and show the modules of a package on its page."""
+    public = getattr(module, "__all__", None)
+    if public is None:
+        return
+    for name in public:
+        setattr(module, name, getattr(module, name))
+    inside = [found.name for found in iter_modules(getattr(module, "__path__", []))]
+    module.__all__ = [
+        *public,
+        *(name for name in inside if name not in {*public} and name[0] != "_"),
+    ]
+
+
+def main() -> None:
+    """Render every public module of the package."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/reference")
+    found = [module.name for module in walk_packages(rsray.__path__, "rsray.")]
+    for name in ("rsray", *(name for name in found if "._" not in name)):
+        show_all(import_module(name))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        pdoc.pdoc("rsray", output_directory=folder)
+    print(f"{folder / 'index.html'}: {len(list(folder.rglob('*.html')))} pages")
+    if told:
+        sys.exit("\n".join(str(warning.message) for warning in told))
+
+
+if __name__ == "__main__":
+    main()

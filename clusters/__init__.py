@@ -1,0 +1,1 @@
+"""The cluster definitions of the installed package, for importlib.resources."""

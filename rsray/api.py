@@ -1,0 +1,436 @@
+"""rsray from Python: what the commands do, as functions. The command line calls nothing else.
+
+A setting that is not given (None) is as rsray/config.py says. `out` is a folder or URI; the same
+`out` again continues. `progress` is True for bars on a terminal or in a notebook, False for
+silence, or a `Watch` of your own. A mistake raises UserError, a message of one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from os import PathLike, fspath
+from typing import Any
+
+from rsray.config import PlanConfig, RecertifyConfig, ReportConfig, TrainConfig, TuneConfig
+from rsray.errors import UserError
+from rsray.outcomes import Certification, Predictions, Report, Run, Study
+from rsray.progress import Watch
+from rsray.screen import duration, watching
+from rsray.storage import Place
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rsray.certification.cost import Plan
+
+Where = str | PathLike[str]
+
+
+def train(
+    *,
+    dataset: str | None = None,
+    data_root: Where | None = None,
+    preset: str | None = None,
+    config: Where | None = None,
+    model: str | None = None,
+    objective: str | None = None,
+    sigma: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    workers: int | str | None = None,
+    gpus_per_worker: float | None = None,
+    precision: str | None = None,
+    limit: int | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
+    seed: int | None = None,
+    download: bool = False,
+    out: Where | None = None,
+    address: str | None = None,
+    progress: Watch | bool = True,
+    **settings: Any,
+) -> Run:
+    """Train a classifier whose smoothed version is certifiably robust; returns its RUN.
+
+    `settings` are any others of training (lr, lr_drops, ...) or of the objective (trade_off, ...).
+    A run that is finished is returned as it is, one that was stopped goes on.
+    """
+    from rsray.distributed.train import trainer
+    from rsray.training.request import open_training
+
+    flat = _given(locals(), *_TRAINED) | settings
+    with watching(progress) as watch:
+        request = open_training(flat, config_file=config, download=download)
+        chosen = request.config
+        where = fspath(out or _new_folder("train", chosen.dataset, chosen.objective, chosen.sigma))
+        watch.say(
+            f"{chosen.objective} on {chosen.dataset}: {chosen.model}, sigma {chosen.sigma:g}, "
+            f"{chosen.epochs} epochs, {request.num_images:,} images -> {where}"
+        )
+        started = datetime.now()
+        did_train = trainer.train(
+            chosen, Place.of(where), request.split, address=address, on_progress=watch.training
+        )
+        spent = duration((datetime.now() - started).total_seconds())
+        watch.say(f"trained in {spent}" if did_train else "was trained already: nothing to do")
+    return Run(where)
+
+
+def certify(
+    source: Where,
+    *,
+    dataset: str | None = None,
+    data_root: Where | None = None,
+    split: str | None = None,
+    config: Where | None = None,
+    model: str | None = None,
+    sigma: float | None = None,
+    n0: int | None = None,
+    n: int | None = None,
+    alpha: float | None = None,
+    bound: str | None = None,
+    sampling: str | None = None,
+    tolerance: float | None = None,
+    at_radius: Sequence[float] | Sequence[str] | None = None,
+    start: int | None = None,
+    skip: int | None = None,
+    limit: int | None = None,
+    actors: int | str | None = None,
+    gpus_per_actor: float | None = None,
+    precision: str | None = None,
+    compile: str | None = None,
+    block_size: int | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
+    seed: int | None = None,
+    download: bool = False,
+    out: Where | None = None,
+    address: str | None = None,
+    progress: Watch | bool = True,
+) -> Certification:
+    """Certify test images by randomized smoothing (Cohen et al. 2019, CERTIFY); returns the CERT.
+
+    `source` is a Run, a RUN folder or a checkpoint file. Each certificate holds with probability at
+    least 1 - alpha over the draws: the smoothed classifier predicts its class everywhere within the
+    l2 radius (pixels in [0, 1]). Draws that `out` holds already are not made again.
+    """
+    from rsray.certification.request import open_certification
+    from rsray.distributed.certify import certifier
+
+    given = _certification_settings(locals(), config)
+    with watching(progress) as watch:
+        request = open_certification(fspath(source), given, download=download)
+        chosen = request.config
+        where = fspath(out or _new_folder("certify", chosen.dataset, chosen.sigma))
+        watch.say(
+            f"certifying {len(request.selected.indices):,} images of {chosen.dataset}"
+            f"{' spread evenly over them' if chosen.is_spread else ''}, sigma "
+            f"{chosen.sigma:g}, n {chosen.n:,}, alpha {chosen.alpha:g} -> {where}"
+        )
+        certifier.certify(
+            chosen,
+            Place.of(where),
+            request.source,
+            request.split,
+            request.selected,
+            address=address,
+            on_progress=watch.certifying,
+        )
+    return Certification(where)
+
+
+def recertify(
+    cert: Where,
+    *,
+    alpha: float | None = None,
+    bound: str | None = None,
+    n: int | None = None,
+    out: Where | None = None,
+) -> Certification:
+    """Certify again from the counts of a CERT, with another alpha, bound or n; returns a new CERT.
+
+    No model, no sampling.
+    """
+    from rsray.certification.recertify import default_target
+    from rsray.certification.recertify import recertify as write
+
+    if alpha is None and bound is None and n is None:
+        raise UserError("nothing to change: give --alpha, --bound or --n")
+    RecertifyConfig.make({"cert": fspath(cert), "alpha": alpha, "bound": bound, "n": n})
+    where = fspath(out or default_target(fspath(cert), alpha=alpha, bound=bound, n=n))
+    write(Place.of(cert), Place.of(where), alpha=alpha, bound=bound, n=n)
+    return Certification(where)
+
+
+def predict(
+    source: Where,
+    *,
+    dataset: str | None = None,
+    data_root: Where | None = None,
+    split: str | None = None,
+    model: str | None = None,
+    sigma: float | None = None,
+    n: int | None = None,
+    alpha: float | None = None,
+    start: int | None = None,
+    skip: int | None = None,
+    limit: int | None = None,
+    precision: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
+    seed: int | None = None,
+    download: bool = False,
+    out: Where | None = None,
+) -> Predictions:
+    """Predict by randomized smoothing (Cohen et al. 2019, PREDICT), abstaining when in doubt.
+
+    A class is the smoothed classifier's own with probability at least 1 - alpha over an image's
+    draws. With `out` the table is written there as Parquet.
+    """
+    from rsray.certification.predictions import predict_images, write_predictions
+    from rsray.certification.request import open_prediction
+
+    request = open_prediction(fspath(source), _given(locals(), *_CERTIFIED), download=download)
+    predictions = Predictions(*predict_images(request))
+    if out is not None:
+        write_predictions(fspath(out), predictions.table)
+    return predictions
+
+
+def plan(
+    source: Where,
+    *,
+    dataset: str | None = None,
+    data_root: Where | None = None,
+    split: str | None = None,
+    model: str | None = None,
+    sigma: float | None = None,
+    n0: int | None = None,
+    n: int | None = None,
+    alpha: float | None = None,
+    bound: str | None = None,
+    sampling: str | None = None,
+    tolerance: float | None = None,
+    at_radius: Sequence[float] | Sequence[str] | None = None,
+    start: int | None = None,
+    skip: int | None = None,
+    limit: int | None = None,
+    actors: int | None = None,
+    gpus_per_actor: float | None = None,
+    price: float | None = None,
+    seconds: float | None = None,
+    precision: str | None = None,
+    compile: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
+    seed: int | None = None,
+    download: bool = False,
+) -> Plan:
+    """Return how many draws, hours and dollars a certification will take, from a calibration.
+
+    One actor's speed is measured here, with one CPU core or one GPU. With at_radius the number of
+    draws is an estimate from the selection draws.
+    """
+    from rsray.certification.cost import measure_plan
+    from rsray.certification.request import open_certification
+
+    settings = PlanConfig.make(_given(locals(), *PlanConfig.model_fields))
+    given = _certification_settings({**locals(), "actors": None}, None)
+    return measure_plan(open_certification(fspath(source), given, download=download), settings)
+
+
+def tune(
+    *,
+    dataset: str | None = None,
+    data_root: Where | None = None,
+    preset: str | None = None,
+    config: Where | None = None,
+    model: str | None = None,
+    objective: str | None = None,
+    sigma: float | None = None,
+    search: Mapping[str, str] | Sequence[str] = (),
+    grid: Mapping[str, str] | Sequence[str] = (),
+    sampler: str | None = None,
+    objectives: Sequence[str] | str | None = None,
+    trials: int | None = None,
+    concurrent: int | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
+    epochs: int | None = None,
+    trial_epochs: int | None = None,
+    report_every: int | None = None,
+    batch_size: int | None = None,
+    precision: str | None = None,
+    limit: int | None = None,
+    validation: float | None = None,
+    final: bool | None = None,
+    compare: bool | None = None,
+    n: int | None = None,
+    skip: int | None = None,
+    certify_limit: int | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
+    seed: int | None = None,
+    download: bool = False,
+    out: Where | None = None,
+    address: str | None = None,
+    progress: Watch | bool = True,
+    **settings: Any,
+) -> Study:
+    """Search for the settings with the largest certified radius; returns the TUNE.
+
+    Trials are judged by projected ACR on held-out training images (an estimate). The winner is
+    trained on all training images and certified on the test set, beside the published setting.
+    `search` and `grid` say what varies: {"trade_off": "log(1,32)"}. `settings` fix any others.
+    """
+    given = {**_given(locals(), *_TUNED), **settings}
+    given |= {"search": _assignments(search), "grid": _assignments(grid)}
+    (study,) = tune_each(
+        [sigma] if sigma is not None else [],
+        config=config,
+        download=download,
+        out=out,
+        address=address,
+        progress=progress,
+        **given,
+    )
+    return study
+
+
+def tune_each(
+    sigmas: Sequence[float],
+    *,
+    config: Where | None = None,
+    download: bool = False,
+    out: Where | None = None,
+    address: str | None = None,
+    progress: Watch | bool = True,
+    on_start: Callable[[str, TuneConfig, int], None] = lambda where, config, num_test_images: None,
+    on_study: Callable[[Study], None] = lambda study: None,
+    **given: Any,
+) -> list[Study]:
+    """Run one search for each sigma, several of them in OUT/sigma-0.25, ...; returns the TUNEs.
+
+    All are refused before any begins, or none. One that fails does not stop those after it: its
+    UserError is raised at the end. `given` is as for `tune`; `on_start` is told of each search
+    (folder, settings, number of test images), `on_study` of each that ended.
+    """
+    from rsray.distributed.search import tuner
+    from rsray.distributed.search.request import open_search
+
+    own = {_OWN[key]: given.pop(key) for key in list(given) if key in _OWN}
+    search, grid = given.pop("search", []), given.pop("grid", [])
+    searches = [
+        open_search(
+            {**given, **sigma}, own, search=search, grid=grid, config_file=config, download=download
+        )
+        for sigma in [{"sigma": sigma} for sigma in sigmas] or [{}]
+    ]
+    base = searches[0].config.train
+    root = Place.of(out or _new_folder("tune", base.dataset, base.objective))
+    places = [root / f"sigma-{found.config.train.sigma:g}" for found in searches]
+    places = places if len(searches) > 1 else [root]
+    for place, found in zip(places, searches, strict=True):
+        tuner.claim_tune(place, found.config)
+    studies, problems = [], []
+    for place, found in zip(places, searches, strict=True):
+        on_start(str(place), found.config, found.num_test_images)
+        try:
+            with watching(progress) as watch:
+                finals = tuner.tune(found.config, place, address=address, watch=watch)
+        except UserError as problem:
+            if len(searches) == 1:
+                raise
+            problems.append(f"sigma {found.config.train.sigma:g}: {problem}")
+            continue
+        studies.append(Study(fspath(place), finals))
+        on_study(studies[-1])
+    if problems:
+        raise UserError("; ".join(problems))
+    return studies
+
+
+def report(
+    paths: Sequence[Where] | Where,
+    *,
+    plot: Where | None = None,
+    html: Where | None = None,
+    export_cohen: Where | None = None,
+    common: bool = False,
+    radii: float | None = None,
+) -> Report:
+    """Return results side by side (CERT or TUNE folders, Cohen-format logs), as the papers print.
+
+    Its `warnings` say in which ways they are not comparable. `plot` (.png, .svg, .pdf), `html` and
+    `export_cohen` name files to write.
+    """
+    from rsray.results import cohen, compare, page, table
+    from rsray.results import plot as plotting
+
+    listed = [paths] if isinstance(paths, str | PathLike) else list(paths)
+    given = {"paths": [fspath(path) for path in listed], **_given(locals(), "radii")}
+    settings = ReportConfig.make(given)
+
+    if export_cohen is not None and len(listed) > 1:
+        raise UserError(f"--export-cohen writes one result, but {len(listed)} were given")
+    if plot is not None:
+        plotting.check_suffix(fspath(plot))
+    results = compare.load_all(settings.paths)
+    if common:
+        results = compare.restrict(results, compare.common_indices(results))
+    warnings = compare.differences(results)
+    found = Report(table.build(results, step=settings.radii), warnings)
+    if plot is not None:
+        plotting.save_plot(results, fspath(plot))
+    if html is not None:
+        page.write_page(fspath(html), results, warnings=warnings, step=settings.radii)
+    if export_cohen is not None:
+        cohen.write_log(fspath(export_cohen), results[0])
+    return found
+
+
+# Names of parameters: of the settings that certify shares with predict and plan, and of tune's.
+_CERTIFIED = (
+    "dataset", "data_root", "split", "model", "sigma", "n0", "n", "alpha", "bound", "sampling",
+    "tolerance", "at_radius", "start", "skip", "limit", "actors", "gpus_per_actor", "precision",
+    "compile", "block_size", "image_size", "channels", "label_column", "seed",
+)  # fmt: skip
+_TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
+_OWN = {name: name for name in TuneConfig.model_fields if name not in ("train", "search", "seed")}
+_OWN = {("certify_limit" if name == "limit" else name): name for name in _OWN}
+_TUNED = (*_OWN, *(name for name in _TRAINED if name != "sigma"))
+
+
+def _given(parameters: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return the parameters of these names that are not None; paths as text."""
+    given = {name: parameters[name] for name in names if parameters.get(name) is not None}
+    return {k: fspath(v) if isinstance(v, PathLike) else v for k, v in given.items()}
+
+
+def _certification_settings(parameters: Mapping[str, Any], config: Where | None) -> dict[str, Any]:
+    """Return what was given of a certification, over what a certify.yaml says."""
+    given = _given(parameters, *_CERTIFIED)
+    if config is None:
+        return given
+    from rsray.training.request import read_settings
+
+    file = {key: value for key, value in read_settings(config).items() if key in _CERTIFIED}
+    return file | given
+
+
+def _assignments(specs: Mapping[str, str] | Sequence[str]) -> list[str]:
+    """Return "key=SPEC" texts."""
+    if isinstance(specs, Mapping):
+        return [f"{key}={spec}" for key, spec in specs.items()]
+    return list(specs)
+
+
+def _new_folder(command: str, *parts: object) -> str:
+    """Return a name for a result in ./runs that is not taken."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return "/".join(["runs", "-".join([command, *map(str, parts), stamp])])

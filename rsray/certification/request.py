@@ -1,0 +1,131 @@
+"""What certify, plan and predict are asked for: a classifier, its images, the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rsray import data
+from rsray.certification.data_check import fitted
+from rsray.certification.source import ClassifierSource, open_source
+from rsray.certification.store import Selected
+from rsray.config import READING, CertifyConfig, PredictConfig
+from rsray.data import DATASETS, ImageSplit, selected
+
+# What a RUN says of itself unless it is given.
+KNOWN = ("model", "dataset", "data_root", *READING, "sigma")
+
+
+class CertificationRequest(NamedTuple):
+    """A certification that could be run."""
+
+    config: CertifyConfig
+    source: ClassifierSource
+    split: ImageSplit
+    selected: Selected
+
+
+class PredictionRequest(NamedTuple):
+    """Predictions that could be made."""
+
+    config: PredictConfig
+    source: ClassifierSource
+    split: ImageSplit
+    indices: np.ndarray
+    seed: int
+    precision: str | None
+
+
+def open_certification(
+    source: str, given: Mapping[str, Any], *, download: bool = False
+) -> CertificationRequest:
+    """Return the certification that settings describe; UserError for what is not allowed.
+
+    Settings that are not given are those of the RUN, then the defaults; without a precision, bf16
+    where the actors' hardware computes it.
+    """
+    CertifyConfig.make({**_PLACEHOLDERS, **given})  # what can be refused before files are read
+    found, split = open_classifier(source, given, download=download)
+    config = CertifyConfig.make(
+        {
+            "precision": None,
+            "is_spread": _is_spread(given),
+            "skip": DATASETS[str(found.dataset)].skip,
+            **given,
+            **{name: getattr(found, name) for name in KNOWN},
+            "source": source,
+            "model_digest": found.digest,
+            **carried(found, split),
+        }
+    )
+    return CertificationRequest(config, found, split, selected_images(config, split))
+
+
+# Stand for what only the files can say.
+_PLACEHOLDERS: dict[str, Any] = {
+    "source": "", "model_digest": "", "dataset": "", "model": "a:b", "num_classes": 2, "sigma": 1e9,
+}  # fmt: skip
+
+
+def open_prediction(
+    source: str, given: Mapping[str, Any], *, download: bool = False
+) -> PredictionRequest:
+    """Return the predictions that settings describe; UserError for what is not allowed."""
+    own = {key: value for key, value in given.items() if key in PredictConfig.model_fields}
+    config = PredictConfig.make(own)
+    # A prediction selects its images, and takes its precision, as a certification does.
+    rest = {key: value for key, value in given.items() if key not in own}
+    images = CertifyConfig.make({**_PLACEHOLDERS, "precision": None, **rest})
+    found, split = open_classifier(source, rest, download=download)
+    skip = images.skip if "skip" in rest else DATASETS[str(found.dataset)].skip
+    spread = _is_spread(rest)
+    indices = selected(len(split), images.start, skip, images.limit, is_spread=spread)
+    return PredictionRequest(config, found, split, indices, images.seed, images.precision)
+
+
+def carried(source: ClassifierSource, split: ImageSplit) -> dict[str, Any]:
+    """Return what a certification records of its classes, its images and the training data."""
+    known = source.trained.get("data_fingerprint") or {}
+    return {
+        "num_classes": split.num_classes,
+        "classes": split.classes,
+        "image_shape": split.image_shape,
+        "data_fingerprint": {key: value for key, value in known.items() if key != "sample"},
+    }
+
+
+def _is_spread(given: Mapping[str, Any]) -> bool:
+    """Tell whether a limit is given alone."""
+    return "limit" in given and "start" not in given and "skip" not in given
+
+
+def open_classifier(
+    source: str, given: Mapping[str, Any], *, download: bool
+) -> tuple[ClassifierSource, ImageSplit]:
+    """Return the classifier and its images; UserError when something is missing or does not fit."""
+    known = {key: given[key] for key in KNOWN if given.get(key) is not None}
+    found = open_source(source)
+    if known.get("dataset", found.dataset) != found.dataset:
+        found = found.of_other_data()
+    found = found.given(**known).complete()
+    assert found.dataset is not None
+    split = data.open_split(
+        found.dataset,
+        str(given.get("split", "test")),
+        found.data_root,
+        download=download,
+        **{name: getattr(found, name) for name in READING},
+    )
+    split = fitted(split, found.trained, source)
+    found.build(split)  # a checkpoint that does not fit is refused before anything starts
+    return found, split
+
+
+def selected_images(config: CertifyConfig, split: ImageSplit) -> Selected:
+    """Return the images that --start, --skip and --limit select."""
+    indices = selected(
+        len(split), config.start, config.skip, config.limit, is_spread=config.is_spread
+    )
+    return Selected(indices, np.asarray(split.labels)[indices])

@@ -1,0 +1,81 @@
+"""What `rsray tune` is asked for: a search that could begin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rsray import data
+from rsray.config import TrainConfig, TuneConfig
+from rsray.distributed.search.defaults import search_defaults
+from rsray.distributed.search.space import distributions, grid_points, parse_grid, parse_space
+from rsray.errors import UserError
+from rsray.presets import search_config
+from rsray.storage import PathLike
+from rsray.training.request import read_settings
+
+
+class SearchRequest(NamedTuple):
+    """A search that could begin."""
+
+    config: TuneConfig
+    num_test_images: int
+
+
+def open_search(
+    flat: Mapping[str, Any],
+    own: Mapping[str, Any],
+    *,
+    search: list[str],
+    grid: list[str],
+    config_file: PathLike | None = None,
+    download: bool = False,
+) -> SearchRequest:
+    """Return the search that settings describe; UserError for what is not allowed.
+
+    `flat` are training and objective settings, `own` those of the search. They override those of a
+    file (tune.yaml, or a training run's); the data set decides what is left open.
+    """
+    if search and grid:
+        raise UserError("give --search or --grid, not both")
+    file = _of_file(config_file)
+    if not file and "dataset" not in flat and "preset" not in flat:
+        raise UserError("give --dataset, --preset or --config")
+
+    given = dict(flat)
+    base = search_config(given, preset_name=given.pop("preset", None), base=file.pop("train", None))
+    images, test_images = _open_data(base, download)
+    space = dict(file.pop("search", {}))
+    if search or grid or not space:
+        parse = parse_grid if grid else parse_space
+        space = parse(grid or search, base.objective, given)
+    chosen = {**file, **own, "seed": base.seed}
+    if grid:
+        chosen["sampler"] = "grid"
+    defaults = search_defaults(base, images, chosen.get("trial_epochs"), space)
+    if chosen.get("sampler") == "grid":
+        defaults["trials"] = len(grid_points(distributions(space)))
+    config = TuneConfig.make({"train": base, "search": space, **defaults, **chosen})
+    return SearchRequest(config, test_images)
+
+
+def _of_file(config_file: PathLike | None) -> dict[str, Any]:
+    """Return a tune.yaml's settings; those of a training run stand under `train`."""
+    if config_file is None:
+        return {}
+    values = read_settings(config_file)
+    found = values if "train" in values else {"train": values}
+    TrainConfig.make(found["train"])
+    return dict(found)
+
+
+def _open_data(base: TrainConfig, download: bool) -> tuple[int, int]:
+    """Return how many images there are to train on, and to test.
+
+    A missing data set is an error now, not after hours.
+    """
+    splits = {
+        name: data.open_split(base.dataset, name, base.data_root, download=download, **base.reading)
+        for name in ("train", "test")
+    }
+    return min(len(splits["train"]), base.limit or len(splits["train"])), len(splits["test"])

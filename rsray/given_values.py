@@ -1,0 +1,99 @@
+"""What users type, and what files hold, read as the values of settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rsray.errors import UserError
+from rsray.family import choose
+from rsray.storage.yaml_files import parse_value
+
+
+def numbers(texts: str | Iterable[str], what: str) -> list[float]:
+    """Return the numbers in texts such as "0.25,0.5"; UserError for one that is none."""
+    given = [texts] if isinstance(texts, str) else list(texts)
+    parts = [part for text in given for part in text.replace(",", " ").split()]
+    try:
+        found = [float(part) for part in parts or given]
+    except ValueError as problem:
+        raise UserError(
+            f"{what} {' '.join(given)!r} is no number, nor a list such as 0.25,0.5"
+        ) from problem
+    if len({f"{number:g}" for number in found}) < len(found):
+        raise UserError(f"{what} {','.join(parts)!r} names a value twice")
+    return found
+
+
+def radii(value: Any) -> list[float]:
+    """Return the radii in a list of numbers or of texts such as "0.25,0.5", ascending."""
+    given = [value] if isinstance(value, str | int | float) else list(value)
+    try:
+        parts = [part for each in given for part in str(each).replace(",", " ").split()]
+        found = sorted({float(part) for part in parts})
+    except ValueError as problem:
+        typed = " ".join(map(str, given))
+        raise ValueError(
+            f"at-radius {typed!r} is no list of radii, for example 0.25,0.5"
+        ) from problem
+    if found and not (found[0] >= 0 and found[-1] < math.inf):
+        raise ValueError(f"at-radius is {found[0]:g}: radii are finite and at least 0")
+    return found
+
+
+def read_range(values: Any, name: str, least: int) -> Any:
+    """Return settings in which "2-64", given for `name`, is `name` 2 and `most_name` 64."""
+    given = values.get(name) if isinstance(values, dict) else None
+    if not isinstance(given, str):
+        return values
+    low, dash, high = given.strip().partition("-")
+    if not low.isdecimal() or bool(dash) != high.isdecimal() or int(low) < least:
+        raise ValueError(
+            f"{name} is {given}: must be a number from {least}, or a range such as 2-64"
+        )
+    if dash and not 1 <= int(low) <= int(high):
+        raise ValueError(f"{name} is {given}: a range goes from at least 1 upwards")
+    return {**values, name: int(low), f"most_{name}": int(high) if dash else None}
+
+
+def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
+    """Return {key: value} of `key=value` texts; values are read as YAML scalars or lists."""
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key.strip():
+            raise UserError(f"--set {pair!r} is not of the form key=value")
+        try:
+            parsed[key.strip()] = parse_value(value)
+        except yaml.YAMLError as problem:
+            raise UserError(f"--set {pair!r}: the value is not valid YAML") from problem
+    return parsed
+
+
+def first_problem(problem: ValidationError) -> str:
+    """Return in one line the first thing that is wrong: the field, the value and the rule."""
+    first = problem.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Exception):
+        return str(cause)
+    where = ".".join(str(part) for part in first["loc"]) or "configuration"
+    if first["type"] == "extra_forbidden":
+        return f"{where} is not a known setting"
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    if first["type"] == "literal_error":
+        return _not_among(where, first["input"], first["ctx"]["expected"])
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{where} is {first['input']!r}: {message.replace('input ', '')}"
+
+
+def _not_among(name: str, value: object, expected: str) -> str:
+    """Return what `choose` says of a value that is none of 'a', 'b' or 'c'."""
+    try:
+        return choose(value, expected.replace("'", "").replace(" or ", ", ").split(", "), name)
+    except UserError as problem:
+        return str(problem)

@@ -1,0 +1,146 @@
+"""What rsray's Python functions return: results on disk or an object store, opened when asked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsray.config import TrainConfig, TuneConfig
+from rsray.core.radius import certified_accuracy
+from rsray.results.certificates import Certificates
+from rsray.results.compare import load
+from rsray.results.table import TEXT_FORMATS, ReportTable
+from rsray.storage import Place
+from rsray.storage.yaml_files import from_yaml
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rsray.distributed.search.winner import Finals
+
+
+@dataclass(frozen=True)
+class Result:
+    """A folder that a command wrote: a local path or a URI."""
+
+    path: str
+
+    def __fspath__(self) -> str:
+        """Return the path, so that a result may be given wherever a path may."""
+        return self.path
+
+    @property
+    def place(self) -> Place:
+        """Where the files are."""
+        return Place.of(self.path)
+
+
+@dataclass(frozen=True)
+class Run(Result):
+    """A trained classifier: a RUN folder."""
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The settings it was trained with, every one spelled out."""
+        record = from_yaml(self.place.read("run.yaml"), f"{self.path}/run.yaml")
+        return TrainConfig.make({k: v for k, v in record.items() if k in TrainConfig.model_fields})
+
+    @property
+    def metrics(self) -> pa.Table:
+        """A row per epoch: loss, lr, noisy_accuracy, draws_per_second, seconds, ..."""
+        from rsray.training.metrics import read_metrics
+
+        return pa.Table.from_pylist(read_metrics(self.place))
+
+    def model(self) -> nn.Module:
+        """Return the base classifier in evaluation mode: images in [0, 1] to logits."""
+        from rsray.certification.source import open_source
+
+        record = from_yaml(self.place.read("run.yaml"), f"{self.path}/run.yaml")["data"]
+        shape = tuple(record["image_shape"])
+        return open_source(self.path).network(shape, int(record["num_classes"]))
+
+
+@dataclass(frozen=True)
+class Certification(Result):
+    """Certified radii of test images: a CERT folder."""
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """A row per image: index, label, prediction (-1 = abstain), radius, correct, ..."""
+        return pq.read_table(pa.BufferReader(self.place.read("certificates.parquet")))
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What summary.json holds: acr, certified_accuracy, abstained, draws, ..."""
+        found: dict[str, Any] = json.loads(self.place.read("summary.json"))
+        return found
+
+    @property
+    def acr(self) -> float:
+        """The average certified radius (l2, pixels in [0, 1]) over all selected images."""
+        return float(self.summary["acr"])
+
+    def curve(self, step: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
+        """Return radii [R] and the fraction of images certified and correct at each [R]."""
+        radius, correct = (np.asarray(self.table[name]) for name in ("radius", "correct"))
+        radii = np.arange(0.0, float(radius.max(initial=0.0)) + step, step)
+        return radii, certified_accuracy(radius, correct, radii)
+
+    def certificates(self) -> Certificates:
+        """Return the certificates as arrays, for `report` and comparisons."""
+        return load(self.path)
+
+
+@dataclass(frozen=True)
+class Study(Result):
+    """A search: a TUNE folder."""
+
+    finals: Finals
+
+    @cached_property
+    def config(self) -> TuneConfig:
+        """The settings of the search."""
+        record = from_yaml(self.place.read("tune.yaml"), f"{self.path}/tune.yaml")
+        return TuneConfig.make({k: v for k, v in record.items() if k in TuneConfig.model_fields})
+
+    @cached_property
+    def trials(self) -> pa.Table:
+        """A row per trial: number, state, projected_acr, clean_accuracy, its settings, ..."""
+        return pq.read_table(pa.BufferReader(self.place.read("trials.parquet")))
+
+    @property
+    def best(self) -> Run | None:
+        """The winner, trained on all training images; None with final=False."""
+        return Run(f"{self.path}/best") if self.finals.best is not None else None
+
+    @property
+    def certification(self) -> Certification | None:
+        """The winner's certificates; None with final=False."""
+        best = self.finals.best
+        return Certification(f"{self.path}/best/certificates") if best is not None else None
+
+
+class Predictions(NamedTuple):
+    """The smoothed classifier's class of each image, or abstention."""
+
+    table: pa.Table  # index, label, prediction (-1 = abstain), p_value
+    failed: dict[str, str]  # image index -> why it has no row
+
+
+@dataclass(frozen=True)
+class Report:
+    """Results side by side, and in which ways they are not comparable."""
+
+    table: ReportTable
+    warnings: list[str]
+
+    def text(self, format: str = "markdown") -> str:
+        """Return the table as markdown, latex or csv."""
+        return TEXT_FORMATS[format](self.table)

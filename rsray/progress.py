@@ -1,0 +1,22 @@
+"""What long work tells of itself while it runs; whoever watches draws with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+def _ignore(*told: Any) -> None:
+    """Do nothing with what is told."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Callbacks for what training, certification and search tell; the default watches nothing."""
+
+    say: Callable[[str], None] = _ignore  # a line for people
+    phase: Callable[[str], None] = _ignore  # "search", "train", "certify", ... begins
+    training: Callable[[Any], None] = _ignore  # a rsray.training.loop.Progress
+    certifying: Callable[[dict[str, Any]], None] = _ignore  # the figures of progress.json
+    trial: Callable[[Any], None] = _ignore  # a rsray.distributed.search.watch.TrialEvent
