@@ -93,7 +93,7 @@ ImageSize = Annotated[
     int | None, setting("Side, for your own pictures of mixed sizes.", metavar="PIXELS", ge=1)
 ]
 Channels = Annotated[
-    Literal[1, 3] | None,
+    int | None,
     setting(
         "Make your own pictures all grey (1) or all coloured (3).",
         metavar="1|3", words="3 where any is coloured",

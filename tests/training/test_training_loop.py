@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -266,6 +267,17 @@ def test_claim_run(lab):
     assert claim_run(run, lab.config(workers=3, data_root="/elsewhere"), split, CPU) is False
     lab.rows(config, run)
     assert claim_run(run, config, split, CPU) is True
+
+
+def test_claim_run_goes_on_with_the_data_it_began_with(lab):
+    config = lab.config()
+    run, split = lab.folder("run"), open_training_split(config)
+    claim_run(run, config, split, CPU)
+    fewer = replace(split, load=lambda: tuple(part[:-1] for part in split.load()))
+    with pytest.raises(UserError, match="began with other training data .1,347 images then, 1,346"):
+        claim_run(run, config, fewer, CPU)
+    run.write("model.safetensors", b"")
+    assert claim_run(run, config, fewer, CPU) is True, "finished: nothing is read any more"
 
 
 def test_claim_run_refuses_what_is_no_run(lab, tmp_path):
