@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rsray.cluster.dashboard import Dashboard
 
 app = typer.Typer(
     help="Bring a cluster up from a YAML file (see clusters/), run commands there, take it down.",
@@ -26,6 +30,9 @@ Target = Annotated[
         show_default=False,
     ),
 ]
+SUBMITTED_COMMANDS = ("tune", "train", "certify", "predict", "recertify")
+JOBS_SHOWN = 20
+EXIT_DETACHED = 130
 
 
 @app.command()
@@ -34,28 +41,27 @@ def up(yaml: Yaml) -> None:
 
     Example: rsray cluster up clusters/local.yaml
     """
-    from rsray.cluster import launcher
     from rsray.cluster.definition import read_cluster_file
-    from rsray.screen import say
+    from rsray.cluster.launcher import bring_up
 
-    launcher.up(read_cluster_file(yaml), say)
+    bring_up(read_cluster_file(yaml), _say)
     status(yaml)
-    say(f"next: rsray certify RUN --cluster {yaml}; when done: rsray cluster down {yaml}")
+    _say(f"next: rsray certify RUN --cluster {yaml}; when done: rsray cluster down {yaml}")
 
 
 @app.command()
 def status(target: Target) -> None:
     """Print the nodes, what they have, and the jobs of rsray."""
-    from rsray.cluster.endpoint import connect
-    from rsray.cluster.jobs import jobs
+    from rsray.cluster.dashboard import connect_dashboard
+    from rsray.cluster.jobs import list_jobs
 
-    with connect(target) as endpoint:
-        for node in sorted(endpoint.nodes(), key=lambda node: not node["is_head_node"]):
+    with connect_dashboard(target) as dashboard:
+        for node in sorted(dashboard.nodes(), key=lambda node: not node["is_head_node"]):
             has = node["resources_total"]
             role = "head" if node["is_head_node"] else "worker"
             figures = f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs"
             print(f"{role:<7} {node['node_ip']:<16} {node['state']:<6} {figures}")
-        for job in jobs(endpoint)[:20]:
+        for job in list_jobs(dashboard)[:JOBS_SHOWN]:
             print(f"job     {job.id}  {job.status:<10} {job.command}")
 
 
@@ -75,26 +81,26 @@ def submit(
 
     Example: rsray cluster submit clusters/local.yaml --out runs/there certify runs/my-run
     """
-    from rsray.cluster.endpoint import connect
+    from rsray.cluster.dashboard import connect_dashboard
     from rsray.errors import UserError
 
     words = context.args
-    allowed = ("tune", "train", "certify", "predict", "recertify")
-    if not words or words[0] not in allowed:
-        raise UserError(f"submit {words[0] if words else ''}: give one of {', '.join(allowed)}")
+    if not words or words[0] not in SUBMITTED_COMMANDS:
+        allowed = ", ".join(SUBMITTED_COMMANDS)
+        raise UserError(f"submit {words[0] if words else ''}: give one of {allowed}")
     given = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config"]
     given += [word.partition("=")[2] for word in words if word.startswith("--config=")]
     positional = words[1:2] if words[0] in ("certify", "predict", "recertify") else []
     models = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--model"]
-    with connect(target) as endpoint:
-        _run(
-            endpoint,
-            words,
-            inputs=[*given, *positional],
-            model=models[0] if models else None,
-            out=out,
-            wait=wait,
-        )
+    model = models[0] if models else None
+    with connect_dashboard(target) as dashboard:
+        job_id = _submit(dashboard, words, inputs=[*given, *positional], model=model, out=out)
+        if not wait:
+            _say(f"attach: rsray cluster attach {target} {job_id}")
+            return
+        status = _follow(dashboard, job_id)
+    if status:
+        raise SystemExit(status)
 
 
 @app.command()
@@ -107,11 +113,11 @@ def attach(
     down: Annotated[bool, typer.Option("--down", help="Then take the cluster down.")] = False,
 ) -> None:
     """Follow a job's log again from its start, and fetch its results when it ends."""
-    from rsray.cluster.endpoint import connect
-    from rsray.cluster.jobs import find
+    from rsray.cluster.dashboard import connect_dashboard
+    from rsray.cluster.jobs import find_job
 
-    with connect(target) as endpoint:
-        status = _follow(endpoint, find(endpoint, job).id)
+    with connect_dashboard(target) as dashboard:
+        status = _follow(dashboard, find_job(dashboard, job).id)
     _end(target, status, down)
 
 
@@ -120,11 +126,10 @@ def take_down(yaml: Yaml) -> None:
     """Stop this cluster's Ray on all its hosts, or give its machines back; nothing else stops."""
     from rsray.cluster import launcher
     from rsray.cluster.definition import read_cluster_file
-    from rsray.screen import say
 
     cluster = read_cluster_file(yaml)
-    launcher.down(cluster, say)
-    say(f"{cluster.name} is down")
+    launcher.take_down(cluster, _say)
+    _say(f"{cluster.name} is down")
 
 
 def run_there(
@@ -133,15 +138,14 @@ def run_there(
     down: bool,
     address: str | None,
     out: str | None,
-    inputs: tuple[str | None, ...] = (),
+    inputs: Sequence[str | None] = (),
     model: str | None = None,
 ) -> None:
     """Run the command that was typed on a cluster, which is brought up if it is not."""
-    from rsray.cluster import launcher
+    from rsray.cluster.dashboard import connect_dashboard, is_url
     from rsray.cluster.definition import read_cluster_file
-    from rsray.cluster.endpoint import connect, is_url
+    from rsray.cluster.launcher import bring_up
     from rsray.errors import UserError
-    from rsray.screen import say
 
     if address is not None:
         raise UserError("give --cluster or --address, not both")
@@ -149,10 +153,10 @@ def run_there(
         if down:
             raise UserError(f"--down takes a cluster away that a YAML describes, not {target}")
     else:
-        launcher.up(read_cluster_file(target), say)
+        bring_up(read_cluster_file(target), _say)
     words = without_options(sys.argv[1:], {"--cluster": 1, "--out": 1, "--down": 0})
-    with connect(target) as endpoint:
-        status = _run(endpoint, words, inputs=list(inputs), model=model, out=out)
+    with connect_dashboard(target) as dashboard:
+        status = _follow(dashboard, _submit(dashboard, words, inputs=inputs, model=model, out=out))
     _end(target, status, down)
 
 
@@ -169,73 +173,81 @@ def without_options(words: list[str], options: dict[str, int]) -> list[str]:
     return kept
 
 
-def _run(endpoint, words, *, inputs, model, out, wait=True):  # type: ignore[no-untyped-def]
-    from rsray.cluster.jobs import submit
+def _say(text: str) -> None:
+    from rsray.screen import say
+
+    say(text)
+
+
+def _submit(
+    dashboard: Dashboard,
+    words: list[str],
+    *,
+    inputs: Sequence[str | None],
+    model: str | None,
+    out: str | None,
+) -> str:
+    """Submit the command and return the job's id."""
+    from rsray.api import new_folder
+    from rsray.cluster.jobs import submit_job
     from rsray.cluster.packaging import CommandLine
-    from rsray.screen import say
-    from rsray_cli import options
 
-    where = out or options.new_folder("cluster", words[0])
-    line = CommandLine.of(words, inputs=inputs, model=model)
-    job_id = submit(endpoint, line, where)
-    say(f"job {job_id} on {endpoint.target} -> {where}")
-    if not wait:
-        say(f"attach: rsray cluster attach {endpoint.target} {job_id}")
-        return 0
-    return _follow(endpoint, job_id)
+    where = out or new_folder("cluster", words[0])
+    job_id = submit_job(dashboard, CommandLine.of(words, inputs=inputs, model=model), where)
+    _say(f"job {job_id} on {dashboard.target} -> {where}")
+    return job_id
 
 
-def _follow(endpoint, job_id):  # type: ignore[no-untyped-def]
+def _follow(dashboard: Dashboard, job_id: str) -> int:
     """Show the log until the job ends and fetch the results; returns the exit status."""
-    from rsray.cluster.fetching import fetch
-    from rsray.cluster.jobs import follow
+    from rsray.cluster.fetching import fetch_results
+    from rsray.cluster.jobs import follow_log
     from rsray.errors import UserError
-    from rsray.screen import say
 
-    with _detaching(endpoint.target, job_id):
-        job = follow(
-            endpoint, job_id, lambda text: print(text, end="", file=sys.stderr, flush=True)
+    with _detaching(dashboard.target, job_id):
+        job = follow_log(
+            dashboard, job_id, lambda text: print(text, end="", file=sys.stderr, flush=True)
         )
         try:
-            folder = fetch(endpoint, job)
+            folder = fetch_results(dashboard, job)
         except UserError:
             if job.status == "SUCCEEDED":
                 raise
-            folder = None  # what failed at once has written nothing
+            # What failed at once has written nothing.
+            folder = None
     if folder is not None:
-        say(f"results of {job_id} are in {folder}")
+        _say(f"results of {job_id} are in {folder}")
         print(folder)
     elif job.status == "SUCCEEDED":
         print(job.out_there)
     if job.status == "SUCCEEDED":
         return 0
-    say(f"job {job_id} has {job.status.lower()}; the lines above say why")
+    _say(f"job {job_id} has {job.status.lower()}; the lines above say why")
     return job.exit_code if job.exit_code in (1, 2) else 1
 
 
 @contextmanager
-def _detaching(target, job_id):  # type: ignore[no-untyped-def]
+def _detaching(target: str, job_id: str) -> Iterator[None]:
     """Leave a job to itself on Ctrl-C or when its cluster cannot be heard, and say how to return."""
-    from rsray.cluster.jobs import LostError
-    from rsray.screen import say
+    from rsray.cluster.jobs import SilentClusterError
 
     again = f"the job goes on; attach again: rsray cluster attach {target} {job_id}"
     try:
         yield
     except KeyboardInterrupt:
-        say(f"detached: {again}")
-        raise SystemExit(130) from None
-    except LostError as problem:
-        raise LostError(f"{problem}; {again}") from problem
+        _say(f"detached: {again}")
+        raise SystemExit(EXIT_DETACHED) from None
+    except SilentClusterError as problem:
+        raise SilentClusterError(f"{problem}; {again}") from problem
 
 
-def _end(target, status, down):  # type: ignore[no-untyped-def]
-    from rsray.cluster.endpoint import is_url
-    from rsray.screen import say
+def _end(target: str, status: int, down: bool) -> None:
+    """Take the cluster down if that was asked for, and exit with the status of the job."""
+    from rsray.cluster.dashboard import is_url
 
     if down and not is_url(target):
         take_down(target)
     elif not is_url(target):
-        say(f"the cluster stays up: rsray cluster down {target}")
+        _say(f"the cluster stays up: rsray cluster down {target}")
     if status:
         raise SystemExit(status)

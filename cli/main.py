@@ -22,7 +22,9 @@ from rsray_cli.train import train
 from rsray_cli.tune import tune
 
 # typer carries a click of its own in some releases: its base exception is found through it.
-ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+ClickException: type[Exception] = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+)
 DONE, OURS, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 # Faults of the machine or the path that the user can put right.
 USER_ERRNOS = {

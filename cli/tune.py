@@ -34,7 +34,7 @@ def tune(**given: Any) -> None:
     from rsray.given_values import numbers, parse_assignments
     from rsray.outcomes import Study
     from rsray.screen import duration, say
-    from rsray_cli.tune_results import show_plan, show_results
+    from rsray_cli.tune_results import show_results
 
     started, num_failed = time.perf_counter(), 0
 
@@ -48,7 +48,7 @@ def tune(**given: Any) -> None:
     if "validation" in settings:
         raise UserError("--set validation: give --validation; the winner is trained on all images")
     sigmas = numbers(given.pop("sigma", []), "sigma")
-    api.tune_each(sigmas, on_start=show_plan, on_study=show, **{**given, **settings})
+    api.tune_each(sigmas, on_study=show, **{**given, **settings})
     say(f"done in {duration(time.perf_counter() - started)}")
     if num_failed:
         raise typer.Exit(1)

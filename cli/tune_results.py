@@ -1,4 +1,4 @@
-"""What `rsray tune` says before a search, and the results at its end."""
+"""The results that `rsray tune` ends with."""
 
 from __future__ import annotations
 
@@ -7,34 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rsray.config import TuneConfig
     from rsray.outcomes import Study
-
-
-def show_plan(where: str, config: TuneConfig, num_test_images: int) -> None:
-    """Say on stderr what will be searched and certified, and whether a paper's setting is in it."""
-    from rsray.config import CertifyConfig
-    from rsray.data import selected
-    from rsray.distributed.search.space import (
-        distributions,
-        most_epochs,
-        published_settings,
-        why_untried,
-    )
-    from rsray.screen import say
-
-    base, number = config.train, f"{config.trials} trials of up to {most_epochs(config)} epochs"
-    about = f"{base.objective} on {base.dataset}, sigma {base.sigma:g}"
-    say(f"searching {', '.join(config.search)} of {about}: {number} -> {where}")
-    reason = why_untried(distributions(config.search), base)
-    if not published_settings(base):
-        say(f"no paper has a setting for {about}")
-    elif reason and config.sampler != "grid":
-        say(f"the published setting is not among the trials: {reason}")
-    if config.final:
-        images = len(selected(num_test_images, 0, config.skip, config.limit))
-        settings = "the winner and what it is compared with" if config.compare else "the winner"
-        each = CertifyConfig.model_fields["n0"].default + config.n
-        draws = images * each * (1 + config.compare)
-        say(f"then certifying {settings} on {images:,} test images: up to {draws:,} draws")
 
 
 def show_results(study: Study) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from os import PathLike, fspath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rsray.config import PlanConfig, RecertifyConfig, ReportConfig, TrainConfig, TuneConfig
 from rsray.errors import UserError
@@ -19,7 +19,6 @@ from rsray.progress import Watch
 from rsray.screen import duration, watching
 from rsray.storage import Place
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rsray.certification.cost import Plan
 
@@ -63,7 +62,7 @@ def train(
     with watching(progress) as watch:
         request = open_training(flat, config_file=config, download=download)
         chosen = request.config
-        where = fspath(out or _new_folder("train", chosen.dataset, chosen.objective, chosen.sigma))
+        where = fspath(out or new_folder("train", chosen.dataset, chosen.objective, chosen.sigma))
         watch.say(
             f"{chosen.objective} on {chosen.dataset}: {chosen.model}, sigma {chosen.sigma:g}, "
             f"{chosen.epochs} epochs, {request.num_images:,} images -> {where}"
@@ -123,7 +122,7 @@ def certify(
     with watching(progress) as watch:
         request = open_certification(fspath(source), given, download=download)
         chosen = request.config
-        where = fspath(out or _new_folder("certify", chosen.dataset, chosen.sigma))
+        where = fspath(out or new_folder("certify", chosen.dataset, chosen.sigma))
         watch.say(
             f"certifying {len(request.selected.indices):,} images of {chosen.dataset}"
             f"{' spread evenly over them' if chosen.is_spread else ''}, sigma "
@@ -310,15 +309,13 @@ def tune_each(
     out: Where | None = None,
     address: str | None = None,
     progress: Watch | bool = True,
-    on_start: Callable[[str, TuneConfig, int], None] = lambda where, config, num_test_images: None,
     on_study: Callable[[Study], None] = lambda study: None,
     **given: Any,
 ) -> list[Study]:
     """Run one search for each sigma, several of them in OUT/sigma-0.25, ...; returns the TUNEs.
 
     All are refused before any begins, or none. One that fails does not stop those after it: its
-    UserError is raised at the end. `given` is as for `tune`; `on_start` is told of each search
-    (folder, settings, number of test images), `on_study` of each that ended.
+    UserError is raised at the end. `given` is as for `tune`; `on_study` is told of each that ended.
     """
     from rsray.distributed.search import tuner
     from rsray.distributed.search.request import open_search
@@ -332,16 +329,17 @@ def tune_each(
         for sigma in [{"sigma": sigma} for sigma in sigmas] or [{}]
     ]
     base = searches[0].config.train
-    root = Place.of(out or _new_folder("tune", base.dataset, base.objective))
+    root = Place.of(out or new_folder("tune", base.dataset, base.objective))
     places = [root / f"sigma-{found.config.train.sigma:g}" for found in searches]
     places = places if len(searches) > 1 else [root]
     for place, found in zip(places, searches, strict=True):
         tuner.claim_tune(place, found.config)
     studies, problems = [], []
     for place, found in zip(places, searches, strict=True):
-        on_start(str(place), found.config, found.num_test_images)
         try:
             with watching(progress) as watch:
+                for line in found.announcement(str(place)):
+                    watch.say(line)
                 finals = tuner.tune(found.config, place, address=address, watch=watch)
         except UserError as problem:
             if len(searches) == 1:
@@ -430,7 +428,7 @@ def _assignments(specs: Mapping[str, str] | Sequence[str]) -> list[str]:
     return list(specs)
 
 
-def _new_folder(command: str, *parts: object) -> str:
+def new_folder(command: str, *parts: object) -> str:
     """Return a name for a result in ./runs that is not taken."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     return "/".join(["runs", "-".join([command, *map(str, parts), stamp])])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -24,14 +24,15 @@ from pydantic import (
 )
 
 from rsray.core.bounds import BOUNDS, SOFT_BOUNDS, check_settings
-from rsray.core.bounds.confidence_sequence import sequence_lower
-from rsray.core.radius import certified_radius
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.given_values import first_problem, radii, read_range
 from rsray.models import MODELS
-from rsray.objectives import OBJECTIVES, Objective
+from rsray.objectives import OBJECTIVES
+
+if TYPE_CHECKING:
+    from rsray.objectives import Objective
 
 COMPUTE, WHERE, WRITTEN = "What to compute", "Where it runs", "What is written"
 # What a search may ask for -> what a look at a trial calls it.
@@ -372,6 +373,9 @@ class CertifyConfig(Config):
                 f"clopper-pearson (it is {self.bound}) and choose sampling fixed or skip "
                 f"(it is {self.sampling})"
             )
+        from rsray.core.bounds.confidence_sequence import sequence_lower
+        from rsray.core.radius import certified_radius
+
         top = float(certified_radius(sequence_lower(self.n, self.n, self.alpha), self.sigma))
         if max(self.at_radius) > top:
             raise UserError(
@@ -431,7 +435,7 @@ class ReportConfig(Config):
 
     paths: list[str] = setting(
         "CERT or TUNE folders, certificates.parquet files, Cohen-format logs.",
-        metavar="PATH...", name="paths",
+        metavar="PATH...", name="paths", min_length=1,
     )  # fmt: skip
     format: Literal["table", "markdown", "latex", "csv"] = setting(
         "How to print it.", "table", panel=WRITTEN

@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from rsray.errors import UserError
 from rsray.family import choose
-from rsray.storage.yaml_files import parse_value
 
 
 def numbers(texts: str | Iterable[str], what: str) -> list[float]:
@@ -62,6 +60,10 @@ def read_range(values: Any, name: str, least: int) -> Any:
 
 def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
     """Return {key: value} of `key=value` texts; values are read as YAML scalars or lists."""
+    import yaml
+
+    from rsray.storage.yaml_files import parse_value
+
     parsed: dict[str, Any] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")

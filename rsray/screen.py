@@ -63,7 +63,7 @@ class TrainingBar:
 
     def __call__(self, progress: Progress) -> None:
         """Show where training is."""
-        row = progress.row
+        row = progress.epoch_figures
         if row is None:
             done = progress.epoch + progress.step / progress.steps
             self.shown.update(self.task, total=progress.epochs, completed=done)

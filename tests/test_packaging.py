@@ -28,7 +28,6 @@ TOP_LEVEL = {
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "CITATION.cff",
-    "setup.py",
 }
 
 
@@ -85,7 +84,7 @@ def test_what_is_looked_for_is_in_the_wheel(wheel):
         "rsray/core/README.md",
         "rsray/cluster/definitions/local.yaml",
         "rsray/cluster/definitions/kuberay/Dockerfile",
-        "rsray_cli/screen/live.py",
+        "rsray_cli/options.py",
     }
     assert {name.split("/")[0] for name in wheel if ".dist-info/" not in name} == {
         "rsray",

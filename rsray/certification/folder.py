@@ -22,7 +22,7 @@ from rsray.errors import UserError
 from rsray.results.certificates import Certificates, write_certificates
 from rsray.results.summary import summarise, write_summary
 from rsray.storage import Place
-from rsray.storage.ownership import recorded
+from rsray.storage.ownership import read_own_record
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.versions import versions
 
@@ -93,7 +93,7 @@ def recorded_evaluation(cert: Place, config: CertifyConfig) -> Evaluation | None
 
     Raises UserError when the folder belongs to something else, naming the first differences.
     """
-    record = recorded(cert, CERT_FILE, config, "certification")
+    record = read_own_record(cert, CERT_FILE, config, "certification")
     if record is None:
         return None
     evaluation = Evaluation(**record["evaluation"])

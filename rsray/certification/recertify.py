@@ -26,8 +26,8 @@ from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.storage import Place
-from rsray.storage.address import beside
-from rsray.storage.ownership import recorded
+from rsray.storage.address import address_beside
+from rsray.storage.ownership import read_own_record
 from rsray.storage.yaml_files import from_yaml, to_yaml
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def default_target(
 ) -> str:
     """Return the source's address with the changes added: `runs/c-alpha0.01-tcertify`."""
     parts = [f"alpha{alpha:g}" if alpha is not None else "", bound or "", f"n{n}" if n else ""]
-    return beside(source, "".join(f"-{part}" for part in parts if part))
+    return address_beside(source, "".join(f"-{part}" for part in parts if part))
 
 
 def _record(source: Place) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _check_target(
     """Raise UserError unless the target is new, or was made by this same recertification."""
     if target.uri == source.uri:
         raise UserError(f"--out {target} is the CERT itself: choose another folder")
-    record = recorded(target, CERT_FILE, config, "certification")
+    record = read_own_record(target, CERT_FILE, config, "certification")
     if record is not None and record.get(FROM) != made_from:
         raise UserError(f"{target} holds another certification; use another --out")
 

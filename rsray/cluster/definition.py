@@ -11,27 +11,32 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rsray.cluster.safety import COMMANDS, problems
+from rsray.cluster.safety import START_COMMANDS, find_problems
 from rsray.errors import UserError
 
-EDIT = "EDIT-"  # the start of every value in clusters/ that only the user can know
-MARK = "RSRAY_CLUSTER"  # in the environment of a cluster's processes: how `down` knows them
-PATH = r"^(~/|/)?[A-Za-z0-9_./+-]+$"  # goes into shell commands
-NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+# Every value in clusters/ that only the user can know begins with this.
+EDIT_PREFIX = "EDIT-"
+# A cluster's processes carry its name in this variable; `down` knows them by it.
+NAME_VARIABLE = "RSRAY_CLUSTER"
+# These paths go into shell commands.
+PATH_PATTERN = r"^(~/|/)?[A-Za-z0-9_./+-]+$"
+NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 
-class Remote(BaseModel):
-    """`metadata.rsray` of a cluster definition: where things are on the cluster's nodes."""
+class NodeLayout(BaseModel):
+    """Where things are on the nodes: `metadata.rsray` of a cluster definition."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    root: str = Field(
-        default="~/rsray", pattern=PATH
-    )  # token, environment and results of rsray on a node
-    python: str = Field(default="~/rsray/.venv/bin/python", pattern=PATH)
-    dashboard_port: int = Field(default=8265, ge=1, le=65535)  # on the head's loopback
-    results: str | None = None  # storage that every node sees; else <root>/out on the head
-    wait_for: dict[str, float] = {}  # resources that a job waits for before it starts
+    # The folder of rsray's token, environment and results.
+    root: str = Field(default="~/rsray", pattern=PATH_PATTERN)
+    python: str = Field(default="~/rsray/.venv/bin/python", pattern=PATH_PATTERN)
+    # The dashboard listens on the head's loopback.
+    dashboard_port: int = Field(default=8265, ge=1, le=65535)
+    # Storage that every node sees; without it results are in <root>/out on the head.
+    results: str | None = None
+    # The resources that a job waits for before it starts.
+    wait_for: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class ClusterFile:
 
     path: Path
     definition: dict[str, Any]
-    remote: Remote
+    layout: NodeLayout
 
     @property
     def name(self) -> str:
@@ -94,16 +99,16 @@ class ClusterFile:
         The user's files are absolute paths, the token is mounted, and the cluster's processes carry
         its name in their environment. SPT_NOENV keeps it there when a process changes its title.
         """
-        mark = f"export {MARK}={self.name} SPT_NOENV=1; "
+        mark = f"export {NAME_VARIABLE}={self.name} SPT_NOENV=1; "
         commands = {
             key: [mark + line if "ray start" in line else line for line in self.definition[key]]
-            for key in COMMANDS
+            for key in START_COMMANDS
         }
         mounts = {
             remote: str(self._local_file(local))
             for remote, local in (self.definition.get("file_mounts") or {}).items()
         }
-        mounts[f"{self.remote.root}/auth_token"] = str(self.token_file)
+        mounts[f"{self.layout.root}/auth_token"] = str(self.token_file)
         auth = dict(self.definition.get("auth") or {})
         for key in ("ssh_private_key", "ssh_public_key"):
             if key in auth:
@@ -122,32 +127,32 @@ class ClusterFile:
 def read_cluster_file(path: str | os.PathLike[str]) -> ClusterFile:
     """Return the checked definition; UserError names what is missing, unedited or unsafe."""
     file = Path(path).expanduser()
-    definition = _load(file)
-    if "apiVersion" in definition:  # its further documents are of Kubernetes too
+    definition = _load_yaml(file)
+    if "apiVersion" in definition:
         raise UserError(
             f"{file} is a Kubernetes manifest: kubectl apply it, forward port 8265 of its head "
             "service, then give --cluster http://127.0.0.1:8265"
         )
     words = (definition.get("metadata") or {}).get("rsray") or {}
     try:
-        remote = Remote.model_validate(words)
+        layout = NodeLayout.model_validate(words)
     except ValidationError as problem:
         first = problem.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise UserError(f"{file}: metadata.rsray.{field}: {first['msg']}") from problem
     _check_schema(file, definition)
-    found = ClusterFile(file.absolute(), definition, remote)
-    if not NAME.fullmatch(found.name):
+    found = ClusterFile(file.absolute(), definition, layout)
+    if not NAME_PATTERN.fullmatch(found.name):
         raise UserError(
             f"{file}: cluster_name is {found.name!r}: small letters, digits and - (at most 31)"
         )
     _check_edited(file, definition)
-    if unsafe := problems(definition):
+    if unsafe := find_problems(definition):
         raise UserError(f"{file} is not safe: {'; '.join(unsafe)}")
     return found
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load_yaml(file: Path) -> dict[str, Any]:
     try:
         documents = list(yaml.safe_load_all(file.read_text()))
     except FileNotFoundError as problem:
@@ -193,17 +198,17 @@ def _check_schema(file: Path, definition: dict[str, Any]) -> None:
 
 
 def _check_edited(file: Path, definition: dict[str, Any]) -> None:
-    for where, text in leaves(definition):
-        if EDIT in text:
+    for where, text in list_texts(definition):
+        if EDIT_PREFIX in text:
             raise UserError(f"{file}: {where} is {text!r}: replace what is marked # EDIT")
 
 
-def leaves(value: Any, where: str = "") -> list[tuple[str, str]]:
+def list_texts(value: Any, where: str = "") -> list[tuple[str, str]]:
     """Return (dotted place, text) of every string, key and value, below `value`."""
     if isinstance(value, dict):
         inside = [(f"{where}.{key}".lstrip("."), item) for key, item in value.items()]
         keys = [(where, str(key)) for key in value]
-        return keys + [leaf for place, item in inside for leaf in leaves(item, place)]
+        return keys + [text for place, item in inside for text in list_texts(item, place)]
     if isinstance(value, list):
-        return [leaf for i, item in enumerate(value) for leaf in leaves(item, f"{where}[{i}]")]
+        return [text for i, item in enumerate(value) for text in list_texts(item, f"{where}[{i}]")]
     return [(where, value)] if isinstance(value, str) else []

@@ -13,7 +13,7 @@ from typing import Any
 from rsray.errors import UserError
 
 
-def ensure_group(definition: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+def ensure_security_group(definition: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """Return the definition with the security group in every node type, made or brought up to date.
 
     The group lets its own members talk, and lets in what `provider.security_group` says. A
@@ -32,25 +32,25 @@ def ensure_group(definition: dict[str, Any], say: Callable[[str], None]) -> dict
         raise UserError("AWS needs boto3: uv pip install boto3") from problem
     client = boto3.client("ec2", region_name=definition["provider"]["region"])
     try:
-        group = _group(client, definition)
+        group = _group_id(client, definition)
         _set_rules(client, group, definition["provider"]["security_group"]["IpPermissions"])
     except (ClientError, BotoCoreError) as problem:
         raise UserError(f"AWS refused the security group: {problem}") from problem
-    say(f"security group {group}: ssh from {_sources(definition)} only")
+    say(f"security group {group}: ssh from {_open_ranges(definition)} only")
     filled = copy.deepcopy(definition)
     for kind in filled["available_node_types"].values():
         kind["node_config"].setdefault("SecurityGroupIds", [group])
     return filled
 
 
-def _sources(definition: dict[str, Any]) -> str:
+def _open_ranges(definition: dict[str, Any]) -> str:
     rules = definition["provider"]["security_group"]["IpPermissions"]
     return ", ".join(entry["CidrIp"] for rule in rules for entry in rule.get("IpRanges", []))
 
 
-def _group(client: Any, definition: dict[str, Any]) -> str:
-    """Return the id of the cluster's group in the network of its subnets, made if need be."""
-    name, vpc = f"rsray-{definition['cluster_name']}", _network(client, definition)
+def _group_id(client: Any, definition: dict[str, Any]) -> str:
+    """Return the id of the cluster's group in the VPC of its subnets, made if need be."""
+    name, vpc = f"rsray-{definition['cluster_name']}", _vpc_id(client, definition)
     filters = [
         {"Name": "group-name", "Values": [name]},
         {"Name": "vpc-id", "Values": [vpc]},
@@ -64,7 +64,7 @@ def _group(client: Any, definition: dict[str, Any]) -> str:
     return str(made["GroupId"])
 
 
-def _network(client: Any, definition: dict[str, Any]) -> str:
+def _vpc_id(client: Any, definition: dict[str, Any]) -> str:
     subnets = [
         subnet
         for kind in definition["available_node_types"].values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -16,9 +17,9 @@ from rsray.errors import UserError
 def head_host(cluster: ClusterFile) -> Host:
     """Return the head of a cluster; UserError when the cloud has none of that name."""
     if cluster.hosts:
-        return _host(cluster, cluster.hosts[0], cluster.resolved()["auth"])
+        return _make_host(cluster, cluster.hosts[0], cluster.resolved()["auth"])
     definition = yaml.safe_load(cluster.resolved_file.read_text())
-    with _said() as said:
+    with _caught_output() as said:
         from ray.autoscaler import sdk
 
         try:
@@ -27,16 +28,16 @@ def head_host(cluster: ClusterFile) -> Host:
         except (Exception, SystemExit) as problem:
             reason = " ".join(f"{said.getvalue()} {problem}".split())
             raise UserError(f"{cluster.path} is not up: {reason}") from problem
-    return _host(cluster, address, auth)
+    return _make_host(cluster, address, auth)
 
 
 def on_premise_hosts(cluster: ClusterFile) -> list[Host]:
     """Return the hosts of an on-premise cluster, head first."""
     auth = cluster.resolved()["auth"]
-    return [_host(cluster, address, auth) for address in cluster.hosts]
+    return [_make_host(cluster, address, auth) for address in cluster.hosts]
 
 
-def _host(cluster: ClusterFile, address: str, auth: dict[str, Any]) -> Host:
+def _make_host(cluster: ClusterFile, address: str, auth: dict[str, Any]) -> Host:
     return Host(
         address,
         auth["ssh_user"],
@@ -47,8 +48,8 @@ def _host(cluster: ClusterFile, address: str, auth: dict[str, Any]) -> Host:
 
 
 @contextlib.contextmanager
-def _said():  # type: ignore[no-untyped-def]
-    """Catch what Ray's launcher prints."""
+def _caught_output() -> Iterator[io.StringIO]:
+    """Yield what Ray's launcher prints meanwhile."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         yield said

@@ -13,19 +13,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rsray.cluster.endpoint import Endpoint
-from rsray.cluster.packaging import CommandLine, remote_out, stage
+from rsray.cluster.dashboard import Dashboard
+from rsray.cluster.packaging import CommandLine, copy_all, remote_out
 from rsray.cluster.ssh import shell_path
 from rsray.errors import UserError
 
-OUT_THERE, OUT_HERE = "rsray_out_there", "rsray_out_here"  # in a job's metadata, for attach
-RUN = "from rsray_cli.main import run; run()"
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-RECONNECTS = 20  # tries to hear a job's log again, a few seconds apart
-PATIENCE_SECONDS = 3.0
+# A job's metadata say under these keys where results are on the cluster, and where they go here.
+OUT_THERE, OUT_HERE = "rsray_out_there", "rsray_out_here"
+RUN_CODE = "from rsray_cli.main import run; run()"
+ENDED_STATUSES = ("SUCCEEDED", "FAILED", "STOPPED")
+# A job's log is asked for again so often, after so many seconds.
+MOST_RECONNECTS = 20
+RECONNECT_SECONDS = 3.0
 
 
-class LostError(UserError):
+class SilentClusterError(UserError):
     """The connection to a job's log is gone; the job is not."""
 
 
@@ -47,57 +49,57 @@ class Job:
         return f"rsray {found.group(1)}" if found else self.entrypoint
 
 
-def submit(endpoint: Endpoint, line: CommandLine, out: str) -> str:
+def submit_job(dashboard: Dashboard, line: CommandLine, out: str) -> str:
     """Ship the package and submit the command, which writes to `out`; returns the job's id.
 
     A local `out` is written to the cluster's storage, and `fetch` brings it here. Raises UserError
     when something that is to travel is missing or too large.
     """
     local = "://" not in out
-    base = endpoint.remote.results or f"{endpoint.remote.root}/out"
+    base = dashboard.layout.results or f"{dashboard.layout.root}/out"
     there = remote_out(out, base) if local else out
     metadata = {OUT_THERE: there} | ({OUT_HERE: str(Path(out).absolute())} if local else {})
     words = [*line.there(), "--out", there]
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     with tempfile.TemporaryDirectory(prefix="rsray-") as folder:
-        staged = stage(line, Path(folder) / "package")
-        return _submitted(
-            endpoint,
-            entrypoint=entrypoint(endpoint, words),
+        staged = copy_all(line, Path(folder) / "package")
+        return _send_job(
+            dashboard,
+            entrypoint=job_command(dashboard, words),
             submission_id=f"rsray-{words[0]}-{stamp}",
             runtime_env={"working_dir": str(staged), "env_vars": {"PYTHONUNBUFFERED": "1"}},
             metadata=metadata,
         )
 
 
-def entrypoint(endpoint: Endpoint, words: list[str]) -> str:
+def job_command(dashboard: Dashboard, words: list[str]) -> str:
     """Return the shell command that runs an rsray command on the head."""
-    python = shell_path(endpoint.remote.python)
-    wanted = [f"{name}={amount:g}" for name, amount in endpoint.remote.wait_for.items() if amount]
+    python = shell_path(dashboard.layout.python)
+    wanted = [f"{name}={amount:g}" for name, amount in dashboard.layout.wait_for.items() if amount]
     wait = f"{python} -m rsray.cluster.wait_for_resources {shlex.join(wanted)} && "
     first = wait if wanted else ""
-    return f"{first}{python} -c {shlex.quote(RUN)} {shlex.join(words)}"
+    return f"{first}{python} -c {shlex.quote(RUN_CODE)} {shlex.join(words)}"
 
 
-def _submitted(endpoint: Endpoint, **request: Any) -> str:
+def _send_job(dashboard: Dashboard, **request: Any) -> str:
     try:
-        return str(endpoint.jobs().submit_job(**request))
+        return str(dashboard.job_client().submit_job(**request))
     except RuntimeError as problem:
         reason = " ".join(str(problem).split())
-        raise UserError(f"{endpoint.target} does not take the job: {reason}") from problem
+        raise UserError(f"{dashboard.target} does not take the job: {reason}") from problem
 
 
-def find(endpoint: Endpoint, job_id: str | None = None) -> Job:
+def find_job(dashboard: Dashboard, job_id: str | None = None) -> Job:
     """Return a job by its id, or the latest that rsray submitted; UserError when there is none."""
-    known = [job for job in jobs(endpoint) if job_id in (None, job.id)]
+    known = [job for job in list_jobs(dashboard) if job_id in (None, job.id)]
     if not known:
-        raise UserError(f"{endpoint.target} knows no job {job_id or 'of rsray'}")
+        raise UserError(f"{dashboard.target} knows no job {job_id or 'of rsray'}")
     return known[0]
 
 
-def jobs(endpoint: Endpoint) -> list[Job]:
+def list_jobs(dashboard: Dashboard) -> list[Job]:
     """Return the jobs that rsray submitted, the latest first."""
-    found = [info for info in endpoint.get("/api/jobs/") if info.get("submission_id")]
+    found = [info for info in dashboard.get("/api/jobs/") if info.get("submission_id")]
     found.sort(key=lambda info: info.get("start_time") or 0, reverse=True)
     made = []
     for info in found:
@@ -116,34 +118,34 @@ def jobs(endpoint: Endpoint) -> list[Job]:
     return made
 
 
-def follow(endpoint: Endpoint, job_id: str, show: Callable[[str], None]) -> Job:
-    """Show a job's log until it ends and return the job; LostError when the cluster is silent."""
+def follow_log(dashboard: Dashboard, job_id: str, show: Callable[[str], None]) -> Job:
+    """Show a job's log until it ends and return the job; SilentClusterError when none is heard."""
     from aiohttp import ClientError
 
-    log, failures = _Log(show), 0
+    log, failures = _ShownOnce(show), 0
     while True:
         try:
-            asyncio.run(log.follow(endpoint, job_id))
-            job = find(endpoint, job_id)
-            if job.status in ENDED:
+            asyncio.run(log.follow(dashboard, job_id))
+            job = find_job(dashboard, job_id)
+            if job.status in ENDED_STATUSES:
                 return job
         except (OSError, RuntimeError, UserError, ClientError) as problem:
             failures += 1
-            if failures > RECONNECTS:
-                raise LostError(f"{endpoint.target} is silent: {problem}") from problem
-        time.sleep(PATIENCE_SECONDS if failures else 0.5)
+            if failures > MOST_RECONNECTS:
+                raise SilentClusterError(f"{dashboard.target} is silent: {problem}") from problem
+        time.sleep(RECONNECT_SECONDS if failures else 0.5)
 
 
-class _Log:
+class _ShownOnce:
     """Shows a log once, however often it is read again from its start."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self.show, self.seen = show, 0
 
-    async def follow(self, endpoint: Endpoint, job_id: str) -> None:
+    async def follow(self, dashboard: Dashboard, job_id: str) -> None:
         """Show what comes after what was seen, until the log ends or breaks off."""
         at = 0
-        async for text in endpoint.jobs().tail_job_logs(job_id):
+        async for text in dashboard.job_client().tail_job_logs(job_id):
             fresh = text[max(0, self.seen - at) :]
             at += len(text)
             if fresh:

@@ -14,16 +14,17 @@ from pathlib import Path
 
 import yaml
 
-from rsray.cluster.definition import MARK, ClusterFile
-from rsray.cluster.endpoint import connect_file
-from rsray.cluster.firewall import ensure_group
+from rsray.cluster.dashboard import connect_through_ssh
+from rsray.cluster.definition import NAME_VARIABLE, ClusterFile
+from rsray.cluster.firewall import ensure_security_group
 from rsray.cluster.hosts import on_premise_hosts
 from rsray.cluster.ssh import Host
 from rsray.errors import UserError
 
 Say = Callable[[str], None]
-HEAD_SECONDS = 120.0  # from the end of `ray up` to a dashboard that answers
-NODES_SECONDS = 180.0  # and to the workers that the definition promises
+# From the end of `ray up` to a dashboard that answers, and to the workers that are promised.
+HEAD_SECONDS = 120.0
+NODES_SECONDS = 180.0
 STOP_SECONDS = 120.0
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -35,13 +36,13 @@ ENVIRONMENT = {
 def is_up(cluster: ClusterFile) -> bool:
     """Tell whether the cluster's dashboard answers to this machine's token."""
     try:
-        with connect_file(cluster):
+        with connect_through_ssh(cluster):
             return True
     except UserError:
         return False
 
 
-def up(cluster: ClusterFile, say: Say) -> None:
+def bring_up(cluster: ClusterFile, say: Say) -> None:
     """Bring the cluster up and wait until its head answers; UserError when it does not.
 
     A cluster that is up as the definition says is left alone; else its Ray is started anew.
@@ -49,7 +50,7 @@ def up(cluster: ClusterFile, say: Say) -> None:
     _make_home(cluster)
     definition = cluster.resolved()
     if cluster.provider == "aws":
-        definition = ensure_group(definition, say)
+        definition = ensure_security_group(definition, say)
     text = yaml.safe_dump(definition, sort_keys=False)
     if cluster.resolved_file.exists() and cluster.resolved_file.read_text() == text:
         if is_up(cluster):
@@ -57,25 +58,25 @@ def up(cluster: ClusterFile, say: Say) -> None:
             return
     _write_private(cluster.resolved_file, text)
     if cluster.provider == "local":
-        _clear(cluster, say)
+        _stop_leftovers(cluster, say)
     say(f"ray up {cluster.path}: {cluster.name} on {cluster.provider}")
-    _ray(cluster, "up", "-y", "--no-config-cache", str(cluster.resolved_file))
-    _tell_of_key(cluster, say)
+    _run_ray(cluster, "up", "-y", "--no-config-cache", str(cluster.resolved_file))
+    _mention_key(cluster, say)
     _wait_for_head(cluster)
     _wait_for_nodes(cluster, say)
 
 
-def _clear(cluster: ClusterFile, say: Say) -> None:
+def _stop_leftovers(cluster: ClusterFile, say: Say) -> None:
     """Stop what is left of this cluster on its hosts: `ray start` refuses to start beside it."""
     for host in on_premise_hosts(cluster):
         try:
             _stop_host(cluster, host)
         except UserError as problem:
             say(f"warning: {problem}")
-    _forget(cluster)
+    _delete_launcher_files(cluster)
 
 
-def _tell_of_key(cluster: ClusterFile, say: Say) -> None:
+def _mention_key(cluster: ClusterFile, say: Say) -> None:
     gone = "deletes that copy" if cluster.provider == "local" else "deletes the head"
     say(
         "note: Ray has copied the ssh key to the head (~/ray_bootstrap_key.pem) to reach the "
@@ -83,16 +84,16 @@ def _tell_of_key(cluster: ClusterFile, say: Say) -> None:
     )
 
 
-def down(cluster: ClusterFile, say: Say) -> None:
+def take_down(cluster: ClusterFile, say: Say) -> None:
     """Stop the cluster's Ray on every host, or give its machines back; nothing else is touched.
 
     Raises UserError that names the hosts that could not be reached or still run something.
     """
     if cluster.provider == "local":
         _stop_hosts(cluster, say)
-        _forget(cluster)
+        _delete_launcher_files(cluster)
     elif cluster.resolved_file.exists():
-        _ray(cluster, "down", "-y", str(cluster.resolved_file))
+        _run_ray(cluster, "down", "-y", str(cluster.resolved_file))
     else:
         raise UserError(f"{cluster.path} was not brought up from this machine")
     for file in (cluster.token_file, cluster.resolved_file, cluster.home / "known_hosts"):
@@ -107,13 +108,14 @@ def _make_home(cluster: ClusterFile) -> None:
 
 def _write_private(file: Path, text: str) -> None:
     """Write a file that only its owner can read, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent)  # mkstemp makes it 0600
+    # mkstemp makes it 0600.
+    handle, temporary = tempfile.mkstemp(dir=file.parent)
     with os.fdopen(handle, "w") as stream:
         stream.write(text)
     os.replace(temporary, file)
 
 
-def _ray(cluster: ClusterFile, *words: str) -> None:
+def _run_ray(cluster: ClusterFile, *words: str) -> None:
     """Run Ray's own command line; UserError with the end of what it said when it fails."""
     environment = {
         **os.environ,
@@ -137,7 +139,7 @@ def _wait_for_head(cluster: ClusterFile) -> None:
     end = time.monotonic() + HEAD_SECONDS
     while True:
         try:
-            with connect_file(cluster):
+            with connect_through_ssh(cluster):
                 return
         except UserError:
             if time.monotonic() > end:
@@ -148,9 +150,9 @@ def _wait_for_head(cluster: ClusterFile) -> None:
 def _wait_for_nodes(cluster: ClusterFile, say: Say) -> None:
     """Wait for the nodes that the definition promises; say it when some do not come."""
     end = time.monotonic() + NODES_SECONDS
-    with connect_file(cluster) as endpoint:
+    with connect_through_ssh(cluster) as dashboard:
         while True:
-            alive = sum(node["state"] == "ALIVE" for node in endpoint.nodes())
+            alive = sum(node["state"] == "ALIVE" for node in dashboard.nodes())
             if alive >= cluster.promised_nodes:
                 return
             if time.monotonic() > end:
@@ -165,7 +167,7 @@ def _wait_for_nodes(cluster: ClusterFile, say: Say) -> None:
 # Ray's own `ray stop` kills every Ray on a host, and `ray down` runs it by name, on the head only.
 # The processes of a cluster carry its name in their environment; these and their children are
 # asked to stop, and killed when they have not after ten seconds.
-STOP = """
+STOP_SCRIPT = """
 ours() {{
   marked=$(grep -lzsxF {mark} /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | tr '\\n' ' ')
   ps -eo pid=,ppid=,stat= | awk -v marked="$marked" '
@@ -191,10 +193,10 @@ echo "$found $(ours | wc -l)"
 
 def stop_script(cluster: ClusterFile) -> str:
     """Return the shell script that stops this cluster's Ray on a host, and only that."""
-    return STOP.format(
-        mark=shlex.quote(f"{MARK}={cluster.name}"),
+    return STOP_SCRIPT.format(
+        mark=shlex.quote(f"{NAME_VARIABLE}={cluster.name}"),
         name=cluster.name,
-        token=f"{cluster.remote.root}/auth_token",
+        token=f"{cluster.layout.root}/auth_token",
     )
 
 
@@ -213,7 +215,8 @@ def _stop_host(cluster: ClusterFile, host: Host) -> tuple[int, int]:
 
 def _stop_hosts(cluster: ClusterFile, say: Say) -> None:
     failed = []
-    for host in on_premise_hosts(cluster):  # the head first: it would start workers again
+    # The head comes first: it would start workers again.
+    for host in on_premise_hosts(cluster):
         try:
             found, left = _stop_host(cluster, host)
         except UserError as problem:
@@ -226,7 +229,7 @@ def _stop_hosts(cluster: ClusterFile, say: Say) -> None:
         raise UserError(f"{cluster.name} is not down everywhere: {'; '.join(failed)}")
 
 
-def _forget(cluster: ClusterFile) -> None:
+def _delete_launcher_files(cluster: ClusterFile) -> None:
     """Delete what `ray up` on this machine keeps of an on-premise cluster."""
     for suffix in ("state", "lock"):
         Path(f"/tmp/ray/cluster-{cluster.name}.{suffix}").unlink(missing_ok=True)

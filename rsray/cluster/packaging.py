@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,10 +12,12 @@ from platform import node
 
 from rsray.errors import UserError
 
-PACKAGES = ("rsray", "rsray_cli")  # as they are installed here, so that the cluster runs the same
-LIMIT_BYTES = 500 * 2**20  # of Ray's upload
-LEAVE_OUT = ("__pycache__", "*.pyc", "checkpoints", ".lock", ".tmp-*")
-INPUTS = "inputs"
+# They travel as they are installed here, so that the cluster runs the same.
+PACKAGES = ("rsray", "rsray_cli")
+# Ray uploads no more.
+MOST_BYTES = 500 * 2**20
+LEFT_OUT = ("__pycache__", "*.pyc", "checkpoints", ".lock", ".tmp-*")
+INPUTS_FOLDER = "inputs"
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,15 @@ class CommandLine:
     """A command line for a cluster: its words, and the local files that they name."""
 
     words: tuple[str, ...]
-    inputs: dict[str, Path]  # word -> local file or folder that travels
-    modules: tuple[str, ...] = ()  # the user's own, of --model package.module:factory
+    # A word, and the local file or folder that it names.
+    inputs: dict[str, Path]
+    # The user's own, of --model package.module:factory.
+    modules: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, words: list[str], *, inputs: list[str | None], model: str | None) -> CommandLine:
+    def of(
+        cls, words: list[str], *, inputs: Sequence[str | None], model: str | None
+    ) -> CommandLine:
         """Return the command line; of `inputs` those travel that exist on this machine."""
         here = {word: Path(word).expanduser() for word in inputs if word and "://" not in word}
         modules = (model.partition(":")[0].partition(".")[0],) if model and ":" in model else ()
@@ -36,7 +43,9 @@ class CommandLine:
 
     def there(self) -> list[str]:
         """Return the words as the cluster is to run them, in the folder of the shipment."""
-        places = {word: f"{INPUTS}/{_place(path)}" for word, path in self.inputs.items()}
+        places = {
+            word: f"{INPUTS_FOLDER}/{_name_there(path)}" for word, path in self.inputs.items()
+        }
         words = []
         for word in self.words:
             option, equals, value = word.partition("=")
@@ -49,19 +58,19 @@ class CommandLine:
         return words
 
 
-def _place(path: Path) -> str:
+def _name_there(path: Path) -> str:
     whole = path.absolute()
     return f"{sha256(str(whole).encode()).hexdigest()[:8]}/{whole.name}"
 
 
-def stage(line: CommandLine, folder: Path) -> Path:
+def copy_all(line: CommandLine, folder: Path) -> Path:
     """Copy everything that travels into a folder and return it; UserError when it is too much."""
     for name in (*PACKAGES, *line.modules):
-        _copy(_source_of(name), folder / name)
+        _copy_one(_files_of_module(name), folder / name)
     for path in line.inputs.values():
-        _copy(path, folder / INPUTS / _place(path))
+        _copy_one(path, folder / INPUTS_FOLDER / _name_there(path))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    if size > LIMIT_BYTES:
+    if size > MOST_BYTES:
         raise UserError(
             f"{', '.join(map(str, line.inputs.values()))} is {size / 2**20:.0f} MiB; 500 travel: "
             "put it in storage that the cluster sees and give its address"
@@ -69,7 +78,7 @@ def stage(line: CommandLine, folder: Path) -> Path:
     return folder
 
 
-def _source_of(module: str) -> Path:
+def _files_of_module(module: str) -> Path:
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -80,13 +89,13 @@ def _source_of(module: str) -> Path:
     return origin.parent if spec.submodule_search_locations else origin
 
 
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*LEAVE_OUT))
+def _copy_one(here: Path, target: Path) -> None:
+    if here.is_dir():
+        shutil.copytree(here, target, ignore=shutil.ignore_patterns(*LEFT_OUT))
         return
-    target = target.with_suffix(source.suffix) if not target.suffix else target
+    target = target.with_suffix(here.suffix) if not target.suffix else target
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    shutil.copyfile(here, target)
 
 
 def remote_out(out: str, base: str) -> str:

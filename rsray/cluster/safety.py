@@ -10,7 +10,7 @@ import re
 import shlex
 from typing import Any
 
-SECRETS = {
+SECRET_PATTERNS = {
     "an AWS key": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
     "a secret": re.compile(
@@ -20,17 +20,18 @@ SECRETS = {
     "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}\b"),
 }
 # Ray starts its client server on the node's address and has no switch against it.
-CLIENT_SERVER = re.escape("ray[.]util[.]client[.]server")
-COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
-MOST_HOSTS = 2**16  # of an address range that may reach ssh
+CLIENT_SERVER_PATTERN = re.escape("ray[.]util[.]client[.]server")
+START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
+# An address range of more hosts may not reach ssh.
+MOST_HOSTS = 2**16
 
 
-def problems(definition: dict[str, Any]) -> list[str]:
+def find_problems(definition: dict[str, Any]) -> list[str]:
     """Return what is unsafe in a `ray up` definition or a KubeRay manifest; none if all is well."""
-    found = secrets(definition)
+    found = find_secrets(definition)
     if "apiVersion" in definition:
         return found + _manifest_problems(definition)
-    for key in COMMANDS:
+    for key in START_COMMANDS:
         commands = definition.get(key) or []
         found += [f"{key}: {problem}" for line in commands for problem in command_problems(line)]
         starts = [line for line in commands if "ray start" in line]
@@ -52,15 +53,15 @@ def command_problems(line: str) -> list[str]:
         found.append("`ray start` without RAY_AUTH_TOKEN_PATH")
     if "--head" not in line:
         return found
-    if (host := _option(line, "--dashboard-host")) not in ("127.0.0.1", "localhost", "::1"):
+    if (host := _option_value(line, "--dashboard-host")) not in ("127.0.0.1", "localhost", "::1"):
         found.append(f"dashboard-host is {host or 'not given'}: it must be 127.0.0.1")
-    port = _option(line, "--ray-client-server-port") or "10001"
-    if not re.search(rf"pkill .*{CLIENT_SERVER}.*--port={port}\b", line):
+    port = _option_value(line, "--ray-client-server-port") or "10001"
+    if not re.search(rf"pkill .*{CLIENT_SERVER_PATTERN}.*--port={port}\b", line):
         found.append(f"the Ray client server stays open on port {port}: see local.yaml")
     return found
 
 
-def _option(line: str, name: str) -> str | None:
+def _option_value(line: str, name: str) -> str | None:
     words = shlex.split(line, posix=True)
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == name:
@@ -70,10 +71,10 @@ def _option(line: str, name: str) -> str | None:
     return None
 
 
-def secrets(value: Any) -> list[str]:
+def find_secrets(value: Any) -> list[str]:
     """Return what looks like a credential anywhere in a definition."""
     text = str(value)
-    return [f"holds {kind}" for kind, pattern in SECRETS.items() if pattern.search(text)]
+    return [f"holds {kind}" for kind, pattern in SECRET_PATTERNS.items() if pattern.search(text)]
 
 
 def _firewall_problems(definition: dict[str, Any]) -> list[str]:
@@ -94,7 +95,8 @@ def _aws_problems(definition: dict[str, Any]) -> list[str]:
     rules = (definition["provider"].get("security_group") or {}).get("IpPermissions")
     kinds = definition.get("available_node_types") or {}
     if all(kind["node_config"].get("SecurityGroupIds") for kind in kinds.values()) and kinds:
-        return []  # the user's own group
+        # The user's own group.
+        return []
     if not rules:
         return ["provider.security_group.IpPermissions is missing: Ray would open ssh to the world"]
     return [problem for rule in rules for problem in rule_problems(rule)]

@@ -25,7 +25,8 @@ class Host:
     address: str
     user: str
     key: str | None
-    known_hosts: Path  # a host whose key changes while the cluster lives is refused
+    # A host whose key changes while the cluster lives is refused.
+    known_hosts: Path
     proxy: str | None = None
 
     def command(self, *words: str) -> list[str]:
@@ -67,7 +68,7 @@ class Host:
                 start_new_session=True,
             )  # fmt: skip
             try:
-                if not _listens(process, local):
+                if not _wait_until_listening(process, local):
                     said.seek(0)
                     reason = " ".join(said.read().decode(errors="replace").split())
                     raise UserError(
@@ -91,7 +92,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
+def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> bool:
     end = time.monotonic() + TUNNEL_SECONDS
     while process.poll() is None and time.monotonic() < end:
         try:

@@ -13,8 +13,8 @@ import sys
 WAIT_SECONDS = 1800.0
 
 
-def awaken(resources: dict[str, float]) -> bool:
-    """Ask for the resources, one bundle for each unit, and tell whether they came in time."""
+def wait_for(resources: dict[str, float]) -> bool:
+    """Tell whether the resources came in time; they are asked for in bundles of one unit."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     }
     spelled = " ".join(arguments)
     sys.stderr.write(f"waiting for {spelled}\n")
-    if awaken(wanted):
+    if wait_for(wanted):
         return 0
     sys.stderr.write(f"error: {spelled} did not come within {WAIT_SECONDS / 60:.0f} minutes\n")
     return 1

@@ -13,7 +13,7 @@ from rsray import storage
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike
-from rsray.storage.address import shown
+from rsray.storage.address import printable_address
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 # A decimal number as in "macer-0.25", "sigma_0.50", "noise0.5"; one after a word wins.
@@ -45,7 +45,7 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
     unknown = np.full(len(rows), -1, dtype=np.int64)
     metadata = {
         "format": "cohen",
-        "sigma": sigma_in(os.path.basename(shown(os.fspath(path)))),
+        "sigma": sigma_in(os.path.basename(printable_address(os.fspath(path)))),
         **dict.fromkeys(("n0", "n", "alpha", "bound")),
         "seconds": math.fsum(seconds),
     }

@@ -13,7 +13,7 @@ from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.results.cohen import read_log
 from rsray.storage import PathLike, Place
-from rsray.storage.address import shown
+from rsray.storage.address import printable_address
 
 EXPECTED = (
     "a CERT folder (with certificates.parquet), a TUNE folder (with best/certificates), "
@@ -33,7 +33,7 @@ GENERIC_NAMES = ("certificates", "best", "")
 
 def load(path: PathLike) -> Certificates:
     """Return the result at a path or URI, named after it; raises UserError for anything else."""
-    text = shown(os.fspath(path))
+    text = printable_address(os.fspath(path))
     place = Place.of(path)
     if not place.exists():
         raise UserError(f"{path} does not exist; expected {EXPECTED}")

@@ -16,7 +16,7 @@ from rsray.core.radius import average_certified_radius, certified_accuracy
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike
-from rsray.storage.address import shown
+from rsray.storage.address import printable_address
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette without its yellow, which is too faint on white.
@@ -27,7 +27,7 @@ INK, FAINT = "#222222", "#d9d9d9"
 
 def check_suffix(path: PathLike) -> str:
     """Return the suffix of a plot's file name; raises UserError for one that is not drawn."""
-    suffix = os.path.splitext(shown(os.fspath(path)))[1].lower()
+    suffix = os.path.splitext(printable_address(os.fspath(path)))[1].lower()
     if suffix not in SUFFIXES:
         raise UserError(f"cannot plot to {path}: the name must end in {', '.join(SUFFIXES)}")
     return suffix

@@ -9,33 +9,34 @@ from __future__ import annotations
 import re
 
 
-def extended(uri: str, name: str) -> str:
+def address_in(uri: str, name: str) -> str:
     """Return the address of `name` inside a folder; options stay at the end of a URI."""
-    base, options = divided(uri)
+    base, options = split_options(uri)
     return f"{base.rstrip('/')}/{name}{options}"
 
 
-def beside(uri: str, suffix: str) -> str:
+def address_beside(uri: str, suffix: str) -> str:
     """Return the address of a folder with something added to its name."""
-    base, options = divided(uri)
+    base, options = split_options(uri)
     return f"{base.rstrip('/')}{suffix}{options}"
 
 
 def parent_and_name(uri: str) -> tuple[str, str]:
     """Return the address of the folder that a file is in, and the file's name."""
-    base, options = divided(uri)
+    base, options = split_options(uri)
     parent, _, name = base.rpartition("/")
     return f"{parent or '/'}{options}", name
 
 
-def shown(uri: str) -> str:
+def printable_address(uri: str) -> str:
     """Return an address for messages: without options and without credentials."""
-    return re.sub(r"//[^/@]*:[^/@]*@", "//", divided(uri)[0])
+    return re.sub(r"//[^/@]*:[^/@]*@", "//", split_options(uri)[0])
 
 
-def divided(uri: str) -> tuple[str, str]:
+def split_options(uri: str) -> tuple[str, str]:
     """Return a URI without its options, and the options with their question mark."""
     if "://" not in uri:
-        return uri, ""  # a question mark is part of a local path
+        # A question mark is part of a local path.
+        return uri, ""
     base, mark, options = uri.partition("?")
     return base, mark + options

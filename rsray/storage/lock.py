@@ -1,8 +1,8 @@
 """One writer at a time in a folder of an object store, which has no locks.
 
-Every writer puts a claim of its own in the folder and then looks for the claims of others. A
+Every writer puts a lock of its own in the folder and then looks for the locks of others. A
 listing shows all that was written before it (S3 and GCS promise that), so of two writers at least
-one sees the other and gives way. A claim that its writer no longer renews ends by itself.
+one sees the other and gives way. A lock that its writer no longer renews ends by itself.
 """
 
 from __future__ import annotations
@@ -25,52 +25,53 @@ from pyarrow import fs
 from rsray.errors import UserError
 
 log = logging.getLogger(__name__)
-PREFIX = ".claim-"
+LOCK_PREFIX = ".claim-"
 RENEW_SECONDS = 15.0
-LEASE_SECONDS = 60.0  # without renewal
+# A lock that is not renewed for so long has ended.
+LEASE_SECONDS = 60.0
 
 
 @contextmanager
-def hold(filesystem: fs.FileSystem, folder: str, where: str) -> Iterator[None]:
+def hold_folder(filesystem: fs.FileSystem, folder: str, where: str) -> Iterator[None]:
     """Hold a folder that exists; UserError, naming `where`, if another process holds it.
 
-    The claim of a process of this machine that is dead, or one not renewed for a minute, is
+    The lock of a process of this machine that is dead, or one not renewed for a minute, is
     removed.
     """
-    claim = Claim(filesystem, f"{folder}/{PREFIX}{uuid.uuid4().hex}")
+    lock = LockFile(filesystem, f"{folder}/{LOCK_PREFIX}{uuid.uuid4().hex}")
     try:
-        _make(claim, folder, where)
-        with _renewed(claim):
+        _write_lock(lock, folder, where)
+        with _keep_renewing(lock):
             yield
     finally:
-        claim.remove()
+        lock.remove()
 
 
-def _make(claim: Claim, folder: str, where: str) -> None:
+def _write_lock(lock: LockFile, folder: str, where: str) -> None:
     try:
-        claim.write()
-        _give_way(claim, _others(claim, folder), where)
+        lock.write()
+        _give_way(lock, _locks_of_others(lock, folder), where)
     except OSError as problem:
         text = " ".join(str(problem).split())
         raise UserError(f"cannot write to {where}: {text}") from problem
 
 
 @dataclass(frozen=True)
-class Claim:
+class LockFile:
     """A file that says which process writes to a folder."""
 
     filesystem: fs.FileSystem
     path: str
 
     def write(self) -> None:
-        """Make or renew the claim of this process."""
-        content = {"machine": _machine(), "pid": os.getpid(), "time": time.time()}
+        """Make or renew the lock of this process."""
+        content = {"machine": _machine_name(), "pid": os.getpid(), "time": time.time()}
         content["host"] = socket.gethostname()
         with self.filesystem.open_output_stream(self.path, compression=None) as stream:
             stream.write(json.dumps(content).encode())
 
     def read(self) -> dict[str, Any] | None:
-        """Return what the claim says and its `time` of renewal; None if it is gone or no claim.
+        """Return what the lock says and its `time` of renewal; None if it is gone or no lock.
 
         The time is the object store's where it tells one: machines' clocks differ.
         """
@@ -86,17 +87,20 @@ class Claim:
         """Give the folder back."""
         try:
             self.filesystem.delete_file(self.path)
-        except OSError as problem:  # gone, or the store does not answer: it ends by itself
+        except OSError as problem:
+            # It is gone, or the store does not answer and it ends by itself.
             log.debug("%s: %s", self.path, problem)
 
 
-def _others(own: Claim, folder: str) -> list[Claim]:
+def _locks_of_others(own: LockFile, folder: str) -> list[LockFile]:
     infos = own.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-    paths = [info.path for info in infos if info.base_name.startswith(PREFIX)]
-    return [Claim(own.filesystem, path) for path in paths if not path.endswith(Path(own.path).name)]
+    paths = [info.path for info in infos if info.base_name.startswith(LOCK_PREFIX)]
+    return [
+        LockFile(own.filesystem, path) for path in paths if not path.endswith(Path(own.path).name)
+    ]
 
 
-def _give_way(own: Claim, others: list[Claim], where: str) -> None:
+def _give_way(own: LockFile, others: list[LockFile], where: str) -> None:
     """Raise UserError if one of the others lives; remove those that do not."""
     mine = own.read()
     now = mine["time"] if mine else time.time()
@@ -115,17 +119,18 @@ def _give_way(own: Claim, others: list[Claim], where: str) -> None:
 
 
 @contextmanager
-def _renewed(claim: Claim) -> Iterator[None]:
+def _keep_renewing(lock: LockFile) -> Iterator[None]:
     stop = threading.Event()
 
     def renew() -> None:
         while not stop.wait(RENEW_SECONDS):
             try:
-                if claim.read() is None:  # this process slept for longer than the lease
-                    log.error("another rsray may have taken over: %s is gone", claim.path)
-                claim.write()
+                # This process slept for longer than the lease.
+                if lock.read() is None:
+                    log.error("another rsray may have taken over: %s is gone", lock.path)
+                lock.write()
             except OSError as problem:
-                log.warning("the claim %s could not be renewed: %s", claim.path, problem)
+                log.warning("the lock %s could not be renewed: %s", lock.path, problem)
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
@@ -137,32 +142,34 @@ def _renewed(claim: Claim) -> Iterator[None]:
 
 
 def _is_dead(said: dict[str, Any]) -> bool:
-    """Tell whether the process that made a claim ran on this machine and does not any more."""
-    if said["machine"] != _machine():
+    """Tell whether the process that made a lock ran on this machine and does not any more."""
+    if said["machine"] != _machine_name():
         return False
     try:
         os.kill(said["pid"], 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # it lives, under another account
+    except PermissionError:
+        # It lives, under another account.
         return False
     return False
 
 
-def _machine() -> str:
+def _machine_name() -> str:
     """Return what processes share whose process numbers can be compared."""
     parts = [socket.gethostname()]
-    for read in (_boot, _namespace):
+    for read in (_boot_id, _pid_namespace):
         try:
             parts.append(read())
-        except OSError:  # not Linux
+        # This is not Linux.
+        except OSError:
             parts.append("")
     return " ".join(parts)
 
 
-def _boot() -> str:
+def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _namespace() -> str:
+def _pid_namespace() -> str:
     return os.readlink("/proc/self/ns/pid")

@@ -9,7 +9,8 @@ from rsray.errors import UserError
 from rsray.storage.place import Place
 from rsray.storage.yaml_files import from_yaml
 
-SHOWN = 3  # differences that an error names
+# An error names so many differences.
+MOST_DIFFERENCES_SHOWN = 3
 
 
 class Settings(Protocol):
@@ -19,7 +20,9 @@ class Settings(Protocol):
         """Return "field is X here, Y there" for each deciding field that differs."""
 
 
-def recorded(folder: Place, record: str, config: Settings, kind: str) -> dict[str, Any] | None:
+def read_own_record(
+    folder: Place, record: str, config: Settings, kind: str
+) -> dict[str, Any] | None:
     """Return what the file `record` holds of this run's earlier start, or None for a new run.
 
     Hidden files do not count. Raises UserError when the folder belongs to another `kind` ("run",
@@ -34,8 +37,6 @@ def recorded(folder: Place, record: str, config: Settings, kind: str) -> dict[st
     found = from_yaml(folder.read(record), f"{folder}/{record}")
     differences = config.differences(found)
     if differences:
-        raise UserError(
-            f"{folder} belongs to another {kind}: {'; '.join(differences[:SHOWN])}; "
-            "use another --out"
-        )
+        first = "; ".join(differences[:MOST_DIFFERENCES_SHOWN])
+        raise UserError(f"{folder} belongs to another {kind}: {first}; use another --out")
     return found

@@ -21,19 +21,20 @@ import pyarrow as pa
 from pyarrow import fs
 
 from rsray.errors import UserError
-from rsray.storage.address import divided, extended, parent_and_name, shown
-from rsray.storage.lock import hold
+from rsray.storage.address import address_in, parent_and_name, printable_address, split_options
+from rsray.storage.lock import hold_folder
 
-TEMPORARY = ".tmp-"
+TEMPORARY_PREFIX = ".tmp-"
 READABLE = (stat.S_IFREG, stat.S_IFDIR)  # reading a folder fails by itself
-ASK_THE_NETWORK = ("s3", "gs", "gcs")  # to be opened; their addresses are taken as they are
+# Opening these asks the network: their addresses are taken as they are.
+NETWORK_SCHEMES = ("s3", "gs", "gcs")
 
 
 PathLike = str | os.PathLike[str]
 
 
 @lru_cache(maxsize=32)
-def locate(uri: str) -> tuple[fs.FileSystem, str]:
+def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the filesystem of an absolute path or URI and the path inside it.
 
     Kept, since s3:// asks the network. Raises UserError for a URI that neither pyarrow nor fsspec
@@ -46,7 +47,7 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as refused:
         return _locate_with_fsspec(uri, refused)
     except OSError as problem:
-        raise UserError(f"cannot reach {shown(uri)}: {one_line(problem)}") from problem
+        raise UserError(f"cannot reach {printable_address(uri)}: {one_line(problem)}") from problem
 
 
 def _locate_with_fsspec(uri: str, refused: Exception) -> tuple[fs.FileSystem, str]:
@@ -56,7 +57,7 @@ def _locate_with_fsspec(uri: str, refused: Exception) -> tuple[fs.FileSystem, st
         filesystem, path = url_to_fs(uri)
     except (ImportError, ValueError) as problem:
         raise UserError(
-            f"cannot open {shown(uri)}: {one_line(refused)} "
+            f"cannot open {printable_address(uri)}: {one_line(refused)} "
             "(allowed: a local path, file://, s3://, gs://, or a URI that fsspec can open)"
         ) from problem
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), str(path)  # type: ignore[abstract]
@@ -69,13 +70,15 @@ def one_line(problem: BaseException) -> str:
 
 def read_file(path: PathLike) -> bytes:
     """Return the content of a file at a path or URI; UserError names one that cannot be read."""
-    folder, name = _split(path)
+    folder, name = _folder_and_name(path)
     try:
         return folder.read(name)
     except FileNotFoundError as problem:
-        raise UserError(f"{shown(os.fspath(path))} does not exist") from problem
+        raise UserError(f"{printable_address(os.fspath(path))} does not exist") from problem
     except OSError as problem:
-        raise UserError(f"cannot read {shown(os.fspath(path))}: {one_line(problem)}") from problem
+        raise UserError(
+            f"cannot read {printable_address(os.fspath(path))}: {one_line(problem)}"
+        ) from problem
 
 
 def write_file(path: PathLike, content: bytes) -> None:
@@ -83,14 +86,16 @@ def write_file(path: PathLike, content: bytes) -> None:
 
     Raises UserError where nothing can be written.
     """
-    folder, name = _split(path)
+    folder, name = _folder_and_name(path)
     try:
         folder.make().write(name, content)
     except OSError as problem:
-        raise UserError(f"cannot write {shown(os.fspath(path))}: {one_line(problem)}") from problem
+        raise UserError(
+            f"cannot write {printable_address(os.fspath(path))}: {one_line(problem)}"
+        ) from problem
 
 
-def _split(path: PathLike) -> tuple[Place, str]:
+def _folder_and_name(path: PathLike) -> tuple[Place, str]:
     parent, name = parent_and_name(Place.of(path).uri)
     return Place(parent), name
 
@@ -103,7 +108,8 @@ class Place:
     UserError that names the place; a local disk's errors keep their number where runs are written.
     """
 
-    uri: str  # an absolute local path, or a URI
+    # An absolute local path, or a URI.
+    uri: str
 
     @classmethod
     def of(cls, where: str | os.PathLike[str]) -> Place:
@@ -111,15 +117,15 @@ class Place:
         text = os.fspath(where)
         if "://" not in text:
             return cls(os.path.abspath(os.path.expanduser(text)))
-        base, options = divided(text)
+        base, options = split_options(text)
         place = cls(base.rstrip("/") + options)
-        if base.partition("://")[0] not in ASK_THE_NETWORK:
-            locate(place.uri)
+        if base.partition("://")[0] not in NETWORK_SCHEMES:
+            open_filesystem(place.uri)
         return place
 
     def __str__(self) -> str:
         """Return the address for messages: without options and without credentials."""
-        return shown(self.uri)
+        return printable_address(self.uri)
 
     def __fspath__(self) -> str:
         """Return the whole address, which `Place.of` and `read_file` take."""
@@ -127,16 +133,16 @@ class Place:
 
     def __truediv__(self, name: str) -> Place:
         """Return the place `name` inside this folder; "" is this one."""
-        return Place(extended(self.uri, name)) if name else self
+        return Place(address_in(self.uri, name)) if name else self
 
     @property
     def name(self) -> str:
         """The last part of the address."""
-        return divided(self.uri)[0].rpartition("/")[2]
+        return split_options(self.uri)[0].rpartition("/")[2]
 
     def below(self, folder: Place) -> str:
         """Return the path of this place inside a folder; empty where it is not in it."""
-        mine, theirs = divided(self.uri)[0], divided(folder.uri)[0].rstrip("/")
+        mine, theirs = split_options(self.uri)[0], split_options(folder.uri)[0].rstrip("/")
         return mine.removeprefix(theirs).strip("/") if mine.startswith(f"{theirs}/") else ""
 
     @property
@@ -147,7 +153,7 @@ class Place:
     @property
     def local_path(self) -> Path:
         """The path of a local place."""
-        return Path(locate(self.uri)[1])
+        return Path(open_filesystem(self.uri)[1])
 
     def exists(self, name: str = "") -> bool:
         """Tell whether this place, or a file or folder `name` in it, exists."""
@@ -161,7 +167,7 @@ class Place:
         """Tell whether a folder is here."""
         return bool(self._info("").type == fs.FileType.Directory)
 
-    def stamp(self) -> tuple[int | None, int | None]:
+    def size_and_time(self) -> tuple[int | None, int | None]:
         """Return the file's size in bytes and its time of change in ns; None where not told."""
         info = self._info("")
         return info.size, info.mtime_ns
@@ -177,7 +183,7 @@ class Place:
         return sorted(
             info.base_name
             for info in found
-            if info.base_name.endswith(suffix) and not info.base_name.startswith(TEMPORARY)
+            if info.base_name.endswith(suffix) and not info.base_name.startswith(TEMPORARY_PREFIX)
         )
 
     def folders(self) -> list[str]:
@@ -222,7 +228,7 @@ class Place:
 
     def make(self) -> Place:
         """Create the folder (and its parents) if it is not there; returns it."""
-        filesystem, path = locate(self.uri)
+        filesystem, path = open_filesystem(self.uri)
         try:
             filesystem.create_dir(path, recursive=True)
         except OSError as problem:
@@ -235,7 +241,7 @@ class Place:
             if self.is_local:
                 _write_and_rename(Path(path), name, data)
             else:
-                _uninterrupted(lambda: _put(filesystem, f"{path}/{name}", data))
+                _run_uninterrupted(lambda: _put_object(filesystem, f"{path}/{name}", data))
 
     def delete(self, name: str) -> None:
         """Delete a file or folder in the folder, if it is there."""
@@ -253,7 +259,11 @@ class Place:
         A killed run leaves no lock behind: a local one goes with the process, one on an object
         store with the process on this machine, and after a minute on any other.
         """
-        with self._locked_here() if self.is_local else hold(*locate(self.uri), str(self)):
+        with (
+            self._locked_here()
+            if self.is_local
+            else hold_folder(*open_filesystem(self.uri), str(self))
+        ):
             yield
 
     @contextmanager
@@ -274,7 +284,7 @@ class Place:
         A local disk's errors keep their number, which says more.
         """
         try:
-            yield locate(self.uri)
+            yield open_filesystem(self.uri)
         except FileNotFoundError:
             raise
         except OSError as problem:
@@ -286,13 +296,13 @@ class Place:
     def _readable(self) -> Iterator[tuple[fs.FileSystem, str]]:
         """Yield where the place is; whatever keeps it from being read becomes UserError."""
         try:
-            yield locate(self.uri)
+            yield open_filesystem(self.uri)
         except OSError as problem:
             raise UserError(f"cannot read {self}: {one_line(problem)}") from problem
 
 
 def _write_and_rename(folder: Path, name: str, data: bytes) -> None:
-    temporary = folder / f"{TEMPORARY}{os.getpid()}-{name}"
+    temporary = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{name}"
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -304,12 +314,12 @@ def _write_and_rename(folder: Path, name: str, data: bytes) -> None:
         raise
 
 
-def _put(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
+def _put_object(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
     with filesystem.open_output_stream(path, compression=None) as stream:
         stream.write(data)
 
 
-def _uninterrupted(work: Callable[[], None]) -> None:
+def _run_uninterrupted(work: Callable[[], None]) -> None:
     """Do the work to its end before an interrupt is raised, which only reaches the main thread.
 
     Closing a stream is what makes an object, so a Ctrl-C within `with` would make a part of one.

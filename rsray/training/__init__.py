@@ -1,1 +1,1 @@
-"""Training in one process with plain torch; the fleet layer runs several of these together."""
+"""Training in one process with plain torch; `rsray.distributed.train` runs several together."""

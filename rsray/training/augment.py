@@ -11,11 +11,13 @@ from rsray.training.crop import RESIZED_CROP
 
 CROP_FLIP = "crop-flip"
 AUGMENTATIONS = ("none", CROP_FLIP, RESIZED_CROP)
-PADDING = 4  # pixels of zero around a CIFAR image before the crop
-NUM_DRAWS = 3  # random numbers per image
+# A CIFAR image gets so many pixels of zero on each side before the crop.
+PADDING_PIXELS = 4
+# One number decides the flip and two decide the crop.
+NUMBERS_PER_IMAGE = 3
 
 
-def augment(images_BCHW: Tensor, kind: str, draws_B3: Tensor) -> Tensor:
+def augment_images(images_BCHW: Tensor, kind: str, draws_B3: Tensor) -> Tensor:
     """Return the augmented batch, uint8 [B, C, H, W], decided by uniform draws in [0, 1).
 
     `random-resized-crop` is done by the reader, where the full-size picture is (see crop.py).
@@ -25,14 +27,14 @@ def augment(images_BCHW: Tensor, kind: str, draws_B3: Tensor) -> Tensor:
         return images_BCHW
     flips_B = (draws_B3[:, 0] < 0.5).to(images_BCHW.device)
     flipped = torch.where(flips_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
-    return _crop(flipped, (draws_B3[:, 1:] * (2 * PADDING + 1)).long())
+    return _crop_each(flipped, (draws_B3[:, 1:] * (2 * PADDING_PIXELS + 1)).long())
 
 
-def _crop(images_BCHW: Tensor, shift_B2: Tensor) -> Tensor:
+def _crop_each(images_BCHW: Tensor, shift_B2: Tensor) -> Tensor:
     """Cut each image [B, C, H, W] out of itself padded with zeros, from (top, left) [B, 2]."""
     batch, _, height, width = images_BCHW.shape
     device = images_BCHW.device
-    padded = torch.nn.functional.pad(images_BCHW, (PADDING,) * 4)
+    padded = torch.nn.functional.pad(images_BCHW, (PADDING_PIXELS,) * 4)
     shift_B2 = shift_B2.to(device)
     rows_BH = shift_B2[:, :1] + torch.arange(height, device=device)
     columns_BW = shift_B2[:, 1:] + torch.arange(width, device=device)

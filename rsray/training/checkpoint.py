@@ -17,9 +17,10 @@ import torch
 from rsray.errors import UserError
 from rsray.storage import Place
 
-KEEP = 2
-FOLDER, PREFIX = "checkpoints", "epoch-"
-DAMAGE = (
+KEPT_CHECKPOINTS = 2
+CHECKPOINTS_FOLDER, EPOCH_PREFIX = "checkpoints", "epoch-"
+# What loading a file that is cut off or changed may raise.
+DAMAGED_FILE_ERRORS = (
     zipfile.BadZipFile,
     RuntimeError,
     pickle.UnpicklingError,
@@ -31,28 +32,28 @@ DAMAGE = (
 
 def save_checkpoint(run: Place, epoch: int, state: dict[str, Any]) -> None:
     """Write the state after `epoch` epochs are done, and drop all but the newest two."""
-    folder = (run / FOLDER).make()
+    folder = (run / CHECKPOINTS_FOLDER).make()
     buffer = io.BytesIO()
     torch.save({"epoch": epoch, **state}, buffer)
-    folder.write(_name(epoch), buffer.getvalue())
-    for old in folder.names(".pt")[:-KEEP]:
+    folder.write(_file_name(epoch), buffer.getvalue())
+    for old in folder.names(".pt")[:-KEPT_CHECKPOINTS]:
         folder.delete(old)
 
 
 def latest_epoch(run: Place) -> int:
     """Return how many epochs the newest checkpoint has done; 0 when there is none."""
-    names = (run / FOLDER).names(".pt")
-    return int(names[-1].removeprefix(PREFIX).removesuffix(".pt")) if names else 0
+    names = (run / CHECKPOINTS_FOLDER).names(".pt")
+    return int(names[-1].removeprefix(EPOCH_PREFIX).removesuffix(".pt")) if names else 0
 
 
 def load_checkpoint(run: Place, epoch: int) -> dict[str, Any]:
     """Return the state after `epoch` epochs; UserError if the file is damaged."""
-    folder = run / FOLDER
+    folder = run / CHECKPOINTS_FOLDER
     try:
-        return _load(folder.read(_name(epoch)))
-    except DAMAGE as problem:
+        return _load(folder.read(_file_name(epoch)))
+    except DAMAGED_FILE_ERRORS as problem:
         raise UserError(
-            f"{folder}/{_name(epoch)} is damaged; delete it to continue from the epoch before"
+            f"{folder}/{_file_name(epoch)} is damaged; delete it to continue from the epoch before"
         ) from problem
 
 
@@ -90,23 +91,25 @@ class Uploads:
             self._thread.shutdown()
 
 
-def copied(state: Any) -> Any:
+def copy_to_cpu(state: Any) -> Any:
     """Return a state whose tensors are copies on the CPU, which the next step leaves alone."""
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        kind = type(state)  # a schedule's drops are a Counter
-        return kind({key: copied(value) for key, value in state.items()})
-    return [copied(value) for value in state] if isinstance(state, list) else state
+        # A schedule keeps its drops in a Counter, which torch loads as a Counter only.
+        kind = type(state)
+        return kind({key: copy_to_cpu(value) for key, value in state.items()})
+    return [copy_to_cpu(value) for value in state] if isinstance(state, list) else state
 
 
 def _load(content: bytes) -> dict[str, Any]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if archive.testzip() is not None:  # torch.load does not look at the checksums
+        # torch.load does not look at the checksums.
+        if archive.testzip() is not None:
             raise zipfile.BadZipFile("a checksum is wrong")
     state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state
 
 
-def _name(epoch: int) -> str:
-    return f"{PREFIX}{epoch:05d}.pt"
+def _file_name(epoch: int) -> str:
+    return f"{EPOCH_PREFIX}{epoch:05d}.pt"

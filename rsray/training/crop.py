@@ -17,9 +17,12 @@ from PIL import Image
 from rsray.data import ImageSplit
 
 RESIZED_CROP = "random-resized-crop"
-SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the picture's area; width over height
-ATTEMPTS = 10
-STRIP = 8  # rows in the middle of a picture that make its random numbers its own
+# The part that is cut out: its share of the picture's area, and its width over its height.
+AREA_FRACTIONS = (0.08, 1.0)
+ASPECT_RATIOS = (3 / 4, 4 / 3)
+MOST_ATTEMPTS = 10
+# So many rows in the middle of a picture make its random numbers its own.
+STRIP_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class RandomResizedCrop:
 
     def __call__(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
         """Return a picture of `size` (width, height)."""
-        draws = np.random.default_rng([self.seed, self.epoch, _mark(picture)])
+        draws = np.random.default_rng([self.seed, self.epoch, _pixel_checksum(picture)])
         box = draw_box(picture.width, picture.height, draws)
         cut = picture.resize(size, Image.Resampling.BILINEAR, box=box)
         is_mirrored = draws.random() < 0.5
@@ -43,8 +46,10 @@ class RandomResizedCrop:
 
 def draw_box(width: int, height: int, draws: np.random.Generator) -> tuple[int, int, int, int]:
     """Return (left, top, right, bottom) of the part that is cut out."""
-    areas = draws.uniform(*SCALE, ATTEMPTS) * width * height
-    ratios = np.exp(draws.uniform(math.log(RATIO[0]), math.log(RATIO[1]), ATTEMPTS))
+    areas = draws.uniform(*AREA_FRACTIONS, MOST_ATTEMPTS) * width * height
+    ratios = np.exp(
+        draws.uniform(math.log(ASPECT_RATIOS[0]), math.log(ASPECT_RATIOS[1]), MOST_ATTEMPTS)
+    )
     left_top = draws.random(2)
     widths, heights = np.rint(np.sqrt(areas * ratios)), np.rint(np.sqrt(areas / ratios))
     fits = (0 < widths) & (widths <= width) & (0 < heights) & (heights <= height)
@@ -59,20 +64,20 @@ def draw_box(width: int, height: int, draws: np.random.Generator) -> tuple[int, 
 
 def _central_box(width: int, height: int) -> tuple[int, int, int, int]:
     """Return the middle of a picture that is too long or too high for any draw."""
-    wide = min(width, max(1, round(height * RATIO[1])))
-    high = min(height, max(1, round(width / RATIO[0])))
+    wide = min(width, max(1, round(height * ASPECT_RATIOS[1])))
+    high = min(height, max(1, round(width / ASPECT_RATIOS[0])))
     left, top = (width - wide) // 2, (height - high) // 2
     return left, top, left + wide, top + high
 
 
-def _mark(picture: Image.Image) -> int:
-    """Return a number that pictures hardly share."""
-    top = max(0, (picture.height - STRIP) // 2)
-    strip = picture.crop((0, top, picture.width, min(picture.height, top + STRIP)))
+def _pixel_checksum(picture: Image.Image) -> int:
+    """Return a checksum of the rows in the middle, which pictures hardly share."""
+    top = max(0, (picture.height - STRIP_ROWS) // 2)
+    strip = picture.crop((0, top, picture.width, min(picture.height, top + STRIP_ROWS)))
     return zlib.crc32(strip.tobytes())
 
 
-def recut(split: ImageSplit, crop: RandomResizedCrop) -> ImageSplit:
+def with_crop(split: ImageSplit, crop: RandomResizedCrop) -> ImageSplit:
     """Return the split with its pictures cut by `crop`; what it has read of its files is kept.
 
     A split whose images are arrays has no larger pictures to cut from and is returned as it is.
@@ -82,7 +87,7 @@ def recut(split: ImageSplit, crop: RandomResizedCrop) -> ImageSplit:
     if "geometry" in own:
         changes["geometry"] = replace(own["geometry"], crop=crop)
     if isinstance(own.get("base"), ImageSplit):
-        changes["base"] = recut(own["base"], crop)
+        changes["base"] = with_crop(own["base"], crop)
     if not changes:
         return split
     cut = replace(split, **changes)

@@ -21,19 +21,27 @@ from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
 from rsray.objectives import Objective
 from rsray.storage import Place
-from rsray.training.augment import CROP_FLIP, NUM_DRAWS, augment
+from rsray.training.augment import CROP_FLIP, NUMBERS_PER_IMAGE, augment_images
 from rsray.training.checkpoint import (
     Uploads,
-    copied,
+    copy_to_cpu,
     latest_epoch,
     load_checkpoint,
     save_checkpoint,
 )
+from rsray.training.feeds import (
+    BatchFeed,
+    ImageSubset,
+    OpenFeed,
+    ReadAheadFeed,
+    ResidentFeed,
+    is_streamed,
+)
 from rsray.training.metrics import MetricsLog
-from rsray.training.randomness import batch_noise, uniforms
+from rsray.training.randomness import draw_batch_noise, draw_uniforms
 from rsray.training.reader import Reader
 from rsray.training.run import (
-    WEIGHTS,
+    WEIGHTS_FILE,
     build_model,
     open_training_split,
     record_group_size,
@@ -42,12 +50,12 @@ from rsray.training.run import (
     recorded_precision,
     run_record,
 )
-from rsray.training.schedule import Part, Schedule
-from rsray.training.source import BatchSource, Feed, ReadAhead, Resident, Source, is_streamed
-from rsray.training.step import Batch, MemoryShortError, Network, Stepper, Tally
-from rsray.training.validation import Projection, project
+from rsray.training.schedule import BatchShare, Schedule
+from rsray.training.step import AutocastNetwork, Batch, EpochSums, MemoryShortError, Stepper
+from rsray.training.validation import Projection, project_acr
 
-LARGEST_WEIGHT = 1e6  # beyond it a network computes nothing but overflow
+# A network with a weight beyond this computes nothing but overflow.
+LARGEST_WEIGHT = 1e6
 
 
 class DivergedError(UserError):
@@ -72,7 +80,8 @@ class Progress:
     epochs: int
     step: int
     steps: int
-    row: dict[str, Any] | None = None  # the epoch's figures, after its last step
+    # After the last step of an epoch: its loss, accuracy and speed.
+    epoch_figures: dict[str, Any] | None = None
 
 
 @dataclass
@@ -80,11 +89,13 @@ class Training:
     """One worker's training run."""
 
     config: TrainConfig
-    run: Place | None  # None: nothing is written (a trial of a search)
+    # None writes nothing: a trial of a search.
+    run: Place | None
     device: torch.device
     team: Team = field(default_factory=Team)
     on_progress: Callable[[Progress], None] = lambda progress: None
-    feed: Feed = ReadAhead  # what reads a data set that is not kept in memory
+    # Makes the feed of a data set that is not kept in memory.
+    open_feed: OpenFeed = ReadAheadFeed
 
     def __post_init__(self) -> None:
         """Open the data, build the model and the optimiser, and continue from a checkpoint."""
@@ -94,11 +105,11 @@ class Training:
         held_in, held_out = train_validation(
             self.split.labels[chosen], config.validation, config.seed
         )
-        self.source = Source(self.split, chosen[held_in], self.device)
-        self.held_out = Source(self.split, chosen[held_out], self.device)
+        self.held_in = ImageSubset(self.split, chosen[held_in], self.device)
+        self.held_out = ImageSubset(self.split, chosen[held_out], self.device)
         self.augmentation = config.augmentation or DATASETS[config.dataset].augmentation
         self.schedule = Schedule(
-            len(self.source),
+            len(self.held_in),
             config.batch_size,
             config.epochs,
             config.seed,
@@ -116,12 +127,12 @@ class Training:
         if self.companion is not None:
             self.companion = self.companion.to(self.device)
         self._make_optimisers()
-        self.epoch = self._resume()
-        self.network = Network(self.team.wrap(self.model), self.precision)
+        self.epoch = self._resume_from_checkpoint()
+        self.network = AutocastNetwork(self.team.wrap(self.model), self.precision)
         self.stepper = Stepper(self.network, self.optimiser, world=self.team.world)
         if self.run is not None:
             self.stepper.group_size = recorded_group_size(self.run)
-        self.batches = self._open_batches()
+        self.feed = self._open_feed()
 
     def _settle_precision(self) -> str:
         """Return the first worker's precision, now or in an earlier start; run.yaml holds it."""
@@ -138,10 +149,10 @@ class Training:
             record_hardware(self.run, precision, self.device)
         return precision
 
-    def _open_batches(self) -> BatchSource:
-        if not is_streamed(self.split, len(self.source), self.augmentation):
-            return Resident(self.source)
-        return self.feed(self.source, Reader(self.split, self.augmentation, self.config.seed))
+    def _open_feed(self) -> BatchFeed:
+        if not is_streamed(self.split, len(self.held_in), self.augmentation):
+            return ResidentFeed(self.held_in)
+        return self.open_feed(self.held_in, Reader(self.split, self.augmentation, self.config.seed))
 
     def _make_optimisers(self) -> None:
         config = self.config
@@ -163,7 +174,7 @@ class Training:
             for name, optimiser in self.optimisers.items()
         }
 
-    def _resume(self) -> int:
+    def _resume_from_checkpoint(self) -> int:
         """Continue from the newest checkpoint that the first worker sees; returns its epoch."""
         if self.run is None:
             return 0
@@ -180,7 +191,7 @@ class Training:
             self.schedules[name].load_state_dict(state[f"{name}_schedule"])
         return epoch
 
-    def _state(self) -> dict[str, Any]:
+    def _checkpoint_state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"model": self.model.state_dict()}
         if self.companion is not None:
             state["companion"] = self.companion.state_dict()
@@ -190,15 +201,15 @@ class Training:
         return state
 
     def run_epochs(
-        self, on_epoch: Callable[[dict[str, Any]], bool | None] = lambda row: None
+        self, on_epoch: Callable[[dict[str, Any]], bool | None] = lambda figures: None
     ) -> None:
         """Train the epochs that remain; `on_epoch` gets their figures, and stops with True."""
         if self.run is None or self.team.rank != 0:
-            self._run_epochs(on_epoch, lambda row: None)
+            self._run_epochs(on_epoch, lambda figures: None)
             return
         log = MetricsLog(self.run, self.epoch)
         with Uploads() as uploads:
-            self._run_epochs(on_epoch, lambda row: self._save(row, self.run, log, uploads))
+            self._run_epochs(on_epoch, lambda figures: self._save(figures, self.run, log, uploads))
         log.close()
         self._write_weights()
 
@@ -208,37 +219,39 @@ class Training:
         save: Callable[[dict[str, Any]], None],
     ) -> None:
         while self.epoch < self.config.epochs:
-            row = self._train_epoch()
-            self._check_converging(row)
+            figures = self._train_epoch()
+            self._check_converging(figures)
             self.epoch += 1
-            save(row)
-            if on_epoch(row):
+            save(figures)
+            if on_epoch(figures):
                 break
 
     def _save(
-        self, row: dict[str, Any], run: Place | None, log: MetricsLog, uploads: Uploads
+        self, figures: dict[str, Any], run: Place | None, log: MetricsLog, uploads: Uploads
     ) -> None:
         """Begin to write an epoch's figures and checkpoint; training goes on meanwhile."""
         assert run is not None
-        epoch, state = self.epoch, copied(self._state())
+        epoch, state = self.epoch, copy_to_cpu(self._checkpoint_state())
 
         def write() -> None:
-            log.add(row)  # first: a line beyond the last checkpoint is dropped on resuming
+            # The line comes first: one beyond the last checkpoint is dropped on resuming.
+            log.add(figures)
             save_checkpoint(run, epoch, state)
 
         uploads.start(write)
 
-    def _check_converging(self, row: dict[str, Any]) -> None:
+    def _check_converging(self, figures: dict[str, Any]) -> None:
         """Raise DivergedError when the loss, or what the last step left of the weights, is lost."""
         weights = [*self.model.parameters()]
         if self.companion is not None:
             weights += self.companion.parameters()
         sizes = torch.stack([weight.detach().abs().max().float() for weight in weights])
-        largest = float(sizes.max())  # NaN where one is, unlike Python's max
-        if not math.isfinite(row["loss"]) or not largest < LARGEST_WEIGHT:
+        # This is NaN where a weight is NaN, unlike Python's max.
+        largest = float(sizes.max())
+        if not math.isfinite(figures["loss"]) or not largest < LARGEST_WEIGHT:
             raise DivergedError(
-                f"the loss became {row['loss']:g} and the largest weight {largest:g} in epoch "
-                f"{row['epoch']}: lower lr or trade_off"
+                f"the loss became {figures['loss']:g} and the largest weight {largest:g} in epoch "
+                f"{figures['epoch']}: lower lr or trade_off"
             )
 
     def _train_epoch(self) -> dict[str, Any]:
@@ -247,20 +260,20 @@ class Training:
         torch.manual_seed((config.seed * 1_000_003 + epoch) % 2**63)
         objective = self.objective.at_epoch(epoch, config.lr_drops)
         lr = float(self.optimiser.param_groups[0]["lr"])
-        tally, started = Tally(self.device), time.perf_counter()
+        sums, started = EpochSums(self.device), time.perf_counter()
         self.network.module.train()
-        self._steps(objective, tally)
+        self._make_steps(objective, sums)
         self._share_buffers()
-        figures = tally.read(self.team.sum_over)
+        figures = sums.read(self.team.sum_over)
         if not figures["draws"]:
             raise UserError(
-                f"there is nothing to train on: no batch of {len(self.source)} images has one for "
+                f"there is nothing to train on: no batch of {len(self.held_in)} images has one for "
                 f"each of {self.team.world} workers"
             )
         for schedule in self.schedules.values():
             schedule.step()
         seconds = time.perf_counter() - started
-        row = {
+        figures = {
             "epoch": epoch,
             **{key: figures[key] for key in ("loss", "classification_loss", "robustness_loss")},
             "lr": lr,
@@ -268,8 +281,8 @@ class Training:
             "draws_per_second": figures["draws"] / seconds,
             "seconds": seconds,
         }
-        self.on_progress(Progress(epoch, config.epochs, 1, 1, row))
-        return row
+        self.on_progress(Progress(epoch, config.epochs, 1, 1, figures))
+        return figures
 
     @torch.no_grad()
     def _share_buffers(self) -> None:
@@ -281,28 +294,30 @@ class Training:
                         if measured is not None:
                             measured.copy_(self.team.sum_over(measured.clone()) / self.team.world)
 
-    def _steps(self, objective: Objective, tally: Tally) -> None:
+    def _make_steps(self, objective: Objective, sums: EpochSums) -> None:
         config = self.config
-        parts = self.schedule.parts(self.epoch)
-        pairs = self.batches.batches(self.schedule, self.epoch)
-        for part, (images, labels) in zip(parts, pairs, strict=True):
-            images = self._augmented(images, part)
-            batch = Batch(images, labels, part.rows, part.global_size, part.key)
+        shares = self.schedule.shares(self.epoch)
+        pairs = self.feed.batches(self.schedule, self.epoch)
+        for share, (images, labels) in zip(shares, pairs, strict=True):
+            images = self._augment(images, share)
+            batch = Batch(images, labels, share.slots, share.global_size, share.key)
             try:
-                self.stepper.step(batch, objective, tally, self.companion)
+                self.stepper.step(batch, objective, sums, self.companion)
             except MemoryShortError as short:
                 if self.run is not None:
                     record_group_size(self.run, short.group_size)
                 raise
-            step = part.key[2]
-            self._companion_step(objective, batch, self.epoch * len(parts) + step)
-            self.on_progress(Progress(self.epoch, config.epochs, step + 1, len(parts)))
+            step = share.key[2]
+            self._companion_step(objective, batch, self.epoch * len(shares) + step)
+            self.on_progress(Progress(self.epoch, config.epochs, step + 1, len(shares)))
 
-    def _augmented(self, images: Tensor, part: Part) -> Tensor:
+    def _augment(self, images: Tensor, share: BatchShare) -> Tensor:
         if self.augmentation != CROP_FLIP:
             return images
-        draws = uniforms(part.rows, part.global_size, NUM_DRAWS, *part.key, "augment")
-        return augment(images, self.augmentation, draws)
+        numbers_B3 = draw_uniforms(
+            share.slots, share.global_size, NUMBERS_PER_IMAGE, *share.key, "augment"
+        )
+        return augment_images(images, self.augmentation, numbers_B3)
 
     def _companion_step(self, objective: Objective, batch: Batch, step: int) -> None:
         if self.companion is None or not objective.companion_due(step):
@@ -312,25 +327,26 @@ class Training:
 
         def noise(draws: int) -> Tensor:
             key, shape = (*batch.key, "companion", next(calls)), tuple(images.shape[1:])
-            return batch_noise(batch.rows, draws, shape, objective.sigma, key, images.device)
+            return draw_batch_noise(batch.slots, draws, shape, objective.sigma, key, images.device)
 
         optimiser = self.optimisers["companion_optimiser"]
         optimiser.zero_grad(set_to_none=True)
         objective.companion_loss(
             self.network, self.companion, images, batch.labels_B, noise
         ).backward()
-        share = len(batch.rows) / batch.global_size
-        for weight in self.companion.parameters():  # every worker makes the same step
+        fraction = len(batch.slots) / batch.global_size
+        # The gradient is summed, so that every worker makes the same step.
+        for weight in self.companion.parameters():
             if weight.grad is not None:
-                weight.grad = self.team.sum_over(weight.grad * share)
+                weight.grad = self.team.sum_over(weight.grad * fraction)
         optimiser.step()
 
-    def project(self, num_draws: int) -> Projection:
+    def project_acr(self, num_draws: int) -> Projection:
         """Return the projected ACR on the validation split (see validation.py)."""
         if not len(self.held_out):
             raise UserError("validation is 0: there are no held-out images to project ACR on")
         images, labels = self.held_out.tensors()
-        return project(
+        return project_acr(
             self.model,
             images,
             labels,
@@ -343,4 +359,4 @@ class Training:
     def _write_weights(self) -> None:
         assert self.run is not None
         metadata = {"rsray": json.dumps(run_record(self.config, self.split), default=str)}
-        self.run.write(WEIGHTS, models.weights_bytes(self.model, metadata))
+        self.run.write(WEIGHTS_FILE, models.weights_bytes(self.model, metadata))

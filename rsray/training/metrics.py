@@ -7,14 +7,14 @@ from typing import Any
 
 from rsray.storage import Place
 
-METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(run: Place) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl; none if there is no file yet."""
-    if not run.exists(METRICS):
+    if not run.exists(METRICS_FILE):
         return []
-    lines = run.read(METRICS).decode().splitlines()
+    lines = run.read(METRICS_FILE).decode().splitlines()
     return [json.loads(line) for line in lines if line.strip()]
 
 
@@ -24,27 +24,27 @@ class MetricsLog:
     def __init__(self, run: Place, epochs_done: int) -> None:
         """Read what an earlier start left, up to the epoch that is resumed."""
         self._run = run
-        self.rows = [row for row in read_metrics(run) if row["epoch"] < epochs_done]
+        self.lines = [figures for figures in read_metrics(run) if figures["epoch"] < epochs_done]
         self._events: Any = None
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Append an epoch's figures; `row` has `epoch` and plain numbers."""
-        self.rows.append(row)
-        text = "".join(json.dumps(line) + "\n" for line in self.rows)
-        self._run.write(METRICS, text.encode())
+    def add(self, figures: dict[str, Any]) -> None:
+        """Append an epoch's figures; `figures` has `epoch` and plain numbers."""
+        self.lines.append(figures)
+        text = "".join(json.dumps(line) + "\n" for line in self.lines)
+        self._run.write(METRICS_FILE, text.encode())
         if self._run.is_local:
-            self._add_events(row)
+            self._add_events(figures)
 
-    def _add_events(self, row: dict[str, Any]) -> None:
+    def _add_events(self, figures: dict[str, Any]) -> None:
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._events = SummaryWriter(
-                str(self._run.local_path / "tensorboard"), purge_step=row["epoch"]
+                str(self._run.local_path / "tensorboard"), purge_step=figures["epoch"]
             )
-        for key, value in row.items():
+        for key, value in figures.items():
             if key != "epoch" and value is not None:
-                self._events.add_scalar(key, value, row["epoch"])
+                self._events.add_scalar(key, value, figures["epoch"])
         self._events.flush()
 
     def close(self) -> None:

@@ -15,68 +15,70 @@ from functools import cache
 import torch
 from torch import Tensor
 
-SHARD = 8  # images of the global batch that share a noise stream
+# So many images of the global batch share a noise stream.
+SHARD_IMAGES = 8
 
 
-def generator(device: torch.device, *key: int | str) -> torch.Generator:
+def seeded_generator(device: torch.device, *key: int | str) -> torch.Generator:
     """Return a generator seeded by a hash of the key."""
     digest = hashlib.blake2b(":".join(map(str, key)).encode(), digest_size=8).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest, "little"))
 
 
-def generator_at(rows: range, *key: int | str) -> torch.Generator:
-    """Return a CPU generator whose next uniform number belongs to the first of these rows.
+def generator_from_slot(slots: range, *key: int | str) -> torch.Generator:
+    """Return a CPU generator whose next uniform number belongs to the first of these slots.
 
-    From it `torch.rand(len(rows))` is the slice `rows` of `torch.rand(whole batch)`.
+    From it `torch.rand(len(slots))` is the slice `slots` of `torch.rand(whole batch)`.
     """
-    stream = generator(torch.device("cpu"), *key)
-    torch.rand(rows.start, generator=stream)  # the numbers of the images before
+    stream = seeded_generator(torch.device("cpu"), *key)
+    # These numbers belong to the images before.
+    torch.rand(slots.start, generator=stream)
     return stream
 
 
-def uniforms(rows: range, global_size: int, count: int, *key: int | str) -> Tensor:
-    """Return `count` numbers in [0, 1) for each of these rows of a global batch [B, count]."""
-    drawn = torch.rand((global_size, count), generator=generator(torch.device("cpu"), *key))
-    return drawn[rows.start : rows.stop]
+def draw_uniforms(slots: range, global_size: int, count: int, *key: int | str) -> Tensor:
+    """Return `count` numbers in [0, 1) for each of these slots of a global batch [B, count]."""
+    drawn = torch.rand((global_size, count), generator=seeded_generator(torch.device("cpu"), *key))
+    return drawn[slots.start : slots.stop]
 
 
-def permutation(num_images: int, seed: int, epoch: int) -> Tensor:
+def epoch_order(num_images: int, seed: int, epoch: int) -> Tensor:
     """Return the order in which an epoch visits the images [num_images] (int64, on the CPU)."""
     return torch.randperm(
-        num_images, generator=generator(torch.device("cpu"), seed, "order", epoch)
+        num_images, generator=seeded_generator(torch.device("cpu"), seed, "order", epoch)
     )
 
 
 @cache
-def _threads(count: int) -> ThreadPoolExecutor:
+def _thread_pool(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "noise")
 
 
-def batch_noise(
-    rows: range,
+def draw_batch_noise(
+    slots: range,
     num_draws: int,
     image_shape: tuple[int, ...],
     sigma: float,
     key: tuple[int | str, ...],
     device: torch.device,
 ) -> Tensor:
-    """Return N(0, sigma^2) noise [B, M, C, H, W] for rows of the batch that a key names.
+    """Return N(0, sigma^2) noise [B, M, C, H, W] for slots of the batch that a key names.
 
     The key is (seed, epoch, step), and more for other noise than that of the training pass.
     The memory is channels-last.
     """
     channels, height, width = image_shape
-    first = rows.start // SHARD
-    shards = math.ceil(rows.stop / SHARD) - first
-    flat = torch.empty((shards, SHARD * num_draws, height, width, channels), device=device)
+    first = slots.start // SHARD_IMAGES
+    shards = math.ceil(slots.stop / SHARD_IMAGES) - first
+    flat = torch.empty((shards, SHARD_IMAGES * num_draws, height, width, channels), device=device)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
 
     def draw(shard: int) -> None:
-        flat[shard].normal_(0.0, sigma, generator=generator(device, *key, first + shard))
+        flat[shard].normal_(0.0, sigma, generator=seeded_generator(device, *key, first + shard))
 
     # torch fills a tensor of random numbers on one core.
-    on_cores = _threads(threads).map if min(shards, threads) > 1 else map
+    on_cores = _thread_pool(threads).map if min(shards, threads) > 1 else map
     list(on_cores(draw, range(shards)))
-    offset = (rows.start - first * SHARD) * num_draws
-    mine = flat.flatten(0, 1)[offset : offset + len(rows) * num_draws]
-    return mine.reshape(len(rows), num_draws, height, width, channels).permute(0, 1, 4, 2, 3)
+    offset = (slots.start - first * SHARD_IMAGES) * num_draws
+    mine = flat.flatten(0, 1)[offset : offset + len(slots) * num_draws]
+    return mine.reshape(len(slots), num_draws, height, width, channels).permute(0, 1, 4, 2, 3)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsray.data import ImageSplit
-from rsray.training.crop import RESIZED_CROP, RandomResizedCrop, recut
+from rsray.training.crop import RESIZED_CROP, RandomResizedCrop, with_crop
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -34,5 +34,5 @@ class Reader:
         split = self.split
         labels = split.labels[indices]
         if self.augmentation == RESIZED_CROP:
-            split = recut(split, RandomResizedCrop(self.seed, epoch))
+            split = with_crop(split, RandomResizedCrop(self.seed, epoch))
         return split.images(indices), labels

@@ -15,13 +15,13 @@ from rsray.data.fingerprint import fingerprint, is_same
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.storage import Place
-from rsray.storage.ownership import recorded
+from rsray.storage.ownership import read_own_record
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.augment import AUGMENTATIONS
-from rsray.training.crop import RESIZED_CROP, RandomResizedCrop, recut
+from rsray.training.crop import RESIZED_CROP, RandomResizedCrop, with_crop
 from rsray.versions import versions
 
-RUN_FILE, WEIGHTS, GROUP_SIZE = "run.yaml", "model.safetensors", ".group-size"
+RUN_FILE, WEIGHTS_FILE, GROUP_SIZE_FILE = "run.yaml", "model.safetensors", ".group-size"
 
 
 def open_training_split(config: TrainConfig) -> ImageSplit:
@@ -46,7 +46,7 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
     resolve_precision(config.precision, device)
     if config.augmentation is not None:
         choose(config.augmentation, AUGMENTATIONS, "augmentation")
-    if config.augmentation == RESIZED_CROP and recut(split, RandomResizedCrop(0, 0)) is split:
+    if config.augmentation == RESIZED_CROP and with_crop(split, RandomResizedCrop(0, 0)) is split:
         raise UserError(
             f"augmentation {RESIZED_CROP} cuts from full-size pictures, which {config.dataset} "
             "does not have here: choose none or crop-flip"
@@ -63,13 +63,13 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
 
 def recorded_precision(run: Place) -> str | None:
     """Return the precision that run.yaml holds, or None while there is none."""
-    found: str | None = _record(run).get("precision")
+    found: str | None = _read_record(run).get("precision")
     return found
 
 
 def record_hardware(run: Place, precision: str, device: torch.device) -> None:
     """Write into run.yaml the precision and the device that a run trains with."""
-    found = _record(run)
+    found = _read_record(run)
     record = {**found, "precision": precision, "device": device_name(device)}
     if found and record != found:
         run.write(RUN_FILE, to_yaml(record))
@@ -77,15 +77,15 @@ def record_hardware(run: Place, precision: str, device: torch.device) -> None:
 
 def recorded_group_size(run: Place) -> int | None:
     """Return how many images a worker's device has memory for, None: it was never short."""
-    return int(run.read(GROUP_SIZE)) if run.exists(GROUP_SIZE) else None
+    return int(run.read(GROUP_SIZE_FILE)) if run.exists(GROUP_SIZE_FILE) else None
 
 
 def record_group_size(run: Place, images: int) -> None:
     """Keep how many images at once the workers of the next start try."""
-    run.write(GROUP_SIZE, str(images).encode())
+    run.write(GROUP_SIZE_FILE, str(images).encode())
 
 
-def _record(run: Place) -> dict[str, Any]:
+def _read_record(run: Place) -> dict[str, Any]:
     return from_yaml(run.read(RUN_FILE), f"{run}/{RUN_FILE}") if run.exists(RUN_FILE) else {}
 
 
@@ -115,9 +115,9 @@ def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.
     Raises UserError when it belongs to another run, naming the first differences, or when the data
     are no longer those that it began with.
     """
-    record = recorded(run, RUN_FILE, config, "run")
+    record = read_own_record(run, RUN_FILE, config, "run")
     if record is not None:
-        is_finished = run.exists(WEIGHTS)
+        is_finished = run.exists(WEIGHTS_FILE)
         began = record.get("data_fingerprint") or {}
         if not is_finished and not is_same(began, fingerprint(split, sampled=False)):
             raise UserError(
@@ -125,7 +125,8 @@ def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.
                 f"{len(split):,} now): use another --out"
             )
         return is_finished
-    check_settings(config, split, device)  # a typo does not claim the folder
+    # The check comes first, so that a typo does not claim the folder.
+    check_settings(config, split, device)
     run.make()
     run.write(RUN_FILE, to_yaml(run_record(config, split)))
     return False

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rsray.training.randomness import permutation
+from rsray.training.randomness import epoch_order
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchShare:
     """A worker's part of a global batch: positions [B] of its images in the training set."""
 
     positions_B: Tensor
-    rows: range  # of the global batch
+    # Their places in the global batch.
+    slots: range
     global_size: int
-    key: tuple[int, int, int]  # seed, epoch, step
+    # The seed, the epoch and the step.
+    key: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -25,24 +27,25 @@ class Schedule:
     """The batches of a run of `epochs` epochs, as worker `rank` of `world` sees them."""
 
     num_images: int
-    batch_size: int  # of the global batch, whatever the number of workers
+    # The size of the global batch, whatever the number of workers.
+    batch_size: int
     epochs: int
     seed: int
     rank: int = 0
     world: int = 1
 
-    def parts(self, epoch: int) -> list[Part]:
+    def shares(self, epoch: int) -> list[BatchShare]:
         """Return this worker's part of every global batch of the epoch.
 
         A last batch of fewer images than workers is left out: no worker's part may be empty.
         """
-        order = permutation(self.num_images, self.seed, epoch)
-        parts = []
+        order = epoch_order(self.num_images, self.seed, epoch)
+        shares = []
         for step, batch in enumerate(order.split(self.batch_size)):
             if len(batch) < self.world:
                 continue
             low = len(batch) * self.rank // self.world
             high = len(batch) * (self.rank + 1) // self.world
             key = (self.seed, epoch, step)
-            parts.append(Part(batch[low:high], range(low, high), len(batch), key))
-        return parts
+            shares.append(BatchShare(batch[low:high], range(low, high), len(batch), key))
+        return shares

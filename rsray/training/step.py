@@ -11,21 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from rsray.objectives import Objective
-from rsray.training.randomness import batch_noise, generator_at
+from rsray.training.randomness import draw_batch_noise, generator_from_slot
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A worker's rows of a global batch: images uint8 [B, C, H, W], labels [B], on the device."""
+    """A worker's share of a global batch: images uint8 [B, C, H, W], labels [B], on the device."""
 
     images_BCHW: Tensor
     labels_B: Tensor
-    rows: range  # positions in the global batch
+    # Their places in the global batch.
+    slots: range
     global_size: int
-    key: tuple[int, int, int]  # seed, epoch, step
+    # The seed, the epoch and the step.
+    key: tuple[int, int, int]
 
 
-class Network:
+class AutocastNetwork:
     """The classifier as the objectives call it: autocast to the precision, channels-last input."""
 
     def __init__(self, module: nn.Module, precision: str) -> None:
@@ -44,7 +46,7 @@ class Network:
         return nullcontext()
 
 
-class Tally:
+class EpochSums:
     """Sums of an epoch's figures on the device: nothing is transferred until `read`."""
 
     def __init__(self, device: torch.device) -> None:
@@ -102,14 +104,19 @@ class Stepper:
     """
 
     def __init__(
-        self, network: Network, optimiser: torch.optim.Optimizer, *, world: int = 1
+        self, network: AutocastNetwork, optimiser: torch.optim.Optimizer, *, world: int = 1
     ) -> None:
         """Make a stepper for this worker's network."""
         self.network, self.optimiser, self.world = network, optimiser, world
-        self.group_size: int | None = None  # images per forward pass; None: the whole batch
+        # Images per forward pass; None is the whole batch.
+        self.group_size: int | None = None
 
     def step(
-        self, batch: Batch, objective: Objective, tally: Tally, companion: nn.Module | None = None
+        self,
+        batch: Batch,
+        objective: Objective,
+        sums: EpochSums,
+        companion: nn.Module | None = None,
     ) -> None:
         """Make one step; halves the group on out-of-memory and starts the step again.
 
@@ -122,7 +129,7 @@ class Stepper:
                 steps = self._backward(batch, objective, companion)
                 break
             except torch.OutOfMemoryError:
-                size = self.group_size or len(batch.rows)
+                size = self.group_size or len(batch.slots)
                 if size == 1:
                     raise
                 self.group_size = (size + 1) // 2
@@ -131,35 +138,35 @@ class Stepper:
                 torch.cuda.empty_cache()
         self.optimiser.step()
         for figures in steps:
-            tally.add(*figures)
+            sums.add(*figures)
 
     def _backward(
         self, batch: Batch, objective: Objective, companion: nn.Module | None
     ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        size = self.group_size or len(batch.rows)
+        size = self.group_size or len(batch.slots)
         figures = []
-        for start in range(0, len(batch.rows), size):
-            part = slice(start, min(start + size, len(batch.rows)))
-            is_last = part.stop == len(batch.rows)
+        for start in range(0, len(batch.slots), size):
+            group = slice(start, min(start + size, len(batch.slots)))
+            is_last = group.stop == len(batch.slots)
             with nullcontext() if is_last else self._no_sync():
-                figures.append(self._group(batch, part, objective, companion))
+                figures.append(self._group_losses(batch, group, objective, companion))
         return figures
 
-    def _group(
-        self, batch: Batch, part: slice, objective: Objective, companion: nn.Module | None
+    def _group_losses(
+        self, batch: Batch, group: slice, objective: Objective, companion: nn.Module | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        images = batch.images_BCHW[part].float().div_(255)
-        labels = batch.labels_B[part]
-        rows = batch.rows[part]
-        noise = batch_noise(
-            rows,
+        images = batch.images_BCHW[group].float().div_(255)
+        labels = batch.labels_B[group]
+        slots = batch.slots[group]
+        noise = draw_batch_noise(
+            slots,
             objective.num_draws,
             tuple(images.shape[1:]),
             objective.sigma,
             batch.key,
             images.device,
         )
-        draws = generator_at(rows, *batch.key, "objective")
+        draws = generator_from_slot(slots, *batch.key, "objective")
         step = objective.step(
             self.network, images, labels, noise, companion=companion, generator=draws
         )

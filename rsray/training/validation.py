@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from rsray.core.decide import projected_radius
 from rsray.core.radius import average_certified_radius
-from rsray.training.randomness import generator
+from rsray.training.randomness import seeded_generator
 
-GROUP = 8  # images that share a noise stream
-NUM_DRAWS = 256  # m
+# So many images share a noise stream.
+IMAGES_PER_NOISE_STREAM = 8
+# The noise draws m of each image.
+DRAWS_PER_IMAGE = 256
 PROJECTED_N, PROJECTED_ALPHA = 100_000, 0.001
 
 
@@ -22,12 +24,14 @@ PROJECTED_N, PROJECTED_ALPHA = 100_000, 0.001
 class Projection:
     """What m draws per image suggest about the smoothed classifier on N images."""
 
-    acr: float  # average of the radii that n = 100,000 draws would certify, in pixels
-    accuracy: float  # fraction of images whose most frequent class is the label
+    # The average of the radii that n = 100,000 draws would certify, in pixels.
+    acr: float
+    # The fraction of images whose most frequent class is the label.
+    accuracy: float
 
 
 @torch.inference_mode()
-def project(
+def project_acr(
     model: nn.Module,
     images_NCHW: Tensor,
     labels_N: Tensor,
@@ -35,7 +39,7 @@ def project(
     sigma: float,
     precision: str,
     seed: int,
-    num_draws: int = NUM_DRAWS,
+    num_draws: int = DRAWS_PER_IMAGE,
 ) -> Projection:
     """Return the projected ACR and accuracy of uint8 images on the model's device.
 
@@ -44,12 +48,17 @@ def project(
     """
     was_training = model.training
     model.eval()
-    classify = _Classify(model)
+    classify = _Classifier(model)
     top = [
         _top_fraction(
-            classify, images_NCHW[at : at + GROUP], sigma, precision, (seed, at), num_draws
+            classify,
+            images_NCHW[at : at + IMAGES_PER_NOISE_STREAM],
+            sigma,
+            precision,
+            (seed, at),
+            num_draws,
         )
-        for at in range(0, len(images_NCHW), GROUP)
+        for at in range(0, len(images_NCHW), IMAGES_PER_NOISE_STREAM)
     ]
     model.train(was_training)
     class_N = torch.cat([classes for classes, _ in top])
@@ -60,7 +69,7 @@ def project(
 
 
 def _top_fraction(
-    classify: _Classify,
+    classify: _Classifier,
     images_GCHW: Tensor,
     sigma: float,
     precision: str,
@@ -70,7 +79,7 @@ def _top_fraction(
     device = images_GCHW.device
     group, channels, height, width = images_GCHW.shape
     noise = torch.empty((group * num_draws, height, width, channels), device=device)
-    noise.normal_(0.0, sigma, generator=generator(device, key[0], "validation", key[1]))
+    noise.normal_(0.0, sigma, generator=seeded_generator(device, key[0], "validation", key[1]))
     noisy = noise.permute(0, 3, 1, 2).unflatten(0, (group, num_draws))
     noisy = noisy.add_(images_GCHW[:, None].float().div(255)).flatten(0, 1)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -79,7 +88,7 @@ def _top_fraction(
     return top_G, (classes_Gm == top_G[:, None]).float().mean(1)
 
 
-class _Classify:
+class _Classifier:
     """The network's classes [N] of images, in as many passes as the device has memory for."""
 
     def __init__(self, model: nn.Module) -> None:

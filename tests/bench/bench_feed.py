@@ -20,11 +20,11 @@ from rsray.distributed.session import session
 from rsray.distributed.train.feed import RayFeed
 from rsray.presets import train_config
 from rsray.training.crop import RESIZED_CROP
+from rsray.training.feeds import ImageSubset
 from rsray.training.loop import Training
 from rsray.training.reader import Reader
 from rsray.training.schedule import Schedule
-from rsray.training.source import Source
-from rsray.training.step import Batch, Tally
+from rsray.training.step import Batch, EpochSums
 
 EPOCHS, BATCH = 4, 64
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def decoding(reader, count, cores):
 
 
 def pipeline(reader, count):
-    feed = RayFeed(Source(reader.split, np.arange(count), CPU), reader)
+    feed = RayFeed(ImageSubset(reader.split, np.arange(count), CPU), reader)
     schedule, sizes = Schedule(count, BATCH, epochs=EPOCHS, seed=0), []
     times = [time.perf_counter()]
     for epoch in range(EPOCHS):
@@ -77,7 +77,7 @@ def training(folder, side, count):
         "model": "bench_feed:tiny", "objective": "gaussian", "batch_size": BATCH, "lr": 1e-4,
         "augmentation": RESIZED_CROP, "precision": "fp32",
     })  # fmt: skip
-    run = Training(config, None, CPU, feed=RayFeed)
+    run = Training(config, None, CPU, open_feed=RayFeed)
     run.run_epochs(lambda row: say(f"training, epoch {row['epoch']}", count / row["seconds"]))
     return run
 
@@ -89,7 +89,7 @@ def step_alone(run):
     batch = Batch(images, labels, range(BATCH), BATCH, (0, 0, 0))
     started = time.perf_counter()
     for _ in range(8):
-        run.stepper.step(batch, run.objective, Tally(CPU))
+        run.stepper.step(batch, run.objective, EpochSums(CPU))
     rate = 8 * BATCH / (time.perf_counter() - started)
     say("training step alone, one thread", rate)
     return rate

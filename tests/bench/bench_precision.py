@@ -14,7 +14,7 @@ import torch
 
 from rsray.presets import train_config
 from rsray.training.loop import Training
-from rsray.training.step import Network
+from rsray.training.step import AutocastNetwork
 
 
 def acr(precision, seed, options):
@@ -30,8 +30,8 @@ def acr(precision, seed, options):
     training.run_epochs()
     seconds = time.perf_counter() - started
     training.precision = "fp32"
-    training.network = Network(training.model, "fp32")
-    return training.project(options.num_draws).acr, seconds
+    training.network = AutocastNetwork(training.model, "fp32")
+    return training.project_acr(options.num_draws).acr, seconds
 
 
 def main():

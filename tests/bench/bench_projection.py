@@ -27,7 +27,7 @@ from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Place
 from rsray.training.run import open_training_split
-from rsray.training.validation import project
+from rsray.training.validation import project_acr
 
 TRADE_OFFS = (0.0, 0.5, 1.0, 2.0, 4.0)  # so few epochs learn nothing with larger ones
 PRECISION = resolve_precision(None, torch.device("cpu"))  # as in a search
@@ -117,7 +117,7 @@ def _project(options, source, split):
     chosen = np.arange(0, len(split), options.skip)
     images, labels = torch.from_numpy(split.images(chosen)), torch.from_numpy(split.labels[chosen])
     return [
-        project(
+        project_acr(
             model, images, labels, sigma=options.sigma, precision=PRECISION, seed=0, num_draws=m
         ).acr
         for m in options.draws

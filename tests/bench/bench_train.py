@@ -27,8 +27,8 @@ from published import Apart, as_published
 from rsray.core.hardware import computes_bf16, dedicate_process, default_device, device_name
 from rsray.models import build
 from rsray.objectives import Macer
-from rsray.training.randomness import batch_noise
-from rsray.training.step import Batch, Network, Stepper, Tally
+from rsray.training.randomness import draw_batch_noise
+from rsray.training.step import AutocastNetwork, Batch, EpochSums, Stepper
 
 SIGMA, TRADE_OFF, HINGE, BETA = 0.25, 12.0, 8.0, 16.0
 # shape, classes, images of a batch, draws per image: the papers' settings
@@ -49,13 +49,13 @@ class Ours:
         torch.manual_seed(0)
         model = build(name, image_shape=shape, num_classes=classes)
         self.model = model.to(device, memory_format=torch.channels_last).train()
-        self.network = Network(self.model, precision)
+        self.network = AutocastNetwork(self.model, precision)
         self.stepper = Stepper(self.network, sgd(self.model))
         self.objective = Macer(
             sigma=SIGMA, num_draws=self.draws, trade_off=TRADE_OFF, hinge=HINGE,
             inverse_temperature=BETA,
         )  # fmt: skip
-        self.tally, self.count = Tally(device), itertools.count()
+        self.tally, self.count = EpochSums(device), itertools.count()
         self.pictures = torch.randint(
             0, 256, (self.images, *shape), dtype=torch.uint8, device=device
         )
@@ -72,7 +72,7 @@ class Limit(Ours):
         super().__init__(name, precision, device)
         shape, classes, *_ = CASES[name]
         rows = self.images * self.draws
-        noise = batch_noise(range(self.images), self.draws, shape, 1.0, (0,), device)
+        noise = draw_batch_noise(range(self.images), self.draws, shape, 1.0, (0,), device)
         self.noisy = noise.flatten(0, 1)  # the strides that a step's images have
         self.gradient = torch.randn(rows, classes, device=device) / rows
 

@@ -11,7 +11,7 @@ import pytest
 
 from rsray.errors import UserError
 from rsray.storage import Place
-from rsray.storage.place import TEMPORARY
+from rsray.storage.place import TEMPORARY_PREFIX
 
 
 @pytest.fixture(params=["path", "uri"])
@@ -52,7 +52,7 @@ def test_folders_inside(folder):
 def test_names_are_sorted_and_filtered(folder):
     for name in ("part-2.parquet", "part-10.parquet", "summary.json", "part-1.parquet"):
         folder.write(name, b"")
-    (folder.local_path / f"{TEMPORARY}99-part-3.parquet").write_bytes(b"cut off")
+    (folder.local_path / f"{TEMPORARY_PREFIX}99-part-3.parquet").write_bytes(b"cut off")
     assert folder.names(".parquet") == ["part-1.parquet", "part-10.parquet", "part-2.parquet"]
     assert folder.names() == ["part-1.parquet", "part-10.parquet", "part-2.parquet", "summary.json"]
     assert (folder / "nothing").names() == []

@@ -11,18 +11,18 @@ import pytest
 from edited import CLUSTERS, edit
 
 from rsray.cluster import fetching, jobs
-from rsray.cluster.definition import Remote
-from rsray.cluster.endpoint import Endpoint, connect
-from rsray.cluster.packaging import CommandLine, remote_out, stage
+from rsray.cluster.dashboard import Dashboard, connect_dashboard
+from rsray.cluster.definition import NodeLayout
+from rsray.cluster.packaging import CommandLine, copy_all, remote_out
 from rsray.errors import UserError
 
 
-def endpoint(client=None, **remote):
-    class Here(Endpoint):
-        def jobs(self):
+def dashboard(client=None, **remote):
+    class Here(Dashboard):
+        def job_client(self):
             return client
 
-    return Here("http://127.0.0.1:1", None, "x.yaml", Remote(**remote), None)
+    return Here("http://127.0.0.1:1", None, "x.yaml", NodeLayout(**remote), None)
 
 
 def test_local_files_travel_and_other_words_stay(tmp_path):
@@ -36,7 +36,7 @@ def test_local_files_travel_and_other_words_stay(tmp_path):
     line = CommandLine.of(
         words, inputs=[str(run), str(settings), "absent", "s3://b/x", None], model=None
     )
-    folder = stage(line, tmp_path / "package")
+    folder = copy_all(line, tmp_path / "package")
     there = line.there()
     assert there[0] == "certify" and there[3:] == ["--data-root", "s3://b/data"]
     assert (folder / there[1] / "model.safetensors").read_text() == "weights"
@@ -53,17 +53,19 @@ def test_a_users_own_model_travels(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def factory(): ...")
     monkeypatch.syspath_prepend(tmp_path)
     line = CommandLine.of(["train"], inputs=[], model="mine:factory")
-    assert (stage(line, tmp_path / "package") / "mine.py").exists()
+    assert (copy_all(line, tmp_path / "package") / "mine.py").exists()
     with pytest.raises(UserError, match="'absent_module'"):
-        stage(CommandLine.of(["train"], inputs=[], model="absent_module:f"), tmp_path / "other")
+        copy_all(CommandLine.of(["train"], inputs=[], model="absent_module:f"), tmp_path / "other")
 
 
 def test_too_much_to_send_is_said(tmp_path, monkeypatch):
     big = tmp_path / "big.safetensors"
     big.write_bytes(b"x" * 1000)
-    monkeypatch.setattr("rsray.cluster.packaging.LIMIT_BYTES", 10)
+    monkeypatch.setattr("rsray.cluster.packaging.MOST_BYTES", 10)
     with pytest.raises(UserError, match="big.safetensors"):
-        stage(CommandLine.of(["certify", str(big)], inputs=[str(big)], model=None), tmp_path / "p")
+        copy_all(
+            CommandLine.of(["certify", str(big)], inputs=[str(big)], model=None), tmp_path / "p"
+        )
 
 
 def test_the_same_folder_continues_and_another_does_not():
@@ -73,11 +75,11 @@ def test_the_same_folder_continues_and_another_does_not():
 
 
 def test_the_command_of_a_job():
-    plain = jobs.entrypoint(endpoint(), ["certify", "a b", "--n", "10"])
+    plain = jobs.job_command(dashboard(), ["certify", "a b", "--n", "10"])
     assert plain == (
         "\"$HOME\"/rsray/.venv/bin/python -c 'from rsray_cli.main import run; run()' certify 'a b' --n 10"
     )
-    waiting = jobs.entrypoint(endpoint(python="python", wait_for={"GPU": 4}), ["tune"])
+    waiting = jobs.job_command(dashboard(python="python", wait_for={"GPU": 4}), ["tune"])
     assert waiting.startswith("python -m rsray.cluster.wait_for_resources GPU=4 && python -c ")
 
 
@@ -99,10 +101,10 @@ class Flaky:
 
 def test_a_log_that_breaks_off_is_shown_once(monkeypatch):
     ended = jobs.Job("j", "SUCCEEDED", 0, None, None, "")
-    monkeypatch.setattr(jobs, "find", lambda endpoint, job_id: ended)
-    monkeypatch.setattr(jobs, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(jobs, "find_job", lambda dashboard, job_id: ended)
+    monkeypatch.setattr(jobs, "RECONNECT_SECONDS", 0.0)
     shown = []
-    assert jobs.follow(endpoint(Flaky()), "j", shown.append) is ended
+    assert jobs.follow_log(dashboard(Flaky()), "j", shown.append) is ended
     assert "".join(shown) == "one\ntwo\nthree\n"
 
 
@@ -112,9 +114,9 @@ def test_a_silent_cluster_is_given_up(monkeypatch):
             raise OSError("no route")
             yield
 
-    monkeypatch.setattr(jobs, "PATIENCE_SECONDS", 0.0)
-    with pytest.raises(jobs.LostError, match="no route"):
-        jobs.follow(endpoint(Silent()), "j", print)
+    monkeypatch.setattr(jobs, "RECONNECT_SECONDS", 0.0)
+    with pytest.raises(jobs.SilentClusterError, match="no route"):
+        jobs.follow_log(dashboard(Silent()), "j", print)
 
 
 class Shell:
@@ -148,17 +150,20 @@ def test_results_come_through_a_jobs_log(tmp_path, monkeypatch):
     (here / "counts").mkdir(parents=True)
     (here / "summary.json").write_text("old")
     job = jobs.Job("j", "SUCCEEDED", 0, str(there), str(here), "")
-    assert fetching.fetch(endpoint(Shell()), job) == here
+    assert fetching.fetch_results(dashboard(Shell()), job) == here
     assert (here / "counts" / "a.parquet").read_bytes() == content
     assert (here / "summary.json").read_text() == "{}"
     assert sorted(path.name for path in here.iterdir()) == ["counts", "summary.json"]
-    monkeypatch.setattr(fetching, "LOG_BYTES", 30)
+    monkeypatch.setattr(fetching, "MOST_LOG_BYTES", 30)
     with pytest.raises(UserError, match="s3://"):
-        fetching.fetch(endpoint(Shell()), job)
+        fetching.fetch_results(dashboard(Shell()), job)
 
 
 def test_nothing_is_fetched_from_where_it_is_to_stay():
-    assert fetching.fetch(endpoint(), jobs.Job("j", "SUCCEEDED", 0, "s3://b/x", None, "")) is None
+    assert (
+        fetching.fetch_results(dashboard(), jobs.Job("j", "SUCCEEDED", 0, "s3://b/x", None, ""))
+        is None
+    )
 
 
 def test_an_archive_cannot_write_outside(tmp_path):
@@ -169,7 +174,7 @@ def test_an_archive_cannot_write_outside(tmp_path):
     with tarfile.open(fileobj=data, mode="w:gz") as tar:
         tar.addfile(tarfile.TarInfo("../evil"))
     with pytest.raises(tarfile.OutsideDestinationError):
-        fetching._unpack(data.getvalue(), tmp_path / "here")
+        fetching._unpack_archive(data.getvalue(), tmp_path / "here")
 
 
 class Guarded(http.server.BaseHTTPRequestHandler):
@@ -191,17 +196,20 @@ def test_an_address_asks_for_its_token(monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
-    with connect(url) as found:
-        assert found.get("/api/jobs/") == [] and jobs.jobs(found) == []
+    with connect_dashboard(url) as found:
+        assert found.get("/api/jobs/") == [] and jobs.list_jobs(found) == []
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
-    with pytest.raises(UserError, match="RAY_AUTH_TOKEN"), connect(url):
+    with pytest.raises(UserError, match="RAY_AUTH_TOKEN"), connect_dashboard(url):
         pass
     server.shutdown()
 
 
 def test_a_token_is_not_sent_in_the_clear(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
-    with pytest.raises(UserError, match="unencrypted"), connect("http://203.0.113.7:8265"):
+    with (
+        pytest.raises(UserError, match="unencrypted"),
+        connect_dashboard("http://203.0.113.7:8265"),
+    ):
         pass
 
 

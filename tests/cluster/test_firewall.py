@@ -5,7 +5,7 @@ import yaml
 from edited import CLUSTERS, edit
 
 from rsray.cluster.definition import read_cluster_file
-from rsray.cluster.firewall import ensure_group
+from rsray.cluster.firewall import ensure_security_group
 from rsray.errors import UserError
 
 boto3 = pytest.importorskip("boto3")
@@ -42,7 +42,7 @@ def rules(client, group):
 
 def test_the_group_opens_ssh_to_the_user_and_all_to_its_members(aws, definition):
     said = []
-    filled = ensure_group(definition, said.append)
+    filled = ensure_security_group(definition, said.append)
     groups = {
         kind["node_config"]["SecurityGroupIds"][0]
         for kind in filled["available_node_types"].values()
@@ -54,11 +54,11 @@ def test_the_group_opens_ssh_to_the_user_and_all_to_its_members(aws, definition)
 
 
 def test_a_new_address_replaces_the_old_one(aws, definition):
-    first = ensure_group(definition, lambda text: None)
+    first = ensure_security_group(definition, lambda text: None)
     definition["provider"]["security_group"]["IpPermissions"][0]["IpRanges"] = [
         {"CidrIp": "198.51.100.9/32"}
     ]
-    second = ensure_group(definition, lambda text: None)
+    second = ensure_security_group(definition, lambda text: None)
     assert yaml.safe_dump(first["available_node_types"]) == yaml.safe_dump(
         second["available_node_types"]
     )
@@ -69,7 +69,7 @@ def test_a_new_address_replaces_the_old_one(aws, definition):
 def test_rays_own_set_up_adds_nothing(aws, definition):
     from ray.autoscaler._private.aws import config as ray_aws
 
-    filled = ensure_group(definition, lambda text: None)
+    filled = ensure_security_group(definition, lambda text: None)
     group = filled["available_node_types"]["head"]["node_config"]["SecurityGroupIds"][0]
     ray_aws._configure_security_group(filled)
     assert rules(aws, group) == ({("tcp", 22, "203.0.113.7/32")}, {("-1", group)})
@@ -85,7 +85,7 @@ def test_left_to_itself_ray_would_open_ssh_to_the_world():
 def test_a_users_own_group_is_kept(definition):
     for kind in definition["available_node_types"].values():
         kind["node_config"]["SecurityGroupIds"] = ["sg-1"]
-    assert ensure_group(definition, lambda text: None) is definition
+    assert ensure_security_group(definition, lambda text: None) is definition
 
 
 def test_no_default_network_is_the_users_to_solve(aws, definition):
@@ -96,4 +96,4 @@ def test_no_default_network_is_the_users_to_solve(aws, definition):
             aws.delete_subnet(SubnetId=subnet["SubnetId"])
         aws.delete_vpc(VpcId=vpc["VpcId"])
     with pytest.raises(UserError, match="no default VPC"):
-        ensure_group(definition, lambda text: None)
+        ensure_security_group(definition, lambda text: None)

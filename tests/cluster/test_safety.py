@@ -8,7 +8,7 @@ import yaml
 from edited import CLUSTERS, MANIFESTS, RAY_UP, SCRIPTS, edit
 
 from rsray.cluster.definition import read_cluster_file
-from rsray.cluster.safety import command_problems, problems, secrets
+from rsray.cluster.safety import command_problems, find_problems, find_secrets
 from rsray.errors import UserError
 
 NAMES = {file.name: file for file in (*RAY_UP, *MANIFESTS)}
@@ -25,13 +25,13 @@ def documents(name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_yaml_is_safe(name, tmp_path):
     for definition in documents(name, tmp_path):
-        assert problems(definition) == []
+        assert find_problems(definition) == []
 
 
 @pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: file.name)
 def test_every_script_is_safe(file):
     text = re.sub(r"\\\n\s*", " ", file.read_text())  # a command on one line
-    assert secrets(text) == []
+    assert find_secrets(text) == []
     bare = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     assert not re.search(r"\bray stop\b|0\.0\.0\.0", bare)
     for line in bare.splitlines():
@@ -63,7 +63,7 @@ def test_an_unsafe_definition_is_seen(case, tmp_path):
     old, new, said = LOCAL[case]
     text = edit(CLUSTERS / "local.yaml", tmp_path).read_text()
     assert old in text
-    found = problems(yaml.safe_load(text.replace(old, new)))
+    found = find_problems(yaml.safe_load(text.replace(old, new)))
     assert any(said in problem for problem in found), found
 
 
@@ -92,14 +92,14 @@ def test_an_open_security_group_is_seen(case, tmp_path):
     old, new, said = AWS[case]
     text = edit(CLUSTERS / "aws-gpu.yaml", tmp_path).read_text().replace("my-bucket", "rsray")
     assert old in text
-    found = problems(yaml.safe_load(text.replace(old, new)))
+    found = find_problems(yaml.safe_load(text.replace(old, new)))
     assert any(said in problem for problem in found), found
 
 
 def test_gcps_default_network_is_seen(tmp_path):
     definition = yaml.safe_load(edit(CLUSTERS / "gcp-gpu.yaml", tmp_path).read_text())
     del definition["available_node_types"]["gpu"]["node_config"]["networkInterfaces"]
-    assert problems(definition) == [
+    assert find_problems(definition) == [
         "gpu has no networkInterfaces: GCP's default network opens ssh to the world"
     ]
 
@@ -133,5 +133,5 @@ def test_an_unsafe_manifest_is_seen(name, case, tmp_path):
     change, said = MANIFEST[case]
     manifest = copy.deepcopy(documents(name, tmp_path)[0])
     change(manifest["spec"].get("rayClusterSpec", manifest["spec"]))
-    found = problems(manifest)
+    found = find_problems(manifest)
     assert any(said in problem for problem in found), found

@@ -14,7 +14,7 @@ import pytest
 
 from rsray.errors import UserError
 from rsray.storage import Place, lock, place, read_file, write_file
-from rsray.storage.address import beside, parent_and_name
+from rsray.storage.address import address_beside, parent_and_name
 
 
 @pytest.fixture(params=["environment", "options"])
@@ -82,8 +82,10 @@ def test_options_stay_at_the_end_of_a_uri_and_out_of_messages():
     )
     assert str(folder) == "s3://bucket/run/counts"
     assert parent_and_name(folder.uri) == (uri, "counts")
-    assert beside("s3://b/run/?scheme=http", "-alpha0.1") == "s3://b/run-alpha0.1?scheme=http"
-    assert beside("runs/a?b", "-n10") == "runs/a?b-n10"  # a local name
+    assert (
+        address_beside("s3://b/run/?scheme=http", "-alpha0.1") == "s3://b/run-alpha0.1?scheme=http"
+    )
+    assert address_beside("runs/a?b", "-n10") == "runs/a?b-n10"  # a local name
     assert parent_and_name("/what?.tsv") == ("/", "what?.tsv")
 
 
@@ -108,7 +110,7 @@ def test_a_server_that_does_not_answer(bucket_of_options):
 
 def test_an_interrupt_leaves_whole_objects_only(folder, bucket, monkeypatch):
     """Ctrl-C while an object is open: without care, closing it would store what is there."""
-    real = place._put
+    real = place._put_object
 
     def slow(filesystem, path, data):
         with filesystem.open_output_stream(path, compression=None) as stream:
@@ -117,10 +119,10 @@ def test_an_interrupt_leaves_whole_objects_only(folder, bucket, monkeypatch):
             time.sleep(0.3)
             stream.write(data[10:])
 
-    monkeypatch.setattr(place, "_put", slow)
+    monkeypatch.setattr(place, "_put_object", slow)
     with pytest.raises(KeyboardInterrupt):
         folder.write("run.yaml", b"0123456789abcdef")
-    monkeypatch.setattr(place, "_put", real)
+    monkeypatch.setattr(place, "_put_object", real)
     assert bucket.get("runs/one/run.yaml") == b"0123456789abcdef"
 
 

@@ -67,9 +67,9 @@ def test_attacks_see_the_network_frozen(name, is_wrapped, lab, monkeypatch):
 
 def test_the_module_comes_back_after_an_error():
     from rsray.objectives.attacks import frozen
-    from rsray.training.step import Network
+    from rsray.training.step import AutocastNetwork
 
-    network = Network(Watched(), "fp32")
+    network = AutocastNetwork(Watched(), "fp32")
     module = network.module
     with pytest.raises(KeyError), frozen(network) as still:
         assert not still.module.training

@@ -7,7 +7,13 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop as Theirs
 
 from rsray.data import open_split
-from rsray.training.crop import RATIO, SCALE, RandomResizedCrop, draw_box, recut
+from rsray.training.crop import (
+    AREA_FRACTIONS,
+    ASPECT_RATIOS,
+    RandomResizedCrop,
+    draw_box,
+    with_crop,
+)
 from rsray.training.reader import Reader
 
 SIZE = (32, 32)
@@ -25,7 +31,9 @@ def test_boxes_are_distributed_as_torchvisions(size):
     ours = np.array([draw_box(width, height, draws) for _ in range(4000)])
     torch.manual_seed(0)
     blank = torch.zeros(3, height, width)
-    theirs = np.array([Theirs.get_params(blank, list(SCALE), list(RATIO)) for _ in range(4000)])
+    theirs = np.array(
+        [Theirs.get_params(blank, list(AREA_FRACTIONS), list(ASPECT_RATIOS)) for _ in range(4000)]
+    )
     left, top, right, bottom = ours.T
     assert (
         (left >= 0).all()
@@ -97,7 +105,7 @@ def test_the_crop_is_cut_from_the_whole_picture(folder):
 def test_recut_keeps_what_was_read(folder, monkeypatch):
     folder.labels  # noqa: B018 (lists the files)
     monkeypatch.setattr("rsray.data.reading.folder.list_images", None)
-    cut = recut(folder, RandomResizedCrop(0, 0))
+    cut = with_crop(folder, RandomResizedCrop(0, 0))
     assert len(cut) == 12 and cut.images([3]).shape == (1, 3, 24, 24)
     digits = open_split("digits", "train")
-    assert recut(digits, RandomResizedCrop(0, 0)) is digits
+    assert with_crop(digits, RandomResizedCrop(0, 0)) is digits

@@ -11,12 +11,12 @@ from rsray.objectives import smoothmix
 from rsray.training import step as step_module
 from rsray.training.loop import Team
 from rsray.training.randomness import (
-    SHARD,
-    batch_noise,
-    generator,
-    generator_at,
-    permutation,
-    uniforms,
+    SHARD_IMAGES,
+    draw_batch_noise,
+    draw_uniforms,
+    epoch_order,
+    generator_from_slot,
+    seeded_generator,
 )
 from rsray.training.step import MemoryShortError
 
@@ -26,7 +26,7 @@ ONE_STEP = {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.1, "lr_dr
 
 
 def noise(rows, num_draws=3, sigma=0.5, key=(0, 1, 2)):
-    return batch_noise(rows, num_draws, SHAPE, sigma, key, CPU)
+    return draw_batch_noise(rows, num_draws, SHAPE, sigma, key, CPU)
 
 
 def test_noise_of_rows_is_a_slice_of_the_whole():
@@ -34,7 +34,7 @@ def test_noise_of_rows_is_a_slice_of_the_whole():
     assert whole.shape == (37, 3, *SHAPE)
     assert torch.equal(noise(range(0, 37)), whole)
     for low in range(0, 37, 5):
-        for high in (low + 1, low + SHARD, 36, 37):
+        for high in (low + 1, low + SHARD_IMAGES, 36, 37):
             if low < high <= 37:
                 assert torch.equal(noise(range(low, high)), whole[low:high]), (low, high)
 
@@ -71,10 +71,12 @@ def test_every_part_of_the_key_counts():
     base = noise(range(8))
     for key in ((1, 1, 2), (0, 2, 2), (0, 1, 3), (1, 0, 2), (0, 12, 0)):
         assert not torch.equal(noise(range(8), key=key), base)
-    assert not torch.equal(permutation(50, 0, 0), permutation(50, 0, 1))
-    assert torch.equal(permutation(50, 0, 1), permutation(50, 0, 1))
-    assert torch.equal(permutation(50, 3, 1).sort().values, torch.arange(50))
-    assert generator(CPU, 1, 23).initial_seed() != generator(CPU, 12, 3).initial_seed()
+    assert not torch.equal(epoch_order(50, 0, 0), epoch_order(50, 0, 1))
+    assert torch.equal(epoch_order(50, 0, 1), epoch_order(50, 0, 1))
+    assert torch.equal(epoch_order(50, 3, 1).sort().values, torch.arange(50))
+    assert (
+        seeded_generator(CPU, 1, 23).initial_seed() != seeded_generator(CPU, 12, 3).initial_seed()
+    )
 
 
 def test_the_global_generator_is_left_alone():
@@ -82,7 +84,7 @@ def test_the_global_generator_is_left_alone():
     expected = torch.rand(3)
     torch.manual_seed(0)
     noise(range(9))
-    permutation(9, 0, 0)
+    epoch_order(9, 0, 0)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -100,7 +102,7 @@ def pixels_of(monkeypatch, lab, world, **changes):
     backward, uniform = step_module.Stepper._backward, smoothmix._uniform
 
     def look(self, batch, *rest):
-        for row, image in zip(batch.rows, batch.images_BCHW, strict=True):
+        for row, image in zip(batch.slots, batch.images_BCHW, strict=True):
             seen[batch.key, row] = image.clone()
         return backward(self, batch, *rest)
 
@@ -133,12 +135,12 @@ def test_workers_see_the_augmented_batch_of_one(world, lab, monkeypatch):
 
 
 def test_uniform_numbers_of_rows_are_a_slice_of_the_whole():
-    whole = torch.rand(1000, generator=generator_at(range(1000), 0, "x"))
+    whole = torch.rand(1000, generator=generator_from_slot(range(1000), 0, "x"))
     for low, high in ((0, 1), (3, 5), (15, 16), (16, 17), (17, 400), (999, 1000)):
-        mine = torch.rand(high - low, generator=generator_at(range(low, high), 0, "x"))
+        mine = torch.rand(high - low, generator=generator_from_slot(range(low, high), 0, "x"))
         assert torch.equal(mine, whole[low:high])
-    table = uniforms(range(40), 40, 3, 0, "x")
-    assert torch.equal(uniforms(range(7, 19), 40, 3, 0, "x"), table[7:19])
+    table = draw_uniforms(range(40), 40, 3, 0, "x")
+    assert torch.equal(draw_uniforms(range(7, 19), 40, 3, 0, "x"), table[7:19])
 
 
 METHODS = {
@@ -243,14 +245,14 @@ def test_workers_share_out_every_batch(world, lab):
         lab.training(lab.config(limit=50, batch_size=16), team=Team(rank, world))
         for rank in range(world)
     ]
-    shared = [team.schedule.parts(0) for team in teams]
-    alone = lab.training(lab.config(limit=50, batch_size=16)).schedule.parts(0)
+    shared = [team.schedule.shares(0) for team in teams]
+    alone = lab.training(lab.config(limit=50, batch_size=16)).schedule.shares(0)
     whole = [part.positions_B for part in alone]
     kept = [batch for batch in whole if len(batch) >= world]  # a worker never gets an empty part
     for step, batch in enumerate(kept):
         mine = [parts[step] for parts in shared]
         assert torch.equal(torch.cat([part.positions_B for part in mine]), batch)
-        assert [row for part in mine for row in part.rows] == list(range(len(batch)))
+        assert [row for part in mine for row in part.slots] == list(range(len(batch)))
         assert {part.global_size for part in mine} == {len(batch)}
         assert {part.key for part in mine} == {(0, 0, step)}
     assert {len(parts) for parts in shared} == {len(kept)}

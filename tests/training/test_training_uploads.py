@@ -31,7 +31,9 @@ def test_training_does_not_wait_for_an_upload(lab, slow_store):
     training = lab.training(lab.config(epochs=3), run)
 
     def on_progress(progress):
-        if progress.epoch == 1 and progress.row is not None:  # the second epoch is trained
+        if (
+            progress.epoch == 1 and progress.epoch_figures is not None
+        ):  # the second epoch is trained
             seen.append((run / "checkpoints").names())
             slow_store.set()
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from rsray.data import open_split
 from rsray.errors import UserError
-from rsray.training.randomness import generator
-from rsray.training.validation import GROUP, project
+from rsray.training.randomness import seeded_generator
+from rsray.training.validation import IMAGES_PER_NOISE_STREAM, project_acr
 
 CPU = torch.device("cpu")
 
@@ -37,9 +37,9 @@ def tiny_images(size=19):
 def project_one_draw_at_a_time(model, images, labels, sigma, seed, num_draws):
     total, right = 0.0, 0
     model.eval()
-    for start in range(0, len(images), GROUP):
-        group = images[start : start + GROUP]
-        draws = generator(CPU, seed, "validation", start)
+    for start in range(0, len(images), IMAGES_PER_NOISE_STREAM):
+        group = images[start : start + IMAGES_PER_NOISE_STREAM]
+        draws = seeded_generator(CPU, seed, "validation", start)
         noise = torch.empty(len(group) * num_draws, 4, 5, 2).normal_(0, sigma, generator=draws)
         for row, image in enumerate(group):
             votes = np.zeros(3)
@@ -70,7 +70,7 @@ def test_short_memory_takes_more_passes_to_the_same_figures():
     model, (images, labels) = tiny_model(), tiny_images()
     arguments = {"sigma": 0.2, "precision": "fp32", "seed": 7, "num_draws": 5}
     small = Small(model)
-    assert project(small, images, labels, **arguments) == project(
+    assert project_acr(small, images, labels, **arguments) == project_acr(
         model, images, labels, **arguments
     )
     assert 3 < small.most <= 7
@@ -78,7 +78,7 @@ def test_short_memory_takes_more_passes_to_the_same_figures():
 
 def test_brute_force():
     model, (images, labels) = tiny_model(), tiny_images()
-    found = project(model, images, labels, sigma=0.2, precision="fp32", seed=7, num_draws=31)
+    found = project_acr(model, images, labels, sigma=0.2, precision="fp32", seed=7, num_draws=31)
     acr, accuracy = project_one_draw_at_a_time(model, images, labels, 0.2, 7, 31)
     assert found.accuracy == accuracy and 0 < accuracy < 1
     assert found.acr == pytest.approx(acr, rel=1e-9) and acr > 0
@@ -94,7 +94,7 @@ def test_a_linear_classifier_has_a_closed_form():
     images, _ = tiny_images(64)
     margin = (images.flatten(1).double() / 255 @ weight.double() + 0.1) / weight.double().norm()
     labels = (margin < 0).long()
-    found = project(model, images, labels, sigma=0.5, precision="fp32", seed=0, num_draws=2000)
+    found = project_acr(model, images, labels, sigma=0.5, precision="fp32", seed=0, num_draws=2000)
     expected = np.mean([radius_by_hand(norm.cdf(abs(m) / 0.5), 0.5) for m in margin.tolist()])
     assert found.acr == pytest.approx(expected, abs=0.01)
     assert found.accuracy > 0.9
@@ -105,11 +105,13 @@ def test_the_same_draws_every_time_and_the_mode_is_kept():
     arguments = {"sigma": 0.5, "precision": "fp32", "num_draws": 33}
     model.train()
     torch.manual_seed(1)
-    first = project(model, images, labels, seed=1, **arguments)
+    first = project_acr(model, images, labels, seed=1, **arguments)
     torch.manual_seed(2)
-    assert project(model, images, labels, seed=1, **arguments) == first, "dropout is off"
-    assert project(model, images, labels, seed=2, **arguments) != first
-    assert model.training and project(model.eval(), images, labels, seed=1, **arguments) == first
+    assert project_acr(model, images, labels, seed=1, **arguments) == first, "dropout is off"
+    assert project_acr(model, images, labels, seed=2, **arguments) != first
+    assert (
+        model.training and project_acr(model.eval(), images, labels, seed=1, **arguments) == first
+    )
     assert not model.training
 
 
@@ -120,7 +122,7 @@ def test_a_hopeless_and_a_perfect_model():
         def forward(self, images):
             return torch.eye(3)[[1]].expand(len(images), 3)
 
-    found = project(Always(), images, labels, sigma=0.5, precision="fp32", seed=0, num_draws=9)
+    found = project_acr(Always(), images, labels, sigma=0.5, precision="fp32", seed=0, num_draws=9)
     share = (labels == 1).double().mean().item()
     assert found.accuracy == pytest.approx(share)
     assert found.acr == pytest.approx(share * radius_by_hand(1.0, 0.5))
@@ -129,17 +131,17 @@ def test_a_hopeless_and_a_perfect_model():
 
 def test_held_out_images_are_training_images_that_are_not_trained_on(lab):
     training = lab.training(lab.config(validation=0.2, limit=100))
-    held_in, held_out = training.source.indices, training.held_out.indices
+    held_in, held_out = training.held_in.indices, training.held_out.indices
     assert len(held_in) == 80 and len(held_out) == 20
     assert not set(held_in) & set(held_out)
-    assert training.source.split.split == training.held_out.split.split == "train"
+    assert training.held_in.split.split == training.held_out.split.split == "train"
     assert len(np.unique(np.concatenate([held_in, held_out]))) == 100
     images, labels = training.held_out.tensors()
     train = open_split("digits", "train")
     np.testing.assert_array_equal(images.numpy(), train.images(held_out))
     np.testing.assert_array_equal(labels.numpy(), train.labels[held_out])
     # every image of an epoch comes from the training part
-    positions = torch.cat([part.positions_B for part in training.schedule.parts(0)])
+    positions = torch.cat([part.positions_B for part in training.schedule.shares(0)])
     assert sorted(positions.tolist()) == list(range(80))
 
 
@@ -153,9 +155,9 @@ def test_the_split_depends_on_the_seed_not_on_the_method(lab):
 
 def test_project_in_training(lab):
     training = lab.training(lab.config(validation=0.2, limit=400, epochs=5, lr=0.1, batch_size=16))
-    before = training.project(64)
+    before = training.project_acr(64)
     training.run_epochs()
-    after = training.project(64)
-    assert after.acr > before.acr and after.accuracy > 0.5 and training.project(64) == after
+    after = training.project_acr(64)
+    assert after.acr > before.acr and after.accuracy > 0.5 and training.project_acr(64) == after
     with pytest.raises(UserError, match="validation is 0"):
-        lab.training(lab.config()).project(64)
+        lab.training(lab.config()).project_acr(64)

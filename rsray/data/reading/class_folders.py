@@ -17,7 +17,7 @@ from rsray.data.reading.decode import SUFFIXES
 from rsray.data.splits import normal
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
-from rsray.storage.place import locate
+from rsray.storage.place import open_filesystem
 
 log = logging.getLogger(__name__)
 LISTING_THREADS = 16  # listing waits for the network, not for the CPU
@@ -129,7 +129,7 @@ def _walk_local(folder: Path, shown: str, above: tuple[tuple[int, int], ...] = (
 
 def _walk(folder: Place, name: str) -> Iterator[str]:
     """Yield the files below a folder of a store, which lists them all at once."""
-    filesystem, base = locate(folder.uri)
+    filesystem, base = open_filesystem(folder.uri)
     below = fs.FileSelector(f"{base}/{name}", recursive=True)
     try:
         infos: list[Any] = filesystem.get_file_info(below)

@@ -58,7 +58,7 @@ def read_index(file: Place, label_field: str | None = None) -> pa.Table:
     `label_field` is the field of the .json that tells the class, where it is none of ours. Raises
     UserError, naming the file, when it is damaged or a sample lacks its picture or class.
     """
-    size, modified = file.stamp()
+    size, modified = file.size_and_time()
     if modified is None:  # a changed file could not be told from what was kept
         return _build(file, label_field)
     text = f"{VERSION} {file.uri} {size} {modified} {label_field or ''}".rstrip()

@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rsray import data
-from rsray.config import TrainConfig, TuneConfig
+from rsray.config import CertifyConfig, TrainConfig, TuneConfig
 from rsray.distributed.search.defaults import search_defaults
-from rsray.distributed.search.space import distributions, grid_points, parse_grid, parse_space
+from rsray.distributed.search.space import (
+    distributions,
+    grid_points,
+    most_epochs,
+    parse_grid,
+    parse_space,
+    published_settings,
+    why_untried,
+)
 from rsray.errors import UserError
 from rsray.presets import search_config
 from rsray.storage import PathLike
@@ -20,6 +28,27 @@ class SearchRequest(NamedTuple):
 
     config: TuneConfig
     num_test_images: int
+
+    def announcement(self, where: str) -> list[str]:
+        """Return in lines what will be searched and certified."""
+        config, base = self.config, self.config.train
+        number = f"{config.trials} trials of up to {most_epochs(config)} epochs"
+        about = f"{base.objective} on {base.dataset}, sigma {base.sigma:g}"
+        lines = [f"searching {', '.join(config.search)} of {about}: {number} -> {where}"]
+        reason = why_untried(distributions(config.search), base)
+        if not published_settings(base):
+            lines.append(f"no paper has a setting for {about}")
+        elif reason and config.sampler != "grid":
+            lines.append(f"the published setting is not among the trials: {reason}")
+        if config.final:
+            images = len(data.selected(self.num_test_images, 0, config.skip, config.limit))
+            settings = "the winner and what it is compared with" if config.compare else "the winner"
+            each = CertifyConfig.model_fields["n0"].default + config.n
+            draws = images * each * (1 + config.compare)
+            lines.append(
+                f"then certifying {settings} on {images:,} test images: up to {draws:,} draws"
+            )
+        return lines
 
 
 def open_search(

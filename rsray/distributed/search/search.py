@@ -34,7 +34,7 @@ from rsray.distributed.search.trial_resources import (
 from rsray.distributed.search.watch import Watcher
 from rsray.distributed.session import quiet_logs, search_path
 from rsray.progress import Watch
-from rsray.storage import Place, locate
+from rsray.storage import Place, open_filesystem
 
 LOST_PROCESSES = 2  # times that a trial whose process or node was lost is run again
 SCRATCH = ".ray"  # in TUNE while a search runs: a place that all nodes see
@@ -51,7 +51,7 @@ def run_search(config: TuneConfig, study: optuna.Study, out: Place, watch: Watch
     gpus = gpus_per_worker(config, nodes)
     plan = plan_trials(nodes, config, gpus, missing)
     scratch = out / SCRATCH
-    filesystem, path = locate(scratch.uri)
+    filesystem, path = open_filesystem(scratch.uri)
     job = TrialJob(
         config,
         search_path(),

@@ -20,10 +20,10 @@ from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.trainer import cause_of, is_machines_fault
 from rsray.distributed.train.worker import join_team, torch_config
 from rsray.errors import UserError
-from rsray.storage import Place, locate
+from rsray.storage import Place, open_filesystem
 from rsray.training.loop import DivergedError, Team, Training
 from rsray.training.step import MemoryShortError
-from rsray.training.validation import project
+from rsray.training.validation import project_acr
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -117,7 +117,7 @@ def _look(
     image's place only: the trials of a search are compared on the same ones.
     """
     images, labels = share
-    found = project(
+    found = project_acr(
         training.model,
         images,
         labels,
@@ -150,7 +150,7 @@ def _fit_group(point: Point, job: TrialJob, group_size: int | None) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     callbacks: list[Any] = [TuneReportCallback()]
-    filesystem, path = locate(job.scratch.uri)
+    filesystem, path = open_filesystem(job.scratch.uri)
     trainer = TorchTrainer(
         _group_worker,
         train_loop_config={"point": point, "job": job, "group_size": group_size},

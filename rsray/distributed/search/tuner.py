@@ -31,7 +31,7 @@ from rsray.family import choose
 from rsray.models import MODELS
 from rsray.progress import Watch
 from rsray.storage import Place
-from rsray.storage.ownership import recorded
+from rsray.storage.ownership import read_own_record
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.augment import AUGMENTATIONS
 from rsray.versions import versions
@@ -87,7 +87,7 @@ def claim_tune(out: Place, config: TuneConfig) -> None:
         full_config(config, point)
     if config.sampler == "grid" and len(first_points(config)) != config.trials:
         raise UserError(f"trials is {config.trials}: the grid has {len(first_points(config))}")
-    if recorded(out, TUNE_FILE, config, "search") is None:
+    if read_own_record(out, TUNE_FILE, config, "search") is None:
         record = {**config.model_dump(mode="json"), "versions": versions()}
         out.make().write(TUNE_FILE, to_yaml(record))
 

@@ -1,11 +1,11 @@
 """Batches of data sets that do not fit in memory: decoded, cut and mirrored by Ray Data tasks.
 
-Each training worker has a pipeline for its own part of every batch, in the order of its schedule,
+Each training worker has a pipeline for its own share of every batch, in the order of its schedule,
 so its images do not depend on timing. The pipeline is run by an actor, the decoding by tasks
 anywhere in the cluster; the training process only takes finished blocks from the object store.
 """
 
-# Shapes: n images of a task, B images of a worker's part of a batch, C H W an image, T tasks.
+# Shapes: n images of a task, B images of a worker's share of a batch, C H W an image, T tasks.
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -22,12 +22,12 @@ from rsray.training.reader import Reader
 if TYPE_CHECKING:  # tasks that decode import this file, and need no torch
     from torch import Tensor
 
+    from rsray.training.feeds import ImageSubset
     from rsray.training.schedule import Schedule
-    from rsray.training.source import Source
 
 TASK_IMAGES = 64  # at most: some tenths of a second of decoding, ten times what a task costs
 TASKS = 1024  # epochs shorter than this share a pipeline, which takes seconds to start
-AHEAD = 2  # parts of batches that wait in this worker's memory
+AHEAD = 2  # shares of batches that wait in this worker's memory
 STORE_SHARE = 0.4  # of the cluster's object store, for all pipelines together
 
 Array = NDArray[Any]
@@ -59,31 +59,31 @@ def _kept(reader: Reader) -> Reader:
 
 @dataclass
 class RayFeed:
-    """A worker's batches from a Ray Data pipeline (a rsray.training.source.BatchSource)."""
+    """A worker's batches from a Ray Data pipeline (a rsray.training.feeds.BatchFeed)."""
 
-    source: Source
+    subset: ImageSubset
     reader: Reader
     cpus: float = 1.0  # of a task
     _epochs: range = field(default=range(0), init=False)  # that the pipeline still has to give
     _blocks: Iterator[dict[str, Array]] = field(default=iter(()), init=False)
 
     def batches(self, schedule: Schedule, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images uint8 [B, C, H, W], labels [B]) on the device, per part of the epoch."""
+        """Yield (images uint8 [B, C, H, W], labels [B]) on the device, per share of the epoch."""
         import torch
 
-        parts = schedule.parts(epoch)
-        if parts and epoch not in self._epochs[:1]:
+        shares = schedule.shares(epoch)
+        if shares and epoch not in self._epochs[:1]:
             self._start(schedule, epoch)
         self._epochs = self._epochs[1:]
-        for part in parts:
-            blocks = [self._next() for _ in _cuts(len(part.rows))[1:]]
+        for share in shares:
+            blocks = [self._next() for _ in _cuts(len(share.slots))[1:]]
             images, labels = (
                 torch.from_numpy(np.concatenate([block[name] for block in blocks]))
                 for name in ("image", "label")
             )
-            if len(labels) != len(part.rows):
-                raise RuntimeError(f"{len(labels)} images came where {len(part.rows)} were due")
-            yield images.to(self.source.device), labels.to(self.source.device)
+            if len(labels) != len(share.slots):
+                raise RuntimeError(f"{len(labels)} images came where {len(share.slots)} were due")
+            yield images.to(self.subset.device), labels.to(self.subset.device)
         if not self._epochs:
             self._finish()
 
@@ -101,28 +101,28 @@ class RayFeed:
 
     def _start(self, schedule: Schedule, epoch: int) -> None:
         """Start the pipeline of this epoch, and of those after it while epochs are short."""
-        tasks_per_epoch = sum(len(_cuts(len(p.rows))) - 1 for p in schedule.parts(epoch))
+        tasks_per_epoch = sum(len(_cuts(len(p.slots))) - 1 for p in schedule.shares(epoch))
         together = max(1, TASKS // tasks_per_epoch)
         self._epochs = range(epoch, min(epoch + together, max(schedule.epochs, epoch + 1)))
-        per_part = max(1, tasks_per_epoch // len(schedule.parts(epoch)))
-        work = plan(schedule, self._epochs, self.source.indices, self.reader)
-        self._blocks = run(work, self.cpus, schedule.world, AHEAD * per_part)
+        per_share = max(1, tasks_per_epoch // len(schedule.shares(epoch)))
+        work = plan(schedule, self._epochs, self.subset.indices, self.reader)
+        self._blocks = run(work, self.cpus, schedule.world, AHEAD * per_share)
 
 
 def plan(schedule: Schedule, epochs: range, indices: Array, reader: Reader) -> Work:
-    """Return the tasks of these epochs: the parts of the batches in their order, cut small."""
+    """Return the tasks of these epochs: the shares of the batches in their order, cut small."""
     wanted, starts, epoch_of = [], [0], []
     for epoch in epochs:
-        for part in schedule.parts(epoch):
-            cuts = _cuts(len(part.rows))
+        for share in schedule.shares(epoch):
+            cuts = _cuts(len(share.slots))
             starts += [starts[-1] + cut for cut in cuts[1:]]
             epoch_of += [epoch] * (len(cuts) - 1)
-            wanted.append(indices[part.positions_B.numpy()])
+            wanted.append(indices[share.positions_B.numpy()])
     return Work(reader, np.concatenate(wanted), np.array(starts), np.array(epoch_of))
 
 
 def _cuts(size: int) -> list[int]:
-    """Return where a part of `size` images is cut into equal tasks, from 0 to size."""
+    """Return where a share of `size` images is cut into equal tasks, from 0 to size."""
     tasks = -(-size // TASK_IMAGES)
     return [size * task // tasks for task in range(tasks + 1)]
 

@@ -26,12 +26,12 @@ from rsray.distributed.session import (
 )
 from rsray.distributed.train.worker import Job, torch_config, worker_loop
 from rsray.errors import UserError
-from rsray.storage import Place, locate, one_line
+from rsray.storage import Place, one_line, open_filesystem
 from rsray.training.checkpoint import latest_epoch
+from rsray.training.feeds import is_streamed
 from rsray.training.loop import Progress, Training
 from rsray.training.metrics import read_metrics
 from rsray.training.run import claim_run
-from rsray.training.source import is_streamed
 from rsray.training.step import MemoryShortError
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def _fit_group_once(config: TrainConfig, run: Place, is_streamed: bool) -> None:
     cpus, reading_cpus = _cpus(most or workers, gpus, is_streamed)
     num_workers: Any = workers if most is None else (workers, most)
     name = f".ray-train-{uuid.uuid4().hex[:8]}"
-    filesystem, path = locate(run.uri)
+    filesystem, path = open_filesystem(run.uri)
     trainer = TorchTrainer(
         worker_loop,
         train_loop_config={"job": Job(config, run, search_path(), reading_cpus, gpus)},

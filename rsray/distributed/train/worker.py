@@ -38,7 +38,7 @@ def worker_loop(arguments: dict[str, Any]) -> None:
     job: Job = arguments["job"]
     team, device = join_team(job.search_path, job.gpus)
     feed = partial(RayFeed, cpus=job.reading_cpus)
-    Training(job.config, job.run, device, team, feed=feed).run_epochs(ray.train.report)
+    Training(job.config, job.run, device, team, open_feed=feed).run_epochs(ray.train.report)
 
 
 def join_team(driver_path: tuple[str, ...], gpus: float) -> tuple[Team, torch.device]:

@@ -14,11 +14,11 @@ from rsray.distributed.train.feed import RayFeed, plan
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Place
+from rsray.training.feeds import ImageSubset, ReadAheadFeed
 from rsray.training.metrics import read_metrics
 from rsray.training.reader import Reader
 from rsray.training.run import open_training_split
 from rsray.training.schedule import Schedule
-from rsray.training.source import ReadAhead, Source
 
 CPU = torch.device("cpu")
 COUNT = 150
@@ -49,14 +49,14 @@ def test_a_plan_names_every_image_of_every_epoch_in_order(split, monkeypatch):
         Schedule(COUNT, 40, epochs=3, seed=0, rank=1, world=2),
     )
     work = plan(schedule, range(1, 3), indices, Reader(split, "none", 0))
-    parts = [part for epoch in (1, 2) for part in schedule.parts(epoch)]
+    parts = [part for epoch in (1, 2) for part in schedule.shares(epoch)]
     np.testing.assert_array_equal(
         work.indices, np.concatenate([p.positions_B + 1000 for p in parts])
     )
     sizes = np.diff(work.starts)
     assert sizes.max() <= 7 and sizes.min() >= 4 and work.starts[-1] == len(work.indices)
     assert len(work.epochs) == len(sizes) and list(np.unique(work.epochs)) == [1, 2]
-    ends = np.cumsum([len(p.rows) for p in parts])
+    ends = np.cumsum([len(p.slots) for p in parts])
     assert set(ends) <= set(work.starts), "no task reads for two batches"
 
 
@@ -70,10 +70,13 @@ def test_cores_of_workers_are_of_one_node():
 def test_the_pipeline_gives_what_a_thread_gives(ray_session, split, monkeypatch):
     """Two workers, two epochs, tasks smaller than a worker's part; together they see each image."""
     monkeypatch.setattr(feed_module, "TASK_IMAGES", 16)
-    source, reader = Source(split, np.arange(COUNT), CPU), Reader(split, "random-resized-crop", 5)
+    source, reader = (
+        ImageSubset(split, np.arange(COUNT), CPU),
+        Reader(split, "random-resized-crop", 5),
+    )
     for rank in range(2):
         schedule = Schedule(COUNT, 64, epochs=2, seed=1, rank=rank, world=2)
-        feed, thread = RayFeed(source, reader, cpus=0.5), ReadAhead(source, reader)
+        feed, thread = RayFeed(source, reader, cpus=0.5), ReadAheadFeed(source, reader)
         for epoch in range(2):
             found = list(feed.batches(schedule, epoch))
             expected = list(thread.batches(schedule, epoch))

@@ -24,7 +24,11 @@ def test_one_worker_trains_in_this_process_and_a_finished_run_stays(tmp_path):
     seen = []
     split = open_training_split(config)
     assert train(config, Place.of(tmp_path / "run"), split, on_progress=seen.append)
-    assert [progress.row["epoch"] for progress in seen if progress.row] == [0, 1, 2]
+    assert [progress.epoch_figures["epoch"] for progress in seen if progress.epoch_figures] == [
+        0,
+        1,
+        2,
+    ]
     before = (tmp_path / "run/model.safetensors").read_bytes()
     assert not train(config, Place.of(tmp_path / "run"), split)
     assert (tmp_path / "run/model.safetensors").read_bytes() == before
@@ -51,7 +55,7 @@ def test_two_workers_train_as_one_does(tmp_path):
     seen = []
     train(small(workers=2), Place.of(tmp_path / "two"), split, on_progress=seen.append)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
-    assert [progress.row["epoch"] for progress in seen] == [0, 1, 2]
+    assert [progress.epoch_figures["epoch"] for progress in seen] == [0, 1, 2]
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for key in one:
         assert two[key].sub(one[key]).abs().max() < 1e-3

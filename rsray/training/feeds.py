@@ -1,10 +1,10 @@
-"""Where a training run's batches come from: a tensor on the device, or a reader ahead of it.
+"""Feeds give a training run its batches: from a tensor on the device, or from a reader ahead of it.
 
 A data set that fits stays in memory, decoded. Any other is read while the training goes on: by a
 thread of this process, or by whatever else offers `batches` (distributed/train/feed.py: Ray Data).
 """
 
-# Shapes: N images of the training split, B images of this worker's part of a batch, C H W an image.
+# Shapes: N images of the subset, B images of this worker's share of a batch, C H W an image.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -20,22 +20,23 @@ from torch import Tensor
 from rsray.data import ImageSplit
 from rsray.training.crop import RESIZED_CROP
 from rsray.training.reader import Reader
-from rsray.training.schedule import Part, Schedule
+from rsray.training.schedule import BatchShare, Schedule
 
-IN_MEMORY_BYTES = 2**31  # data sets up to this size live on the device, decoded
+# Data sets up to this size live on the device, decoded.
+IN_MEMORY_BYTES = 2**31
 Pair = tuple[Tensor, Tensor]
 
 
-class BatchSource(Protocol):
-    """Gives a worker the images of its part of every batch."""
+class BatchFeed(Protocol):
+    """Gives a worker the images of its share of every batch."""
 
     def batches(self, schedule: Schedule, epoch: int) -> Iterator[Pair]:
-        """Yield (images uint8 [B, C, H, W], labels [B]) on the device, per part of the epoch."""
+        """Yield (images uint8 [B, C, H, W], labels [B]) on the device, per share of the epoch."""
         ...
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSubset:
     """The images [N] (by index in the split) that a run trains on."""
 
     split: ImageSplit
@@ -57,7 +58,7 @@ class Source:
         return found
 
 
-Feed = Callable[[Source, Reader], BatchSource]
+OpenFeed = Callable[[ImageSubset, Reader], BatchFeed]
 
 
 def is_streamed(split: ImageSplit, num_images: int, augmentation: str) -> bool:
@@ -70,39 +71,39 @@ def is_streamed(split: ImageSplit, num_images: int, augmentation: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Resident:
+class ResidentFeed:
     """Batches of a data set that lives on the device."""
 
-    source: Source
+    subset: ImageSubset
 
     def batches(self, schedule: Schedule, epoch: int) -> Iterator[Pair]:
-        """Yield the images of each part."""
-        images_NCHW, labels_N = self.source.tensors()
-        for part in schedule.parts(epoch):
-            here = part.positions_B.to(self.source.device)
+        """Yield the images of each share."""
+        images_NCHW, labels_N = self.subset.tensors()
+        for share in schedule.shares(epoch):
+            here = share.positions_B.to(self.subset.device)
             yield images_NCHW[here], labels_N[here]
 
 
 @dataclass(frozen=True)
-class ReadAhead:
+class ReadAheadFeed:
     """Batches read by a thread, one ahead of the training."""
 
-    source: Source
+    subset: ImageSubset
     reader: Reader
 
     def batches(self, schedule: Schedule, epoch: int) -> Iterator[Pair]:
-        """Yield the images of each part."""
-        parts, device = schedule.parts(epoch), self.source.device
+        """Yield the images of each share."""
+        shares, device = schedule.shares(epoch), self.subset.device
         with ThreadPoolExecutor(1) as ahead:
-            waiting = [ahead.submit(self._read, part) for part in parts[:1]]
-            for following in range(1, len(parts) + 1):
+            waiting = [ahead.submit(self._read, share) for share in shares[:1]]
+            for following in range(1, len(shares) + 1):
                 images, labels = waiting.pop().result()
                 waiting += [
-                    ahead.submit(self._read, part) for part in parts[following : following + 1]
+                    ahead.submit(self._read, share) for share in shares[following : following + 1]
                 ]
                 yield images.to(device), labels.to(device)
 
-    def _read(self, part: Part) -> Pair:
-        wanted = self.source.indices[part.positions_B.numpy()]
-        images, labels = self.reader.read(wanted, part.key[1])
+    def _read(self, share: BatchShare) -> Pair:
+        wanted = self.subset.indices[share.positions_B.numpy()]
+        images, labels = self.reader.read(wanted, share.key[1])
         return torch.from_numpy(images), torch.from_numpy(labels)

@@ -14,24 +14,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rsray.cluster.definition import ClusterFile, Remote, read_cluster_file
+from rsray.cluster.definition import ClusterFile, NodeLayout, read_cluster_file
 from rsray.cluster.hosts import head_host
 from rsray.cluster.ssh import Host
 from rsray.errors import UserError
 
 ANSWER_SECONDS = 30.0
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class Dashboard:
     """A dashboard that answers, with the token that it asks for."""
 
     url: str
     token: str | None
-    target: str  # the YAML or URL as the user gave it
-    remote: Remote
-    head: Host | None  # of a `ray up` cluster
+    # The YAML or URL as the user gave it.
+    target: str
+    layout: NodeLayout
+    # Only a cluster that `ray up` brought up has a head that ssh reaches.
+    head: Host | None
 
     @property
     def headers(self) -> dict[str, str]:
@@ -46,7 +48,7 @@ class Endpoint:
                 return json.load(answer)
         except urllib.error.HTTPError as problem:
             if problem.code in (401, 403):
-                raise UserError(_refused(self)) from problem
+                raise UserError(_refusal_text(self)) from problem
             raise UserError(f"{self.target}: {path} answers {problem.code}") from problem
         except (OSError, ValueError) as problem:
             raise UserError(f"no Ray dashboard answers at {self.target}: {problem}") from problem
@@ -57,7 +59,7 @@ class Endpoint:
         found: list[dict[str, Any]] = answer["data"]["result"]["result"]
         return found
 
-    def jobs(self) -> Any:
+    def job_client(self) -> Any:
         """Return Ray's own client for jobs."""
         from ray.job_submission import JobSubmissionClient
 
@@ -68,14 +70,14 @@ class Endpoint:
         return JobSubmissionClient(self.url, headers=self.headers)
 
 
-def _refused(endpoint: Endpoint) -> str:
-    if endpoint.head is not None:
+def _refusal_text(dashboard: Dashboard) -> str:
+    if dashboard.head is not None:
         return (
-            f"{endpoint.target} refuses this machine's token: was it brought up elsewhere? "
+            f"{dashboard.target} refuses this machine's token: was it brought up elsewhere? "
             "Copy the token file from there, or take the cluster down and up again"
         )
     return (
-        f"{endpoint.target} refuses the request: put the cluster's token in RAY_AUTH_TOKEN or the "
+        f"{dashboard.target} refuses the request: put the cluster's token in RAY_AUTH_TOKEN or the "
         "path of a file with it in RAY_AUTH_TOKEN_PATH"
     )
 
@@ -86,38 +88,39 @@ def is_url(target: str) -> bool:
 
 
 @contextmanager
-def connect(target: str) -> Iterator[Endpoint]:
+def connect_dashboard(target: str) -> Iterator[Dashboard]:
     """Yield the dashboard of a YAML or URL; UserError when it does not answer or refuses us."""
     if is_url(target):
-        endpoint = Endpoint(target.rstrip("/"), _token_here(), target, _remote_of_url(), None)
-        _refuse_plain_http(endpoint)
-        endpoint.get("/api/version")
-        yield endpoint
+        dashboard = Dashboard(target.rstrip("/"), _local_token(), target, _layout_of_url(), None)
+        _refuse_plain_http(dashboard)
+        dashboard.get("/api/version")
+        yield dashboard
         return
-    with connect_file(read_cluster_file(target), target) as endpoint:
-        yield endpoint
+    with connect_through_ssh(read_cluster_file(target), target) as dashboard:
+        yield dashboard
 
 
 @contextmanager
-def connect_file(cluster: ClusterFile, target: str | None = None) -> Iterator[Endpoint]:
+def connect_through_ssh(cluster: ClusterFile, target: str | None = None) -> Iterator[Dashboard]:
     """Yield the dashboard of a cluster that `up` brought up, through ssh."""
     if not cluster.token_file.exists():
         raise UserError(f"{cluster.path} is not up: rsray cluster up {cluster.path}")
     token, head = cluster.token_file.read_text().strip(), head_host(cluster)
-    with head.tunnel(cluster.remote.dashboard_port) as port:
+    with head.tunnel(cluster.layout.dashboard_port) as port:
         url = f"http://127.0.0.1:{port}"
-        endpoint = Endpoint(url, token, target or str(cluster.path), cluster.remote, head)
-        endpoint.get("/api/version")
-        endpoint.get("/api/jobs/")  # this one asks for the token
-        yield endpoint
+        dashboard = Dashboard(url, token, target or str(cluster.path), cluster.layout, head)
+        dashboard.get("/api/version")
+        # Only this address asks for the token.
+        dashboard.get("/api/jobs/")
+        yield dashboard
 
 
-def _remote_of_url() -> Remote:
+def _layout_of_url() -> NodeLayout:
     """Return where things are in the image of clusters/kuberay: its `python` has everything."""
-    return Remote(python="python")
+    return NodeLayout(python="python")
 
 
-def _token_here() -> str | None:
+def _local_token() -> str | None:
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         return None
     if token := os.environ.get("RAY_AUTH_TOKEN"):
@@ -129,10 +132,10 @@ def _token_here() -> str | None:
         return None
 
 
-def _refuse_plain_http(endpoint: Endpoint) -> None:
-    parts = urlsplit(endpoint.url)
-    if endpoint.token and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+def _refuse_plain_http(dashboard: Dashboard) -> None:
+    parts = urlsplit(dashboard.url)
+    if dashboard.token and parts.scheme == "http" and parts.hostname not in LOOPBACK_NAMES:
         raise UserError(
-            f"{endpoint.target} would get the token unencrypted: forward its port "
+            f"{dashboard.target} would get the token unencrypted: forward its port "
             "(ssh -L or kubectl port-forward) and give http://127.0.0.1:PORT, or use https"
         )
