@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from rsray.core.bounds import BOUNDS, SOFT_BOUNDS, check_settings
+from rsray.core.bounds import BOUNDS, check_settings
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
@@ -367,26 +367,27 @@ class CertifyConfig(Config):
 
     def _can_answer(self) -> None:
         """Raise UserError for radii that no confidence sequence of n draws can answer."""
-        if self.bound != "clopper-pearson" or self.sampling == "adaptive":
+        default = type(self).model_fields["bound"].default
+        if self.bound != default or self.sampling == "adaptive":
             raise UserError(
                 "at-radius has a bound and a stopping rule of its own: leave bound at "
-                f"clopper-pearson (it is {self.bound}) and choose sampling fixed or skip "
+                f"{default} (it is {self.bound}) and choose sampling fixed or skip "
                 f"(it is {self.sampling})"
             )
         from rsray.core.bounds.confidence_sequence import sequence_lower
-        from rsray.core.radius import certified_radius
+        from rsray.core.radius import certified_radius, round_down
 
         top = float(certified_radius(sequence_lower(self.n, self.n, self.alpha), self.sigma))
         if max(self.at_radius) > top:
             raise UserError(
                 f"at-radius {max(self.at_radius):g} cannot be reached: with sigma {self.sigma:g}, "
-                f"n {self.n} and alpha {self.alpha:g} the largest radius is {top:.4g}"
+                f"n {self.n} and alpha {self.alpha:g} the largest radius is {round_down(top, 4)}"
             )
 
     @property
     def soft(self) -> bool:
         """Whether the certified classifier is the soft smoothed one."""
-        return self.bound in SOFT_BOUNDS
+        return BOUNDS[self.bound].is_soft
 
 
 class PredictConfig(Config):
@@ -444,7 +445,7 @@ class ReportConfig(Config):
         "Draw the radius-accuracy curves: .png, .svg or .pdf.", None, panel=WRITTEN, metavar="FILE"
     )
     html: str | None = setting(
-        "Write one self-contained page: curves, table, parameters.",
+        "Write one self-contained page: curves, tables, parameters.",
         None, panel=WRITTEN, metavar="FILE",
     )  # fmt: skip
     export_cohen: str | None = setting(
@@ -452,7 +453,12 @@ class ReportConfig(Config):
         None, panel=WRITTEN, metavar="FILE",
     )  # fmt: skip
     common: bool = setting("Compare on the images that all results share.", False, name="--common")
+    by_class: bool = setting("Print a row for each class.", False, name="--by-class")
     radii: float = setting("Step between the radii of the table.", 0.25, metavar="STEP", gt=0)
+    label: list[str] = setting(
+        "What to call a result; once for each, in their order.",
+        [], panel=WRITTEN, metavar="NAME", repeated=True,
+    )  # fmt: skip
 
 
 class Running(Config):

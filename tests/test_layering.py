@@ -19,7 +19,7 @@ ALLOWED = {
     "versions": set(),
     "progress": set(),
     "family": {"errors"},
-    "core": {"errors"},
+    "core": GROUND,
     "storage": {"errors"},
     "objectives": {"family"},
     "models": GROUND,
@@ -39,7 +39,7 @@ ALLOWED = {
         "results", "storage", "training", "versions",
     },
     "screen": {"distributed", "progress", "training"},
-    "outcomes": {"certification", "config", "core", "distributed", "results", "storage", "training"},
+    "outcomes": {"certification", "config", "distributed", "results", "storage", "training"},
     "api": {
         "certification", "config", "distributed", "errors", "outcomes", "progress", "results",
         "screen", "storage", "training",

@@ -11,9 +11,9 @@ import optuna
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
-from rsray.config import TUNE_OBJECTIVES, TuneConfig
+from rsray.config import TUNE_OBJECTIVES
 from rsray.distributed.search import study_plots
-from rsray.distributed.search.space import distributions
+from rsray.distributed.search.resolved_search import Search
 from rsray.distributed.search.study import SCHEMA, best_trial, trial_rows
 from rsray.distributed.search.study_plots import show
 from rsray.results import compare, page, plot
@@ -30,29 +30,26 @@ CAPTIONS = {
 }
 
 
-def write_study(out: Place, study: optuna.Study, config: TuneConfig) -> None:
+def write_study(out: Place, study: optuna.Study, search: Search) -> None:
     """Write the plots (.svg and .png) and the page of a search."""
     folder = (out / PLOTS).make()
-    for name, figure in draw(trial_rows(study), study, config).items():
+    for name, figure in draw(trial_rows(study), study, search).items():
         for suffix in (".svg", ".png"):
             folder.write(name + suffix, plot.render(figure, suffix))
-    write_page(out, study, config)
+    write_page(out, study, search)
 
 
-def write_page(out: Place, study: optuna.Study, config: TuneConfig) -> None:
+def write_page(out: Place, study: optuna.Study, search: Search) -> None:
     """Write the page: its plots are the files, and certificates that exist are included."""
-    out.write(PAGE, _page(out, trial_rows(study), study, config).encode())
+    out.write(PAGE, _page(out, trial_rows(study), study, search).encode())
 
 
-def draw(
-    rows: Sequence[dict[str, Any]], study: optuna.Study, config: TuneConfig
-) -> dict[str, Figure]:
+def draw(rows: Sequence[dict[str, Any]], study: optuna.Study, search: Search) -> dict[str, Figure]:
     """Return the figures that a search has enough trials for, in the order of the page."""
-    metrics = [TUNE_OBJECTIVES[name] for name in config.objectives]
-    space = distributions(config.search)
+    metrics, space = search.metrics, search.space
     figures: dict[str, Figure] = {}
     figures["history"] = study_plots.history(rows, metrics[0])
-    if config.sampler == "grid":
+    if search.config.sampler == "grid":
         figures["grid"] = study_plots.grid_curves(rows, metrics[0], list(space))
     if len(metrics) > 1:
         figures["pareto"] = study_plots.pareto(rows, metrics)
@@ -88,9 +85,9 @@ def _page(
     out: Place,
     rows: Sequence[dict[str, Any]],
     study: optuna.Study,
-    config: TuneConfig,
+    search: Search,
 ) -> str:
-    train, best = config.train, best_trial(study)
+    config, train, best = search.config, search.config.train, best_trial(study)
     states = [row["state"] for row in rows]
     params = best.params if best else {}
     settings = ", ".join(f"{key} {show(value)}" for key, value in params.items())

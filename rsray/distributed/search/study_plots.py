@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from rsray.distributed.search.space import GIVEN
+from rsray.distributed.search.resolved_search import GIVEN
 from rsray.results.plot import COLOURS, FAINT, INK
 
 Rows = Sequence[dict[str, Any]]  # of trials, as study.trial_rows gives them
