@@ -37,6 +37,8 @@ class NodeLayout(BaseModel):
     results: str | None = None
     # The resources that a job waits for before it starts.
     wait_for: dict[str, float] = {}
+    # The user answers for the firewall of a provider that rsray cannot check.
+    own_firewall: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,12 @@ def read_cluster_file(path: str | os.PathLike[str]) -> ClusterFile:
             f"{file}: cluster_name is {found.name!r}: small letters, digits and - (at most 31)"
         )
     _check_edited(file, definition)
-    if unsafe := find_problems(definition):
+    try:
+        unsafe = find_problems(definition)
+    except (AttributeError, KeyError, TypeError, ValueError) as problem:
+        reason = f"{type(problem).__name__}: {problem}"
+        raise UserError(f"{file} has a form that rsray cannot check: {reason}") from problem
+    if unsafe:
         raise UserError(f"{file} is not safe: {'; '.join(unsafe)}")
     return found
 

@@ -302,7 +302,7 @@ class Place:
             raise
 
     def refuse_link(self, name: str) -> None:
-        """Raise UserError when `name` in this folder is a link that another package would follow."""
+        """Raise UserError when `name` here is a link, which another package would follow."""
         self._refuse_links()
         if self.is_local and (self.local_path / name).is_symlink():
             raise UserError(f"{self / name} is a link, where rsray keeps a file: delete it")
