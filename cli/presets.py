@@ -45,6 +45,8 @@ def _show(chosen: Preset) -> None:
     print(f"# rsray train --preset {chosen.name}")
     print(f"# cost: {chosen.cost}")
     print(f"# published: {_published(chosen)}")
+    if chosen.acr is not None and chosen.certified:
+        print(f"# certified accuracy: {_accuracies(chosen)}")
     if chosen.figure:
         print("# then: rsray certify RUN" + f" {chosen.certify}".rstrip())
     if chosen.differs:
@@ -59,8 +61,14 @@ def _published(chosen: Preset) -> str:
         return f"ACR {chosen.figure} ({chosen.source})"
     if not chosen.certified:
         return "no figure"
-    values = [f"{accuracy:.2f} at {radius:g}" for radius, accuracy in chosen.certified.items()]
-    return f"no ACR; certified accuracy {', '.join(values)} ({chosen.source})"
+    return f"no ACR; certified accuracy {_accuracies(chosen)} ({chosen.source})"
+
+
+def _accuracies(chosen: Preset) -> str:
+    """Return the published accuracies with the digits of their table: two or three decimals."""
+    decimals = 2 if all(round(each, 2) == each for each in chosen.certified.values()) else 3
+    pairs = chosen.certified.items()
+    return ", ".join(f"{accuracy:.{decimals}f} at {radius:g}" for radius, accuracy in pairs)
 
 
 def _list(chosen: list[Preset]) -> None:
@@ -80,7 +88,7 @@ def _list(chosen: list[Preset]) -> None:
         for _, row in groupby(entries, key=_row_key):
             table.add_row(*_row(list(row)))
         console.print(f"[bold]{paper}[/bold]", table, "", sep="\n")
-    if any(entry.certified for entry in chosen):
+    if any(entry.certified and not entry.acr for entry in chosen):
         console.print(
             "65% at 0.25: no ACR was published, but this certified accuracy at that radius."
         )

@@ -37,5 +37,6 @@ def name_failures(failed: dict[str, str], what: str = "certificate") -> int:
     for index, reason in list(failed.items())[:MOST_NAMED]:
         say(f"failed: image {index}: {reason}")
     if failed:
-        say(f"{len(failed)} images have no {what}; the figures above are over the others")
+        counted = "count 0 in" if what == "certificate" else "are left out of"
+        say(f"{len(failed)} images have no {what}; they {counted} the figures above")
     return len(failed)

@@ -44,7 +44,8 @@ def _show_certificates(study: Study) -> None:
     folders = [where / "best" / "certificates"]
     folders += [where / "paper" / "certificates"] if finals.paper else []
     results.show(*folders)
-    print(f"ACR {finals.best['acr']:.4f} over {finals.best['num_images']} test images")
+    num_selected = finals.best["num_images"] + len(finals.best["failed"])
+    print(f"ACR {finals.best['acr']:.4f} over {num_selected} test images")
     if finals.paper is not None:
         print(f"ACR {finals.paper['acr']:.4f} of the {finals.rival}, on the same images")
     curve = where / "radius-accuracy.png"

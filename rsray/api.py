@@ -349,12 +349,15 @@ def report(
     html: Where | None = None,
     export_cohen: Where | None = None,
     common: bool = False,
+    by_class: bool = False,
     radii: float | None = None,
+    label: Sequence[str] = (),
 ) -> Report:
     """Return results side by side (CERT or TUNE folders, Cohen-format logs), as the papers print.
 
-    Its `warnings` say in which ways they are not comparable. `plot` (.png, .svg, .pdf), `html` and
-    `export_cohen` name files to write.
+    Its `warnings` say in which ways they are not comparable, and which images failed. `plot` (.png,
+    .svg, .pdf), `html` and `export_cohen` name files to write, `label` holds the results' names;
+    `by_class` gives the table a row for each class.
     """
     from rsray.results import cohen, compare, page, table
     from rsray.results import plot as plotting
@@ -367,11 +370,14 @@ def report(
         raise UserError(f"--export-cohen writes one result, but {len(listed)} were given")
     if plot is not None:
         plotting.check_suffix(fspath(plot))
-    results = compare.load_all(settings.paths)
+    results = compare.load_all(settings.paths, labels=label)
     if common:
         results = compare.restrict(results, compare.common_indices(results))
-    warnings = compare.differences(results)
-    found = Report(table.build(results, step=settings.radii), warnings)
+    warnings = [*compare.failures(results), *compare.differences(results)]
+    rows = (
+        [part for result in results for part in compare.by_class(result)] if by_class else results
+    )
+    found = Report(table.build(rows, step=settings.radii), warnings)
     if plot is not None:
         plotting.save_plot(results, fspath(plot))
     if html is not None:

@@ -329,13 +329,13 @@ class CertifyConfig(Config):
                 f"(it is {self.sampling})"
             )
         from rsray.core.bounds.confidence_sequence import sequence_lower
-        from rsray.core.radius import certified_radius
+        from rsray.core.radius import certified_radius, round_down
 
         top = float(certified_radius(sequence_lower(self.n, self.n, self.alpha), self.sigma))
         if max(self.at_radius) > top:
             raise UserError(
                 f"at-radius {max(self.at_radius):g} cannot be reached: with sigma {self.sigma:g}, "
-                f"n {self.n} and alpha {self.alpha:g} the largest radius is {top:.4g}"
+                f"n {self.n} and alpha {self.alpha:g} the largest radius is {round_down(top, 4)}"
             )
 
     @property
@@ -390,7 +390,7 @@ class ReportConfig(Config):
 
     paths: list[str] = setting(
         "CERT or TUNE folders, certificates.parquet files, Cohen-format logs.",
-        metavar="PATH...", name="paths",
+        metavar="PATH...", name="paths", min_length=1,
     )  # fmt: skip
     format: Literal["table", "markdown", "latex", "csv"] = setting(
         "How to print it.", "table", panel=WRITTEN
@@ -399,7 +399,7 @@ class ReportConfig(Config):
         "Draw the radius-accuracy curves: .png, .svg or .pdf.", None, panel=WRITTEN, metavar="FILE"
     )
     html: str | None = setting(
-        "Write one self-contained page: curves, table, parameters.",
+        "Write one self-contained page: curves, tables, parameters.",
         None, panel=WRITTEN, metavar="FILE",
     )  # fmt: skip
     export_cohen: str | None = setting(
@@ -407,7 +407,12 @@ class ReportConfig(Config):
         None, panel=WRITTEN, metavar="FILE",
     )  # fmt: skip
     common: bool = setting("Compare on the images that all results share.", False, name="--common")
+    by_class: bool = setting("Print a row for each class.", False, name="--by-class")
     radii: float = setting("Step between the radii of the table.", 0.25, metavar="STEP", gt=0)
+    label: list[str] = setting(
+        "What to call a result; once for each, in their order.",
+        [], panel=WRITTEN, metavar="NAME", repeated=True,
+    )  # fmt: skip
 
 
 class Running(Config):

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsray.config import TrainConfig, TuneConfig
-from rsray.core.radius import certified_accuracy
 from rsray.results.certificates import Certificates
 from rsray.results.compare import load
 from rsray.results.table import TEXT_FORMATS, ReportTable
@@ -89,9 +88,9 @@ class Certification(Result):
 
     def curve(self, step: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
         """Return radii [R] and the fraction of images certified and correct at each [R]."""
-        radius, correct = (np.asarray(self.table[name]) for name in ("radius", "correct"))
-        radii = np.arange(0.0, float(radius.max(initial=0.0)) + step, step)
-        return radii, certified_accuracy(radius, correct, radii)
+        found = self.certificates()
+        radii = np.arange(0.0, float(found.radius.max(initial=0.0)) + step, step)
+        return radii, found.accuracy_at(radii)
 
     def certificates(self) -> Certificates:
         """Return the certificates as arrays, for `report` and comparisons."""

@@ -39,7 +39,7 @@ ALLOWED = {
         "results", "storage", "training", "versions",
     },
     "screen": {"distributed", "progress", "training"},
-    "outcomes": {"certification", "config", "core", "distributed", "results", "storage", "training"},
+    "outcomes": {"certification", "config", "distributed", "results", "storage", "training"},
     "api": {
         "certification", "config", "distributed", "errors", "outcomes", "progress", "results",
         "screen", "storage", "training",

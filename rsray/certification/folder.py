@@ -17,7 +17,6 @@ from rsray.certification.store import CountStore, Selected
 from rsray.certification.sums import moments, totals, totals_of_top
 from rsray.certification.verdict import certificate_columns, check_complete
 from rsray.config import CertifyConfig
-from rsray.core.radius import certified_accuracy
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, write_certificates
 from rsray.results.summary import summarise, write_summary
@@ -142,9 +141,10 @@ def finish(
     done = store.done(selected, claimed.draws, claimed.demand)
     check_complete(selected, done, config.sampling, failed)
     columns = columns_of(config, store, selected)
-    kept = ~np.isin(selected.indices, list(failed))
-    columns = {name: values[kept] for name, values in columns.items()}
-    return conclude(claimed, columns, seconds=seconds, failed=failed)
+    lost = np.isin(selected.indices, list(failed))
+    labels = dict(zip(selected.indices[lost].tolist(), selected.labels[lost].tolist(), strict=True))
+    columns = {name: values[~lost] for name, values in columns.items()}
+    return conclude(claimed, columns, seconds=seconds, failed=failed, failed_labels=labels)
 
 
 def columns_of(
@@ -175,21 +175,27 @@ def conclude(
     *,
     seconds: float | None,
     failed: dict[int, str],
+    failed_labels: dict[int, int],
     **more: Any,
 ) -> dict[str, Any]:
-    """Write certificates.parquet and summary.json of the certificates; returns the summary."""
+    """Write certificates.parquet and summary.json of the certificates; returns the summary.
+
+    Images in `failed` are named in both, since they count 0 in every figure.
+    """
     config, metadata = claimed.config, table_metadata(claimed)
+    if failed:
+        metadata["failed"] = {str(index): reason for index, reason in failed.items()}
+        metadata["failed_labels"] = {str(index): label for index, label in failed_labels.items()}
     extra = {
         "seconds": seconds,
         "draws": _draws(columns),
         "indices": {"start": config.start, "skip": config.skip, "limit": config.limit},
-        "failed": {str(index): reason for index, reason in failed.items()},
         **more,
     }
     write_certificates(claimed.folder / TABLE, columns, metadata)
-    if config.at_radius:
-        extra |= _at_radii(claimed, columns)
     certificates = Certificates(name=str(claimed.folder), metadata=metadata, **columns)
+    if config.at_radius:
+        extra |= _at_radii(claimed, certificates)
     summary = summarise(certificates, extra=extra)
     write_summary(claimed.folder / SUMMARY, summary)
     return summary
@@ -199,15 +205,17 @@ def _draws(columns: dict[str, np.ndarray]) -> int:
     return int(columns["n0"].sum() + columns["n"].sum())
 
 
-def _at_radii(claimed: Claimed, columns: dict[str, np.ndarray]) -> dict[str, Any]:
+def _at_radii(claimed: Claimed, certificates: Certificates) -> dict[str, Any]:
     """Write at_radius.json and return what the summary says of it.
 
     The draws of an image stop once the radii that were asked are answered, so its radius, and all
     figures at other radii, are bounds from below.
     """
-    radii, demand = claimed.config.at_radius, claimed.demand
-    accuracy = certified_accuracy(columns["radius"], columns["correct"], radii)
-    table = {f"{r:g}": float(a) for r, a in zip(radii, accuracy, strict=True)}
+    radii, demand, columns = claimed.config.at_radius, claimed.demand, certificates.columns()
+    accuracy = certificates.accuracy_at(radii)
+    # All digits, not %g's six: a radius is never rounded up.
+    texts = [repr(float(radius)).removesuffix(".0") for radius in radii]
+    table = dict(zip(texts, accuracy.tolist(), strict=True))
     drawn = columns["n"] > 0
     is_open = drawn & ~demand.answered(columns["count_a"], columns["n"])
     record = {

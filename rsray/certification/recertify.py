@@ -78,7 +78,7 @@ def recertify(
         for table in counts.blocks(selected):
             if len(table):
                 made.append(table)
-        return _conclude(source, claimed, columns, made_from)
+        return _conclude(source, claimed, columns, before, made_from)
 
 
 class _CountsUsed(CountStore):
@@ -167,7 +167,11 @@ def _check_draws(
 
 
 def _conclude(
-    source: Place, claimed: Claimed, columns: dict[str, np.ndarray], made_from: dict[str, Any]
+    source: Place,
+    claimed: Claimed,
+    columns: dict[str, np.ndarray],
+    before: Certificates,
+    made_from: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the results; the time is that which the sampling of these draws took."""
     old = json.loads(source.read(SUMMARY)) if source.exists(SUMMARY) else {}
@@ -177,6 +181,7 @@ def _conclude(
         claimed,
         columns,
         seconds=draws / speed if speed else None,
-        failed=old.get("failed", {}),
+        failed=before.failed,
+        failed_labels=before.failed_labels,
         **{FROM: made_from},
     )

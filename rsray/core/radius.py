@@ -57,3 +57,15 @@ def certified_accuracy(radius: ArrayLike, correct: ArrayLike, at: ArrayLike) -> 
     reached = np.sort(radius_N[correct_N])
     below = np.searchsorted(reached, np.asarray(at, dtype=np.float64), side="left")
     return (reached.size - below) / max(radius_N.size, 1)
+
+
+def round_down(radius: ArrayLike, decimals: int = 3) -> Floats:
+    """Return the largest numbers of so many decimals that, as float64, are not above the radii.
+
+    Every radius that is printed or exported goes through here: text never claims more than was
+    proved.
+    """
+    exact, scale = np.asarray(radius, dtype=np.float64), 10.0**decimals
+    # rint and a comparison, not floor: 0.953 * 1000 is 952.99..., yet 0.953 is its own rounding.
+    nearest = np.rint(exact * scale)
+    return np.asarray((nearest - (nearest / scale > exact)) / scale)

@@ -40,11 +40,12 @@ class Preset:
 
     @property
     def figure(self) -> str:
-        """What was published: the ACR, else the accuracy at the largest radius; may be empty."""
+        """What was published: the ACR, else the accuracy at a radius of 2 sigma; may be empty."""
         if self.acr is not None:
             return self.acr
         if self.certified:
-            radius = max(self.certified)
+            sigma = self.settings["sigma"]
+            radius = min(self.certified, key=lambda radius: abs(radius - 2 * sigma))
             return f"{self.certified[radius]:.0%} at {radius:g}"
         return ""
 
@@ -107,15 +108,15 @@ def _read(entries: dict[str, Any]) -> list[Preset]:
         parent = found[entry["extends"]] if "extends" in entry else None
         inherited = {key: getattr(parent, key) for key in INHERITED} if parent else {}
         own = {key: entry[key] for key in INHERITED if key in entry}
-        published, certified = entry.get("published", {}), dict(entry.get("certified", {}))
+        published = entry.get("published", {})
         found[name] = Preset(
             name=name,
             settings={**(parent.settings if parent else {}), **entry["settings"]},
             paper=paper,
             is_published=is_published,
             acr=published.get("acr"),
-            source=published.get("source") or certified.pop("source", None),
-            certified=certified,
+            certified=published.get("certified", {}),
+            source=published.get("source"),
             **{**inherited, **own},
         )
     return list(found.values())

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
 from rsray import storage
+from rsray.core.radius import average_certified_radius, certified_accuracy
 from rsray.errors import UserError
 from rsray.storage import PathLike
 
@@ -45,7 +47,8 @@ class Certificates:
     """One result: each column of `CERTIFICATES` as an array [N], rows sorted by index.
 
     A published log does not tell everything: there `p_a_lower` and `p_b_upper` are NaN, `count_a`,
-    `n0` and `n` are -1, and the metadata says None.
+    `n0` and `n` are -1, and the metadata says None. A selected image that failed has no row; it is
+    named in the metadata and counts 0 in every figure.
     """
 
     name: str
@@ -63,8 +66,45 @@ class Certificates:
     skipped: np.ndarray
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Return the number of images that have a certificate."""
         return len(self.index)
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """Why each selected image without a certificate has none."""
+        return {int(index): why for index, why in self.metadata.get("failed", {}).items()}
+
+    @property
+    def failed_labels(self) -> dict[int, int]:
+        """The true class of each image that failed, where it is known."""
+        found = self.metadata.get("failed_labels", {})
+        return {int(index): int(label) for index, label in found.items()}
+
+    @property
+    def selected(self) -> np.ndarray:
+        """The indices [S] of all images that the run was to certify, ascending."""
+        failed = np.array(sorted(self.failed), dtype=np.int64)
+        return np.union1d(self.index, failed)
+
+    @property
+    def outcomes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Radius and correctness [S] of every selected image; a failed one has 0 and False."""
+        width = (0, len(self.failed))
+        return np.pad(self.radius, width), np.pad(self.correct, width)
+
+    @property
+    def acr(self) -> float:
+        """The average certified radius over all selected images, pixels of [0, 1]."""
+        return average_certified_radius(*self.outcomes)
+
+    def accuracy_at(self, radii: ArrayLike) -> np.ndarray:
+        """Return the fraction of the selected images that are certified at each radius [R]."""
+        return certified_accuracy(*self.outcomes, radii)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes in order; empty where the run did not record them."""
+        return tuple(map(str, self.metadata.get("classes") or ()))
 
     def columns(self) -> dict[str, np.ndarray]:
         """Return the columns by name, in the order of the schema."""
@@ -96,9 +136,14 @@ def write_certificates(
     """Write certificates.parquet, rows sorted by index, complete or not at all.
 
     `columns` holds an array [N] for every field of `CERTIFICATES`; `metadata` must be JSON. Raises
-    ValueError for missing, unknown or unequally long columns and for an image that occurs twice.
+    ValueError for missing, unknown or unequally long columns, for an image that occurs twice, and
+    for rows that no certification can have, such as a bound that is no number.
     """
     table = _table(columns, metadata)
+    arrays = {name: table[name].to_numpy() for name in CERTIFICATES.names}
+    faults = _faults(Certificates(name=str(path), metadata=metadata, **arrays))
+    if faults:
+        raise ValueError(f"these are no certificates: {'; '.join(faults)}")
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     storage.write_file(path, sink.getvalue().to_pybytes())
@@ -162,17 +207,24 @@ def _read_metadata(path: PathLike, schema: pa.Schema) -> dict[str, Any]:
 
 def _check_rows(path: PathLike, rows: Certificates) -> None:
     """Raise UserError for rows that no run writes, lest they become a figure in a paper."""
+    faults = _faults(rows)
+    if len(rows) == 0:
+        faults.insert(0, "it holds no image")
+    if faults:
+        raise UserError(f"{path} is not a sound certificates file: {'; '.join(faults)}")
+
+
+def _faults(rows: Certificates) -> list[str]:
+    """Return what is wrong with rows, in words; nothing for those that a run writes."""
+    is_number = np.isfinite(rows.radius) & (rows.radius >= 0)
     faults = {
-        "it holds no image": len(rows) == 0,
-        "its rows are not sorted by a unique index": bool(np.any(np.diff(rows.index) <= 0)),
-        "a radius is negative or not finite": not np.all(
-            np.isfinite(rows.radius) & (rows.radius >= 0)
+        "its rows are not sorted by a unique index": np.any(np.diff(rows.index) <= 0),
+        "a radius is negative or not finite": not np.all(is_number),
+        "a bound is not a number": np.any(np.isnan(rows.p_a_lower) | np.isnan(rows.p_b_upper)),
+        "an abstention has a radius": np.any(rows.radius[rows.prediction < 0] > 0),
+        "'correct' is not prediction == label": np.any(
+            rows.correct != (rows.prediction == rows.label)
         ),
-        "an abstention has a radius": bool(np.any(rows.radius[rows.prediction < 0] > 0)),
-        "'correct' is not prediction == label": bool(
-            np.any(rows.correct != (rows.prediction == rows.label))
-        ),
+        "an image that failed has a certificate": np.isin(rows.index, list(rows.failed)).any(),
     }
-    found = [text for text, present in faults.items() if present]
-    if found:
-        raise UserError(f"{path} is not a sound certificates file: {'; '.join(found)}")
+    return [text for text, present in faults.items() if present]

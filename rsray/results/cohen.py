@@ -1,27 +1,37 @@
-"""Tab-separated certification logs, as Cohen et al. (ICML 2019) publish them."""
+"""Certification logs as Cohen et al. (ICML 2019) publish them: read, recognised and written."""
 
-# Columns: idx label predict radius correct time; idx is the position in the split, radius is l2.
+# Tab-separated columns: idx label predict radius correct time; idx is the position in the split,
+# radius is l2 in pixels of [0, 1]. Some authors add columns of their own.
 
 import math
 import os
 import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
 from rsray import storage
+from rsray.core.radius import round_down
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
-from rsray.storage import PathLike
+from rsray.storage import PathLike, Place
 from rsray.storage.address import printable_address
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
-# A decimal number as in "macer-0.25", "sigma_0.50", "noise0.5"; one after a word wins.
-SIGMA = re.compile(r"(sigma|noise)?[-_=]?(?<![\d.])(\d+\.\d+)(?!\d|\.\d)", re.IGNORECASE)
+# Without these no certificate can be read.
+NEEDED = HEADER[:5]
+# "sigma_0.25", "noise0.5": a word for the noise level, then a decimal number.
+SIGMA = r"(?<![a-z]){word}[-_=]?(\d+\.\d+)(?!\d|\.\d)"
+# The noise of certification comes before that of training: both stand in
+# "noise_0.12/test/sigma_0.50", where only the last folders speak of the log.
+SIGMA_WORDS, SIGMA_PARTS = ("sigma", "noise"), 3
 CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
+HEADER_BYTES = 4096
 
 
-class Row(NamedTuple):
+class LogRow(NamedTuple):
     """One line of a log."""
 
     image: int
@@ -29,25 +39,34 @@ class Row(NamedTuple):
     prediction: int
     radius: float
     correct: bool
-    seconds: float
+    seconds: float | None
+
+
+def is_log(path: PathLike) -> bool:
+    """Return whether a file begins with the header of a certification or prediction log."""
+    with Place.of(path).open() as stream:
+        first = bytes(stream.read(HEADER_BYTES)).removeprefix(b"\xef\xbb\xbf").lstrip()
+    cells = _cells(first.partition(b"\n")[0].decode("utf-8", errors="replace"))
+    return cells[0] == HEADER[0] and "predict" in cells
 
 
 def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
     """Return a published log as certificates; what logs do not tell is None, NaN or -1.
 
-    sigma comes from the file's name where it is there. Raises UserError that names the file and
-    the line.
+    sigma comes from the path where it says sigma. Raises UserError that names the file and the
+    line, also for a log of predictions, which hold within no radius.
     """
     rows = _parse(path, storage.read_file(path))
     if not rows:
         raise UserError(f"{path} holds no certificate")
     index, label, prediction, radius, correct, seconds = zip(*sorted(rows), strict=True)
     unknown = np.full(len(rows), -1, dtype=np.int64)
+    known_seconds = [each for each in seconds if each is not None]
     metadata = {
         "format": "cohen",
-        "sigma": sigma_in(os.path.basename(printable_address(os.fspath(path)))),
+        "sigma": sigma_in(printable_address(os.fspath(path))),
         **dict.fromkeys(("n0", "n", "alpha", "bound")),
-        "seconds": math.fsum(seconds),
+        "seconds": math.fsum(known_seconds) if len(known_seconds) == len(rows) else None,
     }
     return Certificates(
         name=name or str(path),
@@ -70,48 +89,63 @@ def write_log(path: PathLike, certificates: Certificates) -> None:
     """Write certificates as a log, complete or not at all.
 
     Radii are rounded down to 3 decimals: a printed certificate never claims more than was proved.
-    The time of single images is not known and written as 0. Raises UserError for a run that
-    decided a few radii alone: whoever reads a log takes its ACR.
+    An image that failed abstains, so that a reader's ACR counts it 0. The time of single images is
+    not known and written as 0. Raises UserError for a run that decided a few radii alone, whose
+    ACR a reader would take, and for a failed image whose label is not known.
     """
     if certificates.at_radius:
-        asked = ", ".join(f"{radius:g}" for radius in certificates.at_radius)
+        asked = ", ".join(str(radius) for radius in certificates.at_radius)
         raise UserError(
             f"{certificates.name} decided radius {asked} alone (at-radius): no log can say so"
         )
     columns = (certificates.index, certificates.label, certificates.prediction)
     numbers = zip(*columns, round_down(certificates.radius), certificates.correct, strict=True)
-    lines = [f"{i}\t{y}\t{c}\t{r:.3f}\t{ok:d}\t0:00:00" for i, y, c, r, ok in numbers]
-    storage.write_file(path, "\n".join(["\t".join(HEADER), *lines, ""]).encode())
+    lines = {i: f"{i}\t{y}\t{c}\t{r:.3f}\t{ok:d}\t0:00:00" for i, y, c, r, ok in numbers}
+    for index, label in _failed_labels(certificates).items():
+        lines[index] = f"{index}\t{label}\t-1\t0.000\t0\t0:00:00"
+    ordered = [lines[index] for index in sorted(lines)]
+    storage.write_file(path, "\n".join(["\t".join(HEADER), *ordered, ""]).encode())
 
 
-def round_down(radius: np.ndarray, decimals: int = 3) -> np.ndarray:
-    """Return the largest numbers of so many decimals that, as float64, are not above the radii."""
-    scale = 10**decimals
-    # rint and a comparison, not floor: 0.953 * 1000 is 952.99..., yet 0.953 is its own rounding.
-    nearest = np.rint(np.asarray(radius, dtype=np.float64) * scale)
-    rounded: np.ndarray = (nearest - (nearest / scale > radius)) / scale
-    return rounded
+def _failed_labels(certificates: Certificates) -> dict[int, int]:
+    lacking = sorted(set(certificates.failed) - set(certificates.failed_labels))
+    if lacking:
+        raise UserError(
+            f"{certificates.name} does not hold the labels of images that failed "
+            f"({', '.join(map(str, lacking[:10]))}): no log can name them"
+        )
+    return dict(certificates.failed_labels)
 
 
-def sigma_in(file_name: str) -> float | None:
-    """Return the noise level that a file name tells ("macer-0.25.tsv"), or None."""
-    found = list(SIGMA.finditer(file_name))
-    named = [match for match in found if match[1]]
-    return float((named or found)[-1][2]) if found else None
+def sigma_in(path: str) -> float | None:
+    """Return the noise level that a path tells in words ("sigma_0.25", "noise0.5/log"), or None.
+
+    A number without such a word may be a learning rate or a version, so it says nothing.
+    """
+    for word in SIGMA_WORDS:
+        for part in reversed(PurePosixPath(path).parts[-SIGMA_PARTS:]):
+            found = re.findall(SIGMA.format(word=word), part, re.IGNORECASE)
+            if found:
+                return float(found[-1])
+    return None
 
 
-def _parse(path: PathLike, content: bytes) -> list[Row]:
+def _parse(path: PathLike, content: bytes) -> list[LogRow]:
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a certification log: it is not text") from error
-    rows: dict[int, Row] = {}
+    names: Sequence[str] = HEADER
+    rows: dict[int, LogRow] = {}
     for number, line in enumerate(lines, start=1):
-        cells = [cell.strip() for cell in line.split("\t")]
-        if not any(cells) or (not rows and cells[0] == HEADER[0]):
+        cells = _cells(line)
+        if not any(cells):
+            continue
+        if not rows and cells[0] == HEADER[0]:
+            names = _checked_header(path, cells)
             continue
         try:
-            row = _row(cells)
+            row = _row(names, cells)
             if row.image in rows:
                 raise ValueError(f"image {row.image} occurs twice")
         except ValueError as error:
@@ -120,26 +154,50 @@ def _parse(path: PathLike, content: bytes) -> list[Row]:
     return list(rows.values())
 
 
-def _row(cells: list[str]) -> Row:
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("\t")]
+
+
+def _checked_header(path: PathLike, names: list[str]) -> list[str]:
+    """Return the column names; UserError where certificates cannot be read from such columns."""
+    missing = [name for name in NEEDED if name not in names]
+    if "radius" in missing and "predict" in names:
+        raise UserError(
+            f"{path} is a log of predictions (PREDICT: no column radius), not of certificates"
+        )
+    if missing or len(set(names)) < len(names):
+        raise UserError(
+            f"{path} is not a certification log: its columns are {', '.join(names)}; "
+            f"expected {', '.join(HEADER)}"
+        )
+    return names
+
+
+def _row(names: Sequence[str], cells: list[str]) -> LogRow:
     """Return the row of one line's cells; raises ValueError that says what is wrong."""
-    if len(cells) != len(HEADER):
-        expected = f"{len(HEADER)}: {', '.join(HEADER)}"
+    if len(cells) != len(names):
+        expected = f"{len(names)}: {', '.join(names)}"
         raise ValueError(f"{len(cells)} tab-separated fields, expected {expected}")
-    index, label, prediction = (int(cell) for cell in cells[:3])
-    radius = float(cells[3])
-    if cells[4] not in ("0", "1") or (cells[4] == "1") != (prediction == label):
-        raise ValueError(f"correct is {cells[4]!r} with label {label} and prediction {prediction}")
+    told = dict(zip(names, cells, strict=True))
+    index, label, prediction = (int(told[name]) for name in NEEDED[:3])
+    radius, is_correct = float(told["radius"]), told["correct"] == "1"
+    if told["correct"] not in ("0", "1") or is_correct != (prediction == label):
+        raise ValueError(
+            f"correct is {told['correct']!r} with label {label} and prediction {prediction}"
+        )
     if not (math.isfinite(radius) and radius >= 0) or (prediction < 0 and radius > 0):
-        raise ValueError(f"radius {cells[3]} with prediction {prediction}")
+        raise ValueError(f"radius {told['radius']} with prediction {prediction}")
     if index < 0 or label < 0 or prediction < -1:
         raise ValueError(f"negative index {index}, label {label} or prediction {prediction}")
-    return Row(index, label, prediction, radius, cells[4] == "1", _seconds(cells[5]))
+    return LogRow(index, label, prediction, radius, is_correct, _seconds(told))
 
 
-def _seconds(text: str) -> float:
+def _seconds(told: Mapping[str, str]) -> float | None:
     """Return a duration in seconds from `15.4` or `0:00:02.9`, as Python prints a timedelta."""
-    clock = CLOCK.fullmatch(text)
+    if "time" not in told:
+        return None
+    clock = CLOCK.fullmatch(told["time"])
     if clock is None:
-        return float(text)
+        return float(told["time"])
     days, hours, minutes, seconds = clock.groups()
     return int(days or 0) * 86400 + int(hours) * 3600 + int(minutes) * 60 + float(seconds)

@@ -11,13 +11,13 @@ import numpy as np
 
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_certificates
-from rsray.results.cohen import read_log
+from rsray.results.cohen import is_log, read_log
 from rsray.storage import PathLike, Place
 from rsray.storage.address import printable_address
 
 EXPECTED = (
     "a CERT folder (with certificates.parquet), a TUNE folder (with best/certificates), "
-    "a certificates.parquet or a Cohen-format .tsv log"
+    "a certificates.parquet or a Cohen-format log (idx, label, predict, radius, correct, time)"
 )
 COMPARED = ("dataset", "split", "sigma", "n0", "n", "alpha", "bound")
 # What a folder without certificates holds, and what it then is.
@@ -27,6 +27,8 @@ UNFINISHED = {
     "tune.yaml": "an unfinished search: run `rsray tune` again with its --out",
     "run.yaml": "a training run without certificates: run `rsray certify` on it first",
 }
+# Images that failed, in a warning.
+MOST_NAMED = 3
 # What a folder is called inside a run says nothing about the run.
 GENERIC_NAMES = ("certificates", "best", "")
 
@@ -39,22 +41,42 @@ def load(path: PathLike) -> Certificates:
         raise UserError(f"{path} does not exist; expected {EXPECTED}")
     if not place.is_file():
         return _load_folder(place, text)
-    if text.endswith(".tsv"):
-        return read_log(path, name=os.path.basename(text).removesuffix(".tsv"))
     if text.endswith(".parquet"):
         return read_certificates(path, name=_run_name(os.path.dirname(_absolute(text))))
+    if text.endswith(".tsv") or is_log(path):
+        return read_log(path, name=os.path.basename(text).removesuffix(".tsv"))
     raise UserError(f"{path} is no result; expected {EXPECTED}")
 
 
-def load_all(paths: Sequence[PathLike]) -> list[Certificates]:
-    """Return the results at several paths, with names that tell them apart."""
+def load_all(paths: Sequence[PathLike], *, labels: Sequence[str] = ()) -> list[Certificates]:
+    """Return the results at several paths, named by the labels or so that they can be told apart.
+
+    Raises UserError unless there is a label for each path, or none.
+    """
+    if labels and len(labels) != len(paths):
+        raise UserError(f"{len(labels)} labels were given for {len(paths)} results")
     results = [load(path) for path in paths]
-    names = [result.name for result in results]
+    names = list(labels) or [result.name for result in results]
     if len(set(names)) < len(names):
         twice = {name for name in names if names.count(name) > 1}
-        pairs = zip(names, paths, strict=True)
-        names = [f"{name} ({path})" if name in twice else name for name, path in pairs]
+        places = [printable_address(os.fspath(path)) for path in paths]
+        pairs = zip(names, places, strict=True)
+        names = [f"{name} ({place})" if name in twice else name for name, place in pairs]
     return [replace(result, name=name) for result, name in zip(results, names, strict=True)]
+
+
+def failures(results: Sequence[Certificates]) -> list[str]:
+    """Return one warning for each result with images that failed: how many, which, and why."""
+    warnings = []
+    for result in results:
+        named = [f"image {index}: {why}" for index, why in list(result.failed.items())[:MOST_NAMED]]
+        more = " ..." if len(result.failed) > len(named) else ""
+        if named:
+            warnings.append(
+                f"{result.name}: {len(result.failed)} of {len(result.selected)} images failed and "
+                f"count 0 ({'; '.join(named)}{more})"
+            )
+    return warnings
 
 
 def differences(results: Sequence[Certificates]) -> list[str]:
@@ -75,7 +97,7 @@ def differences(results: Sequence[Certificates]) -> list[str]:
 
 def common_indices(results: Sequence[Certificates]) -> np.ndarray:
     """Return the sorted indices [N] that all results share; raises UserError when there is none."""
-    shared: np.ndarray = reduce(np.intersect1d, [result.index for result in results])
+    shared: np.ndarray = reduce(np.intersect1d, [result.selected for result in results])
     if not len(shared):
         raise UserError(f"the results share no image: {_describe_sets(results)}")
     return shared
@@ -87,15 +109,40 @@ def restrict(results: Sequence[Certificates], indices: np.ndarray) -> list[Certi
 
 
 def _restrict_one(result: Certificates, indices: np.ndarray) -> Certificates:
-    keep = np.isin(result.index, indices)
-    if keep.sum() != len(indices):
-        missing = len(indices) - keep.sum()
+    missing = len(np.setdiff1d(indices, result.selected))
+    if missing:
         raise ValueError(f"{result.name} lacks {missing} of {len(indices)} images")
-    stale = ("indices", "seconds", "draws")  # these no longer describe what is left
+    return part_of(result, indices, name=result.name)
+
+
+def part_of(result: Certificates, indices: np.ndarray, *, name: str) -> Certificates:
+    """Return a result on some of its images, under that name; images that failed stay failed."""
+    # These no longer describe what is left.
+    stale = ("indices", "seconds", "draws", "failed", "failed_labels")
     metadata = {key: value for key, value in result.metadata.items() if key not in stale}
     metadata |= {"n": result.parameter("n"), "n0": result.parameter("n0")}
-    columns = {name: column[keep] for name, column in result.columns().items()}
-    return Certificates(name=result.name, metadata=metadata, **columns)
+    for key, values in (("failed", result.failed), ("failed_labels", result.failed_labels)):
+        kept = {str(index): value for index, value in values.items() if index in indices}
+        metadata |= {key: kept} if kept else {}
+    keep = np.isin(result.index, indices)
+    columns = {column: values[keep] for column, values in result.columns().items()}
+    return Certificates(name=name, metadata=metadata, **columns)
+
+
+def by_class(result: Certificates) -> list[Certificates]:
+    """Return a result for each true class that it has, named "result: class", in class order.
+
+    A class without a recorded name is called by its number. An image that failed is in its class
+    where its label is known.
+    """
+    failed = result.failed_labels
+    index = np.concatenate([result.index, np.fromiter(failed.keys(), np.int64)])
+    label = np.concatenate([result.label, np.fromiter(failed.values(), np.int32)])
+    names = dict(enumerate(result.classes))
+    return [
+        part_of(result, index[label == c], name=f"{result.name}: {names.get(c, c)}")
+        for c in np.unique(label).tolist()
+    ]
 
 
 def _load_folder(place: Place, folder: str) -> Certificates:
@@ -119,7 +166,7 @@ def _run_name(folder: str) -> str:
 
 
 def _unlike_indices(results: Sequence[Certificates]) -> list[str]:
-    if all(np.array_equal(result.index, results[0].index) for result in results):
+    if all(np.array_equal(result.selected, results[0].selected) for result in results):
         return []
     sets = _describe_sets(results)
     return [f"the images differ (--common compares on those that all share): {sets}"]
@@ -142,7 +189,7 @@ def _unlike_labels(results: Sequence[Certificates]) -> list[str]:
 def _describe_sets(results: Sequence[Certificates]) -> str:
     holders: dict[str, list[str]] = {}
     for result in results:
-        holders.setdefault(describe_indices(result.index), []).append(result.name)
+        holders.setdefault(describe_indices(result.selected), []).append(result.name)
     return "; ".join(f"{', '.join(names)}: {images}" for images, names in holders.items())
 
 

@@ -1,6 +1,7 @@
 """One self-contained HTML file: curves, table, parameters and warnings of some results."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.metadata import version
@@ -9,13 +10,15 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from rsray import storage
-from rsray.core.radius import acr_standard_error
+from rsray.core.radius import acr_standard_error, round_down
 from rsray.results import plot, table
 from rsray.results.certificates import Certificates
-from rsray.results.compare import describe_indices
+from rsray.results.compare import by_class, describe_indices
 from rsray.results.summary import largest_certifiable_radius
 from rsray.storage import PathLike
 
+# Rows of the table by class: of more classes, those with the smallest ACR are shown.
+MOST_CLASSES = 50
 SEE_TABLE = "Certified accuracy against l2 radius; the table below holds the same figures."
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1e; --paper: #ffffff; --faint: #6b6b70;
@@ -69,8 +72,20 @@ def sections(results: Sequence[Certificates], *, step: float = table.DEFAULT_STE
     return f"""{curves}
 <h2>Certified accuracy in %</h2>
 {table_html(built.header, built.cells())}
+{"".join(_class_table(result, step) for result in results if result.classes)}
 <h2>Parameters</h2>
 {"".join(_parameters(result) for result in results)}"""
+
+
+def _class_table(result: Certificates, step: float) -> str:
+    """Return the table of a result's classes; of very many, the hardest ones."""
+    parts = by_class(result)
+    hardest = sorted(parts, key=lambda part: part.acr)[:MOST_CLASSES]
+    chosen = [part for part in parts if part in hardest]
+    kept = f", the {len(chosen)} hardest" if len(chosen) < len(parts) else ""
+    built = table.build(chosen, step=step)
+    heading = f"<h2>Classes of {escape(result.name)}{kept}</h2>"
+    return f"{heading}\n{table_html(built.header, built.cells())}\n"
 
 
 def document(title: str, heading: str, body: str) -> str:
@@ -131,16 +146,21 @@ def _cells(cells: Iterable[str]) -> str:
 
 
 def _parameters(result: Certificates) -> str:
-    error = f"{acr_standard_error(result.radius, result.correct):.4f}"
+    error = acr_standard_error(*result.outcomes)
     facts: dict[str, Any] = {
-        "images": describe_indices(result.index),
-        **({} if result.at_radius else {"standard error of the ACR": error}),
-        "largest certifiable radius": f"{largest_certifiable_radius(result):.4f}",
+        "images": describe_indices(result.selected),
+        **({} if result.at_radius else {"standard error of the ACR": _rounded(error)}),
+        "largest certifiable radius": f"{round_down(largest_certifiable_radius(result), 4):.4f}",
         "abstained": int(((result.prediction < 0) & ~result.skipped).sum()),
+        "failed": len(result.failed),
         **{"n0": result.parameter("n0"), "n": result.parameter("n")},
-        **dict(result.metadata.items()),
+        **result.metadata,
     }
     return f"<h3>{escape(result.name)}</h3>\n{facts_html(facts)}"
+
+
+def _rounded(value: float) -> str | None:
+    return f"{value:.4f}" if math.isfinite(value) else None
 
 
 def _text(value: Any) -> str:

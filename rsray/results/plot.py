@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from rsray import storage
-from rsray.core.radius import average_certified_radius, certified_accuracy
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike
@@ -65,7 +64,9 @@ def draw(results: Sequence[Certificates]) -> Figure:
             linewidth=1.4,
             label=_label(result),
         )
-    _dress(axes, widest=max(float(max(result.at_radius or result.radius)) for result in results))
+    _style_axes(
+        axes, widest=max(float(max(result.at_radius or result.radius)) for result in results)
+    )
     _place_legend(figure, axes, results)
     return figure
 
@@ -77,8 +78,9 @@ def curve(result: Certificates) -> tuple[np.ndarray, np.ndarray]:
     second time with 0.
     """
     radii, counts = np.unique(result.radius[result.correct], return_counts=True)
-    accuracy = np.cumsum(counts[::-1])[::-1] / len(result)
-    at_zero = np.sum(counts) / len(result)
+    num_selected = len(result.selected)
+    accuracy = np.cumsum(counts[::-1])[::-1] / num_selected
+    at_zero = np.sum(counts) / num_selected
     last = radii[-1] if len(radii) else 0.0
     return np.concatenate([[0.0], radii, [last]]), np.concatenate([[at_zero], accuracy, [0.0]])
 
@@ -86,21 +88,21 @@ def curve(result: Certificates) -> tuple[np.ndarray, np.ndarray]:
 def points(result: Certificates) -> tuple[np.ndarray, np.ndarray]:
     """Return the radii [R] that a run with at-radius decided, and its accuracy [R] at them."""
     radii = np.array(result.at_radius)
-    return radii, certified_accuracy(result.radius, result.correct, radii)
+    return radii, result.accuracy_at(radii)
 
 
 def _label(result: Certificates) -> str:
-    acr = average_certified_radius(result.radius, result.correct)
-    text = result.name if result.at_radius else f"{result.name} (ACR {acr:.3f})"
+    text = result.name if result.at_radius else f"{result.name} (ACR {result.acr:.3f})"
     # matplotlib reads what stands between two dollars as mathematics.
     return text.replace("$", r"\$")
 
 
-def _dress(axes: Axes, *, widest: float) -> None:
+def _style_axes(axes: Axes, *, widest: float) -> None:
     axes.set_xlabel(r"$\ell_2$ radius (pixel values in [0, 1])", color=INK)
     axes.set_ylabel("certified accuracy", color=INK)
     axes.set_xlim(0.0, 1.03 * widest if widest > 0 else 1.0)
-    axes.set_ylim(0.0, 1.02)  # room for the upper half of a line at 100 %
+    # Room for the upper half of a line at 100 %.
+    axes.set_ylim(0.0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
     axes.yaxis.set_major_locator(MultipleLocator(0.2))
     axes.yaxis.set_minor_locator(MultipleLocator(0.1))

@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 
 from rsray import storage
-from rsray.core.radius import (
-    acr_standard_error,
-    average_certified_radius,
-    certified_accuracy,
-    largest_radius,
-)
+from rsray.core.radius import acr_standard_error, largest_radius
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike
 
@@ -25,22 +20,27 @@ MEASURED = ("seconds", "indices")
 def summarise(certificates: Certificates, *, extra: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of summary.json.
 
-    `extra` holds `seconds` (wall-clock time of the sampling, None where unknown) and `indices`
-    ({start, skip, limit}) unless the metadata does, and may replace `draws` and `draws_per_second`.
-    What else it and the metadata hold is added. Raises ValueError when something is missing.
+    Every figure is over all `num_selected` images; one that failed, and is named under `failed`,
+    counts 0. `extra` holds `seconds` (wall-clock time of the sampling, None where unknown) and
+    `indices` ({start, skip, limit}) unless the metadata does, and may replace `draws` and
+    `draws_per_second`. What else it and the metadata hold is added. Raises ValueError when
+    something is missing.
     """
     known = {**certificates.metadata, **extra}
     missing = [name for name in MEASURED if name not in known]
     if missing:
         raise ValueError(f"a summary needs {', '.join(missing)}")
     draws, seconds = known.get("draws", _draws(certificates)), known["seconds"]
-    error = acr_standard_error(certificates.radius, certificates.correct)
+    radius, correct = certificates.outcomes
+    error = acr_standard_error(radius, correct)
     summary = {
         "num_images": len(certificates),
-        "acr": average_certified_radius(certificates.radius, certificates.correct),
+        "num_selected": len(correct),
+        "failed": {str(index): why for index, why in certificates.failed.items()},
+        "acr": certificates.acr,
         "acr_standard_error": error if math.isfinite(error) else None,
         "certified_accuracy": accuracy_by_radius(certificates),
-        "clean_accuracy": float(np.mean(certificates.correct)),
+        "clean_accuracy": float(np.mean(correct)),
         "abstained": int(np.sum((certificates.prediction < 0) & ~certificates.skipped)),
         "skipped": int(np.sum(certificates.skipped)),
         "largest_certifiable_radius": largest_certifiable_radius(certificates),
@@ -59,7 +59,7 @@ def accuracy_by_radius(certificates: Certificates) -> dict[str, float]:
     """Return certified accuracy at 0.00, 0.25 ... 4.00, up to the largest certifiable radius."""
     largest = min(largest_certifiable_radius(certificates), SUMMARY_END)
     at = np.arange(math.floor(largest / SUMMARY_STEP) + 1) * SUMMARY_STEP
-    accuracy = certified_accuracy(certificates.radius, certificates.correct, at)
+    accuracy = certificates.accuracy_at(at)
     return {f"{r:.2f}": float(a) for r, a in zip(at, accuracy, strict=True)}
 
 

@@ -1,4 +1,7 @@
-"""The papers' table: a row per result, certified accuracy at growing radii, then the ACR."""
+"""The papers' table: a row per result, certified accuracy at growing radii, then the ACR.
+
+An image that failed counts 0 everywhere; where there is one, a column says how many.
+"""
 
 import csv
 import io
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rsray.core.radius import average_certified_radius, certified_accuracy
+from rsray.core.radius import round_down
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.results.summary import largest_certifiable_radius
@@ -24,6 +27,15 @@ LATEX_ESCAPES = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 )
+FAILED = "failed"
+# The columns after the radii: how each value is printed, and its title in LaTeX.
+TAIL = {
+    "ACR": (".3f", "ACR"),
+    "images": ("d", "Images"),
+    FAILED: ("d", "Failed"),
+    "n": ("d", "$n$"),
+    "alpha": ("g", r"$\alpha$"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,9 +49,16 @@ class Row:
     sigma: float | None
     accuracy: np.ndarray
     acr: float | None
-    num_images: int
+    num_selected: int
+    num_failed: int
     n: int | None
     alpha: float | None
+
+    @property
+    def tail(self) -> dict[str, Any]:
+        """The values of the columns after the radii."""
+        values = (self.acr, self.num_selected, self.num_failed, self.n, self.alpha)
+        return dict(zip(TAIL, values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -51,18 +70,29 @@ class ReportTable:
 
     @property
     def radius_labels(self) -> list[str]:
-        """The radii with as many decimals as tell them apart, at least two."""
-        decimals = max([2, *(len(f"{r:.6g}".partition(".")[2]) for r in self.radii)])
-        return [f"{r:.{decimals}f}" for r in self.radii]
+        """The radii, never rounded up, with as many decimals as they have: two to nine."""
+        decimals = max([2, *(len(f"{r:.9f}".rstrip("0").partition(".")[2]) for r in self.radii)])
+        return [f"{r:.{decimals}f}" for r in round_down(self.radii, decimals)]
+
+    @property
+    def tail(self) -> list[str]:
+        """The titles of the columns after the radii."""
+        has_failed = any(row.num_failed for row in self.rows)
+        return [title for title in TAIL if title != FAILED or has_failed]
 
     @property
     def header(self) -> list[str]:
         """The column titles."""
-        return ["result", "sigma", *self.radius_labels, "ACR", "images", "n", "alpha"]
+        return ["result", "sigma", *self.radius_labels, *self.tail]
 
     def cells(self) -> list[list[str]]:
         """Return the texts of the rows: accuracy in percent, everything rounded to nearest."""
-        return [_cells(row) for row in self.rows]
+        return [self._cells(row) for row in self.rows]
+
+    def _cells(self, row: Row) -> list[str]:
+        accuracy = [UNKNOWN if np.isnan(a) else f"{100 * a:.1f}" for a in row.accuracy]
+        tail = [_or_unknown(row.tail[title], TAIL[title][0]) for title in self.tail]
+        return [row.name, _sigma(row.sigma), *accuracy, *tail]
 
 
 def build(results: Sequence[Certificates], *, step: float = DEFAULT_STEP) -> ReportTable:
@@ -91,25 +121,19 @@ def _radii(largest: float, step: float) -> np.ndarray:
 
 
 def _row(result: Certificates, radii: np.ndarray) -> Row:
-    accuracy = certified_accuracy(result.radius, result.correct, radii)
+    accuracy = result.accuracy_at(radii)
     if result.at_radius:
         accuracy[~np.isin(radii, result.at_radius)] = np.nan
-    acr = average_certified_radius(result.radius, result.correct)
     return Row(
         name=result.name,
         sigma=result.parameter("sigma"),
         accuracy=accuracy,
-        acr=None if result.at_radius else acr,
-        num_images=len(result),
+        acr=None if result.at_radius else result.acr,
+        num_selected=len(result.selected),
+        num_failed=len(result.failed),
         n=result.parameter("n"),
         alpha=result.parameter("alpha"),
     )
-
-
-def _cells(row: Row) -> list[str]:
-    accuracy = [UNKNOWN if np.isnan(a) else f"{100 * a:.1f}" for a in row.accuracy]
-    counts = [f"{row.num_images}", _or_unknown(row.n, "d"), _or_unknown(row.alpha, "g")]
-    return [row.name, _sigma(row.sigma), *accuracy, _or_unknown(row.acr, ".3f"), *counts]
 
 
 def _or_unknown(value: Any, spec: str) -> str:
@@ -135,6 +159,8 @@ def rich_table(table: ReportTable, *, width: int) -> "rich.table.Table":
     caption = "certified accuracy in % at each l2 radius; images in [0, 1]"
     if any(row.acr is None for row in table.rows):
         caption += "; -: not decided (at-radius)"
+    if FAILED in table.tail:
+        caption += "; images that failed count 0"
     grid = [table.header, *table.cells()]
     for candidate in (grid, [list(column) for column in zip(*grid, strict=True)]):
         shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
@@ -160,17 +186,17 @@ def markdown(table: ReportTable) -> str:
 
 def latex(table: ReportTable) -> str:
     """Return a tabular in the style of the booktabs package, certified accuracy in percent."""
-    count = len(table.radii)
+    count, tail = len(table.radii), [TAIL[title][1] for title in table.tail]
     radii = " & ".join(table.radius_labels)
     body = [" & ".join(cell.translate(LATEX_ESCAPES) for cell in row) for row in table.cells()]
     lines = [
         r"% \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{l{'r' * (count + 5)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (count + 1 + len(tail))}}}",
         r"\toprule",
         rf" & & \multicolumn{{{count}}}{{c}}{{Certified accuracy (\%) at $\ell_2$ radius}}"
-        r" & & & & \\",
+        rf"{' &' * len(tail)} \\",
         rf"\cmidrule(lr){{3-{count + 2}}}",
-        rf"Result & $\sigma$ & {radii} & ACR & Images & $n$ & $\alpha$ \\",
+        rf"Result & $\sigma$ & {radii} & {' & '.join(tail)} \\",
         r"\midrule",
         *(rf"{row} \\" for row in body),
         r"\bottomrule",
@@ -186,7 +212,7 @@ def comma_separated(table: ReportTable) -> str:
     writer.writerow(table.header)
     for row in table.rows:
         accuracy = [None if np.isnan(a) else float(a) for a in row.accuracy]
-        tail = [row.acr, row.num_images, row.n, row.alpha]
+        tail = [row.tail[title] for title in table.tail]
         writer.writerow([row.name, row.sigma, *accuracy, *tail])
     return sink.getvalue()
 

@@ -9,6 +9,7 @@ from scipy import stats
 
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish, recorded_evaluation, run_id
+from rsray.certification.recertify import recertify
 from rsray.certification.verdict import IncompleteError
 from rsray.config import CertifyConfig
 from rsray.errors import UserError
@@ -133,6 +134,26 @@ def test_failed_images_get_no_certificate_and_are_named(small_run):
     assert summary["num_images"] == 10
     assert certificates(run).index.tolist() == [i for i in run.selected.indices if i not in failed]
     assert summary["draws"] == 10 * 140
+
+
+def test_failed_images_count_0_and_are_named_beside_the_certificates(small_run):
+    run = small_run()
+    run.count([item for item in run.items() if item.index not in (12, 40)])
+    failed = {12: "OSError: damaged", 40: "BadLogitsError: NaN"}
+    summary = finish(run.claimed, run.selected, seconds=1.0, failed=failed)
+    table = certificates(run)
+    assert table.failed == failed and table.selected.tolist() == run.selected.indices.tolist()
+    labels = dict(zip(run.selected.indices.tolist(), run.selected.labels.tolist(), strict=True))
+    assert table.failed_labels == {12: labels[12], 40: labels[40]}
+    gain = (table.radius * table.correct).sum()
+    assert summary["num_selected"] == 12 and gain > 0
+    assert summary["acr"] == table.acr == pytest.approx(gain / 12, rel=1e-12)
+    assert summary["clean_accuracy"] == summary["certified_accuracy"]["0.00"]
+    assert summary["clean_accuracy"] == table.correct.sum() / 12
+    again = recertify(run.where, run.where / "again", alpha=0.01)
+    assert again["failed"] == summary["failed"] and again["num_selected"] == 12
+    made = read_certificates(run.where / "again" / "certificates.parquet")
+    assert (made.failed, made.failed_labels) == (failed, table.failed_labels)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -104,6 +104,9 @@ def test_one_in_full_is_a_configuration_file(name, listed):
 def test_the_images_of_the_figure_are_named(listed):
     output = listed("macer-cifar10-0.50")
     assert "# published: ACR 0.726 (MACER table 1)" in output
+    assert "# certified accuracy: 0.66 at 0, 0.60 at 0.25, 0.53 at 0.5, 0.46 at 0.75," in output
+    assert "0.771 at 0, 0.679 at 0.25, 0.579 at 0.5" in listed("smoothmix-cifar10-0.25")
+    assert "no ACR; certified accuracy 0.78 at 0, 0.64 at" in listed("adre-cifar10-0.25-lambda0.1")
     assert "# then: rsray certify RUN --start 500 --limit 500\n" in output
     assert "# then: rsray certify RUN\n" in listed("macer-mnist-0.25-90")
     assert "# then" not in listed("macer-digits")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import typer
 from shared_files import SHARED
@@ -81,6 +82,42 @@ def test_mistakes(rsray, cert, arguments):
     result = rsray(cert, *(argument.format(cert=cert) for argument in arguments))
     assert isinstance(result.exception, UserError) and "\n" not in str(result.exception)
     assert result.stdout == ""
+
+
+def test_failures_classes_and_labels(rsray, cert, tmp_path):
+    table = pq.read_table(cert / "certificates.parquet")
+    metadata = json.loads(table.schema.metadata[b"rsray"])
+    metadata |= {
+        "failed": {"50": "OSError: damaged"}, "failed_labels": {"50": 3},
+        "classes": ["plane", "car", *"cdefghij"],
+    }  # fmt: skip
+    pq.write_table(
+        table.replace_schema_metadata({"rsray": json.dumps(metadata)}),
+        cert / "certificates.parquet",
+    )
+    page, log = tmp_path / "p.html", tmp_path / "log"
+    asked = ["--label", "mine", "--html", page, "--export-cohen", log, "--format", "csv"]
+    result = rsray(cert, *asked)
+    said = "mine: 1 of 21 images failed and count 0 (image 50: OSError: damaged)"
+    assert result.stderr.splitlines() == [f"warning: {said}"] and said in page.read_text()
+    (row,) = csv.DictReader(io.StringIO(result.stdout))
+    assert (row["result"], row["images"], row["failed"]) == ("mine", "21", "1")
+    assert float(row["0.00"]) == 15 / 21 and "mine: plane" in page.read_text()
+    assert read_log(log).accuracy_at([0.0]) == 15 / 21
+    rows = list(csv.DictReader(io.StringIO(rsray(cert, "--by-class", "--format", "csv").stdout)))
+    assert len(rows) == 10 and rows[1]["result"] == "cert: car" and rows[1]["images"] == "2"
+    assert (rows[3]["images"], rows[3]["failed"]) == ("3", "1")
+
+
+def test_a_log_without_a_suffix_and_one_of_predictions(rsray, tmp_path):
+    log = tmp_path / "sigma_0.25"
+    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t0.5\t1\t2.0\n")
+    (row,) = csv.DictReader(io.StringIO(rsray(log, "--format", "csv").stdout))
+    assert (row["sigma"], row["ACR"]) == ("0.25", "0.5")
+    log.write_text("idx\tlabel\tpredict\tbasePredict\tcorrect\ttime\n0\t1\t1\t1\t1\t2.0\n")
+    result = rsray(log)
+    assert isinstance(result.exception, UserError) and result.stdout == ""
+    assert "log of predictions" in str(result.exception)
 
 
 def test_help_names_every_option(rsray):

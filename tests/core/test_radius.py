@@ -6,14 +6,17 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from rsray.config import CertifyConfig
 from rsray.core.radius import (
     acr_standard_error,
     average_certified_radius,
     certified_accuracy,
     certified_radius,
     largest_radius,
+    round_down,
     two_sided_radius,
 )
+from rsray.errors import UserError
 
 PHI = NormalDist()
 
@@ -90,3 +93,23 @@ def test_summaries_of_no_and_of_one_image():
     assert math.isnan(average_certified_radius([], []))
     assert math.isnan(acr_standard_error([0.3], [True]))
     assert certified_accuracy([], [], [0.0, 1.0]).tolist() == [0.0, 0.0]
+
+
+def test_rounding_is_down_and_tight():
+    rng = np.random.default_rng(0)
+    printed = np.arange(4001) / 1000
+    radius = np.concatenate(
+        [rng.uniform(0, 4, 20_000), printed, np.nextafter(printed, 9), np.nextafter(printed, 0)]
+    )
+    texts = [f"{r:.3f}" for r in round_down(radius)]
+    back = np.array([float(text) for text in texts])
+    assert np.all(back <= radius) and np.all(back + 0.001 > radius - 1e-12)
+    np.testing.assert_array_equal(round_down(printed), printed)
+
+
+def test_an_error_does_not_promise_more_than_can_be_reached():
+    values = {"source": "R", "model_digest": "d", "dataset": "digits", "model": "lenet"}
+    values |= {"num_classes": 10, "sigma": 0.5, "n": 10_000}
+    with pytest.raises(UserError, match="largest radius is 1.5168$"):  # 1.516859...
+        CertifyConfig.make({**values, "at_radius": (3.0,)})
+    CertifyConfig.make({**values, "at_radius": (1.5168,)})

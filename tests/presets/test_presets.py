@@ -105,9 +105,13 @@ def test_is_well_formed(name):
     assert entry.acr is None or re.fullmatch(r"[012]\.\d\d\d?", entry.acr), "quoted, as printed"
     assert bool(entry.figure) == (entry.source is not None)
     assert entry.source is None or SOURCE.fullmatch(entry.source), entry.source
-    assert not (entry.acr and entry.certified), "where an ACR was published it is the figure"
-    assert all(0 < accuracy < 1 for accuracy in entry.certified.values())
+    accuracies = list(entry.certified.values())
+    assert all(0 < accuracy < 1 for accuracy in accuracies)
+    assert accuracies == sorted(accuracies, reverse=True), "it falls with the radius"
+    assert list(entry.certified) == sorted(entry.certified)
     assert all(radius % 0.25 == 0 for radius in entry.certified)
+    # sigma * Phi^-1(0.001^(1/100,000)): n = 100,000 and alpha = 0.001 certify nothing beyond.
+    assert all(radius < 3.812 * config.sigma for radius in entry.certified)
     assert "\n" not in entry.differs + entry.certify + entry.paper
     options = re.findall(r"--(\w+) (\d+)", entry.certify)
     assert entry.certify == " ".join(f"--{key} {value}" for key, value in options)
@@ -125,7 +129,7 @@ def test_files():
         names += own
         entries = yaml.safe_load(text)
         assert set(entries) - {"ours"} == {"paper", *own}
-        known = {"extends", "settings", "cost", "certify", "differs", "published", "certified"}
+        known = {"extends", "settings", "cost", "certify", "differs", "published"}
         for name, entry in entries.items():
             assert name in ("paper", "ours") or set(entry) <= known, name
     assert sorted(names) == sorted(NAMES), "no name twice"
@@ -179,6 +183,8 @@ def test_macer(sigma):
     assert figures(name, *rest) == (120, 0.1, (30, 60, 90), weight, False)
     if sigma != "1.00":
         name = f"macer-svhn-{sigma}"
+        assert train_config({}, preset_name=name).augmentation is None, "the data set's own"
+        assert DATASETS["svhn"].augmentation == "crop-flip", "as in the authors' code"
         assert figures(name, *keys) == (16, 8, 16, 0.9, 64, 5e-4)
         assert figures(name, *rest) == (440, 0.01, (200, 400), 12, False)
         name = f"macer-cifar10-{sigma}-short"
@@ -190,7 +196,7 @@ def test_macer(sigma):
 def test_the_public_mnist_recipe(sigma):
     keys = "model epochs lr lr_drops batch_size weight_decay momentum".split()
     ends = {"macer": "-90"}
-    for objective in ("macer", "gaussian", "stability", "consistency", "smoothadv"):
+    for objective in ("macer", "gaussian", "stability", "consistency", "smoothadv", "smoothmix"):
         name = f"{objective}-mnist-{sigma}{ends.get(objective, '')}"
         assert figures(name, *keys) == ("lenet", 90, 0.01, (30, 60), 256, 1e-4, 0.9)
         assert not preset(name).certify, "the whole test set"
@@ -204,6 +210,9 @@ def test_the_public_mnist_recipe(sigma):
     assert figures(f"consistency-mnist-{sigma}", *keys) == (2, weight, 0.5)
     keys = ("attack", "num_steps", "num_draws", "epsilon", "warm_up_epochs")
     assert figures(f"smoothadv-mnist-{sigma}", *keys) == ("pgd", 10, 4, 1.0, 10)
+    keys = ("num_draws", "trade_off", "step_size", "num_steps", "warm_up_epochs")
+    steps = {"0.25": 2, "0.50": 4, "1.00": 8}[sigma]
+    assert figures(f"smoothmix-mnist-{sigma}", *keys) == (4, 5, 1.0, steps, 10)
 
 
 def test_smoothadv_of_macers_tables_4_and_5():

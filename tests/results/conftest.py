@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,18 @@ def make() -> Callable[..., Certificates]:
         )
 
     return build
+
+
+@pytest.fixture
+def without() -> Callable[..., Certificates]:
+    """Return a function that takes an image's certificate away, as one that failed."""
+
+    def failed(result: Certificates, image: int, *, label: int | None = None) -> Certificates:
+        keep = result.index != image
+        columns = {name: column[keep] for name, column in result.columns().items()}
+        metadata = {**result.metadata, "failed": {str(image): "OSError: damaged"}}
+        if label is not None:
+            metadata["failed_labels"] = {str(image): label}
+        return replace(result, metadata=metadata, **columns)
+
+    return failed

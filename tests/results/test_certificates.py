@@ -96,3 +96,32 @@ def test_n_falls_back_on_the_draws_used(make):
     assert make(n=None).parameter("n") == 1000
     assert make().parameter("n0") == 100
     assert make().parameter("nothing") is None
+
+
+def test_a_failed_image_counts_nothing_in_every_figure(make, without):
+    whole = make()
+    image = int(whole.index[whole.correct][3])
+    result = without(whole, image)
+    assert len(result) == 39 and result.selected.tolist() == list(range(40))
+    assert result.failed == {image: "OSError: damaged"} and result.failed_labels == {}
+    kept = whole.correct & (whole.index != image)
+    assert result.acr == pytest.approx(whole.radius[kept].sum() / 40, abs=1e-15)
+    for at in (0.0, 0.3, 0.9):
+        assert result.accuracy_at([at]) == (kept & (whole.radius >= at)).sum() / 40
+    assert whole.failed == {} and whole.acr == pytest.approx((whole.radius * whole.correct).mean())
+
+
+def test_what_no_certification_writes_is_not_written(tmp_path, make):
+    for column, value, match in (
+        ("p_a_lower", np.nan, "a bound is not a number"),
+        ("p_b_upper", np.nan, "a bound is not a number"),
+        ("radius", np.inf, "a radius is negative or not finite"),
+    ):
+        columns = make().columns()
+        columns[column] = columns[column].copy()
+        columns[column][5] = value
+        with pytest.raises(ValueError, match=match):
+            write_certificates(tmp_path / "c.parquet", columns, {})
+    with pytest.raises(ValueError, match="failed has a certificate"):
+        write_certificates(tmp_path / "c.parquet", make().columns(), {"failed": {"3": "NaN"}})
+    assert not list(tmp_path.iterdir())

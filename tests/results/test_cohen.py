@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from rsray.errors import UserError
-from rsray.results.cohen import read_log, round_down, sigma_in, write_log
+from rsray.results.cohen import is_log, read_log, sigma_in, write_log
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
 
 def test_reads_header_blank_lines_both_times_and_any_order(tmp_path):
-    path = tmp_path / "macer-0.25.tsv"
+    path = tmp_path / "macer-sigma0.25.tsv"
     path.write_text(HEADER + "\n20\t7\t-1\t0.0\t0\t15.5\n\n0\t3\t3\t0.378\t1\t0:00:02.5\n")
     result = read_log(path)
     assert result.index.tolist() == [0, 20] and result.prediction.tolist() == [3, -1]
@@ -54,26 +54,62 @@ def test_files_without_certificates(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "sigma"),
+    ("path", "sigma"),
     [
-        ("cohen-resnet110-1.00.tsv", 1.0), ("sigma_0.25", 0.25), ("lr0.1_noise0.5_eps1.0.tsv", 0.5),
-        ("run-12.tsv", None), ("v1.2.3.tsv", None), ("mnist0.50.tsv", 0.5),
+        ("sigma_0.25", 0.25), ("lr0.1_noise0.5_eps1.0.tsv", 0.5), ("Sigma=1.00/log", 1.0),
+        ("resnet110/noise_0.12/test/sigma_0.50", 0.5), ("sigma_0.50/noise_0.12", 0.5),
+        ("noise_0.25/macer/noise_0.50.tsv", 0.5), ("s3://b/noise_1.00/test/log", 1.0),
+        # Learning rates, attacks, versions, numbers of runs and numbers alone are no sigma.
+        ("lr_0.10/eps_0.25/log.tsv", None), ("denoise0.5.tsv", None), ("noise_3/log", None),
+        ("run-12.tsv", None), ("v1.2.3.tsv", None), ("sigma_0.25.1.tsv", None),
+        ("mnist0.50.tsv", None), ("cohen-resnet110-1.00.tsv", None),
+        ("noise_0.50/a/b/c.tsv", None), ("my-noise_0.50-project/runs/17/test/log", None),
     ],
 )  # fmt: skip
-def test_sigma_from_the_name(name, sigma):
-    assert sigma_in(name) == sigma
+def test_sigma_where_the_path_says_sigma(path, sigma):
+    assert sigma_in(path) == sigma
 
 
-def test_rounding_is_down_and_tight():
-    rng = np.random.default_rng(0)
-    printed = np.arange(4001) / 1000
-    radius = np.concatenate(
-        [rng.uniform(0, 4, 20_000), printed, np.nextafter(printed, 9), np.nextafter(printed, 0)]
-    )
-    texts = [f"{r:.3f}" for r in round_down(radius)]
-    back = np.array([float(text) for text in texts])
-    assert np.all(back <= radius) and np.all(back + 0.001 > radius - 1e-12)
-    np.testing.assert_array_equal(round_down(printed), printed)
+def test_a_log_is_known_by_its_header(tmp_path):
+    row = "0\t3\t3\t0.378\t1\t2.5\n"
+    for content, known in (
+        (HEADER + row, True),
+        ("\ufeff" + HEADER + row, True),
+        ("\n" + HEADER.replace("\n", "\r\n") + row, True),
+        ("idx\tlabel\tpredict\tcorrect\ttime\n", True),
+        (row, False),
+        ("idx,label,predict\n", False),
+        ("", False),
+    ):
+        (tmp_path / "sigma_0.25").write_bytes(content.encode())
+        assert is_log(tmp_path / "sigma_0.25") == known, content
+    (tmp_path / "sigma_0.25").write_bytes(b"\xff\xfe\x00PAR1" * 2000)
+    assert not is_log(tmp_path / "sigma_0.25")
+
+
+def test_columns_are_found_by_name(tmp_path):
+    path = tmp_path / "log"
+    path.write_text("idx\tlabel\tsigma\tradius\tpredict\tcorrect\n4\t2\t0.5\t0.81\t2\t1\n")
+    result = read_log(path)
+    assert (result.radius.tolist(), result.prediction.tolist()) == ([0.81], [2])
+    assert result.metadata["seconds"] is None and result.parameter("sigma") is None
+    path.write_text("idx\tlabel\tpredict\tradius\tcorrect\tradius\n4\t2\t2\t0.8\t1\t0.9\n")
+    with pytest.raises(UserError, match="its columns are idx, label"):
+        read_log(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["idx\tlabel\tpredict\tbasePredict\tcorrect\ttime", "idx\tlabel\tpredict\tcorrect\ttime"],
+)
+def test_a_log_of_predictions_is_no_certificate(tmp_path, header):
+    """Six columns of which the fourth is a class: it must never be read as a radius."""
+    path = tmp_path / "predict.tsv"
+    cells = ["5", "1", "1", "1", "1", "0:00:01"][: header.count("\t") + 1]
+    path.write_text(header + "\n" + "\t".join(cells) + "\n")
+    with pytest.raises(UserError, match="log of predictions .* not of certificates") as caught:
+        read_log(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_export_never_claims_more(tmp_path, make):
@@ -91,7 +127,7 @@ def test_every_published_log_survives_a_round_trip(tmp_path, reference):
     assert len(logs) == 10
     for path in logs:
         result = read_log(path)
-        assert result.parameter("sigma") == float(path.stem.rpartition("-")[2])
+        assert is_log(path) and result.parameter("sigma") is None
         assert len(result) == len(path.read_text().split("\n")) - 2
         write_log(tmp_path / path.name, result)
         again = read_log(tmp_path / path.name)
@@ -113,3 +149,14 @@ def test_a_run_that_decided_a_few_radii_is_no_log(tmp_path, make):
     with pytest.raises(UserError, match=r"few decided radius 0.25, 0.5 alone"):
         write_log(tmp_path / "log.tsv", make(name="few", at_radius=[0.25, 0.5]))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_image_abstains_in_a_log(tmp_path, make, without):
+    result = without(make(), 7, label=2)
+    write_log(tmp_path / "log.tsv", result)
+    again = read_log(tmp_path / "log.tsv")
+    assert again.index.tolist() == list(range(40))
+    assert "\n7\t2\t-1\t0.000\t0\t0:00:00\n" in (tmp_path / "log.tsv").read_text()
+    assert result.acr - 0.001 < again.acr <= result.acr
+    with pytest.raises(UserError, match=r"labels of images that failed \(7\)"):
+        write_log(tmp_path / "more.tsv", without(make(), 7))

@@ -15,6 +15,7 @@ def test_loads_every_kind_of_result(tmp_path, make):
     write(tmp_path / "cert", make())
     write(tmp_path / "search" / "best" / "certificates", make(50))
     write_log(tmp_path / "log-0.50.tsv", make(60))
+    write_log(tmp_path / "noise_0.25" / "sigma_0.50", make(70))
     loaded = {
         "cert": compare.load(tmp_path / "cert"),
         "cert file": compare.load(tmp_path / "cert" / "certificates.parquet"),
@@ -23,10 +24,12 @@ def test_loads_every_kind_of_result(tmp_path, make):
         "best": compare.load(tmp_path / "search" / "best"),
         "inner": compare.load(tmp_path / "search" / "best" / "certificates"),
         "log": compare.load(tmp_path / "log-0.50.tsv"),
+        "log by its header": compare.load(tmp_path / "noise_0.25" / "sigma_0.50"),
     }
-    assert [len(result) for result in loaded.values()] == [40, 40, 40, 50, 50, 50, 60]
+    assert [len(result) for result in loaded.values()] == [40, 40, 40, 50, 50, 50, 60, 70]
     names = [result.name for result in loaded.values()]
-    assert names == ["cert", "cert", "cert", "search", "search", "search", "log-0.50"]
+    assert names == [*["cert"] * 3, *["search"] * 3, "log-0.50", "sigma_0.50"]
+    assert loaded["log by its header"].parameter("sigma") == 0.5
 
 
 @pytest.mark.parametrize(
@@ -50,6 +53,23 @@ def test_other_paths(tmp_path):
     for name, match in (("summary.json", "is no result"), ("gone", "does not exist")):
         with pytest.raises(UserError, match=match):
             compare.load(tmp_path / name)
+
+
+def test_a_log_of_predictions_is_refused_whatever_its_name(tmp_path):
+    for name in ("sigma_0.25", "sigma_0.25.tsv"):
+        rows = "idx\tlabel\tpredict\tbasePredict\tcorrect\ttime\n3\t2\t2\t2\t1\t0.5\n"
+        (tmp_path / name).write_text(rows)
+        with pytest.raises(UserError, match="log of predictions"):
+            compare.load(tmp_path / name)
+
+
+def test_labels_name_the_results(tmp_path, make):
+    for run in ("a", "b"):
+        write(tmp_path / run, make())
+    paths = [tmp_path / "a", tmp_path / "b"]
+    assert [r.name for r in compare.load_all(paths, labels=["one", "2"])] == ["one", "2"]
+    with pytest.raises(UserError, match="1 labels were given for 2 results"):
+        compare.load_all(paths, labels=["one"])
 
 
 def test_equal_names_are_told_apart(tmp_path, make):
@@ -108,3 +128,33 @@ def test_restrict_to_the_common_images(make):
 def test_describe_indices():
     assert compare.describe_indices(np.array([7])) == "1 image (7)"
     assert compare.describe_indices(np.array([1, 2, 9])) == "3 images (some of 1 to 9)"
+
+
+def test_failures_are_told_and_stay_in_what_is_compared(make, without):
+    one, two = without(make(name="a"), 7, label=4), make(name="b", split="test")
+    assert compare.failures([one, two]) == [
+        "a: 1 of 40 images failed and count 0 (image 7: OSError: damaged)"
+    ]
+    assert not any("images differ" in text for text in compare.differences([one, two]))
+    shared = compare.common_indices([one, make(20, name="c")])
+    assert shared.tolist() == list(range(20)), "both were to certify image 7"
+    short, _ = compare.restrict([one, two], shared)
+    assert len(short) == 19 and short.failed == {7: "OSError: damaged"}
+    assert short.acr == pytest.approx((short.radius * short.correct).sum() / 20, abs=1e-15)
+    (rest,) = compare.restrict([one], np.arange(10, 20))
+    assert rest.failed == {} and "failed" not in rest.metadata
+
+
+def test_by_class(make, without):
+    names = ["plane", "car", *map(str, range(2, 10))]
+    result = without(make(name="run", classes=names), 7, label=1)
+    parts = compare.by_class(result)
+    labels = np.union1d(np.unique(result.label), [1])
+    assert [part.name for part in parts] == [f"run: {names[label]}" for label in labels]
+    assert sum(len(part.selected) for part in parts) == 40
+    (cars,) = [part for part in parts if part.name == "run: car"]
+    mine = result.label == 1
+    assert cars.index.tolist() == result.index[mine].tolist() and cars.failed == result.failed
+    total = (result.radius * result.correct)[mine].sum()
+    assert cars.acr == pytest.approx(total / (mine.sum() + 1), abs=1e-15)
+    assert compare.by_class(make(name="run"))[0].name == "run: 0"

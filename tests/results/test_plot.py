@@ -60,3 +60,10 @@ def test_nothing_certified(make):
     for name in ("radius", "correct"):
         getattr(result, name)[:] = 0
     assert plot.render(plot.draw([result]), ".png")
+
+
+def test_a_failed_image_lowers_the_curve(make, without):
+    whole = make()
+    image = int(whole.index[whole.correct][0])
+    _, accuracy = plot.curve(without(whole, image))
+    assert accuracy[0] == (whole.correct.sum() - 1) / 40

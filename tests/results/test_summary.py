@@ -55,3 +55,15 @@ def test_summary_is_json(tmp_path, make):
     write_summary(tmp_path / "summary.json", summarise(one, extra=EXTRA))
     again = json.loads((tmp_path / "summary.json").read_text())
     assert again["acr_standard_error"] is None and np.isfinite(again["acr"])
+
+
+def test_a_failed_image_counts_nothing_and_is_named(make, without):
+    whole = make()
+    image = int(whole.index[whole.correct][0])
+    summary = summarise(without(whole, image), extra=EXTRA)
+    kept = whole.correct & (whole.index != image)
+    assert (summary["num_images"], summary["num_selected"]) == (39, 40)
+    assert summary["failed"] == {str(image): "OSError: damaged"}
+    assert summary["acr"] == pytest.approx(whole.radius[kept].sum() / 40, abs=1e-15)
+    assert summary["clean_accuracy"] == summary["certified_accuracy"]["0.00"] == kept.sum() / 40
+    assert summarise(whole, extra=EXTRA)["failed"] == {}

@@ -101,3 +101,32 @@ def test_terminal_table_never_cuts_a_number(make, width):
     words = console.export_text().split()
     assert all(cell in words for row in shown.cells() for cell in row)
     assert all(label in words for label in shown.radius_labels)
+
+
+def test_failed_images_are_announced_in_every_table(make, without):
+    whole = make(name="whole")
+    image = int(whole.index[whole.correct][0])
+    result = without(make(name="short"), image)
+    shown = table.build([result, whole])
+    cells = [dict(zip(shown.header, row, strict=True)) for row in shown.cells()]
+    assert [(row["images"], row["failed"]) for row in cells] == [("40", "1"), ("40", "0")]
+    kept = whole.correct & (whole.index != image)
+    assert cells[0]["0.00"] == f"{100 * kept.sum() / 40:.1f}" != cells[1]["0.00"]
+    assert "failed" in table.markdown(shown) and "Failed" in table.latex(shown)
+    rows = list(csv.DictReader(io.StringIO(table.comma_separated(shown))))
+    assert [row["failed"] for row in rows] == ["1", "0"]
+    assert float(rows[0]["ACR"]) == pytest.approx(whole.radius[kept].sum() / 40, abs=1e-15)
+    console = rich.console.Console(width=300, file=io.StringIO(), record=True)
+    console.print(table.rich_table(shown, width=300))
+    assert "images that failed count 0" in console.export_text()
+    assert "failed" not in table.build([whole]).header
+
+
+def test_no_radius_is_rounded_up(make):
+    asked = [0.1234567, 0.99999996, 1.25]
+    shown = table.build([make(at_radius=asked)])
+    assert shown.radius_labels == ["0.12345670", "0.99999996", "1.25000000"]
+    finer = table.build([make(at_radius=[0.12345678949])])
+    assert finer.radius_labels == ["0.123456789"]
+    steps = table.build([make()], step=0.1234565)
+    assert [float(label) for label in steps.radius_labels] == steps.radii.tolist()

@@ -131,7 +131,10 @@ class Sampler:
                 block_B = blocks_D[start : start + batch]
                 logits_BK = logits_BK[: len(block_B)]
                 bad |= torch.isnan(logits_BK).any()
-                soft_BK = (logits_BK.softmax(1).double() * STEPS).floor_().div_(STEPS)
+                # An infinite logit is as large as a logit can be: of inf alone softmax makes NaN.
+                largest = torch.finfo(logits_BK.dtype).max
+                soft_BK = logits_BK.clamp(-largest, largest).softmax(1)
+                soft_BK = (soft_BK.double() * STEPS).floor_().div_(STEPS)
                 sums.index_add_(0, block_B, soft_BK)
                 squares.index_add_(0, block_B, soft_BK.square_().mul_(STEPS).ceil_().div_(STEPS))
                 cell_B = block_B * self.num_classes + logits_BK.argmax(1)

@@ -174,6 +174,20 @@ def test_infinite_logits_are_logits():
     assert counts.tolist() == [[0, 50]]
 
 
+@pytest.mark.parametrize(
+    ("logits", "soft"),
+    [([-torch.inf, torch.inf], [0, 50]), ([torch.inf, 3.0], [50, 0]), ([-torch.inf] * 2, [25, 25])],
+)
+def test_infinite_logits_have_soft_probabilities(logits, soft):
+    class Certain(nn.Module):
+        def forward(self, images):
+            return torch.tensor(logits).expand(len(images), 2)
+
+    counts, sums, squares = sampler(Certain(), classes=2).moments(DARK, 0, "estimation", [(0, 50)])
+    assert counts.sum() == 50 and sums.tolist() == [soft]
+    assert squares.tolist() == [[share * share / 50 for share in soft]]
+
+
 def test_an_image_of_floats_is_not_changed(tiny):
     image = np.random.default_rng(0).uniform(0, 255, DARK.shape).astype(np.float32)
     before, engine = image.copy(), sampler(DarkOnly(), classes=2)

@@ -1,0 +1,135 @@
+"""rsray from Python: the same names as the options, and what the functions return."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+import rsray
+from rsray import api
+from rsray.config import (
+    CertifyConfig,
+    PlanConfig,
+    PredictConfig,
+    RecertifyConfig,
+    ReportConfig,
+    Running,
+    Searching,
+    TrainConfig,
+    TuneConfig,
+)
+from rsray.progress import Watch
+from rsray_cli.options import shown_fields
+from rsray_cli.predict import IMAGES
+
+# What the command line has beside the parameters of a function, or calls otherwise.
+ON_THE_COMMAND_LINE = {"set", "cluster", "down", "format"}
+OPTIONS = {
+    "train": [(TrainConfig, ()), (Running, ())],
+    "certify": [(CertifyConfig, ()), (Running, ("set",))],
+    "predict": [(CertifyConfig, IMAGES), (PredictConfig, ())],
+    "plan": [(CertifyConfig, ("actors", "block_size")), (PlanConfig, ())],
+    "recertify": [(RecertifyConfig, ())],
+    "report": [(ReportConfig, ())],
+    "tune": [(TrainConfig, ("workers",)), (TuneConfig, ("limit",)), (Searching, ()), (Running, ())],
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_of_a_command_is_a_parameter_of_its_function(name):
+    parameters = set(inspect.signature(getattr(api, name)).parameters)
+    for settings, some in OPTIONS[name]:
+        names = some if settings is CertifyConfig and name == "predict" else shown_fields(settings)
+        wanted = set(names) - ON_THE_COMMAND_LINE
+        if name in ("plan", "tune"):
+            wanted -= set(some)
+        assert wanted <= parameters, settings
+
+
+def test_no_function_repeats_a_default():
+    for name in OPTIONS:
+        for parameter in inspect.signature(getattr(api, name)).parameters.values():
+            assert parameter.default in (inspect.Parameter.empty, None, False, True, ()), parameter
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    told = []
+    made = rsray.train(
+        dataset="digits", objective="gaussian", epochs=2, lr=0.1, precision="fp32",
+        out=tmp_path_factory.mktemp("api") / "run", progress=Watch(say=told.append),
+    )  # fmt: skip
+    assert len(told) == 2 and "gaussian on digits" in told[0] and "trained in" in told[1]
+    return made
+
+
+def test_a_run_opens_its_settings_figures_and_network(run):
+    assert (run.config.objective, run.config.epochs, run.config.lr) == ("gaussian", 2, 0.1)
+    assert (
+        run.metrics["epoch"].to_pylist() == [0, 1] and "noisy_accuracy" in run.metrics.column_names
+    )
+    model = run.model()
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10) and not model.training
+
+
+def test_a_finished_run_is_returned_as_it_is(run):
+    told = []
+    again = rsray.train(
+        dataset="digits", objective="gaussian", epochs=2, lr=0.1, precision="fp32", out=run.path,
+        progress=Watch(say=told.append),
+    )  # fmt: skip
+    assert again.path == run.path and told[1] == "was trained already: nothing to do"
+    with pytest.raises(rsray.UserError, match="sigma is 0.5 now but was 0.25"):
+        rsray.train(
+            dataset="digits", objective="gaussian", epochs=2, lr=0.1, sigma=0.5, precision="fp32",
+            out=run.path, progress=False,
+        )  # fmt: skip
+
+
+def test_predictions_and_a_plan(run, tmp_path):
+    made = rsray.predict(run, n=100, limit=5, precision="fp32", out=tmp_path / "p.parquet")
+    assert made.table.num_rows == 5 and made.failed == {} and (tmp_path / "p.parquet").exists()
+    plan = rsray.plan(run, n=1000, limit=9, seconds=0.1, actors=4, price=2.0, compile="off")
+    assert plan.forecast.draws == 9 * 1100 and plan.dollars > 0 and plan.hours > 0
+
+
+def test_mistakes_are_user_errors(run):
+    for wrong in (
+        lambda: rsray.train(dataset="digits", epochs=0, progress=False),
+        lambda: rsray.train(dataset="digits", nosuch=1, progress=False),
+        lambda: rsray.predict(run, n=0),
+        lambda: rsray.plan(run, actors=0),
+        lambda: rsray.recertify("nothing"),
+        lambda: rsray.report([]),
+        lambda: rsray.tune(dataset="digits", search={"hinge": "log(1)"}, progress=False),
+    ):
+        with pytest.raises(rsray.UserError) as refused:
+            wrong()
+        assert "\n" not in str(refused.value)
+
+
+TEN_LINES = """
+import rsray
+
+run = rsray.train(dataset="digits", objective="gaussian", epochs=6, lr=0.1, out="runs/digits")
+cert = rsray.certify(run, n=1_000, limit=40, out="runs/digits-cert")
+print(cert.acr, cert.summary["certified_accuracy"]["0.25"])
+radii, accuracy = cert.curve()
+tighter = rsray.recertify(cert, alpha=0.01)
+print(rsray.report([cert, tighter], plot="curve.png").text("markdown"))
+print(rsray.predict(run, n=100, limit=5).table["prediction"])
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_job_in_ten_lines(tmp_path, monkeypatch):
+    """Train, certify, certify again from the counts, compare and plot."""
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(TEN_LINES, names)
+    cert, tighter = names["cert"], names["tighter"]
+    assert cert.table.num_rows == 40 and 0 < cert.acr < tighter.acr
+    accuracy = names["accuracy"]
+    assert np.all(np.diff(accuracy) <= 0) and accuracy[0] == cert.summary["certified_accuracy"]["0"]
+    assert (tmp_path / "curve.png").exists()
