@@ -34,6 +34,8 @@ class Dashboard:
     layout: NodeLayout
     # Only a cluster that `ray up` brought up has a head that ssh reaches.
     head: Host | None
+    # What this machine's record of jobs knows the cluster by: its name, or its address.
+    name: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -91,7 +93,8 @@ def is_url(target: str) -> bool:
 def connect_dashboard(target: str) -> Iterator[Dashboard]:
     """Yield the dashboard of a YAML or URL; UserError when it does not answer or refuses us."""
     if is_url(target):
-        dashboard = Dashboard(target.rstrip("/"), _local_token(), target, _layout_of_url(), None)
+        url = target.rstrip("/")
+        dashboard = Dashboard(url, _local_token(), target, _layout_of_url(), None, url)
         _refuse_plain_http(dashboard)
         dashboard.get("/api/version")
         yield dashboard
@@ -108,7 +111,8 @@ def connect_through_ssh(cluster: ClusterFile, target: str | None = None) -> Iter
     token, head = cluster.token_file.read_text().strip(), head_host(cluster)
     with head.tunnel(cluster.layout.dashboard_port) as port:
         url = f"http://127.0.0.1:{port}"
-        dashboard = Dashboard(url, token, target or str(cluster.path), cluster.layout, head)
+        shown = target or str(cluster.path)
+        dashboard = Dashboard(url, token, shown, cluster.layout, head, cluster.name)
         dashboard.get("/api/version")
         # Only this address asks for the token.
         dashboard.get("/api/jobs/")
