@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from rsray.core.bounds import BOUNDS, SOFT_BOUNDS, check_settings
+from rsray.core.bounds import BOUNDS, check_settings
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
@@ -322,10 +322,11 @@ class CertifyConfig(Config):
 
     def _can_answer(self) -> None:
         """Raise UserError for radii that no confidence sequence of n draws can answer."""
-        if self.bound != "clopper-pearson" or self.sampling == "adaptive":
+        default = type(self).model_fields["bound"].default
+        if self.bound != default or self.sampling == "adaptive":
             raise UserError(
                 "at-radius has a bound and a stopping rule of its own: leave bound at "
-                f"clopper-pearson (it is {self.bound}) and choose sampling fixed or skip "
+                f"{default} (it is {self.bound}) and choose sampling fixed or skip "
                 f"(it is {self.sampling})"
             )
         from rsray.core.bounds.confidence_sequence import sequence_lower
@@ -341,7 +342,7 @@ class CertifyConfig(Config):
     @property
     def soft(self) -> bool:
         """Whether the certified classifier is the soft smoothed one."""
-        return self.bound in SOFT_BOUNDS
+        return BOUNDS[self.bound].is_soft
 
 
 class PredictConfig(Config):

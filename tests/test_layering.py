@@ -19,7 +19,7 @@ ALLOWED = {
     "versions": set(),
     "progress": set(),
     "family": {"errors"},
-    "core": {"errors"},
+    "core": GROUND,
     "storage": {"errors"},
     "objectives": {"family"},
     "models": GROUND,

@@ -8,9 +8,9 @@ import torch
 
 from rsray.certification.engine.compiled import nominal_speed
 from rsray.certification.engine.evaluation import Evaluation, choose_evaluation
-from rsray.certification.folder import demand_of
 from rsray.certification.forecast import Forecast, forecast
 from rsray.certification.request import CertificationRequest
+from rsray.certification.sampling_plan import SamplingPlan
 from rsray.config import PlanConfig
 from rsray.core.hardware import dedicate_process, default_device, device_name, resolve_precision
 from rsray.errors import UserError
@@ -70,7 +70,13 @@ def measure_plan(request: CertificationRequest, settings: PlanConfig) -> Plan:
         work_seconds=len(selected.indices) * config.n / (nominal * settings.actors * gpus),
     )
     found = forecast(
-        model, split, selected, config, demand_of(config), evaluation, seconds=settings.seconds
+        model,
+        split,
+        selected,
+        config,
+        SamplingPlan.of(config),
+        evaluation,
+        seconds=settings.seconds,
     )
     speed = found.draws_per_second * min(gpus, 1.0)
     found = replace(found, draws_per_second=speed)

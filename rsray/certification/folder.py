@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rsray.certification.demand import Demand
+from rsray.certification.certificate_columns import certificate_columns, check_complete
 from rsray.certification.engine.evaluation import Evaluation
-from rsray.certification.plan import Draws
-from rsray.certification.store import CountStore, Selected
-from rsray.certification.sums import moments, totals, totals_of_top
-from rsray.certification.verdict import certificate_columns, check_complete
+from rsray.certification.gathering import GatheredCounts
+from rsray.certification.sampling_plan import SamplingPlan
+from rsray.certification.store import CountStore
 from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, write_certificates
@@ -33,6 +32,11 @@ CERT_FILE, TABLE, SUMMARY, PROGRESS, AT_RADIUS = (
     "progress.json",
     "at_radius.json",
 )
+# Settings that stand in the metadata of every certificate.
+METADATA_SETTINGS: tuple[str, ...] = (
+    "sigma", "alpha", "bound", "sampling", "seed", "dataset", "split", "model", "n0", "n",
+    "block_size", "start", "skip", "limit", "precision", "model_digest", "source", "image_size",
+)  # fmt: skip
 # Settings that only some runs have; at these values they are not part of what a run is called.
 OPTIONAL: dict[str, Any] = {"tolerance": 0.01, "at_radius": []}
 
@@ -45,7 +49,8 @@ class Claimed:
     config: CertifyConfig
     evaluation: Evaluation
     run_id: str
-    spent_seconds: float  # by earlier starts of the run
+    # By earlier starts of the run.
+    spent_seconds: float
     versions: dict[str, str]
 
     @property
@@ -54,27 +59,9 @@ class Claimed:
         return CountStore(self.folder, self.run_id)
 
     @property
-    def draws(self) -> Draws:
-        """How many draws each image gets, in which blocks."""
-        return Draws(self.config.n0, self.config.n, self.config.block_size)
-
-    @property
-    def demand(self) -> Demand:
-        """Which of them it wants."""
-        return demand_of(self.config)
-
-
-def demand_of(config: CertifyConfig) -> Demand:
-    """Return the settings of a run that decide which draws an image gets."""
-    return Demand(
-        Draws(config.n0, config.n, config.block_size),
-        config.sampling,
-        config.alpha,
-        config.bound,
-        config.sigma,
-        config.tolerance,
-        config.at_radius,
-    )
+    def plan(self) -> SamplingPlan:
+        """Which draws each image gets."""
+        return SamplingPlan.of(self.config)
 
 
 def run_id(config: CertifyConfig) -> str:
@@ -127,46 +114,23 @@ def claim(cert: Place, config: CertifyConfig, evaluation: Evaluation) -> Claimed
 
 
 def finish(
-    claimed: Claimed, selected: Selected, *, seconds: float, failed: dict[int, str]
+    claimed: Claimed, gathered: GatheredCounts, *, seconds: float, failed: dict[int, str]
 ) -> dict[str, Any]:
     """Write certificates.parquet and summary.json from the stored counts; returns the summary.
 
     Every owed block must be stored, but for images in `failed` ({index: reason}), which get no
     certificate. Raises IncompleteError otherwise.
     """
-    config, store = claimed.config, claimed.store
+    selected = gathered.selected
     if len(failed) == len(selected.indices):
         index, reason = next(iter(failed.items()))
         raise UserError(f"no image could be certified; image {index}: {reason}")
-    done = store.done(selected, claimed.draws, claimed.demand)
-    check_complete(selected, done, config.sampling, failed)
-    columns = columns_of(config, store, selected)
+    check_complete(selected, gathered.stored_draws(), failed)
+    columns = certificate_columns(selected, gathered.evidence(), gathered.plan)
     lost = np.isin(selected.indices, list(failed))
     labels = dict(zip(selected.indices[lost].tolist(), selected.labels[lost].tolist(), strict=True))
     columns = {name: values[~lost] for name, values in columns.items()}
     return conclude(claimed, columns, seconds=seconds, failed=failed, failed_labels=labels)
-
-
-def columns_of(
-    config: CertifyConfig, store: CountStore, selected: Selected
-) -> dict[str, np.ndarray]:
-    """Return the certificates that the stored counts say, as columns."""
-    if config.bound == "tcertify":  # bounds the other classes too
-        selection, estimation = totals(store, selected)
-    else:
-        selection, estimation = totals_of_top(store, selected, demand_of(config).counted)
-    return certificate_columns(
-        selected,
-        selection,
-        estimation,
-        sigma=config.sigma,
-        alpha=config.alpha,
-        sampling=config.sampling,
-        bound=config.bound,
-        num_classes=config.num_classes,
-        at_radius=config.at_radius,
-        moments=moments(store, selected, estimation) if config.soft else None,
-    )
 
 
 def conclude(
@@ -211,17 +175,18 @@ def _at_radii(claimed: Claimed, certificates: Certificates) -> dict[str, Any]:
     The draws of an image stop once the radii that were asked are answered, so its radius, and all
     figures at other radii, are bounds from below.
     """
-    radii, demand, columns = claimed.config.at_radius, claimed.demand, certificates.columns()
+    radii, plan, columns = claimed.config.at_radius, claimed.plan, certificates.columns()
     accuracy = certificates.accuracy_at(radii)
     # All digits, not %g's six: a radius is never rounded up.
     texts = [repr(float(radius)).removesuffix(".0") for radius in radii]
     table = dict(zip(texts, accuracy.tolist(), strict=True))
     drawn = columns["n"] > 0
-    is_open = drawn & ~demand.answered(columns["count_a"], columns["n"])
+    is_open = drawn & ~plan.is_answered(columns["count_a"], columns["n"])
     record = {
         "certified_accuracy": table,
         "num_images": len(columns["index"]),
-        "undecided": int(is_open.sum()),  # at n draws, and counted as not certified
+        # At n draws, and counted as not certified.
+        "undecided": int(is_open.sum()),
         "draws": _draws(columns),
         "draws_of_fixed": len(columns["index"]) * (claimed.config.n0 + claimed.config.n),
     }
@@ -237,32 +202,13 @@ def _at_radii(claimed: Claimed, certificates: Certificates) -> dict[str, Any]:
 def table_metadata(claimed: Claimed) -> dict[str, Any]:
     """Return the parameters that every certificate of the run depends on."""
     config, evaluation = claimed.config, claimed.evaluation
-    kept: tuple[str, ...] = (
-        "sigma",
-        "alpha",
-        "bound",
-        "sampling",
-        "seed",
-        "dataset",
-        "split",
-        "model",
-        "n0",
-        "n",
-        "block_size",
-        "start",
-        "skip",
-        "limit",
-        "precision",
-        "model_digest",
-        "source",
-        "image_size",
-    )
+    kept = METADATA_SETTINGS
     values = config.model_dump(mode="json")
     if config.sampling == "adaptive":
         kept = (*kept, "tolerance")
     if config.at_radius:
         kept = (*kept, "at_radius")
-        values["bound"] = "confidence-sequence"
+        values["bound"] = claimed.plan.bound.name
     return {
         **{key: values[key] for key in kept},
         "smoothing": "soft" if config.soft else "hard",

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rsray.certification.demand import Demand
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler
+from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.store import Selected
 from rsray.config import CertifyConfig
 from rsray.data import ImageSplit
@@ -21,8 +21,10 @@ from rsray.errors import UserError
 from rsray.storage import one_line
 
 Floats = NDArray[np.float64]
-START_SECONDS = 15.0  # of an actor: processes, imports, the network
-BATCHES = 8  # in a call that is timed: a run's calls cover several blocks, and fill their batches
+# An actor's start: processes, imports, the network.
+START_SECONDS = 15.0
+# In a call that is timed: a run's calls cover several blocks, and fill their batches.
+MOST_BATCHES_TIMED = 8
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,12 @@ class Forecast:
     """The draws of a run and the speed of one actor."""
 
     images: int
-    draws_per_image: float  # the mean over the sampled images
-    draws_per_image_error: float  # its standard error; 0 when every image gets the same
+    # The mean over the sampled images, and its standard error: 0 when every image gets the same.
+    draws_per_image: float
+    draws_per_image_error: float
     sampled_images: int
-    draws_per_second: float  # of one actor of the kind that was measured
+    # Of one actor of the kind that was measured.
+    draws_per_second: float
 
     @property
     def draws(self) -> float:
@@ -58,7 +62,7 @@ def forecast(
     split: ImageSplit,
     selected: Selected,
     config: CertifyConfig,
-    demand: Demand,
+    plan: SamplingPlan,
     evaluation: Evaluation,
     *,
     seconds: float,
@@ -78,8 +82,8 @@ def forecast(
         seed=config.seed,
     )
     try:
-        rows_per_second = _speed(sampler, split, selected, demand, seconds / 2)
-        wanted = _wanted(sampler, split, selected, demand, seconds / 2)
+        rows_per_second = _speed(sampler, split, selected, plan, seconds / 2)
+        wanted = _wanted(sampler, split, selected, plan, seconds / 2)
     except torch.AcceleratorError:  # the GPU's own trouble
         raise
     except Exception as problem:  # a user's model may raise anything at all
@@ -91,28 +95,28 @@ def forecast(
         draws_per_image=draws,
         draws_per_image_error=spread,
         sampled_images=len(wanted),
-        draws_per_second=rows_per_second * draws / float(_rows(wanted, demand, evaluation).mean()),
+        draws_per_second=rows_per_second * draws / float(_rows(wanted, plan, evaluation).mean()),
     )
 
 
-def _rows(wanted_N: Floats, demand: Demand, evaluation: Evaluation) -> Floats:
+def _rows(wanted_N: Floats, plan: SamplingPlan, evaluation: Evaluation) -> Floats:
     """Return the noisy images [N] that the network sees for an image: calls fill whole batches."""
-    batch, block = evaluation.batch_size, demand.draws.block_size
+    batch, block = evaluation.batch_size, plan.block_size
     # With at-radius a call makes about a batch, else all draws of the image.
-    at_once = max(1, batch // block) * block if demand.at_radius else demand.draws.n
+    at_once = max(1, batch // block) * block if plan.at_radius else plan.n
     whole_N, rest_N = np.divmod(wanted_N, at_once)
-    padded = [-(-np.asarray(draws) // batch) * batch for draws in (demand.draws.n0, at_once)]
+    padded = [-(-np.asarray(draws) // batch) * batch for draws in (plan.n0, at_once)]
     return np.asarray(padded[0] + whole_N * padded[1] + -(-rest_N // batch) * batch)
 
 
 def _speed(
-    sampler: Sampler, split: ImageSplit, selected: Selected, demand: Demand, seconds: float
+    sampler: Sampler, split: ImageSplit, selected: Selected, plan: SamplingPlan, seconds: float
 ) -> float:
     """Return the draws per second of calls that cover whole batches, of several blocks."""
     index = int(selected.indices[0])
     image = split.images([index])[0]
-    batch, block = sampler.evaluation.batch_size, demand.draws.block_size
-    count = sampler.moments if demand.soft else sampler.counts
+    batch, block = sampler.evaluation.batch_size, plan.block_size
+    count = sampler.moments if plan.bound.is_soft else sampler.counts
 
     def call(batches: int) -> float:
         sizes = [min(block, batches * batch - start) for start in range(0, batches * batch, block)]
@@ -121,7 +125,7 @@ def _speed(
         return time.perf_counter() - started
 
     call(1)  # the first may be slow
-    batches = int(min(BATCHES, max(1.0, seconds / 4 / call(1))))
+    batches = int(min(MOST_BATCHES_TIMED, max(1.0, seconds / 4 / call(1))))
     elapsed, calls = 0.0, 0
     while elapsed < seconds or not calls:
         elapsed, calls = elapsed + call(batches), calls + 1
@@ -129,12 +133,11 @@ def _speed(
 
 
 def _wanted(
-    sampler: Sampler, split: ImageSplit, selected: Selected, demand: Demand, seconds: float
+    sampler: Sampler, split: ImageSplit, selected: Selected, plan: SamplingPlan, seconds: float
 ) -> Floats:
     """Return the estimation draws of as many spread-out images as `seconds` allow."""
-    draws = demand.draws
-    if demand.is_alike:
-        return np.array([float(draws.n)])
+    if plan.is_same_for_all:
+        return np.array([float(plan.n)])
     order = torch.randperm(len(selected.indices), generator=torch.Generator().manual_seed(0))
     wanted: list[float] = []
     started = time.perf_counter()
@@ -142,13 +145,13 @@ def _wanted(
         if wanted and time.perf_counter() - started > seconds:
             break
         index, label = int(selected.indices[position]), int(selected.labels[position])
-        image, pilot = split.images([index])[0], [(0, draws.n0)]
+        image, pilot = split.images([index])[0], [(0, plan.n0)]
         values: NDArray[np.int64] | Floats
-        if demand.soft:
+        if plan.bound.is_soft:
             values = sampler.moments(image, index, "selection", pilot)[1][0]
         else:
             values = sampler.counts(image, index, "selection", pilot)[0]
         top = int(values.argmax())
-        blocks = demand.likely_blocks(label, top, float(values[top]))
-        wanted.append(min(draws.n, blocks * draws.block_size))
+        blocks = plan.likely_blocks(label, top, float(values[top]))
+        wanted.append(min(plan.n, blocks * plan.block_size))
     return np.array(wanted, dtype=np.float64)

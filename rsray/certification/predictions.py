@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from rsray.certification.engine.evaluation import choose_evaluation
 from rsray.certification.engine.sampler import Sampler, ShortOfMemoryError
 from rsray.certification.request import PredictionRequest
-from rsray.core.counts import ClassCounts
 from rsray.core.decide import predict_hard
 from rsray.core.hardware import default_device, resolve_precision
 from rsray.errors import UserError
 from rsray.storage import one_line, write_file
-
-_FIELDS: list[tuple[str, pa.DataType]] = [
-    ("index", pa.int64()),
-    ("label", pa.int32()),
-    ("prediction", pa.int32()),  # -1 = abstain
-    ("p_value", pa.float64()),
-]
-PREDICTIONS = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _FIELDS])
+from rsray.storage.schemas import PREDICTIONS, parquet_bytes
 
 
 def predict_images(request: PredictionRequest) -> tuple[pa.Table, dict[str, str]]:
@@ -46,7 +37,7 @@ def predict_images(request: PredictionRequest) -> tuple[pa.Table, dict[str, str]
         except Exception as problem:  # one image's fault must not cost the others their answer
             failed[str(index)] = one_line(problem)
             continue
-        prediction, p_value = predict_hard(ClassCounts.dense(counts_1K), alpha=request.config.alpha)
+        prediction, p_value = predict_hard(counts_1K, alpha=request.config.alpha)
         label = int(split.labels[index])
         values = (index, label, int(prediction[0]), float(p_value[0]))
         rows.append(dict(zip(PREDICTIONS.names, values, strict=True)))
@@ -75,6 +66,4 @@ def _sampler(request: PredictionRequest) -> Sampler:
 
 def write_predictions(path: str, predictions: pa.Table) -> None:
     """Write the predictions as a Parquet file, whole or not at all."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(predictions, sink)
-    write_file(path, sink.getvalue().to_pybytes())
+    write_file(path, parquet_bytes(predictions))

@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rsray.certification.certificate_columns import certificate_columns
+from rsray.certification.count_tables import column, is_selection, rows_where
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import (
     CERT_FILE,
     SUMMARY,
     TABLE,
     Claimed,
-    columns_of,
     conclude,
     run_id,
 )
+from rsray.certification.gathering import gather
 from rsray.certification.store import CountStore, Selected
-from rsray.certification.tally import column, is_selection
 from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_certificates
@@ -61,24 +62,43 @@ def recertify(
     evaluation = Evaluation(**record["evaluation"])
     claimed = Claimed(target, config, evaluation, run_id(config), 0.0, record["versions"])
     selected = Selected(before.index.astype(np.int64), before.label.astype(np.int64))
-    counts = _CountsUsed(source, store.run_id, selected, claimed.draws.num_blocks)
-    columns = columns_of(config, counts, selected)  # all is read before anything is written
-    undrawn = (columns["n"] == 0) & (config.sampling != "fixed")
-    _warn_of_undrawn(undrawn & ~columns["skipped"], old, config)
-    columns["skipped"] = undrawn
+    counts = _CountsUsed(source, store.run_id, selected, claimed.plan.num_blocks)
+    columns = _columns(counts, selected, claimed, old)
     _check_draws(source, before, columns, config.n)
     target.make()
     with target.locked():
         _check_target(source, target, config, made_from)  # another may have ended meanwhile
-        changed = {**record, **config.model_dump(mode="json"), FROM: made_from}
-        for name in (SUMMARY, TABLE, "counts"):
-            target.delete(name)
-        target.write(CERT_FILE, to_yaml(changed))
-        made = claimed.store
-        for table in counts.blocks(selected):
-            if len(table):
-                made.append(table)
+        record = {**record, **config.model_dump(mode="json"), FROM: made_from}
+        _copy(counts, selected, claimed, record)
         return _conclude(source, claimed, columns, before, made_from)
+
+
+def _columns(
+    counts: CountStore, selected: Selected, claimed: Claimed, old: CertifyConfig
+) -> dict[str, np.ndarray]:
+    """Return the new certificates' columns; an image without draws is called skipped."""
+    config = claimed.config
+    evidence = gather(counts, selected, claimed.plan).evidence()
+    columns = certificate_columns(selected, evidence, claimed.plan)
+    undrawn_N = (columns["n"] == 0) & (config.sampling != "fixed")
+    missed_N = claimed.plan.skips(evidence.selected_class, selected.labels)
+    _warn_of_undrawn(undrawn_N & ~missed_N, old, config)
+    return {**columns, "skipped": undrawn_N}
+
+
+def _copy(counts: CountStore, selected: Selected, claimed: Claimed, record: dict[str, Any]) -> None:
+    """Write certify.yaml and the counts that are used, in place of what stood there.
+
+    This reads the counts a second time: nothing may be written before all of them were found
+    sound, and they do not fit in memory.
+    """
+    for name in (SUMMARY, TABLE, "counts"):
+        claimed.folder.delete(name)
+    claimed.folder.write(CERT_FILE, to_yaml(record))
+    target = claimed.store
+    for table in counts.blocks(selected):
+        if len(table):
+            target.append(table)
 
 
 class _CountsUsed(CountStore):
@@ -92,7 +112,7 @@ class _CountsUsed(CountStore):
         table = super().read(name)
         is_used = is_selection(table) | (column(table, "block") < self.num_blocks)
         is_used &= np.isin(column(table, "index"), self.selected.indices)
-        return table.filter(pa.array(is_used))
+        return rows_where(table, is_used)
 
 
 def default_target(

@@ -9,16 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from rsray.core.bounds import (
-    bernstein_lower,
-    clopper_pearson_lower,
-    hoeffding_lower,
-    smallest_useful_n,
-)
+from rsray.core.bounds import BOUNDS
 from rsray.core.radius import certified_radius
 
 Floats = NDArray[np.float64]
-QUANTILES = 64
+NUM_QUANTILES = 64
 
 
 @lru_cache(maxsize=65_536)
@@ -41,11 +36,14 @@ def blocks_worth(
     sides (tcertify) are judged by Clopper-Pearson's.
     """
     most = -(-n // block_size)
-    least = min(most, -(-smallest_useful_n(alpha, bound) // block_size))
+    least = min(most, -(-BOUNDS[bound].smallest_useful_n(alpha) // block_size))
     p_Q = plausible(hits, n0)
 
     def mean_radius(draws: int) -> float:
-        return float(certified_radius(expected_lower(p_Q, draws, alpha, bound), 1.0).mean())
+        # The draws hit as often as expected. Of soft probabilities, 0 and 1 vary most.
+        hits_Q = p_Q * draws
+        lower_Q = BOUNDS[bound].lower(hits_Q, hits_Q, draws, alpha)
+        return float(certified_radius(lower_Q, 1.0).mean())
 
     enough = mean_radius(n) - tolerance
     while least < most:  # the expected radius grows with the draws
@@ -59,15 +57,5 @@ def blocks_worth(
 
 def plausible(hits: float, n0: int) -> Floats:
     """Return what p_A may be [Q] given the hits in n0 draws: quantiles, with Jeffreys' prior."""
-    middle = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    middle = (np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES
     return np.asarray(special.betaincinv(hits + 0.5, n0 - hits + 0.5, middle))
-
-
-def expected_lower(p_Q: Floats, draws: int, alpha: float, bound: str) -> Floats:
-    """Return the lower bound [Q] of p when the draws hit as often as expected."""
-    hits = p_Q * draws
-    if bound == "hoeffding":
-        return hoeffding_lower(hits, draws, alpha)
-    if bound == "bernstein":  # of variables in [0, 1], hits and misses vary most
-        return bernstein_lower(hits, hits, draws, alpha)
-    return clopper_pearson_lower(hits, draws, alpha)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rsray.core.bounds import check_settings
-from rsray.core.counts import ClassCounts
-from rsray.core.decide import ABSTAIN, certify_hard, predict_hard
+from rsray.core.bounds.clopper_pearson import CLOPPER_PEARSON
+from rsray.core.decide import predict_hard
+from rsray.core.evidence import ABSTAIN, Evidence
 from rsray.errors import UserError
 
 
@@ -80,9 +81,9 @@ class SmoothedClassifier:
         nothing could be certified.
         """
         check_settings(n, alpha, n0)
-        selection = ClassCounts.dense(self.counts(image, n0, generator)[None])
-        estimation = ClassCounts.dense(self.counts(image, n, generator)[None])
-        decision = certify_hard(selection, estimation, sigma=self.sigma, alpha=alpha)
+        selection_1K = self.counts(image, n0, generator)[None]
+        evidence = Evidence.of_counts(selection_1K, self.counts(image, n, generator)[None])
+        decision = CLOPPER_PEARSON.decide(evidence, sigma=self.sigma, alpha=alpha)
         return Certificate(
             prediction=int(decision.prediction[0]),
             radius=float(decision.radius[0]),
@@ -107,8 +108,8 @@ class SmoothedClassifier:
         """
         if n < 1 or not 0 < alpha < 1:
             raise UserError(f"n must be at least 1 and alpha in (0, 1), got n {n}, alpha {alpha}")
-        counts = ClassCounts.dense(self.counts(image, n, generator)[None])
-        prediction, p_value = predict_hard(counts, alpha=alpha)
+        counts_1K = self.counts(image, n, generator)[None]
+        prediction, p_value = predict_hard(counts_1K, alpha=alpha)
         return Prediction(int(prediction[0]), float(p_value[0]), n, alpha)
 
     def counts(

@@ -1,6 +1,5 @@
 """certificates.parquet: one row per certified image, the run's parameters in schema metadata."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -14,31 +13,7 @@ from rsray import storage
 from rsray.core.radius import average_certified_radius, certified_accuracy
 from rsray.errors import UserError
 from rsray.storage import PathLike
-
-METADATA_KEY = b"rsray"
-
-
-def _field(name: str, kind: pa.DataType, unit: str, meaning: str) -> "pa.Field[pa.DataType]":
-    return pa.field(name, kind, nullable=False, metadata={"unit": unit, "meaning": meaning})
-
-
-CERTIFICATES = pa.schema(
-    [
-        _field("index", pa.int64(), "position in the split", "which image"),
-        _field("label", pa.int32(), "class", "the true class"),
-        _field("prediction", pa.int32(), "class", "the certified class; -1 = abstain"),
-        _field(
-            "radius", pa.float64(), "l2 in pixels of [0, 1]", "certified radius; 0 when abstaining"
-        ),
-        _field("correct", pa.bool_(), "", "prediction == label"),
-        _field("p_a_lower", pa.float64(), "probability", "lower bound of the top class"),
-        _field("p_b_upper", pa.float64(), "probability", "upper bound of the runner-up"),
-        _field("count_a", pa.int64(), "draws", "estimation draws of the top class"),
-        _field("n0", pa.int64(), "draws", "selection draws used"),
-        _field("n", pa.int64(), "draws", "estimation draws used; 0 when skipped"),
-        _field("skipped", pa.bool_(), "", "no estimation: selection already missed the label"),
-    ]
-)
+from rsray.storage.schemas import CERTIFICATES, parquet_bytes, run_metadata
 
 
 # eq=False: comparing arrays with == has no single truth value.
@@ -139,17 +114,15 @@ def write_certificates(
     ValueError for missing, unknown or unequally long columns, for an image that occurs twice, and
     for rows that no certification can have, such as a bound that is no number.
     """
-    table = _table(columns, metadata)
+    table = _table(columns)
     arrays = {name: table[name].to_numpy() for name in CERTIFICATES.names}
     faults = _faults(Certificates(name=str(path), metadata=metadata, **arrays))
     if faults:
         raise ValueError(f"these are no certificates: {'; '.join(faults)}")
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    storage.write_file(path, sink.getvalue().to_pybytes())
+    storage.write_file(path, parquet_bytes(table, metadata))
 
 
-def _table(columns: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> pa.Table:
+def _table(columns: Mapping[str, np.ndarray]) -> pa.Table:
     wrong = set(columns) ^ set(CERTIFICATES.names)
     if wrong:
         raise ValueError(f"certificates lack or do not know the columns {sorted(wrong)}")
@@ -157,8 +130,7 @@ def _table(columns: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> pa
         raise ValueError("an image has two certificates")
     order = np.argsort(columns["index"], kind="stable")
     arrays = [pa.array(np.asarray(columns[f.name])[order], type=f.type) for f in CERTIFICATES]
-    text = json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
-    return pa.Table.from_arrays(arrays, schema=CERTIFICATES.with_metadata({METADATA_KEY: text}))
+    return pa.Table.from_arrays(arrays, schema=CERTIFICATES)
 
 
 def read_certificates(path: PathLike, *, name: str | None = None) -> Certificates:
@@ -193,13 +165,12 @@ def _read_table(path: PathLike) -> pa.Table:
 
 
 def _read_metadata(path: PathLike, schema: pa.Schema) -> dict[str, Any]:
-    text = (schema.metadata or {}).get(METADATA_KEY)
-    if text is None:
-        raise UserError(f"{path} is not a certificates file: no schema metadata 'rsray'")
     try:
-        metadata = json.loads(text)
+        metadata = run_metadata(schema)
     except ValueError as error:
         raise UserError(f"{path} has unreadable metadata: {error}") from error
+    if metadata is None:
+        raise UserError(f"{path} is not a certificates file: no schema metadata 'rsray'")
     if not isinstance(metadata, dict):
         raise UserError(f"{path} has metadata that is no JSON object")
     return metadata

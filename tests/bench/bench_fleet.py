@@ -9,11 +9,12 @@ run is the plain loop over the same items, without Ray.
 import argparse
 import time
 
-import pyarrow as pa
+import numpy as np
 
-from rsray.certification.plan import ITEM_SECONDS, Item
+from rsray.certification.count_tables import counts_table
+from rsray.certification.work_items import TASK_SECONDS, WorkItem
 from rsray.distributed.capacity import Fleet
-from rsray.distributed.certify.actor import ANSWER, task_table
+from rsray.distributed.certify.answers import Answer, read_answers, task_table
 from rsray.distributed.certify.stream import stream
 from rsray.distributed.session import session
 
@@ -25,14 +26,13 @@ class Idle:
         self.job = job
 
     def __call__(self, task):
-        rows = [
-            {
-                "index": row["index"], "label": 0, "stage": "estimation", "block": 0,
-                "draws": 1000, "classes": [0, 1], "counts": [999, 1], "error": None,
-            }
-            for row in task.to_pylist()
-        ]  # fmt: skip
-        return pa.Table.from_pylist(rows, schema=ANSWER)
+        index = task["index"][0].as_py()
+        counts = counts_table(index, 0, "estimation", [(0, 1000)], np.array([[999, 1]]))
+        return Answer(counts, "a chip").table()
+
+
+def num_rows(table):
+    return sum(len(answer.counts) for answer in read_answers(table))
 
 
 def main():
@@ -42,16 +42,16 @@ def main():
     parser.add_argument("--actors", type=int, default=8, help="idle actors; they share the cores")
     options = parser.parse_args()
     count, fleet = options.items, Fleet(options.actors, 0.05, 0)
-    tasks = [task_table([Item(i, 0, 0, 1, False, 0)]) for i in range(count)]
+    tasks = [task_table([WorkItem(i, 0, 0, 1, False, 0)]) for i in range(count)]
     idle, started = Idle({}), time.perf_counter()
-    rows = sum(len(idle(task)) for task in tasks)
+    rows = sum(map(num_rows, map(idle, tasks)))
     bare = count / (time.perf_counter() - started)
     with session("local"):
         sum(len(answer) for answer in stream(tasks[:8], Idle, {}, fleet))  # processes start
         started, arrived, first = time.perf_counter(), 0, 0.0
         for answer in stream(tasks, Idle, {}, fleet):
             first = first or time.perf_counter() - started
-            arrived += len(answer)
+            arrived += num_rows(answer)
         total = time.perf_counter() - started
     assert arrived == rows == count
     rate = (count - 1) / (total - first)
@@ -61,7 +61,7 @@ def main():
     )
     print(f"ratio            {rate / bare:12.4f}")
     print(
-        f"items of {ITEM_SECONDS:g} s: the driver is the limit from {rate * ITEM_SECONDS:,.0f} actors"
+        f"items of {TASK_SECONDS:g} s: the driver is the limit from {rate * TASK_SECONDS:,.0f} actors"
     )
 
 

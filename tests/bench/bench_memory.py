@@ -21,9 +21,11 @@ import pyarrow as pa
 
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish
-from rsray.certification.store import COUNTS, SOFT_COUNTS, Selected
+from rsray.certification.gathering import gather
+from rsray.certification.store import Selected
 from rsray.config import CertifyConfig
 from rsray.storage import Place
+from rsray.storage.schemas import COUNTS, SOFT_COUNTS
 
 CLASSES, SEEN, PARTS = 1000, 6, 300
 
@@ -45,9 +47,9 @@ def selected(num_images):
     return Selected(np.arange(num_images, dtype=np.int64), labels.astype(np.int64))
 
 
-def part(images, labels, draws, rng):
+def part(images, labels, plan, rng):
     """Return the rows of all blocks of these images, the label's class far ahead."""
-    sizes = [draws.n0, *map(draws.block_draws, range(draws.num_blocks))]
+    sizes = [plan.n0, *map(plan.block_draws, range(plan.num_blocks))]
     rows = len(images) * len(sizes)
     draws_R = np.tile(sizes, len(images))
     label_R = np.repeat(labels, len(sizes))
@@ -63,8 +65,8 @@ def part(images, labels, draws, rng):
     columns = {
         "index": np.repeat(images, len(sizes)),
         "label": label_R.astype(np.int32),
-        "stage": np.tile(["selection", *["estimation"] * draws.num_blocks], len(images)),
-        "block": np.tile([0, *range(draws.num_blocks)], len(images)).astype(np.int32),
+        "stage": np.tile(["selection", *["estimation"] * plan.num_blocks], len(images)),
+        "block": np.tile([0, *range(plan.num_blocks)], len(images)).astype(np.int32),
         "draws": draws_R.astype(np.int64),
         "classes": lists[0],
         "counts": lists[1],
@@ -98,18 +100,18 @@ def write(where, num_images, soft):
     run, chosen = claimed(where, num_images, soft), selected(num_images)
     rng = np.random.default_rng(1)
     for indices in np.array_split(chosen.indices, PARTS):
-        table = part(indices, chosen.labels[indices], run.draws, rng)
+        table = part(indices, chosen.labels[indices], run.plan, rng)
         run.store.append(soft_part(table, rng) if soft else table)
 
 
 def read(where, num_images, soft):
     before, run, chosen = megabytes(), claimed(where, num_images, soft), selected(num_images)
     started = time.perf_counter()
-    done = run.store.done(chosen, run.draws, run.demand)
-    assert done.selection_N.all() and done.estimation_NT.all()
+    gathered = gather(run.store, chosen, run.plan)
+    assert gathered.is_complete(np.arange(num_images)).all()
     planned, plan_peak = time.perf_counter() - started, megabytes() - before
     started = time.perf_counter()
-    summary = finish(run, chosen, seconds=1.0, failed={})
+    summary = finish(run, gathered, seconds=1.0, failed={})
     assert summary["num_images"] == num_images and summary["acr"] > 0
     finished = time.perf_counter() - started
     print(json.dumps([planned, plan_peak, finished, megabytes() - before]))

@@ -8,18 +8,16 @@ decided here by the code that decides it in a run.
 """
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 
-from rsray.certification.demand import Demand
+from rsray.certification.certificate_columns import certificate_columns
+from rsray.certification.count_tables import column, is_selection, rows_where
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import CERT_FILE, TABLE, Claimed, run_id
-from rsray.certification.plan import wants_estimation
+from rsray.certification.gathering import GatheredCounts, gather
 from rsray.certification.store import Selected
-from rsray.certification.sums import totals
-from rsray.certification.tally import class_counts, column
-from rsray.certification.verdict import certificate_columns
 from rsray.config import CertifyConfig
 from rsray.results.certificates import read_certificates
 from rsray.storage import Place
@@ -40,39 +38,25 @@ def images_of(cert):
     return Selected(before.index.astype(np.int64), before.label.astype(np.int64))
 
 
-def wanted_blocks(run, selected, demand):
-    done = run.store.done(selected, run.draws, demand)
-    if done.wanted_N is not None:
-        return done.wanted_N
-    pairs = zip(done.selected_class_N.tolist(), selected.labels.tolist(), strict=True)
-    is_wanted = [wants_estimation(top, label, demand.sampling) for top, label in pairs]
-    return np.where(is_wanted, run.draws.num_blocks, 0)
-
-
-def first_blocks(run, selected, wanted_N):
-    """Return the estimation counts of each image's first `wanted_N` blocks."""
-    kept = []
+def first_blocks(run, selected, plan):
+    """Return the counts of the blocks that each image wants under another plan."""
+    wanted_N = gather(run.store, selected, plan).stored_draws().wanted_N
+    found = GatheredCounts(selected, plan)
     for part in run.store.parts():
-        position = selected.positions(part["index"].to_numpy())
-        is_estimation = part["stage"].to_numpy(zero_copy_only=False) == "estimation"
-        here = is_estimation & (part["block"].to_numpy() < wanted_N[position])
-        kept.append(part.filter(pa.array(here)))
-    rows = pa.concat_tables(kept)
-    return class_counts(rows, selected.positions(column(rows, "index")), len(selected.indices))
+        position = selected.positions(column(part, "index"))
+        found.add(
+            rows_where(part, is_selection(part) | (column(part, "block") < wanted_N[position]))
+        )
+    return found.evidence()
 
 
-def show(name, run, selected, selection, *, bound="clopper-pearson", sampling="fixed", radii=()):
-    config = run.config
-    demand = Demand(run.draws, sampling, config.alpha, bound, config.sigma, at_radius=tuple(radii))
-    estimation = first_blocks(run, selected, wanted_blocks(run, selected, demand))
-    columns = certificate_columns(
-        selected, selection, estimation, sigma=config.sigma, alpha=config.alpha, sampling=sampling,
-        bound=bound, num_classes=config.num_classes, at_radius=tuple(radii), moments=None,
-    )  # fmt: skip
-    draws = int(estimation.totals().sum()) + config.n0 * len(selected.indices)
+def show(name, run, selected, **changes):
+    plan = replace(run.plan, **changes)
+    columns = certificate_columns(selected, first_blocks(run, selected, plan), plan)
+    draws = int(columns["n"].sum()) + plan.n0 * len(selected.indices)
     proven = columns["radius"] * columns["correct"]
-    told = "  ".join(f"at {r:g}: {np.mean(proven >= r):.1%}" for r in radii)
-    acr = "" if radii else f"{proven.mean():.4f}"
+    told = "  ".join(f"at {r:g}: {np.mean(proven >= r):.1%}" for r in plan.at_radius)
+    acr = "" if plan.at_radius else f"{proven.mean():.4f}"
     print(f"| {name} | {draws:,} | {acr}{told} |")
 
 
@@ -83,14 +67,13 @@ def main():
     options = parser.parse_args()
     run = opened(options.cert)
     selected = images_of(options.cert)
-    selection, _ = totals(run.store, selected)
     print(f"{len(selected.indices)} images, n {run.config.n:,}, sigma {run.config.sigma:g}")
     print("| mode | draws | ACR |\n|---|---|---|")
     for sampling in ("fixed", "skip", "adaptive"):
-        show(sampling, run, selected, selection, sampling=sampling)
+        show(sampling, run, selected, sampling=sampling)
     for sampling in ("fixed", "adaptive"):
-        show(f"{sampling}, tcertify", run, selected, selection, bound="tcertify", sampling=sampling)
-    show("at-radius", run, selected, selection, radii=options.at_radius)
+        show(f"{sampling}, tcertify", run, selected, bound_name="tcertify", sampling=sampling)
+    show("at-radius", run, selected, at_radius=tuple(options.at_radius))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from rsray.certification.count_item import count_item
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler
 from rsray.certification.folder import claim
-from rsray.certification.plan import owed
-from rsray.certification.store import COUNTS, Selected
-from rsray.certification.work import WorkRules, do_item
+from rsray.certification.gathering import gather
+from rsray.certification.store import Selected
+from rsray.certification.work_items import owed_items
 from rsray.config import CertifyConfig
 from rsray.storage import Place
 
@@ -61,7 +62,7 @@ class SmallRun:
 
     def __init__(self, where, model, images, **settings):
         values = {
-            "source": "RUN", "model_digest": "d1", "dataset": "digits", "model": "tiny",
+            "source": "RUN", "model_digest": "d1", "dataset": "digits", "model": "lenet",
             "num_classes": CLASSES, "sigma": 0.3, "n0": 10, "n": 130, "alpha": 0.05,
             "block_size": 40, "start": 5, "skip": 7, "limit": 12,
         }  # fmt: skip
@@ -86,28 +87,27 @@ class SmallRun:
             sigma=self.config.sigma, seed=self.config.seed,
         )  # fmt: skip
 
-    def items(self, blocks_per_item=2):
-        done = self.store.done(self.selected, self.claimed.draws)
-        return list(
-            owed(
-                self.selected.indices, self.selected.labels, done, self.claimed.draws,
-                sampling=self.config.sampling, blocks_per_item=blocks_per_item,
-            )
-        )  # fmt: skip
+    def gathered(self):
+        return gather(self.store, self.selected, self.claimed.plan)
 
-    def rows(self, items):
-        """Do the items; yields the rows of each."""
-        sampler, rules = self.sampler(), WorkRules(self.claimed.draws, self.config.sampling)
+    def items(self, blocks_per_item=2):
+        stored = self.gathered().stored_draws()
+        return list(owed_items(self.selected, stored, blocks_per_item=blocks_per_item))
+
+    def tables(self, items):
+        """Do the items; yields the table of each."""
+        sampler = self.sampler()
         for item in items:
             image = self.images[np.flatnonzero(self.selected.indices == item.index)[0]]
-            yield do_item(sampler, image, item, rules)
+            yield count_item(sampler, image, item, self.claimed.plan)
 
     def count(self, items=None, per_part=9):
         """Do the items (default: all that are owed) and store their rows in parts."""
-        rows = [row for each in self.rows(self.items() if items is None else items) for row in each]
-        for start in range(0, len(rows), per_part):
-            self.store.append(pa.Table.from_pylist(rows[start : start + per_part], schema=COUNTS))
-        return rows
+        tables = list(self.tables(self.items() if items is None else items))
+        whole = pa.concat_tables([self.claimed.plan.counts_schema.empty_table(), *tables])
+        for start in range(0, len(whole), per_part):
+            self.store.append(whole.slice(start, per_part))
+        return whole
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
+from rsray.certification.certificate_columns import IncompleteError
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish, recorded_evaluation, run_id
 from rsray.certification.recertify import recertify
-from rsray.certification.verdict import IncompleteError
 from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
@@ -43,7 +43,7 @@ def by_hand(run):
 def test_from_claim_to_certificates(small_run):
     run = small_run()
     run.count()
-    summary = finish(run.claimed, run.selected, seconds=2.0, failed={})
+    summary = finish(run.claimed, run.gathered(), seconds=2.0, failed={})
     prediction, radius, correct = by_hand(run)
     table = certificates(run)
     assert table.index.tolist() == run.selected.indices.tolist()
@@ -64,7 +64,7 @@ def test_from_claim_to_certificates(small_run):
 def test_metadata_names_all_that_the_certificates_depend_on(small_run):
     run = small_run()
     run.count()
-    summary = finish(run.claimed, run.selected, seconds=2.0, failed={})
+    summary = finish(run.claimed, run.gathered(), seconds=2.0, failed={})
     metadata = certificates(run).metadata
     wanted = {
         "sigma": 0.3, "alpha": 0.05, "bound": "clopper-pearson", "sampling": "fixed", "seed": 0, "n": 130,
@@ -81,7 +81,7 @@ def test_skip_gives_the_same_acr_and_curve_for_fewer_draws(small_run):
     for sampling in ("fixed", "skip"):
         run = small_run(sampling, sampling=sampling)
         run.count()
-        summaries[sampling] = finish(run.claimed, run.selected, seconds=1.0, failed={})
+        summaries[sampling] = finish(run.claimed, run.gathered(), seconds=1.0, failed={})
     fixed, skip = summaries["fixed"], summaries["skip"]
     assert skip["acr"] == fixed["acr"] > 0
     assert skip["certified_accuracy"] == fixed["certified_accuracy"]
@@ -100,7 +100,7 @@ def test_the_split_into_items_and_parts_does_not_matter(small_run, sampling):
         run = small_run(f"{name}-{sampling}", sampling=sampling)
         items = run.items(blocks_per_item)
         run.count(items[::-1] if name == "a" else items, per_part)
-        finish(run.claimed, run.selected, seconds=1.0, failed={})
+        finish(run.claimed, run.gathered(), seconds=1.0, failed={})
         tables.append(pq.read_table(run.where.local_path / "certificates.parquet"))
     assert tables[0].equals(tables[1])
 
@@ -110,7 +110,7 @@ def test_finishing_twice_writes_the_same_bytes(small_run):
     run.count()
     contents = []
     for _ in range(2):
-        finish(run.claimed, run.selected, seconds=1.0, failed={})
+        finish(run.claimed, run.gathered(), seconds=1.0, failed={})
         contents.append(run.where.read("certificates.parquet") + run.where.read("summary.json"))
     assert contents[0] == contents[1]
 
@@ -119,17 +119,17 @@ def test_a_run_that_is_not_complete_does_not_finish(small_run):
     run = small_run()
     run.count(run.items()[:-1])
     with pytest.raises(IncompleteError, match="draws of 1 images are missing: 82"):
-        finish(run.claimed, run.selected, seconds=1.0, failed={})
+        finish(run.claimed, run.gathered(), seconds=1.0, failed={})
     assert not run.where.exists("certificates.parquet") and not run.where.exists("summary.json")
     run.count()  # what is owed: the last item
-    assert finish(run.claimed, run.selected, seconds=1.0, failed={})["num_images"] == 12
+    assert finish(run.claimed, run.gathered(), seconds=1.0, failed={})["num_images"] == 12
 
 
 def test_failed_images_get_no_certificate_and_are_named(small_run):
     run = small_run()
     run.count([item for item in run.items() if item.index not in (12, 40)])
     failed = {12: "OSError: damaged", 40: "BadLogitsError: NaN"}
-    summary = finish(run.claimed, run.selected, seconds=1.0, failed=failed)
+    summary = finish(run.claimed, run.gathered(), seconds=1.0, failed=failed)
     assert summary["failed"] == {"12": "OSError: damaged", "40": "BadLogitsError: NaN"}
     assert summary["num_images"] == 10
     assert certificates(run).index.tolist() == [i for i in run.selected.indices if i not in failed]
@@ -140,7 +140,7 @@ def test_failed_images_count_0_and_are_named_beside_the_certificates(small_run):
     run = small_run()
     run.count([item for item in run.items() if item.index not in (12, 40)])
     failed = {12: "OSError: damaged", 40: "BadLogitsError: NaN"}
-    summary = finish(run.claimed, run.selected, seconds=1.0, failed=failed)
+    summary = finish(run.claimed, run.gathered(), seconds=1.0, failed=failed)
     table = certificates(run)
     assert table.failed == failed and table.selected.tolist() == run.selected.indices.tolist()
     labels = dict(zip(run.selected.indices.tolist(), run.selected.labels.tolist(), strict=True))
@@ -161,7 +161,7 @@ def test_when_every_image_fails_the_reasons_are_reported(small_run):
     run = small_run()
     failed = {int(index): "OSError: damaged" for index in run.selected.indices}
     try:
-        text = json.dumps(finish(run.claimed, run.selected, seconds=1.0, failed=failed))
+        text = json.dumps(finish(run.claimed, run.gathered(), seconds=1.0, failed=failed))
     except UserError as error:
         text = str(error)
     assert "OSError: damaged" in text
@@ -243,7 +243,7 @@ def test_counts_of_another_run_in_the_folder_are_refused(small_run):
     name = theirs.store.names()[0]
     ours.store.folder.write(name, theirs.store.folder.read(name))
     with pytest.raises(UserError, match="holds counts of another run"):
-        finish(ours.claimed, ours.selected, seconds=1.0, failed={})
+        finish(ours.claimed, ours.gathered(), seconds=1.0, failed={})
 
 
 def test_folders_and_files_that_are_no_certification(tmp_path, small_run):

@@ -1,12 +1,10 @@
 """A certification whose CERT is on an S3 server: no draw lost, none made twice, one owner."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from rsray.certification import folder as cert_folder
 from rsray.certification.recertify import default_target, recertify
-from rsray.certification.store import COUNTS
 from rsray.errors import UserError
 from rsray.results import compare
 from rsray.storage import Place
@@ -25,7 +23,7 @@ def remote(small_run, tiny, images, store):
 
 
 def finished(run):
-    return cert_folder.finish(run.claimed, run.selected, seconds=1.0, failed={})
+    return cert_folder.finish(run.claimed, run.gathered(), seconds=1.0, failed={})
 
 
 def test_an_interrupted_run_continues_where_it_was(remote, small_run, store):
@@ -82,9 +80,9 @@ def test_the_folder_of_another_run_is_refused(remote, store):
 
 def test_counts_of_another_run_are_refused(remote, store):
     run = remote()
-    rows = next(iter(run.rows(run.items())))
+    rows = next(iter(run.tables(run.items())))
     run.store.run_id = "another"
-    run.store.append(pa.Table.from_pylist(rows, schema=COUNTS))
+    run.store.append(rows)
     with pytest.raises(UserError, match="holds counts of another run"):
         remote().store.drop_damaged()
 

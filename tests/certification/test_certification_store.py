@@ -2,30 +2,35 @@
 
 import errno
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rsray.certification.plan import Draws
-from rsray.certification.store import (
-    COUNTS,
-    SOFT_COUNTS,
-    CountStore,
-    DamagedError,
-    Selected,
-    block_rows,
-    moment_rows,
-)
-from rsray.certification.sums import moments, totals, totals_of_top
-from rsray.certification.tally import class_counts, column
-from rsray.core.decide import Moments
+from rsray.certification.count_tables import class_entries, counts_table
+from rsray.certification.gathering import GatheredCounts, gather
+from rsray.certification.sampling_plan import SamplingPlan
+from rsray.certification.store import CountStore, DamagedError, Selected
 from rsray.errors import UserError
 from rsray.storage import Place
+from rsray.storage.schemas import CERTIFICATES, COUNTS, PREDICTIONS, SOFT_COUNTS
 
-DRAWS = Draws(n0=20, n=130, block_size=40)
+PLAN = SamplingPlan(n0=20, n=130, block_size=40, bound_name="tcertify")
 CLASSES = 6
+
+
+def block_rows(*block):
+    return counts_table(*block).to_pylist()
+
+
+def stored_draws(store, selected):
+    return gather(store, selected, PLAN).stored_draws()
+
+
+def evidence(store, selected, plan=PLAN):
+    return gather(store, selected, plan).evidence()
 
 
 def table(rows):
@@ -43,8 +48,8 @@ def stored(store):
     rng = np.random.default_rng(0)
     selected = Selected(np.sort(rng.choice(500, 30, replace=False)), rng.integers(0, CLASSES, 30))
     p = rng.dirichlet(np.full(CLASSES, 0.5), 30)
-    selection = rng.multinomial(DRAWS.n0, p)
-    sizes = [DRAWS.block_draws(block) for block in range(DRAWS.num_blocks)]
+    selection = rng.multinomial(PLAN.n0, p)
+    sizes = [PLAN.block_draws(block) for block in range(PLAN.num_blocks)]
     estimation = np.stack([rng.multinomial(size, p) for size in sizes], axis=1)
     has_selection, has_block = rng.random(30) < 0.7, rng.random((30, len(sizes))) < 0.6
     rows = []
@@ -52,7 +57,7 @@ def stored(store):
         zip(selected.indices.tolist(), selected.labels.tolist(), strict=True)
     ):
         if has_selection[i]:
-            rows += block_rows(index, label, "selection", [(0, DRAWS.n0)], selection[i][None])
+            rows += block_rows(index, label, "selection", [(0, PLAN.n0)], selection[i][None])
         blocks = [(b, sizes[b]) for b in np.flatnonzero(has_block[i]).tolist()]
         rows += block_rows(index, label, "estimation", blocks, estimation[i, has_block[i]])
     rows = [rows[k] for k in rng.permutation(len(rows))]
@@ -63,12 +68,6 @@ def stored(store):
     return selected, rows, selection, estimation, has_selection, has_block
 
 
-def dense(counts):
-    result = np.zeros((counts.num_images, CLASSES), dtype=np.int64)
-    result[counts.image_E, counts.classes_E] = counts.counts_E
-    return result
-
-
 def test_rows_come_back_as_they_were(store, stored):
     rows = [row for part in store.parts() for row in part.to_pylist()]
     assert rows == stored[1]
@@ -77,63 +76,97 @@ def test_rows_come_back_as_they_were(store, stored):
 
 def test_done_is_what_was_stored(store, stored):
     selected, _, selection, _, has_selection, has_block = stored
-    done = store.done(selected, DRAWS)
+    done = stored_draws(store, selected)
     assert np.array_equal(done.selection_N, has_selection)
     assert np.array_equal(done.estimation_NT, has_block)
     want = np.where(has_selection, selection.argmax(axis=1), -1)  # the lowest class of a tie
     assert np.array_equal(done.selected_class_N, want)
 
 
-def test_totals_of_the_parts_are_the_sums_over_blocks(store, stored):
+def by_hand(selection_NK, estimation_NK):
+    """(class, n0, its selection draws, the next; n, its estimation draws, the next), image by image."""
+    rows = []
+    for pilot_K, counts_K in zip(selection_NK, estimation_NK, strict=True):
+        top = int(pilot_K.argmax()) if pilot_K.any() else -1
+        hits = [int(each[top]) if top >= 0 else 0 for each in (pilot_K, counts_K)]
+        following = [
+            int(np.delete(each, top).max()) if top >= 0 else 0 for each in (pilot_K, counts_K)
+        ]
+        rows.append(
+            (top, pilot_K.sum(), hits[0], following[0], counts_K.sum(), hits[1], following[1])
+        )
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def columns_of(found):
+    names = (
+        "selected_class",
+        "n0",
+        "selection_hits",
+        "selection_runner_up",
+        "n",
+        "hits",
+        "runner_up",
+    )
+    return [getattr(found, name).tolist() for name in names]
+
+
+def test_evidence_is_the_sums_over_blocks(store, stored):
     selected, _, selection, estimation, *_ = stored
-    got = totals(store, selected)
-    assert np.array_equal(dense(got[0]), selection)
-    assert np.array_equal(dense(got[1]), estimation.sum(axis=1))
+    want = by_hand(selection, estimation.sum(axis=1))
+    assert columns_of(evidence(store, selected)) == want
+    plain = evidence(store, selected, replace(PLAN, bound_name="clopper-pearson"))
+    assert columns_of(plain)[:-1] == want[:-1]  # the runner-up is not looked for
 
 
-@pytest.mark.parametrize("num_classes", [3, 50])
-def test_totals_of_the_selected_class_alone(store, num_classes):
-    """As the whole totals say, in two numbers an image however many classes were seen."""
-    rng = np.random.default_rng(num_classes)
-    selected = Selected(np.array([2, 5, 8]), np.array([0, 1, 2]))
-    for index in (5, 2):
-        counts = rng.multinomial(40, np.ones(num_classes) / num_classes, 3)
-        store.append(table(block_rows(index, 0, "estimation", [(b, 40) for b in range(3)], counts)))
-        pilot = rng.multinomial(20, np.ones(num_classes) / num_classes, 1)
-        store.append(table(block_rows(index, 0, "selection", [(0, 20)], pilot)))
-    whole, brief = totals(store, selected), totals_of_top(store, selected, "counts")
-    top = whole[0].top()
-    assert np.array_equal(brief[0].top(), top) and top[2] == -1
-    assert np.array_equal(brief[0].totals(), whole[0].totals())
-    assert np.array_equal(brief[1].of(top), whole[1].of(top))
-    assert np.array_equal(brief[1].totals(), whole[1].totals())
-    assert len(brief[1].counts_E) == 2 * 3 and not brief[1].totals()[2]
+@pytest.mark.parametrize("seed", range(5))
+def test_evidence_does_not_depend_on_the_order_of_blocks_and_parts(stored, seed):
+    """Nor on whether an image's selection comes before its estimation."""
+    selected, rows, selection, estimation, *_ = stored
+    rng = np.random.default_rng(seed)
+    gathered = GatheredCounts(selected, PLAN)
+    for part in np.array_split(rng.permutation(len(rows)), rng.integers(1, 40)):
+        gathered.add(table([rows[k] for k in part]))
+    assert columns_of(gathered.evidence()) == by_hand(selection, estimation.sum(axis=1))
+
+
+def test_classes_are_held_only_while_they_are_needed(store, stored):
+    selected, rows, _, _, has_selection, has_block = stored
+    gathered = gather(store, selected, PLAN)
+    early = [row["index"] for part in gathered._early for row in part.to_pylist()]
+    assert set(early) == set(selected.indices[~has_selection & has_block.any(axis=1)].tolist())
+    some = has_selection & has_block.any(axis=1) & ~has_block.all(axis=1)
+    assert set(gathered._others) <= set(np.flatnonzero(some).tolist())
+    plain = gather(store, selected, replace(PLAN, bound_name="clopper-pearson"))
+    assert not plain._others
 
 
 def test_an_empty_store(store):
     selected = Selected(np.array([3, 9]), np.array([0, 1]))
-    done = store.done(selected, DRAWS)
+    done = stored_draws(store, selected)
     assert not done.selection_N.any() and not done.estimation_NT.any()
-    for counts in totals(store, selected):
-        assert counts.num_images == 2 and not counts.totals().any()
+    found = evidence(store, selected)
+    assert found.selected_class.tolist() == [-1, -1] and not found.n0.any() and not found.n.any()
     assert store.drop_damaged() == []
 
 
 def test_parts_of_one_stage_only(store):
     selected = Selected(np.array([3, 9]), np.array([0, 1]))
     store.append(table(block_rows(9, 1, "selection", [(0, 20)], np.array([[0, 15, 5]]))))
-    selection, estimation = totals(store, selected)
-    assert selection.top().tolist() == [-1, 1] and not estimation.totals().any()
+    found = evidence(store, selected)
+    assert found.selected_class.tolist() == [-1, 1] and not found.n.any()
     store.append(table(block_rows(3, 0, "estimation", [(1, 40)], np.array([[40, 0, 0]]))))
-    assert totals(store, selected)[1].totals().tolist() == [40, 0]
-    assert store.done(selected, DRAWS).estimation_NT.tolist() == [
+    assert evidence(store, selected).n.tolist() == [40, 0]
+    assert stored_draws(store, selected).estimation_NT.tolist() == [
         [False, True, False, False],
         [False] * 4,
     ]
 
 
 def test_block_rows_hold_the_classes_that_were_seen():
-    rows = block_rows(4, 2, "estimation", [(0, 10), (3, 5)], np.array([[0, 7, 3], [5, 0, 0]]))
+    found = counts_table(4, 2, "estimation", [(0, 10), (3, 5)], np.array([[0, 7, 3], [5, 0, 0]]))
+    assert found.schema.equals(COUNTS, check_metadata=True)
+    rows = found.to_pylist()
     assert [(row["block"], row["draws"]) for row in rows] == [(0, 10), (3, 5)]
     assert [(row["classes"], row["counts"]) for row in rows] == [([1, 2], [7, 3]), ([0], [5])]
     assert {(row["index"], row["label"], row["stage"]) for row in rows} == {(4, 2, "estimation")}
@@ -141,17 +174,13 @@ def test_block_rows_hold_the_classes_that_were_seen():
         block_rows(4, 2, "estimation", [(0, 10)], np.array([[1, 2], [3, 4]]))
 
 
-def test_class_counts_of_a_slice_of_a_table(stored):
-    selected, rows, *_ = stored
-    whole = table(rows)
-
-    def counted(part):
-        return class_counts(part, selected.positions(column(part, "index")), 30)
-
-    assert np.array_equal(
-        dense(counted(whole.slice(11, 20))),
-        dense(counted(table(rows[11:31]))),
+def test_entries_of_a_slice_of_a_table(stored):
+    rows = stored[1]
+    sliced, whole = class_entries(table(rows).slice(11, 20)), class_entries(table(rows[11:31]))
+    assert np.array_equal(sliced.row_E, whole.row_E) and np.array_equal(
+        sliced.class_E, whole.class_E
     )
+    assert np.array_equal(sliced.values["counts"], whole.values["counts"])
 
 
 @pytest.mark.parametrize("where", ["within a part", "between parts"])
@@ -162,18 +191,17 @@ def test_a_block_stored_twice_counts_once(store, where, stage, block):
     other = block_rows(3, 0, stage, [(block, 40)], np.array([[0, 40]]))
     for part in [rows * 3 + other] if where == "within a part" else [rows, rows + other, rows]:
         store.append(table(part))
-    done = store.done(selected, DRAWS)
+    done = stored_draws(store, selected)
     assert done.selection_N.sum() + done.estimation_NT.sum() == 2
-    assert dense(sum_of(totals(store, selected)))[:, :2].tolist() == [[0, 40], [30, 10]]
+    found = evidence(store, selected)
+    assert (found.n0 + found.n).tolist() == [40, 40]
+    if stage == "selection":
+        assert found.selection_hits.tolist() == [40, 30]
     assert [row for part in store.blocks(selected) for row in part.to_pylist()] in (
         rows + other,
         other + rows,
     )
     assert store.drop_damaged() == []
-
-
-def sum_of(both):
-    return both[0] if both[0].totals().any() else both[1]
 
 
 @pytest.mark.parametrize("where", ["within a part", "between parts"])
@@ -189,10 +217,9 @@ def test_two_unlike_counts_of_a_block_are_named(store, where, stage, block):
     for part in parts:
         store.append(table(part))
     words = f"counts holds two unlike counts of image 9, {stage} block {block}: delete part-0"
-    for read in (lambda: store.done(selected, DRAWS), lambda: totals(store, selected)):
-        with pytest.raises(UserError, match=words) as caught:
-            read()
-        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=words) as caught:
+        stored_draws(store, selected)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_part_written_again_under_its_name_is_stored_once(store):
@@ -202,7 +229,7 @@ def test_a_part_written_again_under_its_name_is_stored_once(store):
     for _ in range(3):
         store.append(rows, name)
     assert store.names() == [name] and store.new_name() != name
-    assert totals(store, selected)[1].totals().tolist() == [40]
+    assert evidence(store, selected).n.tolist() == [40]
 
 
 def test_soft_sums_are_those_of_the_selected_class_alone(tmp_path):
@@ -217,33 +244,27 @@ def test_soft_sums_are_those_of_the_selected_class_alone(tmp_path):
         for stage, part in (("selection", slice(0, 1)), ("estimation", slice(1, 4))):
             blocks = [(block, 40) for block in range(part.stop - part.start)]
             values = (counts[part], sums[part], squares[part])
-            rows += moment_rows(index, 0, stage, blocks, values)
+            rows += block_rows(index, 0, stage, blocks, *values)
         top = sums[0].argmax()
-        truth.append((top, sums[0, top], sums[1:, top].sum(), squares[1:, top].sum()))
+        hits = counts[1:, top].sum()
+        truth.append((top, sums[0, top], hits, sums[1:, top].sum(), squares[1:, top].sum()))
     for part in np.array_split(rng.permutation(len(rows)), 5):
         store.append(pa.Table.from_pylist([rows[k] for k in part], schema=SOFT_COUNTS))
-    selection, estimation = totals(store, selected)
-    assert selection.totals().tolist() == [40] * 7 and estimation.totals().tolist() == [120] * 7
-    found = moments(store, selected, estimation)
-    assert isinstance(found, Moments) and found.n.tolist() == [120] * 7
-    tops = found.selection_sums.top()
-    kept = (found.selection_sums, found.sums, found.square_sums)
-    assert [tops.tolist(), *(each.of(tops).tolist() for each in kept)] == [
+    plan = SamplingPlan(n0=40, n=120, block_size=40, bound_name="hoeffding")
+    found = evidence(store, selected, plan)
+    assert found.n0.tolist() == [40] * 7 and found.n.tolist() == [120] * 7
+    names = ("selected_class", "selection_hits", "hits", "sums", "square_sums")
+    assert [getattr(found, name).tolist() for name in names] == [
         list(column) for column in zip(*truth, strict=True)
     ]
-    assert all(len(each.counts_E) == num_images for each in kept)
-    assert len(estimation.counts_E) == (estimation.counts_E > 0).sum()
 
 
 @pytest.mark.parametrize("stranger", [0, 5, 1000])
 def test_an_image_that_is_not_selected_is_named(store, stranger):
     selected = Selected(np.array([3, 9]), np.array([0, 1]))
     store.append(table(block_rows(stranger, 1, "estimation", [(0, 40)], np.array([[40]]))))
-    for read in (lambda: store.done(selected, DRAWS), lambda: totals(store, selected)):
-        with pytest.raises(
-            UserError, match=f"hold image {stranger}, which this run does not select"
-        ):
-            read()
+    with pytest.raises(UserError, match=f"hold image {stranger}, which this run does not select"):
+        stored_draws(store, selected)
 
 
 def test_positions():
@@ -259,13 +280,13 @@ def test_a_damaged_part_is_dropped_and_its_blocks_are_owed(store, stored, damage
     selected, *_ = stored
     victim = store.names()[2]
     lost = pq.read_table(pa.BufferReader(store.folder.read(victim))).num_rows
-    before = store.done(selected, DRAWS)
+    before = stored_draws(store, selected)
     store.folder.write(victim, damage(store.folder.read(victim)))
     with caplog.at_level(logging.WARNING):
         assert store.drop_damaged() == [victim]
     assert victim in caplog.text and "counted again" in caplog.text
     assert victim not in store.names() and len(store.names()) == 6
-    after = store.done(selected, DRAWS)
+    after = stored_draws(store, selected)
     gone = [
         (before.selection_N & ~after.selection_N),
         (before.estimation_NT & ~after.estimation_NT),
@@ -298,11 +319,7 @@ def test_another_runs_part_is_refused_not_deleted(store, tmp_path):
     other = CountStore(Place.of(tmp_path), "run-2")
     other.append(table(block_rows(3, 0, "estimation", [(0, 40)], np.array([[40]]))))
     selected = Selected(np.array([3]), np.array([0]))
-    for use in (
-        store.drop_damaged,
-        lambda: store.done(selected, DRAWS),
-        lambda: totals(store, selected),
-    ):
+    for use in (store.drop_damaged, lambda: stored_draws(store, selected)):
         with pytest.raises(UserError, match="holds counts of another run"):
             use()
     assert len(store.names()) == 1
@@ -331,6 +348,8 @@ def test_a_table_of_another_shape_is_refused(store):
     assert store.names() == []
 
 
-def test_every_column_says_what_it_means():
-    assert all(field.metadata[b"meaning"] for field in COUNTS)
-    assert not any(field.nullable for field in COUNTS)
+@pytest.mark.parametrize("schema", [COUNTS, SOFT_COUNTS, CERTIFICATES, PREDICTIONS])
+def test_every_column_says_what_it_means(schema):
+    assert all(field.metadata[b"meaning"] for field in schema)
+    assert all(b"unit" in field.metadata for field in schema)
+    assert not any(field.nullable for field in schema)

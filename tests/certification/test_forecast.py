@@ -3,16 +3,13 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from rsray.certification import forecast as module
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler
 from rsray.certification.forecast import forecast
-from rsray.certification.plan import owed
-from rsray.certification.store import COUNTS, SOFT_COUNTS
-from rsray.certification.work import do_item
 from rsray.errors import UserError
 
 
@@ -25,25 +22,14 @@ def split_of(run):
 
 def forecast_of(run, seconds=1.0, **evaluation):
     how = Evaluation(**{**run.evaluation.record(), **evaluation})
-    demand = run.claimed.demand
-    return forecast(
-        run.model, split_of(run), run.selected, run.config, demand, how, seconds=seconds
-    )
+    plan = run.claimed.plan
+    return forecast(run.model, split_of(run), run.selected, run.config, plan, how, seconds=seconds)
 
 
 def drawn(run):
     """The draws an image that the run makes, on average."""
-    demand, sampler = run.claimed.demand, run.sampler()
-    done = run.store.done(run.selected, run.claimed.draws, demand)
-    items = owed(
-        run.selected.indices, run.selected.labels, done, run.claimed.draws,
-        sampling=run.config.sampling, blocks_per_item=run.claimed.draws.num_blocks,
-    )  # fmt: skip
-    rows = []
-    for item in items:
-        rows += do_item(sampler, split_of(run).images([item.index])[0], item, demand)
-    run.store.append(pa.Table.from_pylist(rows, schema=SOFT_COUNTS if run.config.soft else COUNTS))
-    return sum(row["draws"] for row in rows) / 12
+    items = run.items(run.claimed.plan.num_blocks)
+    return sum(pc.sum(table["draws"]).as_py() for table in run.tables(items) if len(table)) / 12
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from rsray.certification.store import COUNTS, CountStore, block_rows
+from rsray.certification.count_tables import counts_table
+from rsray.certification.store import CountStore
 from rsray.errors import UserError
 from rsray.storage import Place
 
@@ -12,8 +12,7 @@ def store(tmp_path):
     store = CountStore(Place.of(tmp_path), "mine")
     blocks = [(block, 100) for block in range(50)]
     counts = np.random.default_rng(0).multinomial(100, [0.7, 0.2, 0.1], size=50)
-    rows = block_rows(3, 1, "estimation", blocks, counts)
-    store.append(pa.Table.from_pylist(rows, schema=COUNTS))
+    store.append(counts_table(3, 1, "estimation", blocks, counts))
     return store
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from rsray.certification.count_tables import counts_table
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish
-from rsray.certification.store import COUNTS, Selected, block_rows
+from rsray.certification.gathering import gather
+from rsray.certification.store import Selected
 from rsray.config import CertifyConfig
 from rsray.results.compare import load
 from rsray.storage import Place
@@ -41,16 +43,18 @@ def cert(tmp_path):
         CertifyConfig.make(values),
         Evaluation("cpu", "fp32", "contiguous", 8),
     )
-    rng, rows = np.random.default_rng(0), []
+    rng, tables = np.random.default_rng(0), []
     for index in range(20):
         p = [0.8, 0.1, 0.1] if index % 2 else [0.97, 0.03, 0.0]
-        rows += block_rows(index, 0, "selection", [(0, 100)], rng.multinomial(100, p, 1))
-        rows += block_rows(
-            index, 0, "estimation", [(0, 1000), (1, 1000)], rng.multinomial(1000, p, 2)
-        )
-    claimed.store.append(pa.Table.from_pylist(rows, schema=COUNTS))
+        pilot, counts = rng.multinomial(100, p, 1), rng.multinomial(1000, p, 2)
+        tables += [
+            counts_table(index, 0, "selection", [(0, 100)], pilot),
+            counts_table(index, 0, "estimation", [(0, 1000), (1, 1000)], counts),
+        ]
+    claimed.store.append(pa.concat_tables(tables))
     selected = Selected(np.arange(20), np.zeros(20, dtype=np.int64))
-    finish(claimed, selected, seconds=4.0, failed={})
+    gathered = gather(claimed.store, selected, claimed.plan)
+    finish(claimed, gathered, seconds=4.0, failed={})
     return tmp_path / "cert"
 
 

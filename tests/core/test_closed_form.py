@@ -14,8 +14,9 @@ from torch import nn
 
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler
-from rsray.core.counts import ClassCounts
-from rsray.core.decide import ABSTAIN, certify_hard, predict_hard
+from rsray.core.bounds.clopper_pearson import CLOPPER_PEARSON
+from rsray.core.decide import predict_hard
+from rsray.core.evidence import ABSTAIN, Evidence
 from rsray.core.smoothed import SmoothedClassifier
 
 ALPHA = 0.05  # large, so that failures happen and can be counted
@@ -34,7 +35,7 @@ def failures(prediction_N, radius_N, margin_N):
 
 
 def two(hits, n):
-    return ClassCounts.dense(np.stack([n - hits, hits], axis=1))
+    return np.stack([n - hits, hits], axis=1)
 
 
 @pytest.mark.parametrize("n", [100, 1000, 100_000])
@@ -45,7 +46,9 @@ def test_drawn_counts(n, spread):
     margin = rng.normal(0, spread, trials)
     p = special.ndtr(margin / SIGMA)
     selection, estimation = two(rng.binomial(N0, p), N0), two(rng.binomial(n, p), n)
-    decision = certify_hard(selection, estimation, sigma=SIGMA, alpha=ALPHA)
+    decision = CLOPPER_PEARSON.decide(
+        Evidence.of_counts(selection, estimation), sigma=SIGMA, alpha=ALPHA
+    )
     failed = failures(decision.prediction, decision.radius, margin)
     assert failed.sum() <= at_most(ALPHA, trials)
 
@@ -55,12 +58,11 @@ def test_the_bound_is_used_up():
     rng, trials = np.random.default_rng(8), 20_000
     margin = np.full(trials, 0.2)
     p = special.ndtr(margin / SIGMA)
-    decision = certify_hard(
+    evidence = Evidence.of_counts(
         two(rng.binomial(N0, p), N0),
         two(rng.binomial(10_000, p), 10_000),
-        sigma=SIGMA,
-        alpha=ALPHA,
     )
+    decision = CLOPPER_PEARSON.decide(evidence, sigma=SIGMA, alpha=ALPHA)
     failed = failures(decision.prediction, decision.radius, margin).sum()
     assert 0.9 * ALPHA * trials <= failed <= at_most(ALPHA, trials)
 
@@ -119,11 +121,11 @@ def test_real_draws_through_the_counting_engine(linear):
     blocks = [(0, 200), (1, 100)]
     selection = [sampler.counts(x, i, "selection", [(0, N0)])[0] for i, x in enumerate(images)]
     estimation = [sampler.counts(x, i, "estimation", blocks).sum(0) for i, x in enumerate(images)]
-    decision = certify_hard(
-        *(ClassCounts.dense(np.stack(each)) for each in (selection, estimation)),
-        sigma=SIGMA,
-        alpha=ALPHA,
+    evidence = Evidence.of_counts(
+        np.stack(selection),
+        np.stack(estimation),
     )
+    decision = CLOPPER_PEARSON.decide(evidence, sigma=SIGMA, alpha=ALPHA)
     assert np.all(decision.n == N)
     failed = failures(decision.prediction, decision.radius, margin)
     assert failed.sum() <= at_most(ALPHA, len(images))

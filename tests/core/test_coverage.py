@@ -8,16 +8,24 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rsray.certification.plan import wants_estimation
-from rsray.core.bounds import clopper_pearson_lower, smallest_useful_n
-from rsray.core.bounds.confidence_sequence import answers
-from rsray.core.bounds.tcertify import certify_tcertify, others_upper
-from rsray.core.counts import ClassCounts
-from rsray.core.decide import Moments, certify_at_radii, certify_hard, certify_soft
+from rsray.certification.sampling_plan import SamplingPlan
+from rsray.core.bounds import BOUNDS, clopper_pearson_lower, clopper_pearson_upper
+from rsray.core.bounds.confidence_sequence import ConfidenceSequence, answers
+from rsray.core.evidence import Evidence
 from rsray.core.pilot import blocks_worth
 
 ALPHA, N0, N = 0.05, 60, 800
 CLASSES = [2, 10, 1000]
+
+
+def soft_evidence(selection_NK, sums_NK, squares_NK, n):
+    """Evidence of soft sums by class; what a soft bound does not look at is left out."""
+    top = selection_NK.argmax(axis=1)
+    pilot, sums, squares = (
+        each[np.arange(len(top)), top] for each in (selection_NK, sums_NK, squares_NK)
+    )
+    nothing = np.zeros(len(top), dtype=np.int64)
+    return Evidence(top, nothing, pilot, nothing, n, nothing, nothing, sums, squares)
 
 
 def allowed(trials):
@@ -63,14 +71,29 @@ def test_hard_bounds(num_classes, shape, bound):
     trials = 3000 if num_classes < 1000 else 1500
     rng = np.random.default_rng(num_classes)
     p_K = truth(num_classes, shape)
-    draws = [ClassCounts.dense(rng.multinomial(n, p_K, trials)) for n in (N0, N)]
-    values = {"sigma": 1.0, "alpha": ALPHA}
-    if bound == "tcertify":
-        decision = certify_tcertify(*draws, **values, num_classes=num_classes)
-    else:
-        decision = certify_hard(*draws, **values)
+    evidence = Evidence.of_counts(*(rng.multinomial(n, p_K, trials) for n in (N0, N)))
+    decision = BOUNDS[bound].decide(evidence, sigma=1.0, alpha=ALPHA)
     assert failures(decision, p_K, bound) <= allowed(trials)
     assert (decision.prediction == 0).mean() > 0.5 and is_caught(decision, p_K)
+
+
+@pytest.mark.parametrize(("num_classes", "shape"), [(10, "few"), (10, "alike"), (1000, "few")])
+def test_what_tcertify_says_of_both_classes(num_classes, shape):
+    """p_A or p_B beyond its bound counts, whatever the radius: at a wrong level that shows."""
+    trials = 4000 if num_classes < 1000 else 1500
+    rng = np.random.default_rng(num_classes)
+    p_K = truth(num_classes, shape)
+    evidence = Evidence.of_counts(*(rng.multinomial(n, p_K, trials) for n in (N0, N)))
+
+    def wrong(alpha):
+        decision = BOUNDS["tcertify"].decide(evidence, sigma=1.0, alpha=alpha)
+        assert (decision.p_b_upper < 1 - decision.p_a_lower).mean() > 0.5  # both are bounded
+        is_right_class = evidence.selected_class == 0
+        is_beyond = (decision.p_a_lower > p_K[0]) | (decision.p_b_upper < p_K[1:].max())
+        return int((is_right_class & is_beyond).sum())
+
+    assert 0 < wrong(ALPHA) <= allowed(trials)
+    assert wrong(4 * ALPHA) > allowed(trials)
 
 
 def test_runner_up_bound_alone_is_tight_and_sound():
@@ -79,7 +102,7 @@ def test_runner_up_bound_alone_is_tight_and_sound():
     for num_others, floor in ((1, 0.5), (9, 0.0)):
         p = np.full(num_others, 0.38 / num_others)
         counts = rng.multinomial(N, [*p, 0.62], trials)[:, :-1]
-        upper = others_upper(ClassCounts.dense(counts), N, ALPHA, num_others)
+        upper = clopper_pearson_upper(counts.max(axis=1), N, ALPHA)
         missed = int(np.sum(upper < p.max()))
         assert floor * ALPHA * trials <= missed <= allowed(trials)
 
@@ -104,11 +127,11 @@ def test_soft_bounds(num_classes, bound):
         values[:, 0] = first.sum(1)
         squares = np.zeros_like(values)
         squares[:, 0] = (first**2).sum(1)
-        return ClassCounts.dense(values), ClassCounts.dense(squares)
+        return values, squares
 
     (selection, _), (estimation, squares) = sums(N0), sums(n)
-    moments = Moments(selection, estimation, squares, estimation, np.full(trials, n))
-    decision = certify_soft(moments, sigma=1.0, alpha=ALPHA, bound=bound)
+    evidence = soft_evidence(selection, estimation, squares, np.full(trials, n))
+    decision = BOUNDS[bound].decide(evidence, sigma=1.0, alpha=ALPHA)
     beyond = (decision.prediction == 0) & (decision.p_a_lower > p_K[0])
     assert beyond.sum() <= allowed(trials)
     assert (decision.prediction == 0).any()
@@ -121,21 +144,19 @@ def test_adaptive_end_to_end(num_classes, bound):
     trials, block = 2000 if num_classes < 1000 else 1000, 50
     rng = np.random.default_rng(7)
     p_K = truth(num_classes, "few")
-    selection = ClassCounts.dense(rng.multinomial(N0, p_K, trials))
-    top = selection.of(selection.top())
+    selection = rng.multinomial(N0, p_K, trials)
     blocks = np.array(
         [
             blocks_worth(int(hits), N0, n=N, block_size=block, alpha=ALPHA, tolerance=0.05)
-            for hits in top
+            for hits in selection.max(axis=1)
         ]
     )
-    assert len(np.unique(blocks)) > 3 and blocks.min() * block >= smallest_useful_n(ALPHA)
-    estimation = ClassCounts.dense(rng.multinomial(blocks * block, np.tile(p_K, (trials, 1))))
-    values = {"sigma": 1.0, "alpha": ALPHA}
-    if bound == "tcertify":
-        decision = certify_tcertify(selection, estimation, **values, num_classes=num_classes)
-    else:
-        decision = certify_hard(selection, estimation, **values)
+    assert len(np.unique(blocks)) > 3 and blocks.min() * block >= BOUNDS[
+        "clopper-pearson"
+    ].smallest_useful_n(ALPHA)
+    estimation = rng.multinomial(blocks * block, np.tile(p_K, (trials, 1)))
+    evidence = Evidence.of_counts(selection, estimation)
+    decision = BOUNDS[bound].decide(evidence, sigma=1.0, alpha=ALPHA)
     assert failures(decision, p_K, bound) <= allowed(trials) and is_caught(decision, p_K)
 
 
@@ -154,21 +175,20 @@ def test_soft_adaptive_end_to_end(num_classes, bound):
 
     def both(first_N, n_N):
         rest = np.zeros((trials, num_classes - 2))
-        return ClassCounts.dense(np.column_stack([first_N, n_N - first_N, rest]))
+        return np.column_stack([first_N, n_N - first_N, rest])
 
     pilot_N, fresh = values(N0).sum(1), values(N)
     selection = both(pilot_N, N0)
-    top_N = selection.top()
     asked = {"n": N, "block_size": block, "alpha": ALPHA, "bound": bound, "tolerance": 0.1}
-    blocks = np.array([blocks_worth(s, N0, **asked) for s in selection.of(top_N)])
+    blocks = np.array([blocks_worth(s, N0, **asked) for s in selection.max(axis=1)])
     assert len(np.unique(blocks)) > 3
     n_N = np.minimum(N, blocks * block)
     taken = np.where(np.arange(N) < n_N[:, None], fresh, 0.0)
     taken_others = np.where(np.arange(N) < n_N[:, None], 1.0 - fresh, 0.0)
-    squares = ClassCounts.dense(np.column_stack([(taken**2).sum(1), (taken_others**2).sum(1)]))
+    squares = np.column_stack([(taken**2).sum(1), (taken_others**2).sum(1)])
     sums = both(taken.sum(1), n_N)
-    moments = Moments(selection, sums, squares, sums, n_N)
-    decision = certify_soft(moments, sigma=1.0, alpha=ALPHA, bound=bound)
+    evidence = soft_evidence(selection, sums, np.pad(squares, ((0, 0), (0, num_classes - 2))), n_N)
+    decision = BOUNDS[bound].decide(evidence, sigma=1.0, alpha=ALPHA)
     beyond = (decision.prediction == 0) & (decision.p_a_lower > p_K[0])
     assert (beyond | (decision.prediction > 0)).sum() <= allowed(trials)
     assert (decision.prediction == 0).mean() > 0.2  # the test is not empty
@@ -181,22 +201,15 @@ def test_skip_end_to_end(num_classes, bound):
     trials = 2000 if num_classes < 1000 else 1000
     rng = np.random.default_rng(17)
     p_K = truth(num_classes, "one")
-    selection = ClassCounts.dense(rng.multinomial(12, p_K, trials))  # few: it often errs
+    selection = rng.multinomial(12, p_K, trials)  # few: it often errs
     counts = rng.multinomial(N, p_K, trials)
     label_N = rng.integers(0, 2, trials)
-    is_drawn = np.array(
-        [
-            wants_estimation(int(top), int(label), "skip")
-            for top, label in zip(selection.top(), label_N, strict=True)
-        ]
-    )
+    is_drawn = ~SamplingPlan(12, N, N, "skip").skips(selection.argmax(axis=1), label_N)
     assert 0.2 < is_drawn.mean() < 0.8
 
     def certified(drawn):
-        values = (selection, ClassCounts.dense(counts * drawn[:, None]))
-        if bound == "tcertify":
-            return certify_tcertify(*values, sigma=1.0, alpha=ALPHA, num_classes=num_classes)
-        return certify_hard(*values, sigma=1.0, alpha=ALPHA)
+        evidence = Evidence.of_counts(selection, counts * drawn[:, None])
+        return BOUNDS[bound].decide(evidence, sigma=1.0, alpha=ALPHA)
 
     skip, fixed = certified(is_drawn), certified(np.ones(trials, dtype=bool))
     assert failures(skip, p_K, bound) <= allowed(trials) and is_caught(fixed, p_K)
@@ -225,14 +238,13 @@ def test_at_radius_end_to_end(num_classes):
     trials, block = 2000 if num_classes < 1000 else 500, 25
     rng = np.random.default_rng(11)
     p_K = truth(num_classes, "one")
-    selection = ClassCounts.dense(rng.multinomial(N0, p_K, trials))
+    selection = rng.multinomial(N0, p_K, trials)
     at = (float(stats.norm.ppf(p_K[0])) + 1e-9,)
     counts, open_N = np.zeros((trials, num_classes), dtype=np.int64), np.ones(trials, bool)
     for _ in range(N // block):
         counts[open_N] += rng.multinomial(block, p_K, int(open_N.sum()))
         open_N &= answers(counts[:, 0], counts.sum(1), [p_K[0] + 1e-10], ALPHA)[:, 0] == 0
-    decision = certify_at_radii(
-        selection, ClassCounts.dense(counts), sigma=1.0, alpha=ALPHA, at_radius=at
-    )
+    evidence = Evidence.of_counts(selection, counts)
+    decision = ConfidenceSequence(at).decide(evidence, sigma=1.0, alpha=ALPHA)
     wrong = (decision.prediction == 0) & (decision.radius >= at[0])
     assert wrong.sum() <= allowed(trials)

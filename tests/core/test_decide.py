@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from rsray.core.counts import ClassCounts
-from rsray.core.decide import ABSTAIN, certify_hard, predict_hard, projected_radius
+from rsray.core.bounds.clopper_pearson import CLOPPER_PEARSON
+from rsray.core.decide import predict_hard, projected_radius
+from rsray.core.evidence import ABSTAIN, Evidence
 
 
 def slow_certify(selection_K, estimation_K, sigma, alpha):
@@ -41,9 +42,8 @@ def tables():
 @pytest.mark.parametrize("alpha", [0.05, 0.001])
 def test_certify_is_the_slow_procedure(tables, alpha):
     selection, estimation = tables
-    decision = certify_hard(
-        ClassCounts.dense(selection), ClassCounts.dense(estimation), sigma=0.5, alpha=alpha
-    )
+    evidence = Evidence.of_counts(selection, estimation)
+    decision = CLOPPER_PEARSON.decide(evidence, sigma=0.5, alpha=alpha)
     want = [slow_certify(s, e, 0.5, alpha) for s, e in zip(selection, estimation, strict=True)]
     prediction, radius, lower, hits = zip(*want, strict=True)
     assert decision.prediction.tolist() == list(prediction)
@@ -57,7 +57,7 @@ def test_certify_is_the_slow_procedure(tables, alpha):
 
 
 def test_types_are_those_of_the_certificates(tables):
-    decision = certify_hard(*map(ClassCounts.dense, tables), sigma=0.5, alpha=0.001)
+    decision = CLOPPER_PEARSON.decide(Evidence.of_counts(*tables), sigma=0.5, alpha=0.001)
     assert decision.prediction.dtype == np.int32
     assert decision.radius.dtype == decision.p_a_lower.dtype == np.float64
     assert decision.count_a.dtype == decision.n.dtype == np.int64
@@ -66,7 +66,7 @@ def test_types_are_those_of_the_certificates(tables):
 def test_predict_is_scipys_binomial_test(tables):
     _, counts = tables
     for alpha in (0.5, 0.05, 0.001):
-        prediction, p_value = predict_hard(ClassCounts.dense(counts), alpha=alpha)
+        prediction, p_value = predict_hard(counts, alpha=alpha)
         for row, got, p in zip(counts, prediction, p_value, strict=True):
             order = np.argsort(-row, kind="stable")
             n_a, n_b = int(row[order[0]]), int(row[order[1]])
@@ -77,7 +77,7 @@ def test_predict_is_scipys_binomial_test(tables):
 
 def test_predict_pairs_of_counts_exhaustively():
     pairs = np.array([(a, b) for a in range(40) for b in range(40) if a + b])
-    prediction, p_value = predict_hard(ClassCounts.dense(pairs), alpha=0.05)
+    prediction, p_value = predict_hard(pairs, alpha=0.05)
     want = [stats.binomtest(int(a), int(a + b), 0.5).pvalue for a, b in pairs]
     np.testing.assert_allclose(p_value, want, rtol=1e-10)
     assert np.all(prediction[pairs[:, 0] == pairs[:, 1]] == ABSTAIN)
@@ -87,7 +87,7 @@ def test_predict_errs_at_most_alpha_of_the_time():
     # The worst case: two classes almost equally likely; class 0 is the smoothed classifier's.
     rng, trials, alpha = np.random.default_rng(5), 20_000, 0.05
     hits = rng.binomial(200, 0.501, trials)
-    prediction, _ = predict_hard(ClassCounts.dense(np.stack([hits, 200 - hits], 1)), alpha=alpha)
+    prediction, _ = predict_hard(np.stack([hits, 200 - hits], 1), alpha=alpha)
     wrong = np.sum(prediction == 1)
     assert wrong <= alpha * trials + 4 * np.sqrt(trials * alpha)
 
@@ -96,12 +96,8 @@ def test_projected_radius_is_what_n_draws_would_certify():
     p_hat = np.array([0.0, 0.3, 0.5, 0.51, 0.8, 0.99, 1.0])
     hits = np.round(p_hat * 100_000).astype(int)
     two = np.ones((len(hits), 1), int) * [1, 0]
-    full = certify_hard(
-        ClassCounts.dense(two),
-        ClassCounts.dense(np.stack([hits, 100_000 - hits], axis=1)),
-        sigma=0.25,
-        alpha=0.001,
-    )
+    evidence = Evidence.of_counts(two, np.stack([hits, 100_000 - hits], axis=1))
+    full = CLOPPER_PEARSON.decide(evidence, sigma=0.25, alpha=0.001)
     got = projected_radius(p_hat, sigma=0.25, n=100_000, alpha=0.001)
     np.testing.assert_array_equal(got, full.radius)
     assert got[-1] == pytest.approx(0.25 * NormalDist().inv_cdf(0.001**1e-5), rel=1e-9)

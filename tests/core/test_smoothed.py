@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from rsray.core.decide import ABSTAIN
+from rsray.core.evidence import ABSTAIN
 from rsray.core.smoothed import SmoothedClassifier
 from rsray.errors import UserError
 

@@ -7,13 +7,57 @@ inequality it ever reaches 1/alpha at the true p with probability at most alpha.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-Floats = NDArray[np.float64]
-HALVINGS = 60  # of [0, hits/draws]: down to the last bit of a float64
+from rsray.core.bounds._base import Bound, Floats
+from rsray.core.evidence import ABSTAIN, Decision, Evidence
+
+# Of [0, hits/draws]: down to the last bit of a float64.
+NUM_HALVINGS = 60
+
+
+@dataclass(frozen=True)
+class ConfidenceSequence(Bound):
+    """Answers whether an image's radius is at least each of those asked; draws stop once it has.
+
+    A certificate holds with probability at least 1 - alpha over an image's draws under any
+    stopping rule. An image stopped early has a smaller radius than n draws would have given.
+    """
+
+    at_radius: tuple[float, ...]
+    name = "confidence-sequence"
+
+    def lower(self, hits: ArrayLike, square_sums: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
+        """Return the sequence's lower bound."""
+        return sequence_lower(hits, n, alpha)
+
+    def about_smallest_n(self, alpha: float) -> float:
+        """Return Clopper-Pearson's, which is smaller."""
+        return math.log(alpha) / math.log(0.5)
+
+    def answers(
+        self, hits: ArrayLike, draws: ArrayLike, *, sigma: float, alpha: float
+    ) -> NDArray[np.int64]:
+        """Return the answer to each radius [..., R]: 1 yes, -1 no, 0 while it is open."""
+        thresholds_R = special.ndtr(np.asarray(self.at_radius, dtype=np.float64) / sigma)
+        return answers(hits, draws, thresholds_R, alpha)
+
+    def decide(self, evidence: Evidence, *, sigma: float, alpha: float) -> Decision:
+        """Return the certificates of N images, whose radius is at least the largest answered yes.
+
+        The answer and the bound say the same; taking both keeps rounding from telling them apart.
+        """
+        decision = super().decide(evidence, sigma=sigma, alpha=alpha)
+        above_NR = self.answers(evidence.hits, evidence.n, sigma=sigma, alpha=alpha) > 0
+        reached_N = np.where(above_NR, self.at_radius, 0.0).max(axis=1, initial=0.0)
+        certified = decision.prediction != ABSTAIN
+        return replace(
+            decision, radius=np.where(certified, np.maximum(decision.radius, reached_N), 0.0)
+        )
 
 
 def log_evidence(hits: ArrayLike, draws: ArrayLike, p: ArrayLike) -> Floats:
@@ -42,7 +86,7 @@ def sequence_lower(hits: ArrayLike, draws: ArrayLike, alpha: float) -> Floats:
     needed = -math.log(alpha)
     low = np.zeros(hits_.shape)
     high = hits_ / np.maximum(draws_, 1.0)
-    for _ in range(HALVINGS):
+    for _ in range(NUM_HALVINGS):
         middle = 0.5 * (low + high)
         rejected = (middle > 0) & (log_evidence(hits_, draws_, middle) >= needed)
         low, high = np.where(rejected, middle, low), np.where(rejected, high, middle)

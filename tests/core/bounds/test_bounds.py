@@ -1,5 +1,6 @@
 """Bounds against statsmodels, the papers' formulas in exact arithmetic, and their coverage."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -7,14 +8,16 @@ import pytest
 from scipy import special, stats
 from statsmodels.stats.proportion import proportion_confint
 
+import rsray
 from rsray.core.bounds import (
+    BOUNDS,
     bernstein_lower,
     check_settings,
     clopper_pearson_lower,
     clopper_pearson_upper,
     hoeffding_lower,
-    smallest_useful_n,
 )
+from rsray.core.evidence import ABSTAIN, Evidence
 from rsray.errors import UserError
 
 ALPHAS = (0.2, 0.05, 0.001, 1e-6)
@@ -159,15 +162,49 @@ def test_smallest_useful_n_by_brute_force():
         n = 1
         while Fraction(alpha) * 2**n <= 1:  # alpha^(1/n) <= 1/2, without rounding
             n += 1
-        assert smallest_useful_n(alpha) == n, alpha
+        assert BOUNDS["clopper-pearson"].smallest_useful_n(alpha) == n, alpha
 
 
+def all_hits(n):
+    """Evidence of one image whose draws all hit, each with a soft probability of 1."""
+    found = Evidence.of_counts(np.array([[0, 100]]), np.array([[0, n]]))
+    return replace(found, sums=np.array([float(n)]), square_sums=np.array([float(n)]))
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
 @pytest.mark.parametrize("alpha", [0.3, 0.05, 0.001, 1e-9])
-def test_smallest_useful_n_is_where_certificates_begin(alpha):
-    n = smallest_useful_n(alpha)
-    assert clopper_pearson_lower(n, n, alpha) > 0.5
-    assert n == 1 or clopper_pearson_lower(n - 1, n - 1, alpha) <= 0.5
-    check_settings(n, alpha)
+def test_smallest_useful_n_is_where_certificates_begin(alpha, bound):
+    member = BOUNDS[bound]
+    n = member.smallest_useful_n(alpha)
+    first, before = (
+        member.decide(all_hits(each), sigma=0.5, alpha=alpha) for each in (n, max(0, n - 1))
+    )
+    assert first.prediction[0] == 1 and first.radius[0] > 0
+    assert before.prediction[0] == ABSTAIN and before.radius[0] == 0
+    check_settings(n, alpha, bound=bound)
+    if n > 1:
+        with pytest.raises(UserError, match=f"n must be at least {n} "):
+            check_settings(n - 1, alpha, bound=bound)
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_a_member_tells_what_it_is_and_abstains_without_draws(bound):
+    member = BOUNDS[bound]
+    assert member.name == bound and not (member.is_soft and member.needs_runner_up)
+    nothing = np.zeros((3, 4), dtype=int)
+    got = member.decide(Evidence.of_counts(nothing, nothing), sigma=1.0, alpha=0.01)
+    assert got.prediction.tolist() == [ABSTAIN] * 3 and not got.radius.any()
+    assert got.prediction.dtype == np.int32 and got.count_a.dtype == np.int64
+
+
+def test_functions_of_bounds_are_found_by_name():
+    assert rsray.bounds.clopper_pearson_lower is clopper_pearson_lower
+    for name in rsray.bounds.__all__:
+        assert getattr(rsray.bounds, name) is not None
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = rsray.bounds.no_such
+    with pytest.raises(UserError, match="bound 'normal' is unknown; choose one of clopper-pear"):
+        BOUNDS["normal"]
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, 2, float("nan")])

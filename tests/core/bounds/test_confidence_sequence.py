@@ -7,9 +7,13 @@ import pytest
 from scipy import integrate, stats
 
 from rsray.core.bounds import clopper_pearson_lower
-from rsray.core.bounds.confidence_sequence import answers, log_evidence, sequence_lower
-from rsray.core.counts import ClassCounts
-from rsray.core.decide import certify_at_radii
+from rsray.core.bounds.confidence_sequence import (
+    ConfidenceSequence,
+    answers,
+    log_evidence,
+    sequence_lower,
+)
+from rsray.core.evidence import Evidence
 from rsray.core.pilot import blocks_worth
 
 
@@ -53,9 +57,10 @@ def test_answers_are_those_of_the_bound():
 
 def test_a_yes_is_a_radius_of_at_least_that():
     hits = np.arange(1500, 2001)
-    counts = ClassCounts.dense(np.stack([hits, 2000 - hits], axis=1))
+    counts = np.stack([hits, 2000 - hits], axis=1)
     radii = (0.25, 0.5)
-    got = certify_at_radii(counts, counts, sigma=0.5, alpha=0.01, at_radius=radii)
+    found = Evidence.of_counts(counts, counts)
+    got = ConfidenceSequence(radii).decide(found, sigma=0.5, alpha=0.01)
     above = answers(hits, 2000, stats.norm.cdf(np.array(radii) / 0.5), 0.01) > 0
     assert np.array_equal(got.radius[:, None] >= radii, above) and above.any() and not above.all()
 

@@ -1,19 +1,21 @@
 import importlib
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from rsray import models
 from rsray.certification.request import selected_images
 from rsray.certification.source import open_source
+from rsray.certification.store import CountStore
 from rsray.config import CertifyConfig
 from rsray.core.hardware import default_device, resolve_precision
 from rsray.data import open_split
 from rsray.distributed.certify import certifier
+from rsray.distributed.certify.answers import Answer, read_answers
 from rsray.distributed.certify.certifier import certify
 from rsray.errors import UserError
 from rsray.storage import Place
@@ -187,28 +189,49 @@ def test_a_failure_after_which_nothing_is_owed_costs_no_certificate(job, monkeyp
             answer = count(task)
             yield answer
             if not said:
-                said.append(int(answer["index"][0].as_py()))
-                failure = {
-                    **dict.fromkeys(answer.column_names),
-                    "index": said[0],
-                    "stage": "failed",
-                }
-                failure |= {"error": "a passing fault"}
-                yield pa.Table.from_pylist([failure], schema=answer.schema)
+                (made,) = read_answers(answer)
+                said.append(int(made.counts["index"][0].as_py()))
+                failed = {said[0]: "a passing fault"}
+                yield Answer(made.counts.slice(0, 0), made.device_name, failed).table()
 
     monkeypatch.setattr(certifier, "stream", in_this_process)
     summary = job("run", n=500, actors=1)
     assert said and not summary["failed"] and summary["num_images"] == 15
 
 
+def test_a_run_reads_its_counts_once_at_the_end(job, tmp_path, monkeypatch):
+    """And one that goes on reads them once more as it begins, damaged parts too."""
+    reads, read = Counter(), CountStore.read
+
+    def counted(store, name):
+        reads[name] += 1
+        return read(store, name)
+
+    def in_this_process(tasks, actor, settings, fleet, patience):
+        count = actor(settings)
+        for task in tasks:
+            yield from (count(task.slice(row, 1)) for row in range(len(task)))
+
+    monkeypatch.setattr(certifier, "stream", in_this_process)
+    monkeypatch.setattr(certifier, "FLUSH_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(CountStore, "read", counted)
+    summary = job("run", n=500, skip=150, actors=1)
+    names = {part.name for part in (tmp_path / "run" / "counts").iterdir()}
+    assert len(names) > 1 and reads == dict.fromkeys(names, 1)
+    damaged = tmp_path / "run" / "counts" / min(names)
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    assert job("run", n=500, skip=150, actors=1)["acr"] == summary["acr"]
+    kept = dict.fromkeys(names - {damaged.name}, 3)
+    assert {name: times for name, times in reads.items() if name in kept} == kept
+
+
 def test_a_chip_that_the_evaluation_was_not_chosen_on_is_named_once(job, monkeypatch, caplog):
     def in_this_process(tasks, actor, job, fleet, patience):
         count = actor(job)
         for task in tasks:
-            answer = count(task)
-            device = pa.array(["Abacus"] * len(answer))
-            answer = answer.set_column(answer.column_names.index("device"), "device", device)
-            yield from (answer.slice(0, 3), answer.slice(3))
+            (made,) = read_answers(count(task))
+            for part in (made.counts.slice(0, 3), made.counts.slice(3)):
+                yield Answer(part, "Abacus").table()
 
     monkeypatch.setattr(certifier, "stream", in_this_process)
     summary = job("run", n=500, actors=1)

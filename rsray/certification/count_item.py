@@ -1,0 +1,104 @@
+"""What an actor does with a work item: selection if needed, estimation blocks, a table out."""
+
+# Shapes: T blocks, K classes.
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from rsray.certification.count_tables import counts_table
+from rsray.certification.engine.sampler import Sampler
+from rsray.certification.sampling_plan import SamplingPlan
+from rsray.certification.work_items import WorkItem
+from rsray.core.noise import Stage
+
+
+def count_item(
+    sampler: Sampler, image_CHW: NDArray[np.uint8], item: WorkItem, plan: SamplingPlan
+) -> pa.Table:
+    """Return the rows of COUNTS (SOFT_COUNTS for soft bounds) that an item owes.
+
+    An item that does not know its image's selected class makes the selection draws itself: they
+    are the same wherever they are made, and 0.1 % of the work. Only the item that owes them
+    stores them.
+    """
+    work = _ItemWork(sampler, image_CHW, item, plan)
+    tables = [plan.counts_schema.empty_table()]
+    selected = item.selected_class
+    last = item.first_block + item.num_blocks
+    if item.selection or plan.at_radius or (selected < 0 and plan.sampling != "fixed"):
+        pilot = [(0, plan.n0)]
+        values_1K = work.draw("selection", pilot)
+        # Of soft bounds, the class of the largest mean probability is selected.
+        selected_values_K = values_1K[1 if plan.bound.is_soft else 0][0]
+        selected = int(selected_values_K.argmax())
+        last = min(last, work.wanted_blocks(selected, float(selected_values_K[selected])))
+        if item.selection:
+            tables.append(work.table("selection", pilot, values_1K))
+    if item.first_block < last:
+        is_open_ended = bool(plan.at_radius)
+        tables += work.until_answered(selected, last) if is_open_ended else [work.blocks_to(last)]
+    return pa.concat_tables(tables)
+
+
+@dataclass(frozen=True)
+class _ItemWork:
+    sampler: Sampler
+    image_CHW: NDArray[np.uint8]
+    item: WorkItem
+    plan: SamplingPlan
+
+    def draw(
+        self, stage: Stage, blocks: list[tuple[int, int]]
+    ) -> tuple[NDArray[np.int64], *tuple[NDArray[np.float64], ...]]:
+        """Return the counts [T, K] of the blocks; of soft bounds, the sums and square sums too."""
+        if self.plan.bound.is_soft:
+            return self.sampler.moments(self.image_CHW, self.item.index, stage, blocks)
+        return (self.sampler.counts(self.image_CHW, self.item.index, stage, blocks),)
+
+    def table(
+        self,
+        stage: Stage,
+        blocks: list[tuple[int, int]],
+        values_TK: tuple[NDArray[np.int64], *tuple[NDArray[np.float64], ...]],
+    ) -> pa.Table:
+        return counts_table(self.item.index, self.item.label, stage, blocks, *values_TK)
+
+    def wanted_blocks(self, selected: int, selection_hits: float) -> int:
+        """Return how many blocks the image wants, given its selection draws."""
+        label_1, class_1 = np.array([self.item.label]), np.array([selected])
+        return int(self.plan.wanted_blocks(label_1, class_1, np.array([selection_hits]))[0])
+
+    def blocks_to(self, last: int) -> pa.Table:
+        """Return the item's estimation rows up to block `last`."""
+        numbers = range(self.item.first_block, last)
+        blocks = [(block, self.plan.block_draws(block)) for block in numbers]
+        return self.table("estimation", blocks, self.draw("estimation", blocks))
+
+    def until_answered(self, selected: int, last: int) -> list[pa.Table]:
+        """Return the item's rows up to the block that answers every radius.
+
+        Blocks before the item's first are drawn again for their hits, and not stored again. As
+        many are counted at once as fill a batch, for GPUs; those after the answer are dropped.
+        """
+        at_once = max(1, self.sampler.evaluation.batch_size // self.plan.block_size)
+        tables: list[pa.Table] = []
+        hits = draws = 0
+        for first in range(0, last, at_once):
+            numbers = range(first, min(first + at_once, last))
+            blocks = [(block, self.plan.block_draws(block)) for block in numbers]
+            values_TK = self.draw("estimation", blocks)
+            hits_T = hits + np.cumsum(values_TK[0][:, selected])
+            draws_T = draws + np.cumsum([made for _, made in blocks])
+            is_answered_T = self.plan.is_answered(hits_T, draws_T)
+            used = 1 + int(is_answered_T.argmax()) if is_answered_T.any() else len(blocks)
+            skipped = min(max(0, self.item.first_block - first), used)
+            kept = self.table("estimation", blocks, values_TK)
+            tables.append(kept.slice(skipped, used - skipped))
+            if is_answered_T.any():
+                break
+            hits, draws = int(hits_T[-1]), int(draws_T[-1])
+        return tables
