@@ -20,7 +20,7 @@ from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from platform import node
 
-from rsray.cluster.reach import SECRET_NAMES
+from rsray.cluster.safety.reach import SECRET_NAMES
 from rsray.errors import UserError
 
 # They travel as they are installed here, so that the cluster runs the same.

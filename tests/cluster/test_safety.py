@@ -8,8 +8,8 @@ import yaml
 from edited import CLUSTERS, MANIFESTS, RAY_UP, SCRIPTS, edit
 
 from rsray.cluster.definition import read_cluster_file
-from rsray.cluster.ray_commands import find_start_problems
 from rsray.cluster.safety import find_problems, find_secrets
+from rsray.cluster.safety.ray_commands import find_start_problems
 from rsray.errors import UserError
 
 NAMES = {file.name: file for file in (*RAY_UP, *MANIFESTS)}

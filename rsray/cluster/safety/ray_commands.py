@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from rsray.cluster.shell import SimpleCommand, read_commands
+from rsray.cluster.safety.shell import SimpleCommand, read_commands
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 CLIENT_SERVER_PORT = "10001"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rsray.cluster.firewall_rules import find_firewall_problems
-from rsray.cluster.ray_commands import find_command_problems, find_start_problems
-from rsray.cluster.reach import find_reach_problems
+from rsray.cluster.safety.firewall_rules import find_firewall_problems
+from rsray.cluster.safety.ray_commands import find_command_problems, find_start_problems
+from rsray.cluster.safety.reach import find_reach_problems
 
 SECRET_PATTERNS = {
     "an AWS key": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
