@@ -110,22 +110,22 @@ def find_job(dashboard: Dashboard, job_id: str | None = None) -> Job:
 
 def list_jobs(dashboard: Dashboard) -> list[Job]:
     """Return the jobs that rsray submitted, the latest first."""
-    found = [info for info in dashboard.get("/api/jobs/") if info.get("submission_id")]
-    found.sort(key=lambda info: info.get("start_time") or 0, reverse=True)
-    made = []
-    for info in found:
-        metadata = info.get("metadata") or {}
-        if OUT_THERE in metadata:
-            made.append(
-                Job(
-                    info["submission_id"],
-                    info["status"],
-                    info.get("driver_exit_code"),
-                    metadata[OUT_THERE],
-                    info["entrypoint"],
-                )
-            )
-    return made
+    try:
+        found = [info for info in dashboard.get("/api/jobs/") if info.get("submission_id")]
+        found.sort(key=lambda info: info.get("start_time") or 0, reverse=True)
+        return [_job_of(info) for info in found if OUT_THERE in (info.get("metadata") or {})]
+    except (AttributeError, KeyError, TypeError) as problem:
+        raise UserError(f"{dashboard.target} answers with something else than jobs") from problem
+
+
+def _job_of(info: dict[str, Any]) -> Job:
+    return Job(
+        str(info["submission_id"]),
+        str(info["status"]),
+        info.get("driver_exit_code"),
+        str(info["metadata"][OUT_THERE]),
+        str(info["entrypoint"]),
+    )
 
 
 def follow_log(dashboard: Dashboard, job_id: str, show: Callable[[str], None]) -> Job:

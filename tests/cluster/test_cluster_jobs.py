@@ -102,6 +102,54 @@ def test_an_address_asks_for_its_token(monkeypatch):
     server.shutdown()
 
 
+class Elsewhere(http.server.BaseHTTPRequestHandler):
+    """A dashboard that sends its visitors on."""
+
+    seen: list[str] = []
+
+    def do_GET(self):  # noqa: N802
+        """Keep the token of who comes, and redirect."""
+        self.seen.append(self.headers.get("Authorization"))
+        self.send_response(302)
+        self.send_header("Location", f"http://localhost:{self.server.server_port}/there")
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def test_a_token_does_not_follow_a_redirect_or_go_to_a_proxy(monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    with pytest.raises(UserError, match="answers 302"):
+        with connect_dashboard(f"http://127.0.0.1:{server.server_port}"):
+            pass
+    assert len(Elsewhere.seen) == 1
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(UserError, match="no Ray dashboard answers"):
+        with connect_dashboard("http://127.0.0.1:1"):
+            pass
+    assert len(Elsewhere.seen) == 1
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "answers", [[5], {"a": 1}, None, [{"submission_id": "x", "metadata": 5}], 7]
+)
+def test_answers_of_another_form_are_one_line(answers):
+    class Odd(Dashboard):
+        def get(self, path):
+            return answers
+
+    odd = Odd("http://127.0.0.1:1", None, "x.yaml", NodeLayout(), None)
+    for ask in (odd.nodes, lambda: jobs.list_jobs(odd)):
+        with pytest.raises(UserError, match="something else than"):
+            ask()
+
+
 def test_a_token_is_not_sent_in_the_clear(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     with (
@@ -114,6 +162,8 @@ def test_a_token_is_not_sent_in_the_clear(monkeypatch):
 MISTAKES = {
     "no file": (["cluster", "up", "absent.yaml"], "neither a file nor an address"),
     "nothing there": (["cluster", "status", "http://127.0.0.1:1"], "no Ray dashboard answers"),
+    "no host": (["cluster", "status", "http://"], "is no address"),
+    "no address": (["cluster", "status", "http://[x"], "is no address"),
     "not up": (["cluster", "status", "local.yaml"], "is not up"),
     "both": (["certify", "x", "--cluster", "local.yaml", "--address", "auto"], "not both"),
     "down of an address": (["certify", "x", "--cluster", "http://h:1", "--down"], "--down takes"),
