@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rsray import data
+from rsray.certification.counts.store import Selected
 from rsray.certification.data_check import fitted
 from rsray.certification.source import ClassifierSource, open_source
-from rsray.certification.store import Selected
 from rsray.config import READING, CertifyConfig, PredictConfig
 from rsray.data import DATASETS, ImageSplit, selected
 
