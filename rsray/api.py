@@ -64,10 +64,7 @@ def train(
         request = open_training(flat, config_file=config, download=download)
         chosen = request.config
         where = fspath(out or new_folder("train", chosen.dataset, chosen.objective, chosen.sigma))
-        watch.say(
-            f"{chosen.objective} on {chosen.dataset}: {chosen.model}, sigma {chosen.sigma:g}, "
-            f"{chosen.epochs} epochs, {request.num_images:,} images -> {where}"
-        )
+        watch.say(request.announcement(where))
         started = datetime.now()
         did_train = trainer.train(
             chosen, Place.of(where), request.split, address=address, on_progress=watch.training
@@ -128,20 +125,9 @@ def certify(
         request = open_certification(fspath(source), given, download=download)
         chosen = request.config
         where = fspath(out or new_folder("certify", chosen.dataset, chosen.sigma))
-        watch.say(
-            f"certifying {len(request.selected.indices):,} images of {chosen.dataset}"
-            f"{' spread evenly over them' if chosen.is_spread else ''}, sigma "
-            f"{chosen.sigma:g}, n {chosen.n:,}, alpha {chosen.alpha:g}, "
-            f"normalisation {request.source.normalisation} -> {where}"
-        )
+        watch.say(request.announcement(where))
         certifier.certify(
-            chosen,
-            Place.of(where),
-            request.source,
-            request.split,
-            request.selected,
-            address=address,
-            on_progress=watch.certifying,
+            chosen, Place.of(where), *request[1:], address=address, on_progress=watch.certifying
         )
         cert = Certification(where)
         cert.warn(watch)

@@ -26,6 +26,16 @@ class CertificationRequest(NamedTuple):
     split: ImageSplit
     selected: Selected
 
+    def announcement(self, where: str) -> str:
+        """Return in a line what will be certified, and what is put before the network."""
+        config = self.config
+        return (
+            f"certifying {len(self.selected.indices):,} images of {config.dataset}"
+            f"{' spread evenly over them' if config.is_spread else ''}, sigma {config.sigma:g}, "
+            f"n {config.n:,}, alpha {config.alpha:g}, normalisation {self.source.normalisation} "
+            f"-> {where}"
+        )
+
 
 class PredictionRequest(NamedTuple):
     """Predictions that could be made."""
