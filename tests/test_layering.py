@@ -35,7 +35,7 @@ ALLOWED = {
     },
     "cluster": {"errors", "storage"},
     "distributed": GROUND | {
-        "certification", "config", "core", "data", "models", "objectives", "presets", "progress",
+        "certification", "config", "core", "data", "objectives", "presets", "progress",
         "results", "storage", "training", "versions",
     },
     "screen": {"distributed", "progress", "training"},
