@@ -27,8 +27,8 @@ from rsray.core.bounds import BOUNDS, check_settings
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
-from rsray.given_values import first_problem, radii, read_range
-from rsray.models import MODELS
+from rsray.given_values import first_problem, parse_assignments, radii, read_range
+from rsray.models import MODELS, PAPERS_NAMES
 from rsray.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def member_of(family: Iterable[str], what: str) -> AfterValidator:
     """Return the check that a value names a member; a model's name may be the user's own."""
 
     def check(name: str) -> str:
-        return name if what == "model" and ":" in name else choose(name, family, what)
+        if what != "model":
+            return choose(name, family, what)
+        return name if ":" in name else choose(PAPERS_NAMES.get(name, name), family, what)
 
     return AfterValidator(check)
 
@@ -102,6 +104,11 @@ Model = Annotated[
         metavar="M",
         words="the data set's, or the RUN's",
     ),
+]
+ModelArgs = Annotated[
+    dict[str, Any],
+    BeforeValidator(lambda given: given if isinstance(given, dict) else parse_assignments(given)),
+    setting("For the factory of --model.", metavar="KEY=VALUE", repeated=True),
 ]
 Sigma = Annotated[float, setting("Noise standard deviation, pixels in [0, 1].", metavar="S", gt=0)]
 Draws = Annotated[int, setting("Estimation draws per image.", metavar="N", ge=1)]
@@ -175,6 +182,7 @@ class TrainConfig(Config):
     data_root: DataRoot = None
     image_size: ImageSize = None
     model: Model = "lenet"
+    model_args: ModelArgs = {}
     objective: Annotated[str, _IS_OBJECTIVE] = setting(
         "Training method.", "macer", choices=OBJECTIVES, metavar="O"
     )
@@ -267,6 +275,12 @@ class CertifyConfig(Config):
     image_size: ImageSize = None
     split: str = setting("Which images: test or train.", "test")
     model: Model
+    model_args: ModelArgs = {}
+    normalisation: str | None = setting(
+        "Before the network, where a checkpoint does not say it: dataset, imagenet, centre (mean "
+        "alone), none, or MEAN/STD such as 0.5,0.5,0.5/0.25,0.25,0.25.",
+        None, metavar="CHOICE", words="as the file says, else it is asked for",
+    )  # fmt: skip
     num_classes: int = Field(ge=2)
     sigma: Sigma
     n0: int = setting("Selection draws per image.", 100, metavar="N0", ge=1)

@@ -22,7 +22,7 @@ ALLOWED = {
     "core": GROUND,
     "storage": {"errors"},
     "objectives": {"family"},
-    "models": GROUND,
+    "models": GROUND | {"core"},
     "data": GROUND | {"storage"},
     "given_values": GROUND | {"storage"},
     "config": GROUND | {"core", "data", "given_values", "models", "objectives"},
@@ -39,7 +39,9 @@ ALLOWED = {
         "results", "storage", "training", "versions",
     },
     "screen": {"distributed", "progress", "training"},
-    "outcomes": {"certification", "config", "distributed", "results", "storage", "training"},
+    "outcomes": {
+        "certification", "config", "distributed", "progress", "results", "storage", "training",
+    },
     "api": {
         "certification", "config", "distributed", "errors", "outcomes", "progress", "results",
         "screen", "storage", "training",

@@ -14,7 +14,7 @@ from rsray.config import CertifyConfig, PredictConfig
 from rsray.data import DATASETS, ImageSplit, selected
 
 # What a RUN says of itself unless it is given.
-KNOWN = ("model", "dataset", "data_root", "image_size", "sigma")
+KNOWN = ("model", "model_args", "dataset", "data_root", "image_size", "sigma")
 
 
 class CertificationRequest(NamedTuple):
@@ -52,9 +52,8 @@ def open_certification(
             "precision": None,
             "skip": DATASETS[str(found.dataset)].skip,
             **given,
-            **{name: getattr(found, name) for name in KNOWN},
+            **found.identity(),
             "source": source,
-            "model_digest": found.digest,
             "num_classes": split.num_classes,
         }
     )
@@ -87,7 +86,8 @@ def open_classifier(
 ) -> tuple[ClassifierSource, ImageSplit]:
     """Return the classifier and its images; UserError when something is missing or does not fit."""
     known = {key: given[key] for key in KNOWN if given.get(key) is not None}
-    found = open_source(source).given(**known).complete()
+    stated = given.get("normalisation")
+    found = open_source(source).given(**known, normalise=stated).complete()
     assert found.dataset is not None
     split = data.open_split(
         found.dataset,
@@ -96,8 +96,8 @@ def open_classifier(
         image_size=found.image_size,
         download=download,
     )
-    found.build(split)  # a checkpoint that does not fit is refused before anything starts
-    return found, split
+    # A checkpoint that does not fit is refused before anything starts.
+    return found.settled(split), split
 
 
 def selected_images(config: CertifyConfig, split: ImageSplit) -> Selected:

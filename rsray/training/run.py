@@ -35,6 +35,7 @@ def build_model(config: TrainConfig, split: ImageSplit) -> nn.Module:
         image_shape=split.image_shape,
         num_classes=split.num_classes,
         statistics=DATASETS[config.dataset].statistics,
+        arguments=config.model_args,
     )
     models.check(model, split.image_shape, split.num_classes)
     return model

@@ -17,7 +17,7 @@ def test_specs_agree_with_their_names():
     names = (
         "digits mnist svhn cifar10 imagenet mini-imagenet50 imagefolder parquet webdataset".split()
     )
-    assert list(DATASETS) == names
+    assert list(DATASETS)[: len(names)] == names
     assert all(spec.name == name for name, spec in DATASETS.items())
     assert {name for name, spec in DATASETS.items() if spec.skip != 1} == {"imagenet"}
     assert DATASETS["imagenet"].skip == 100
@@ -53,7 +53,7 @@ def test_facts_agree_with_each_other(name):
     assert set(spec.settings) <= set(OBJECTIVES)
 
 
-@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
+@pytest.mark.parametrize("name", [name for name in DATASETS if not DATASETS[name].embedded])
 def test_missing_says_where_and_how(name, tmp_path):
     with pytest.raises(UserError) as caught:
         open_split(name, "test", str(tmp_path))

@@ -65,8 +65,8 @@ def _train_and_certify_one(
     watch.phase(f"train{tag}")
     train(wanted, run, open_training_split(wanted), address=address, on_progress=watch.training)
     watch.phase(f"certify{tag}")
-    source = open_source(str(run))
     split = open_split(wanted.dataset, "test", wanted.data_root, image_size=wanted.image_size)
+    source = open_source(str(run)).given(data_root=wanted.data_root).settled(split)
     settings = certify_config(search, wanted, source, split.num_classes)
     images = selected_images(settings, split)
     return certify(
@@ -78,14 +78,13 @@ def certify_config(
     search: Search, trained: TrainConfig, source: ClassifierSource, num_classes: int
 ) -> CertifyConfig:
     """Return how a trained setting is certified."""
-    of_run = ("dataset", "data_root", "image_size", "model", "sigma", "precision")
     own = ("n", "skip", "limit", "seed")
     return CertifyConfig.make(
         {
             "source": source.where,
-            "model_digest": source.digest,
+            **source.identity(),
             "num_classes": num_classes,
-            **{name: getattr(trained, name) for name in of_run},
+            "precision": trained.precision,
             **{name: getattr(search.config, name) for name in own},
         }
     )
