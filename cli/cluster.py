@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,13 +88,8 @@ def submit(
     if not words or words[0] not in SUBMITTED_COMMANDS:
         allowed = ", ".join(SUBMITTED_COMMANDS)
         raise UserError(f"submit {words[0] if words else ''}: give one of {allowed}")
-    given = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config"]
-    given += [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    positional = words[1:2] if words[0] in ("certify", "predict", "recertify") else []
-    models = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--model"]
-    model = models[0] if models else None
     with connect_dashboard(target) as dashboard:
-        job_id = _submit(dashboard, words, inputs=[*given, *positional], model=model, out=out)
+        job_id = _submit(dashboard, words, out)
         if not wait:
             _say(f"attach: rsray cluster attach {target} {job_id}")
             return
@@ -110,14 +105,24 @@ def attach(
         str | None,
         typer.Argument(help="The job's id. (default: the latest)", show_default=False),
     ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Local folder for the results. (default: as the job was submitted from here)",
+            show_default=False,
+        ),
+    ] = None,
     down: Annotated[bool, typer.Option("--down", help="Then take the cluster down.")] = False,
 ) -> None:
-    """Follow a job's log again from its start, and fetch its results when it ends."""
+    """Follow a job's log again from its start, and fetch its results when it ends.
+
+    Without an id it is the latest job that was submitted from this machine.
+    """
     from rsray.cluster.dashboard import connect_dashboard
     from rsray.cluster.jobs import find_job
 
     with connect_dashboard(target) as dashboard:
-        status = _follow(dashboard, find_job(dashboard, job).id)
+        status = _follow(dashboard, find_job(dashboard, job).id, out)
     _end(target, status, down)
 
 
@@ -133,13 +138,7 @@ def take_down(yaml: Yaml) -> None:
 
 
 def run_there(
-    target: str,
-    *,
-    down: bool,
-    address: str | None,
-    out: str | None,
-    inputs: Sequence[str | None] = (),
-    model: str | None = None,
+    target: str, *, down: bool = False, address: str | None = None, out: str | None = None
 ) -> None:
     """Run the command that was typed on a cluster, which is brought up if it is not."""
     from rsray.cluster.dashboard import connect_dashboard, is_url
@@ -154,23 +153,9 @@ def run_there(
             raise UserError(f"--down takes a cluster away that a YAML describes, not {target}")
     else:
         bring_up(read_cluster_file(target), _say)
-    words = without_options(sys.argv[1:], {"--cluster": 1, "--out": 1, "--down": 0})
     with connect_dashboard(target) as dashboard:
-        status = _follow(dashboard, _submit(dashboard, words, inputs=inputs, model=model, out=out))
+        status = _follow(dashboard, _submit(dashboard, sys.argv[1:], out))
     _end(target, status, down)
-
-
-def without_options(words: list[str], options: dict[str, int]) -> list[str]:
-    """Return the words without these options and as many values of each as it says."""
-    kept, skip = [], 0
-    for word in words:
-        if skip:
-            skip -= 1
-        elif word in options:
-            skip = options[word]
-        elif word.partition("=")[0] not in options:
-            kept.append(word)
-    return kept
 
 
 def _say(text: str) -> None:
@@ -179,28 +164,21 @@ def _say(text: str) -> None:
     say(text)
 
 
-def _submit(
-    dashboard: Dashboard,
-    words: list[str],
-    *,
-    inputs: Sequence[str | None],
-    model: str | None,
-    out: str | None,
-) -> str:
+def _submit(dashboard: Dashboard, words: list[str], out: str | None) -> str:
     """Submit the command and return the job's id."""
     from rsray.api import new_folder
     from rsray.cluster.jobs import submit_job
-    from rsray.cluster.packaging import CommandLine
+    from rsray_cli.remote_words import line_for_cluster
 
     where = out or new_folder("cluster", words[0])
-    job_id = submit_job(dashboard, CommandLine.of(words, inputs=inputs, model=model), where)
+    job_id = submit_job(dashboard, line_for_cluster(words), where, _say)
     _say(f"job {job_id} on {dashboard.target} -> {where}")
     return job_id
 
 
-def _follow(dashboard: Dashboard, job_id: str) -> int:
+def _follow(dashboard: Dashboard, job_id: str, out: str | None = None) -> int:
     """Show the log until the job ends and fetch the results; returns the exit status."""
-    from rsray.cluster.fetching import fetch_results
+    from rsray.cluster.fetching import fetch_results, results_of
     from rsray.cluster.jobs import follow_log
     from rsray.errors import UserError
 
@@ -208,8 +186,9 @@ def _follow(dashboard: Dashboard, job_id: str) -> int:
         job = follow_log(
             dashboard, job_id, lambda text: print(text, end="", file=sys.stderr, flush=True)
         )
+        results = results_of(dashboard, job, out)
         try:
-            folder = fetch_results(dashboard, job)
+            folder = fetch_results(dashboard, results)
         except UserError:
             if job.status == "SUCCEEDED":
                 raise
@@ -219,7 +198,7 @@ def _follow(dashboard: Dashboard, job_id: str) -> int:
         _say(f"results of {job_id} are in {folder}")
         print(folder)
     elif job.status == "SUCCEEDED":
-        print(job.out_there)
+        print(results.out_there)
     if job.status == "SUCCEEDED":
         return 0
     _say(f"job {job_id} has {job.status.lower()}; the lines above say why")

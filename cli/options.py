@@ -56,9 +56,7 @@ def command(*groups: list[Typed]) -> Callable[[Callable[..., None]], Callable[..
                 return
             from rsray_cli.cluster import run_there
 
-            inputs = (given.get("source"), given.get("config"))
-            known = {key: given.get(key) for key in ("address", "out", "model")}
-            run_there(target, down=down, inputs=inputs, **known)
+            run_there(target, down=down, address=given.get("address"), out=given.get("out"))
 
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [_parameter(each) for each in sorted(typed, key=lambda each: not each.is_argument)]

@@ -42,6 +42,8 @@ def train(
     precision: str | None = None,
     limit: int | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
     out: Where | None = None,
@@ -104,6 +106,8 @@ def certify(
     compile: str | None = None,
     block_size: int | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
     out: Where | None = None,
@@ -125,7 +129,8 @@ def certify(
         chosen = request.config
         where = fspath(out or new_folder("certify", chosen.dataset, chosen.sigma))
         watch.say(
-            f"certifying {len(request.selected.indices):,} images of {chosen.dataset}, sigma "
+            f"certifying {len(request.selected.indices):,} images of {chosen.dataset}"
+            f"{' spread evenly over them' if chosen.is_spread else ''}, sigma "
             f"{chosen.sigma:g}, n {chosen.n:,}, alpha {chosen.alpha:g}, "
             f"normalisation {request.source.normalisation} -> {where}"
         )
@@ -183,6 +188,8 @@ def predict(
     limit: int | None = None,
     precision: str | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
     out: Where | None = None,
@@ -230,6 +237,8 @@ def plan(
     precision: str | None = None,
     compile: str | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
 ) -> Plan:
@@ -276,6 +285,8 @@ def tune(
     skip: int | None = None,
     certify_limit: int | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
     out: Where | None = None,
@@ -405,7 +416,7 @@ def report(
 _CERTIFIED = (
     "dataset", "data_root", "split", "model", "model_args", "sigma", "n0", "n", "alpha", "bound",
     "sampling", "tolerance", "at_radius", "start", "skip", "limit", "actors", "gpus_per_actor",
-    "precision", "compile", "block_size", "image_size", "seed",
+    "precision", "compile", "block_size", "image_size", "channels", "label_column", "seed",
 )  # fmt: skip
 _TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
 _OWN = {name: name for name in TuneConfig.model_fields if name not in ("train", "search", "seed")}

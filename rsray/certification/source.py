@@ -6,14 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from rsray import models
 from rsray.certification.clean_accuracy import clean_accuracies
-from rsray.config import TrainConfig
+from rsray.config import READING, TrainConfig
 from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError
 from rsray.models.checkpoint_file import PUBLISHED, safetensors_metadata
@@ -37,7 +37,10 @@ class ClassifierSource:
     dataset: str | None = None
     data_root: str | None = None
     image_size: int | None = None
+    channels: int | None = None
+    label_column: str | None = None
     sigma: float | None = None
+    trained: Mapping[str, Any] = field(default_factory=dict)  # what is recorded of its training
     normalise: str | None = None  # what the user states: a word of normalise.CHOICES or MEAN/STD
     normalisation: Normalisation | None = None  # what was decided, once `settled`
 
@@ -160,13 +163,17 @@ class ClassifierSource:
             "normalisation": self.normalisation.text,
             "dataset": self.dataset,
             "data_root": self.data_root,
-            "image_size": self.image_size,
+            **{name: getattr(self, name) for name in READING},
             "sigma": self.sigma,
         }
 
     def given(self, **known: Any) -> ClassifierSource:
         """Return the source with what the user said in place of what the files say."""
         return replace(self, **{key: value for key, value in known.items() if value is not None})
+
+    def of_other_data(self) -> ClassifierSource:
+        """Return the source without what it says of how its own data set is read."""
+        return replace(self, channels=None, label_column=None)
 
 
 def open_source(where: str) -> ClassifierSource:
@@ -202,10 +209,10 @@ def _open_file(file: Place) -> ClassifierSource:
 
 
 def _described(where: str, weights: bytes, record: dict[str, Any]) -> ClassifierSource:
-    keys = ("model", "model_args", "dataset", "data_root", "image_size", "sigma")
+    keys = ("model", "model_args", "dataset", "data_root", *READING, "sigma")
     known = {key: record.get(key) for key in keys}
     is_ours = known["model"] is not None
-    return ClassifierSource(where, weights, not is_ours, _digest(weights), **known)
+    return ClassifierSource(where, weights, not is_ours, _digest(weights), **known, trained=record)
 
 
 def _metadata(weights: bytes, where: str) -> dict[str, Any]:

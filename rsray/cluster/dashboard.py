@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from rsray.errors import UserError
 
 ANSWER_SECONDS = 30.0
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+NODE_KEYS = {"node_ip", "is_head_node", "state", "resources_total"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Dashboard:
     layout: NodeLayout
     # Only a cluster that `ray up` brought up has a head that ssh reaches.
     head: Host | None
+    # What this machine's record of jobs knows the cluster by: its name, or its address.
+    name: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -42,22 +46,25 @@ class Dashboard:
 
     def get(self, path: str) -> Any:
         """Return the JSON at a path; UserError when nothing answers or the token is refused."""
-        request = urllib.request.Request(self.url + path, headers=self.headers)
         try:
-            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+            request = urllib.request.Request(self.url + path, headers=self.headers)
+            with _opener(self.url).open(request, timeout=ANSWER_SECONDS) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as problem:
             if problem.code in (401, 403):
                 raise UserError(_refusal_text(self)) from problem
             raise UserError(f"{self.target}: {path} answers {problem.code}") from problem
-        except (OSError, ValueError) as problem:
+        except (OSError, ValueError, HTTPException, RecursionError) as problem:
             raise UserError(f"no Ray dashboard answers at {self.target}: {problem}") from problem
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return what Ray tells of every node: node_ip, is_head_node, state, resources_total."""
         answer = self.get("/api/v0/nodes?limit=1000&detail=1")
-        found: list[dict[str, Any]] = answer["data"]["result"]["result"]
-        return found
+        try:
+            found: list[dict[str, Any]] = answer["data"]["result"]["result"]
+            return [node for node in found if NODE_KEYS <= set(node)]
+        except (KeyError, TypeError) as problem:
+            raise UserError(f"{self.target} answers with something else than nodes") from problem
 
     def job_client(self) -> Any:
         """Return Ray's own client for jobs."""
@@ -68,6 +75,21 @@ class Dashboard:
         for name in (f"{dashboard}.dashboard_sdk", f"{dashboard}.job.sdk", packaging):
             logging.getLogger(name).setLevel(logging.WARNING)
         return JobSubmissionClient(self.url, headers=self.headers)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Ends at a redirect: the token in the request would go with it to another host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """Return what opens an address: without a redirect, and for plain http without a proxy."""
+    handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
+    if url.startswith("http://"):
+        handlers.append(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener(*handlers)
 
 
 def _refusal_text(dashboard: Dashboard) -> str:
@@ -91,7 +113,8 @@ def is_url(target: str) -> bool:
 def connect_dashboard(target: str) -> Iterator[Dashboard]:
     """Yield the dashboard of a YAML or URL; UserError when it does not answer or refuses us."""
     if is_url(target):
-        dashboard = Dashboard(target.rstrip("/"), _local_token(), target, _layout_of_url(), None)
+        url = target.rstrip("/")
+        dashboard = Dashboard(url, _local_token(), target, _layout_of_url(), None, url)
         _refuse_plain_http(dashboard)
         dashboard.get("/api/version")
         yield dashboard
@@ -108,7 +131,8 @@ def connect_through_ssh(cluster: ClusterFile, target: str | None = None) -> Iter
     token, head = cluster.token_file.read_text().strip(), head_host(cluster)
     with head.tunnel(cluster.layout.dashboard_port) as port:
         url = f"http://127.0.0.1:{port}"
-        dashboard = Dashboard(url, token, target or str(cluster.path), cluster.layout, head)
+        shown = target or str(cluster.path)
+        dashboard = Dashboard(url, token, shown, cluster.layout, head, cluster.name)
         dashboard.get("/api/version")
         # Only this address asks for the token.
         dashboard.get("/api/jobs/")
@@ -133,7 +157,12 @@ def _local_token() -> str | None:
 
 
 def _refuse_plain_http(dashboard: Dashboard) -> None:
-    parts = urlsplit(dashboard.url)
+    try:
+        parts = urlsplit(dashboard.url)
+    except ValueError as problem:
+        raise UserError(f"{dashboard.target} is no address: {problem}") from problem
+    if not parts.hostname:
+        raise UserError(f"{dashboard.target} is no address such as http://127.0.0.1:8265")
     if dashboard.token and parts.scheme == "http" and parts.hostname not in LOOPBACK_NAMES:
         raise UserError(
             f"{dashboard.target} would get the token unencrypted: forward its port "

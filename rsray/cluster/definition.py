@@ -6,10 +6,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rsray.cluster.safety import START_COMMANDS, find_problems
 from rsray.errors import UserError
@@ -19,8 +19,13 @@ EDIT_PREFIX = "EDIT-"
 # A cluster's processes carry its name in this variable; `down` knows them by it.
 NAME_VARIABLE = "RSRAY_CLUSTER"
 # These paths go into shell commands.
-PATH_PATTERN = r"^(~/|/)?[A-Za-z0-9_./+-]+$"
+PATH_PATTERN = r"^(~/|/)?[A-Za-z0-9_.+][A-Za-z0-9_./+-]*$"
+RESULTS_PATTERN = r"^([a-z0-9+]+://|~/|/)."
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,30}")
+
+
+ResourceName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]*$")]
+ResourceAmount = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
 class NodeLayout(BaseModel):
@@ -34,9 +39,18 @@ class NodeLayout(BaseModel):
     # The dashboard listens on the head's loopback.
     dashboard_port: int = Field(default=8265, ge=1, le=65535)
     # Storage that every node sees; without it results are in <root>/out on the head.
-    results: str | None = None
+    results: str | None = Field(default=None, pattern=RESULTS_PATTERN)
     # The resources that a job waits for before it starts.
-    wait_for: dict[str, float] = {}
+    wait_for: dict[ResourceName, ResourceAmount] = {}
+    # The user answers for the firewall of a provider that rsray cannot check.
+    own_firewall: bool = False
+
+    @field_validator("root", "python")
+    @classmethod
+    def _stay_inside(cls, path: str) -> str:
+        if ".." in path.split("/"):
+            raise ValueError(f"{path} leads upwards")
+        return path
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,10 @@ def read_cluster_file(path: str | os.PathLike[str]) -> ClusterFile:
             f"{file} is a Kubernetes manifest: kubectl apply it, forward port 8265 of its head "
             "service, then give --cluster http://127.0.0.1:8265"
         )
-    words = (definition.get("metadata") or {}).get("rsray") or {}
+    metadata = definition.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise UserError(f"{file}: metadata must be a mapping")
+    words = metadata.get("rsray") or {}
     try:
         layout = NodeLayout.model_validate(words)
     except ValidationError as problem:
@@ -147,7 +164,12 @@ def read_cluster_file(path: str | os.PathLike[str]) -> ClusterFile:
             f"{file}: cluster_name is {found.name!r}: small letters, digits and - (at most 31)"
         )
     _check_edited(file, definition)
-    if unsafe := find_problems(definition):
+    try:
+        unsafe = find_problems(definition)
+    except (AttributeError, KeyError, TypeError, ValueError) as problem:
+        reason = f"{type(problem).__name__}: {problem}"
+        raise UserError(f"{file} has a form that rsray cannot check: {reason}") from problem
+    if unsafe:
         raise UserError(f"{file} is not safe: {'; '.join(unsafe)}")
     return found
 
@@ -163,6 +185,8 @@ def _load_yaml(file: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {file}: {problem}") from problem
     except yaml.YAMLError as problem:
         raise UserError(f"{file} is no YAML: {' '.join(str(problem).split())}") from problem
+    except RecursionError as problem:
+        raise UserError(f"{file} is nested too deeply") from problem
     definition = documents[0] if documents else None
     if not isinstance(definition, dict) or not isinstance(definition.get("provider", {}), dict):
         raise UserError(f"{file} is no cluster definition: see clusters/README.md")
@@ -193,8 +217,12 @@ def _check_schema(file: Path, definition: dict[str, Any]) -> None:
         where = ".".join(map(str, problem.absolute_path)) or "top level"
         raise UserError(f"{file}: {where}: {problem.message}") from problem
     except (ValueError, KeyError, TypeError, AttributeError, click.ClickException) as problem:
-        reason = " ".join(f"{said.getvalue()} {problem}".split())
+        # Ray colours what it says.
+        text = re.sub(r"\x1b\[[0-9;]*m", "", f"{said.getvalue()} {problem}")
+        reason = " ".join(text.split())
         raise UserError(f"{file} is refused by Ray's launcher: {reason}") from problem
+    if kind == "local" and not (definition.get("auth") or {}).get("ssh_user"):
+        raise UserError(f"{file}: auth.ssh_user is missing: the account on every host")
 
 
 def _check_edited(file: Path, definition: dict[str, Any]) -> None:

@@ -6,15 +6,21 @@ import base64
 import binascii
 import io
 import os
+import shutil
 import tarfile
 import tempfile
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from pyarrow import fs
 
 from rsray.cluster.dashboard import Dashboard
+from rsray.cluster.job_records import JobRecord, read_records
 from rsray.cluster.jobs import ENDED_STATUSES, Job
 from rsray.cluster.ssh import shell_path
 from rsray.errors import UserError
+from rsray.storage import Place, one_line, open_filesystem
+from rsray.storage.address import printable_address
 
 # Results are lines of a log that begin like this; the last one says "end".
 LOG_PREFIX, LOG_END = "rsray> ", "end"
@@ -24,38 +30,61 @@ LOG_JOB_SECONDS = 120.0
 TAR_COMMAND = "tar --exclude=./.lock --exclude='./.tmp-*' --exclude='./.ray-train-*'"
 
 
-def fetch_results(dashboard: Dashboard, job: Job) -> Path | None:
-    """Bring the results of a job to the local folder it was to write to, and return that folder.
+def results_of(dashboard: Dashboard, job: Job, out: str | None = None) -> JobRecord:
+    """Return where a job's results are and go: as this machine's record or the user's `out` says.
 
-    None when the results are to stay where they are, in an object store. Files here of the same
-    names are replaced. Raises UserError when there are none, or too many for the way they take.
+    What the cluster says counts only for a job that was submitted elsewhere, with an `out`, and
+    names no storage but the cluster's own. UserError for another.
     """
-    if job.out_here is None or job.out_there is None:
+    here = str(Path(out).expanduser().absolute()) if out is not None else None
+    record = read_records(dashboard.name).get(job.id)
+    if record is not None:
+        return record.model_copy(update={"out_here": here}) if here is not None else record
+    own_storage = (dashboard.layout.results or "").rstrip("/") + "/"
+    if here is not None and "://" in job.out_there and not job.out_there.startswith(own_storage):
+        raise UserError(f"{job.id} was not submitted from here, and {job.out_there} is not fetched")
+    return JobRecord(cluster=dashboard.name, job=job.id, out_there=job.out_there, out_here=here)
+
+
+def fetch_results(dashboard: Dashboard, results: JobRecord) -> Path | None:
+    """Bring the results of a job to the local folder that is theirs, and return that folder.
+
+    None when the results are to stay where they are. Files here of the same names are replaced;
+    no link is followed. Raises UserError when there are none, or too many for the way they take.
+    """
+    if results.out_here is None:
         return None
-    target = Path(job.out_here)
-    if "://" in job.out_there:
-        _copy_from_storage(job.out_there, target)
-        return target
-    archive = (
-        _through_ssh(dashboard, job.out_there)
-        if dashboard.head is not None
-        else _through_log(dashboard, job.out_there)
-    )
-    _unpack_archive(archive, target)
-    return target
+    target, there = Place.of(results.out_here), results.out_there
+    target.make()
+    with tempfile.TemporaryDirectory(dir=target.local_path, prefix=".tmp-") as folder:
+        if "://" in there:
+            _copy_from_storage(there, Path(folder))
+        elif dashboard.head is not None:
+            _unpack_archive(_through_ssh(dashboard, there), Path(folder))
+        else:
+            _unpack_archive(_through_log(dashboard, there), Path(folder))
+        _move_files(Path(folder), target)
+    return target.local_path
 
 
-def _copy_from_storage(uri: str, target: Path) -> None:
-    from pyarrow import fs
-
-    from rsray.storage import open_filesystem
-
+def _copy_from_storage(uri: str, folder: Path) -> None:
+    """Copy the files of an object store into a folder; UserError for a name that leads out."""
     filesystem, path = open_filesystem(uri)
-    target.mkdir(parents=True, exist_ok=True)
     try:
-        fs.copy_files(path, str(target), filesystem, fs.LocalFileSystem())
-    except OSError as problem:
-        raise UserError(f"cannot fetch {uri}: {' '.join(str(problem).split())}") from problem
+        for info in filesystem.get_file_info(fs.FileSelector(path, recursive=True)):
+            name = PurePosixPath(info.path).relative_to(path)
+            if info.type != fs.FileType.File or name.parts[0].startswith("."):
+                continue
+            if ".." in name.parts:
+                raise UserError(f"{printable_address(uri)} holds {name}, which leads out of it")
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with filesystem.open_input_stream(info.path, compression=None) as stream:
+                with (folder / name).open("xb") as file:
+                    shutil.copyfileobj(stream, file)
+    except (OSError, ValueError) as problem:
+        if isinstance(problem, UserError):
+            raise
+        raise UserError(f"cannot fetch {printable_address(uri)}: {one_line(problem)}") from problem
 
 
 def _through_ssh(dashboard: Dashboard, there: str) -> bytes:
@@ -95,13 +124,22 @@ def _through_log(dashboard: Dashboard, there: str) -> bytes:
     )
 
 
-def _unpack_archive(archive: bytes, target: Path) -> None:
-    """Put the files of an archive in place; each appears whole or not at all."""
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".tmp-") as folder:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
-            tar.extractall(folder, filter="data")
-        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-            place = target / file.relative_to(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, place)
+def _unpack_archive(archive: bytes, folder: Path) -> None:
+    """Unpack the files of an archive into a folder; links and devices are left out."""
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        tar.extractall(folder, filter=_files_only)
+
+
+def _files_only(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    is_plain = member.isreg() or member.isdir()
+    return tarfile.data_filter(member, folder) if is_plain else None
+
+
+def _move_files(folder: Path, target: Place) -> None:
+    """Put the files of a folder in place; each appears whole or not at all, and replaces a link."""
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        *parents, name = file.relative_to(folder).parts
+        place = target
+        for parent in parents:
+            place /= parent
+        os.replace(file, place.make().local_path / name)

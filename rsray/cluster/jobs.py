@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import shlex
 import tempfile
 import time
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from rsray.cluster.dashboard import Dashboard
+from rsray.cluster.job_records import JobRecord, keep_record, read_records
 from rsray.cluster.packaging import CommandLine, copy_all, remote_out
 from rsray.cluster.ssh import shell_path
 from rsray.errors import UserError
 
-# A job's metadata say under these keys where results are on the cluster, and where they go here.
-OUT_THERE, OUT_HERE = "rsray_out_there", "rsray_out_here"
+# A job's metadata say under this key where its results are on the cluster.
+OUT_THERE = "rsray_out_there"
 RUN_CODE = "from rsray_cli.main import run; run()"
 ENDED_STATUSES = ("SUCCEEDED", "FAILED", "STOPPED")
 # A job's log is asked for again so often, after so many seconds.
@@ -38,38 +40,43 @@ class Job:
     id: str
     status: str
     exit_code: int | None
-    out_there: str | None
-    out_here: str | None
+    out_there: str
     entrypoint: str
 
     @property
     def command(self) -> str:
         """The rsray command that it runs."""
         found = re.search(r"run\(\)' (.*)", self.entrypoint)
-        return f"rsray {found.group(1)}" if found else self.entrypoint
+        shown = f"rsray {found.group(1)}" if found else self.entrypoint
+        return "".join(letter if letter.isprintable() else "?" for letter in shown)
 
 
-def submit_job(dashboard: Dashboard, line: CommandLine, out: str) -> str:
+def submit_job(
+    dashboard: Dashboard, line: CommandLine, out: str, say: Callable[[str], None]
+) -> str:
     """Ship the package and submit the command, which writes to `out`; returns the job's id.
 
-    A local `out` is written to the cluster's storage, and `fetch` brings it here. Raises UserError
-    when something that is to travel is missing or too large.
+    A local `out` is written to the cluster's storage, and `fetch_results` brings it where this
+    machine's record says. Raises UserError when what is to travel is missing or too large.
     """
-    local = "://" not in out
+    is_local = "://" not in out
     base = dashboard.layout.results or f"{dashboard.layout.root}/out"
-    there = remote_out(out, base) if local else out
-    metadata = {OUT_THERE: there} | ({OUT_HERE: str(Path(out).absolute())} if local else {})
+    there = remote_out(out, base) if is_local else out
+    here = str(Path(out).expanduser().absolute()) if is_local else None
     words = [*line.there(), "--out", there]
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    job_id = f"rsray-{words[0]}-{stamp}-{secrets.token_hex(3)}"
     with tempfile.TemporaryDirectory(prefix="rsray-") as folder:
-        staged = copy_all(line, Path(folder) / "package")
-        return _send_job(
+        staged = copy_all(line, Path(folder) / "package", say)
+        keep_record(JobRecord(cluster=dashboard.name, job=job_id, out_there=there, out_here=here))
+        _send_job(
             dashboard,
             entrypoint=job_command(dashboard, words),
-            submission_id=f"rsray-{words[0]}-{stamp}",
+            submission_id=job_id,
             runtime_env={"working_dir": str(staged), "env_vars": {"PYTHONUNBUFFERED": "1"}},
-            metadata=metadata,
+            metadata={OUT_THERE: there},
         )
+    return job_id
 
 
 def job_command(dashboard: Dashboard, words: list[str]) -> str:
@@ -81,41 +88,44 @@ def job_command(dashboard: Dashboard, words: list[str]) -> str:
     return f"{first}{python} -c {shlex.quote(RUN_CODE)} {shlex.join(words)}"
 
 
-def _send_job(dashboard: Dashboard, **request: Any) -> str:
+def _send_job(dashboard: Dashboard, **request: Any) -> None:
     try:
-        return str(dashboard.job_client().submit_job(**request))
+        dashboard.job_client().submit_job(**request)
     except RuntimeError as problem:
         reason = " ".join(str(problem).split())
         raise UserError(f"{dashboard.target} does not take the job: {reason}") from problem
 
 
 def find_job(dashboard: Dashboard, job_id: str | None = None) -> Job:
-    """Return a job by its id, or the latest that rsray submitted; UserError when there is none."""
-    known = [job for job in list_jobs(dashboard) if job_id in (None, job.id)]
+    """Return a job by its id, or the latest that was submitted from here; UserError for none."""
+    ours = read_records(dashboard.name)
+    known = [job for job in list_jobs(dashboard) if job.id == (job_id or job.id)]
+    if job_id is None:
+        known = [job for job in known if job.id in ours]
     if not known:
-        raise UserError(f"{dashboard.target} knows no job {job_id or 'of rsray'}")
+        which = job_id or "that was submitted from here: give its id"
+        raise UserError(f"{dashboard.target} knows no job {which}")
     return known[0]
 
 
 def list_jobs(dashboard: Dashboard) -> list[Job]:
     """Return the jobs that rsray submitted, the latest first."""
-    found = [info for info in dashboard.get("/api/jobs/") if info.get("submission_id")]
-    found.sort(key=lambda info: info.get("start_time") or 0, reverse=True)
-    made = []
-    for info in found:
-        metadata = info.get("metadata") or {}
-        if OUT_THERE in metadata:
-            made.append(
-                Job(
-                    info["submission_id"],
-                    info["status"],
-                    info.get("driver_exit_code"),
-                    metadata[OUT_THERE],
-                    metadata.get(OUT_HERE),
-                    info["entrypoint"],
-                )
-            )
-    return made
+    try:
+        found = [info for info in dashboard.get("/api/jobs/") if info.get("submission_id")]
+        found.sort(key=lambda info: info.get("start_time") or 0, reverse=True)
+        return [_job_of(info) for info in found if OUT_THERE in (info.get("metadata") or {})]
+    except (AttributeError, KeyError, TypeError) as problem:
+        raise UserError(f"{dashboard.target} answers with something else than jobs") from problem
+
+
+def _job_of(info: dict[str, Any]) -> Job:
+    return Job(
+        str(info["submission_id"]),
+        str(info["status"]),
+        info.get("driver_exit_code"),
+        str(info["metadata"][OUT_THERE]),
+        str(info["entrypoint"]),
+    )
 
 
 def follow_log(dashboard: Dashboard, job_id: str, show: Callable[[str], None]) -> Job:

@@ -18,7 +18,7 @@ from rsray.cluster.dashboard import connect_through_ssh
 from rsray.cluster.definition import NAME_VARIABLE, ClusterFile
 from rsray.cluster.firewall import ensure_security_group
 from rsray.cluster.hosts import on_premise_hosts
-from rsray.cluster.ssh import Host
+from rsray.cluster.ssh import ChangedKeyError, Host
 from rsray.errors import UserError
 
 Say = Callable[[str], None]
@@ -71,6 +71,9 @@ def _stop_leftovers(cluster: ClusterFile, say: Say) -> None:
     for host in on_premise_hosts(cluster):
         try:
             _stop_host(cluster, host)
+        except ChangedKeyError:
+            # `ray up` checks no host key, and would copy the ssh key and the token there.
+            raise
         except UserError as problem:
             say(f"warning: {problem}")
     _delete_launcher_files(cluster)
@@ -96,7 +99,11 @@ def take_down(cluster: ClusterFile, say: Say) -> None:
         _run_ray(cluster, "down", "-y", str(cluster.resolved_file))
     else:
         raise UserError(f"{cluster.path} was not brought up from this machine")
-    for file in (cluster.token_file, cluster.resolved_file, cluster.home / "known_hosts"):
+    # The hosts of an on-premise cluster stay, and with them their pinned keys.
+    gone = [cluster.token_file, cluster.resolved_file]
+    if cluster.provider != "local":
+        gone.append(cluster.home / "known_hosts")
+    for file in gone:
         file.unlink(missing_ok=True)
 
 
@@ -208,8 +215,7 @@ def _stop_host(cluster: ClusterFile, host: Host) -> tuple[int, int]:
         raise UserError(f"no answer from {host.address} in {STOP_SECONDS:.0f} s") from problem
     answer = done.stdout.decode().split()
     if done.returncode or len(answer) != 2:
-        reason = " ".join(done.stderr.decode(errors="replace").split())
-        raise UserError(f"no ssh to {host.user}@{host.address}: {reason}")
+        raise host.login_error(done.stderr)
     return int(answer[0]), int(answer[1])
 
 

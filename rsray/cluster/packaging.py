@@ -1,84 +1,187 @@
-"""What travels to a cluster with a command: the package, the user's model code, input files."""
+"""What travels to a cluster with a command: the package, the user's model code, input files.
+
+Only what the command needs travels: of a RUN or CERT the files that rsray wrote there, of a user's
+package its Python and data files. Links out of a folder, version control, environments, caches and
+what looks like a secret stay here. Sizes are counted before anything is copied.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from platform import node
 
+from rsray.cluster.safety.reach import SECRET_NAMES
 from rsray.errors import UserError
 
 # They travel as they are installed here, so that the cluster runs the same.
 PACKAGES = ("rsray", "rsray_cli")
 # Ray uploads no more.
 MOST_BYTES = 500 * 2**20
-LEFT_OUT = ("__pycache__", "*.pyc", "checkpoints", ".lock", ".tmp-*")
 INPUTS_FOLDER = "inputs"
+# What a command reads of a RUN, CERT or TUNE folder.
+RESULT_FILES = re.compile(
+    r"(run|certify|tune|best)\.yaml|model\.safetensors|certificates\.parquet|summary\.json"
+    r"|at_radius\.json|counts/[\w.-]+\.parquet"
+)
+CODE_AND_DATA = tuple(
+    ".py .pyi .typed .json .yaml .yml .toml .txt .csv .tsv .npy .npz .safetensors .pt .pth".split()
+)
+NO_CODE_FOLDERS = ("__pycache__", "node_modules", "site-packages")
+SECRET_WORDS = re.compile(r"(?i)secret|credential|passw|token|private|service[-_]?account")
+NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class SentFile:
+    """A file of this machine, and its path in the folder that travels."""
+
+    here: Path
+    there: str
+    num_bytes: int
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A command line for a cluster: its words, and the local files that they name."""
+    """A command line for a cluster: its words, and the local files that some of them name."""
 
     words: tuple[str, ...]
-    # A word, and the local file or folder that it names.
-    inputs: dict[str, Path]
+    # The position of a word, and the local file or folder that it names.
+    inputs: Mapping[int, Path] = field(default_factory=dict)
     # The user's own, of --model package.module:factory.
     modules: tuple[str, ...] = ()
 
-    @classmethod
-    def of(
-        cls, words: list[str], *, inputs: Sequence[str | None], model: str | None
-    ) -> CommandLine:
-        """Return the command line; of `inputs` those travel that exist on this machine."""
-        here = {word: Path(word).expanduser() for word in inputs if word and "://" not in word}
-        modules = (model.partition(":")[0].partition(".")[0],) if model and ":" in model else ()
-        return cls(
-            tuple(words), {word: path for word, path in here.items() if path.exists()}, modules
-        )
-
     def there(self) -> list[str]:
         """Return the words as the cluster is to run them, in the folder of the shipment."""
-        places = {
-            word: f"{INPUTS_FOLDER}/{_name_there(path)}" for word, path in self.inputs.items()
-        }
-        words = []
-        for word in self.words:
-            option, equals, value = word.partition("=")
-            if word in places:
-                words.append(places[word])
-            elif equals and option.startswith("--") and value in places:
-                words.append(f"{option}={places[value]}")
-            else:
-                words.append(word)
-        return words
+        places = {at: _name_there(path) for at, path in self.inputs.items()}
+        return [places.get(at, word) for at, word in enumerate(self.words)]
 
 
 def _name_there(path: Path) -> str:
     whole = path.absolute()
-    return f"{sha256(str(whole).encode()).hexdigest()[:8]}/{whole.name}"
+    return f"{INPUTS_FOLDER}/{sha256(str(whole).encode()).hexdigest()[:8]}/{whole.name}"
 
 
-def copy_all(line: CommandLine, folder: Path) -> Path:
-    """Copy everything that travels into a folder and return it; UserError when it is too much."""
-    for name in (*PACKAGES, *line.modules):
-        _copy_one(_files_of_module(name), folder / name)
-    for path in line.inputs.values():
-        _copy_one(path, folder / INPUTS_FOLDER / _name_there(path))
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    if size > MOST_BYTES:
-        raise UserError(
-            f"{', '.join(map(str, line.inputs.values()))} is {size / 2**20:.0f} MiB; 500 travel: "
-            "put it in storage that the cluster sees and give its address"
-        )
+def copy_all(line: CommandLine, folder: Path, say: Callable[[str], None]) -> Path:
+    """Copy everything that travels into a folder and return it; UserError when it is too much.
+
+    What travels of a user's package is said before it is copied.
+    """
+    files = [file for path in line.inputs.values() for file in _input_files(path)]
+    _check_size(files)
+    for name in line.modules:
+        files += _users_package(name, say)
+    for name in PACKAGES:
+        files += _package_files(name)[0]
+    _check_size(files)
+    for file in files:
+        target = folder / file.there
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file.here, target)
     return folder
 
 
-def _files_of_module(module: str) -> Path:
+def _check_size(files: Sequence[SentFile]) -> None:
+    size = sum(file.num_bytes for file in files)
+    if size > MOST_BYTES:
+        largest = max(files, key=lambda file: file.num_bytes)
+        raise UserError(
+            f"{size / 2**20:.0f} MiB would travel, {largest.here} among it; {MOST_BYTES // 2**20} "
+            "may: put it in storage that the cluster sees and give its address"
+        )
+
+
+def _input_files(path: Path) -> list[SentFile]:
+    """Return what travels of a file or a results folder that the user named."""
+    there = _name_there(path)
+    if not path.is_dir():
+        return [_sent(path, there)]
+    _inside(path, "counts")
+    names = [name for name in _walk(path, depth=2) if RESULT_FILES.fullmatch(name)]
+    if not names:
+        raise UserError(f"{path} holds no results of rsray: nothing of it is sent")
+    return [_sent(_inside(path, name), f"{there}/{name}") for name in names]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Return a file of a folder; UserError for a link that leads out of it."""
+    found = folder / name
+    if not found.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{found} is a link out of {folder}, which is not followed: copy the file")
+    return found
+
+
+def _sent(here: Path, there: str) -> SentFile:
+    try:
+        found = here.stat()
+    except OSError as problem:
+        raise UserError(f"cannot send {here}: {problem.strerror}") from problem
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"cannot send {here}: it is no file")
+    return SentFile(here, there, found.st_size)
+
+
+def _users_package(name: str, say: Callable[[str], None]) -> list[SentFile]:
+    if _is_installed_there(name):
+        return []
+    files, left_out = _package_files(name)
+    size = sum(file.num_bytes for file in files)
+    say(f"sending {name}: {_listed([file.there for file in files])} ({size / 1024:,.0f} KiB)")
+    if left_out:
+        say(f"left out of {name}: {_listed(left_out)}")
+    return files
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    shown = ", ".join(names[:NAMES_SHOWN])
+    return "".join(letter if letter.isprintable() else "?" for letter in shown) + more
+
+
+def _is_installed_there(module: str) -> bool:
+    """Tell whether every environment of rsray has a module: Python's own, and rsray's needs."""
+    if module in sys.stdlib_module_names or module in PACKAGES:
+        return True
+    needs = {re.split(r"[^\w.-]", line)[0].lower() for line in requires("rsray") or []}
+    owners = packages_distributions().get(module, [])
+    return any(owner.lower() in needs for owner in owners)
+
+
+def _package_files(module: str) -> tuple[list[SentFile], list[str]]:
+    """Return the files that travel of a module or package, and the names of those left out."""
+    origin = _origin_of(module)
+    if origin.is_file():
+        return [_sent(origin, origin.name)], []
+    sent, left_out, num_bytes = [], [], 0
+    for name in _walk(origin):
+        path = origin / name
+        is_ours = path.resolve().is_relative_to(origin.resolve()) and path.is_file()
+        if is_ours and path.suffix in CODE_AND_DATA and not _looks_secret(path.name):
+            sent.append(_sent(path, f"{module}/{name}"))
+            num_bytes += sent[-1].num_bytes
+        elif path.suffix != ".pyc":
+            left_out.append(name)
+        if num_bytes > MOST_BYTES:
+            _check_size(sent)
+    return sent, left_out
+
+
+def _looks_secret(name: str) -> bool:
+    is_code = name.endswith((".py", ".pyi"))
+    return bool(SECRET_NAMES.fullmatch(name) or (not is_code and SECRET_WORDS.search(name)))
+
+
+def _origin_of(module: str) -> Path:
+    """Return the folder of a package or the file of a module."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -89,13 +192,23 @@ def _files_of_module(module: str) -> Path:
     return origin.parent if spec.submodule_search_locations else origin
 
 
-def _copy_one(here: Path, target: Path) -> None:
-    if here.is_dir():
-        shutil.copytree(here, target, ignore=shutil.ignore_patterns(*LEFT_OUT))
-        return
-    target = target.with_suffix(here.suffix) if not target.suffix else target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(here, target)
+def _walk(folder: Path, depth: int = 100) -> Iterator[str]:
+    """Yield the paths of the files in a folder, in order; links to folders are not entered."""
+    for here, folders, files in os.walk(folder):
+        inside = os.path.relpath(here, folder)
+        level = 0 if inside == "." else inside.count(os.sep) + 1
+        folders[:] = sorted(name for name in folders if _may_hold_code(Path(here, name)))
+        if level + 1 >= depth:
+            folders.clear()
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield name if inside == "." else f"{inside}/{name}"
+
+
+def _may_hold_code(folder: Path) -> bool:
+    """Tell whether a folder is worth entering: not hidden, no environment, no cache."""
+    is_left_out = folder.name.startswith(".") or folder.name in NO_CODE_FOLDERS
+    return not is_left_out and not (folder / "pyvenv.cfg").exists()
 
 
 def remote_out(out: str, base: str) -> str:

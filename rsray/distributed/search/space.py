@@ -16,7 +16,7 @@ from optuna.distributions import (
 )
 from yaml import YAMLError
 
-from rsray.config import TrainConfig, check_names, nest, objective_fields
+from rsray.config import READING, TrainConfig, check_names, nest, objective_fields
 from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
 from rsray.storage.yaml_files import parse_value
@@ -29,7 +29,7 @@ SPEC = re.compile(r"^\s*(uniform|log|int|choice)\s*\((.*)\)\s*$")
 COMMA = re.compile(r",(?![^\[]*\])")
 # What trials share, so that they can be compared: their images, and where they run.
 SHARED = TrainConfig.where_fields | {
-    "dataset", "image_size", "limit", "validation", "seed", "sigma", "settings"
+    "dataset", *READING, "limit", "validation", "seed", "sigma", "settings"
 }  # fmt: skip
 
 

@@ -53,6 +53,7 @@ def open_study(out: Place, search: Search) -> optuna.Study:
         # A search that was killed in the middle of a record leaves Optuna's own lock behind, which
         # the next one would wait 30 seconds for.
         (out.local_path / f"{STUDY_FILE}.lock").unlink(missing_ok=True)
+        out.refuse_link(STUDY_FILE)
         _cut_torn_line(out.local_path / STUDY_FILE)
     storage = study_storage(out)
     study = optuna.create_study(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from rsray.certification.request import selected_images
+from rsray.certification.data_check import fitted
+from rsray.certification.request import carried, selected_images
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import CertifyConfig, TrainConfig
-from rsray.data import open_split
+from rsray.data import ImageSplit, open_split
 from rsray.distributed.certify.certifier import certify
 from rsray.distributed.search.resolved_search import Search
 from rsray.distributed.train.trainer import train
@@ -65,9 +66,11 @@ def _train_and_certify_one(
     watch.phase(f"train{tag}")
     train(wanted, run, open_training_split(wanted), address=address, on_progress=watch.training)
     watch.phase(f"certify{tag}")
-    split = open_split(wanted.dataset, "test", wanted.data_root, image_size=wanted.image_size)
-    source = open_source(str(run)).given(data_root=wanted.data_root).settled(split)
-    settings = certify_config(search, wanted, source, split.num_classes)
+    split = open_split(wanted.dataset, "test", wanted.data_root, **wanted.reading)
+    source = open_source(str(run)).given(data_root=wanted.data_root)
+    split = fitted(split, source.trained, str(run))
+    source = source.settled(split)
+    settings = certify_config(search, wanted, source, split)
     images = selected_images(settings, split)
     return certify(
         settings, run / CERTIFICATES, source, split, images, on_progress=watch.certifying
@@ -75,7 +78,7 @@ def _train_and_certify_one(
 
 
 def certify_config(
-    search: Search, trained: TrainConfig, source: ClassifierSource, num_classes: int
+    search: Search, trained: TrainConfig, source: ClassifierSource, split: ImageSplit
 ) -> CertifyConfig:
     """Return how a trained setting is certified."""
     own = ("n", "skip", "limit", "seed")
@@ -83,7 +86,8 @@ def certify_config(
         {
             "source": source.where,
             **source.identity(),
-            "num_classes": num_classes,
+            **carried(source, split),
+            "is_spread": search.config.limit is not None,
             "precision": trained.precision,
             **{name: getattr(search.config, name) for name in own},
         }

@@ -1,0 +1,90 @@
+"""The words of a command that runs on a cluster: those that stay here, those that name files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from rsray.cluster.packaging import CommandLine
+
+STAY_HERE = ("--cluster", "--out", "--down")
+FILE_OPTIONS = ("--config",)
+# Their first argument is a RUN, a CERT or a checkpoint.
+COMMANDS_WITH_SOURCE = ("certify", "predict", "recertify")
+
+
+class Piece(NamedTuple):
+    """An option with its value, or an argument, as it was typed."""
+
+    words: tuple[str, ...]
+    option: str | None
+    value: str | None
+
+
+def line_for_cluster(words: Sequence[str]) -> CommandLine:
+    """Return the line that the cluster runs; what names files is known by option and position."""
+    from rsray.cluster.packaging import CommandLine
+
+    kept, inputs, model = [words[0]], {}, ""
+    source_is_next = words[0] in COMMANDS_WITH_SOURCE
+    for piece in read_pieces(words):
+        if piece.option in STAY_HERE:
+            continue
+        is_argument = piece.option is None and piece.value is not None
+        is_file = piece.option in FILE_OPTIONS or (is_argument and source_is_next)
+        source_is_next = source_is_next and not is_argument
+        path = _local(piece.value) if is_file and piece.value else None
+        if path is None:
+            kept += piece.words
+        else:
+            kept += [word for word in (piece.option, str(piece.value)) if word]
+            inputs[len(kept) - 1] = path
+        if piece.option == "--model":
+            model = piece.value or ""
+    package = model.partition(":")[0].partition(".")[0] if ":" in model else ""
+    return CommandLine(tuple(kept), inputs, (package,) if package else ())
+
+
+def _local(value: str) -> Path | None:
+    """Return the file or folder of this machine that a word names; None where there is none."""
+    path = Path(value).expanduser()
+    return path if "://" not in value and path.exists() else None
+
+
+def read_pieces(words: Sequence[str]) -> list[Piece]:
+    """Return the options and arguments after the command's name, read as the command reads them."""
+    num_values = _num_values(words[0])
+    found, rest, only_arguments = [], list(words[1:]), False
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if only_arguments or not word.startswith("-") or word == "-":
+            found.append(Piece((word,), None, word))
+        elif word == "--":
+            only_arguments = True
+            found.append(Piece((word,), None, None))
+        elif equals and word.startswith("--"):
+            found.append(Piece((word,), name, value))
+        elif num_values.get(word) and rest:
+            found.append(Piece((word, rest[0]), word, rest.pop(0)))
+        else:
+            found.append(Piece((word,), word, None))
+    return found
+
+
+def _num_values(command: str) -> dict[str, int]:
+    """Return how many values each option of a command takes: one, or none for a flag."""
+    import typer
+
+    from rsray_cli.main import app
+
+    commands = getattr(typer.main.get_command(app), "commands", {})
+    if command not in commands:
+        return {}
+    found = {}
+    for parameter in commands[command].params:
+        for name in (*parameter.opts, *parameter.secondary_opts):
+            found[name] = 0 if getattr(parameter, "is_flag", False) else 1
+    return found

@@ -1,0 +1,88 @@
+"""What a cluster definition must not do: open a port, run without a token, carry a secret.
+
+The launcher refuses a definition with a problem, and a test looks at every file in clusters/.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from rsray.cluster.safety.firewall_rules import find_firewall_problems
+from rsray.cluster.safety.ray_commands import find_command_problems, find_start_problems
+from rsray.cluster.safety.reach import find_reach_problems
+
+SECRET_PATTERNS = {
+    "an AWS key": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "a secret": re.compile(
+        r"(?i)(aws_secret_access_key|secret_access_key|RAY_AUTH_TOKEN|hf_token|password)\s*[=:]\s*[^\s$<{]"
+    ),
+    "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}\b"),
+    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}\b"),
+}
+
+
+START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
+
+
+def find_problems(definition: dict[str, Any]) -> list[str]:
+    """Return what is unsafe in a `ray up` definition or a KubeRay manifest; none if all is well."""
+    found = find_secrets(definition)
+    if "apiVersion" in definition:
+        return found + _manifest_problems(definition)
+    for key in START_COMMANDS:
+        lines = definition.get(key) or []
+        found += [f"{key}: {problem}" for line in lines for problem in find_start_problems(line)]
+        if sum("ray start" in line for line in lines) != 1:
+            found.append(f"{key} must have one `ray start` (Ray's default is not safe)")
+    for place, line in _other_commands(definition):
+        found += [f"{place}: {problem}" for problem in find_command_problems(line)]
+    return found + find_reach_problems(definition) + find_firewall_problems(definition)
+
+
+def _other_commands(value: Any, place: str = "") -> list[tuple[str, str]]:
+    """Return (place, line) of every command below `value` that is none of the start commands."""
+    if not isinstance(value, dict):
+        return []
+    found = []
+    for key, inside in value.items():
+        here = f"{place}.{key}".lstrip(".")
+        if str(key).endswith("_commands") and here not in START_COMMANDS:
+            found += [(here, str(line)) for line in inside or []]
+        else:
+            found += _other_commands(inside, here)
+    return found
+
+
+def find_secrets(value: Any) -> list[str]:
+    """Return what looks like a credential anywhere in a definition."""
+    text = str(value)
+    return [f"holds {kind}" for kind, pattern in SECRET_PATTERNS.items() if pattern.search(text)]
+
+
+def _manifest_problems(manifest: dict[str, Any]) -> list[str]:
+    spec = manifest.get("spec") or {}
+    cluster = spec.get("rayClusterSpec", spec)
+    head = cluster.get("headGroupSpec") or {}
+    found = []
+    if (cluster.get("authOptions") or {}).get("mode") != "token":
+        found.append("authOptions.mode is not token")
+    if head.get("serviceType", "ClusterIP") != "ClusterIP":
+        found.append(f"serviceType is {head['serviceType']}: it must be ClusterIP")
+    if head.get("enableIngress"):
+        found.append("enableIngress opens the dashboard")
+    groups = [head, *(cluster.get("workerGroupSpecs") or [])]
+    for pod in ((group.get("template") or {}).get("spec") or {} for group in groups):
+        if pod.get("hostNetwork"):
+            found.append("hostNetwork puts Ray's ports on the node")
+        for container in pod.get("containers") or []:
+            found += [
+                f"hostPort {port['hostPort']} is open"
+                for port in container.get("ports") or []
+                if "hostPort" in port
+            ]
+            names = {entry["name"] for entry in container.get("env") or [] if "value" in entry}
+            if "RAY_AUTH_TOKEN" in names:
+                found.append("RAY_AUTH_TOKEN is written in the manifest")
+    return found

@@ -1,0 +1,121 @@
+"""What a definition's shell commands would do to Ray: with which token, on which addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from rsray.cluster.safety.shell import SimpleCommand, read_commands
+
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+CLIENT_SERVER_PORT = "10001"
+# Ray starts its client server on the node's address and has no switch against it: its process is
+# ended by a pattern that must match this command line.
+CLIENT_SERVER = (
+    "python -m ray.util.client.server --address=10.0.0.1:{gcs} --host=0.0.0.0 --port={port} "
+    "--mode=proxy"
+)
+# A program in front of `ray start` may change its environment; these do not.
+HARMLESS_WRAPPERS = ("env", "srun", "nohup", "exec")
+LOOKS_LIKE_RAY = r"\bray(?:\.scripts\.scripts)?[\"'\\]*\s+[\"'\\]*{verb}\b"
+TOKEN_MODE = re.compile(r"RAY_AUTH_MODE(?!=([\"']?)token\1(?:[\s;&|)\"']|$))")
+
+
+def find_start_problems(line: str) -> list[str]:
+    """Return what is unsafe in a shell command that may start Ray, as a shell would run it."""
+    try:
+        commands = read_commands(line)
+    except ValueError as problem:
+        return [f"cannot be read as a shell command: {problem}"]
+    found = _general_problems(line, commands)
+    starts = [command for command in commands if command.starts_ray()]
+    if _mentions(line, "start") > len(starts):
+        found.append("`ray start` inside another command cannot be checked")
+    for command in starts:
+        found += _environment_problems(command)
+        if "--head" in command.words:
+            found += _head_problems(command, commands)
+    return found
+
+
+def find_command_problems(line: str) -> list[str]:
+    """Return what is unsafe in a command that prepares a node: it must leave Ray alone."""
+    try:
+        commands = read_commands(line)
+    except ValueError as problem:
+        return [f"cannot be read as a shell command: {problem}"]
+    found = _general_problems(line, commands)
+    if _mentions(line, "start") or any(command.starts_ray() for command in commands):
+        found.append("`ray start` belongs into the commands that start Ray, where it is checked")
+    return found
+
+
+def _general_problems(line: str, commands: list[SimpleCommand]) -> list[str]:
+    found = []
+    stops = any(command.ray_at("stop") is not None for command in commands)
+    if stops or _mentions(line, "stop"):
+        found.append("`ray stop` kills every Ray on the host")
+    words = [word for command in commands for word in _all_words(command)]
+    modes = [word for word in words if word.startswith("RAY_AUTH_MODE")]
+    if TOKEN_MODE.search(line) or any(mode != "RAY_AUTH_MODE=token" for mode in modes):
+        found.append(
+            "RAY_AUTH_MODE is something else than token: `ray start` without RAY_AUTH_MODE=token"
+        )
+    return found
+
+
+def _all_words(command: SimpleCommand) -> Iterator[str]:
+    yield from command.words
+    yield from (f"{name}={value}" for name, value in command.environment.items())
+
+
+def _mentions(line: str, verb: str) -> int:
+    """Return how often a line has the words `ray VERB`, in quotes or not."""
+    return len(re.findall(LOOKS_LIKE_RAY.format(verb=verb), line.replace("\\\n", " ")))
+
+
+def _environment_problems(command: SimpleCommand) -> list[str]:
+    at = command.ray_at() or 0
+    in_front, environment = command.words[:at], dict(command.environment)
+    found = []
+    if in_front and in_front[0] not in HARMLESS_WRAPPERS and "-m" not in in_front:
+        found.append(f"`{in_front[0]}` in front of `ray start`: it must be a command of its own")
+    if "env" in in_front:
+        after_env = in_front[in_front.index("env") + 1 :]
+        given = dict(word.split("=", 1) for word in after_env if "=" in word)
+        if len(given) < len(after_env):
+            found.append("`env` with options in front of `ray start`")
+        environment |= given
+    if environment.get("RAY_AUTH_MODE") != "token":
+        found.append("`ray start` without RAY_AUTH_MODE=token")
+    if not environment.get("RAY_AUTH_TOKEN_PATH"):
+        found.append("`ray start` without RAY_AUTH_TOKEN_PATH")
+    return found
+
+
+def _head_problems(command: SimpleCommand, commands: list[SimpleCommand]) -> list[str]:
+    found = []
+    if (host := command.option("--dashboard-host")) not in LOOPBACK_NAMES:
+        found.append(f"dashboard-host is {host or 'not given'}: it must be 127.0.0.1")
+    if "--block" in command.words or "&" in command.after.replace("&&", ""):
+        found.append(
+            "`ray start --head` must end before the Ray client server is ended: no --block, no &"
+        )
+    port = command.option("--ray-client-server-port") or CLIENT_SERVER_PORT
+    server = CLIENT_SERVER.format(gcs=command.option("--port") or "6379", port=port)
+    later = commands[commands.index(command) + 1 :]
+    if not any(_ends(server, each) for each in later):
+        found.append(f"the Ray client server stays open on port {port}: see local.yaml")
+    return found
+
+
+def _ends(process: str, command: SimpleCommand) -> bool:
+    """Tell whether a command is sure to end a process, by its command line."""
+    if len(command.words) != 3 or command.words[:2] != ("pkill", "-f"):
+        return False
+    if set("|") & set(command.before) or "&" in command.before.replace("&&", ""):
+        return False
+    try:
+        return re.search(command.words[2], process) is not None
+    except re.error:
+        return False

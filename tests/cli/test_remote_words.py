@@ -1,0 +1,56 @@
+"""Words of a shipped command line are known by option and position, never by their value."""
+
+import pytest
+
+from rsray_cli.remote_words import line_for_cluster
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_words_that_stay_here():
+    words = ["certify", "run", "--cluster", "x.yaml", "--out=a", "--n", "5", "--down", "--out", "b"]
+    assert line_for_cluster(words).words == ("certify", "run", "--n", "5")
+
+
+def test_a_run_that_is_called_like_a_value(tmp_path):
+    (tmp_path / "digits").mkdir()
+    line = line_for_cluster(["certify", "--dataset", "digits", "digits", "--split", "digits"])
+    there = line.there()
+    assert list(line.inputs) == [3]
+    assert there[:3] == ["certify", "--dataset", "digits"] and there[4:] == ["--split", "digits"]
+    assert there[3].startswith("inputs/") and there[3].endswith("/digits")
+
+
+def test_settings_that_are_called_like_a_value(tmp_path):
+    (tmp_path / "5").write_text("n: 7")
+    line = line_for_cluster(["certify", "run", "--n", "5", "--config", "5", "--limit=5"])
+    there = line.there()
+    assert there[:4] == ["certify", "run", "--n", "5"] and there[6:] == ["--limit=5"]
+    assert there[5].startswith("inputs/")
+
+
+def test_a_value_that_is_called_like_an_option():
+    line = line_for_cluster(["train", "--set", "--cluster", "--cluster", "c.yaml", "--seed", "1"])
+    assert line.words == ("train", "--set", "--cluster", "--seed", "1")
+
+
+def test_a_flag_takes_no_word_with_it(tmp_path):
+    (tmp_path / "run").mkdir()
+    line = line_for_cluster(["certify", "--download", "run", "--down"])
+    assert line.words == ("certify", "--download", "run") and list(line.inputs) == [2]
+
+
+def test_only_the_first_argument_is_a_source(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert list(line_for_cluster(["certify", "--", "a", "b"]).inputs) == [2]
+    assert line_for_cluster(["train", "a"]).inputs == {}
+
+
+def test_the_module_of_the_last_model_travels():
+    words = ["train", "--model", "lenet", "--model=pack.mod:f", "--set", "model=other:f"]
+    assert line_for_cluster(words).modules == ("pack",)
+    assert line_for_cluster(["train", "--model", "a:f", "--model", "lenet"]).modules == ()
