@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rsray.config import CertifyConfig, Running
-from rsray_cli.options import command, options_of, shown_fields
+from rsray_cli.options import NORMALISE, command, options_of, shown_fields
 
 if TYPE_CHECKING:
     from rsray.outcomes import Certification
 
 
 @command(
-    options_of(CertifyConfig, *shown_fields(CertifyConfig)),
+    options_of(CertifyConfig, *shown_fields(CertifyConfig), rename=NORMALISE),
     options_of(Running, *shown_fields(Running, without=("set",))),
 )
 def certify(source: str, **given: Any) -> None:

@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 
 from rsray.config import Config, Option
 
+NORMALISE = {"normalisation": "normalise"}  # what is recorded, and what the user states
+
 
 class Typed(NamedTuple):
     """One parameter of a command: its name and what typer is told of it."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rsray.config import CertifyConfig, PlanConfig, Running
-from rsray_cli.options import command, options_of, shown_fields
+from rsray_cli.options import NORMALISE, command, options_of, shown_fields
 
 if TYPE_CHECKING:
     from rsray.certification.cost import Plan
 
 
 @command(
-    options_of(CertifyConfig, *shown_fields(CertifyConfig, without=("actors", "block_size"))),
+    options_of(
+        CertifyConfig,
+        *shown_fields(CertifyConfig, without=("actors", "block_size")),
+        rename=NORMALISE,
+    ),
     options_of(PlanConfig, *shown_fields(PlanConfig)),
     options_of(Running, "download"),
 )
@@ -44,6 +48,7 @@ def _print(plan: Plan) -> None:
         each += ", an estimate: draws stop once the radii are decided"
     one = f"{plan.gpus:g}" if plan.gpus != 1 else "one"
     print(f"images          {found.images:,} of {config.dataset}, {config.sampling} sampling")
+    print(f"normalisation   {plan.request.source.normalisation}")
     print(f"draws per image {each}")
     print(f"draws           {found.draws:,.0f}")
     print(

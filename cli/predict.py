@@ -7,16 +7,16 @@ from typing import Any
 import typer
 
 from rsray.config import CertifyConfig, PredictConfig, Running
-from rsray_cli.options import command, options_of, shown_fields
+from rsray_cli.options import NORMALISE, command, options_of, shown_fields
 
 IMAGES = (
-    "source", "dataset", "data_root", "split", "model", "sigma", "start", "skip", "limit",
-    "precision", "image_size", "seed",
+    "source", "dataset", "data_root", "split", "model", "model_args", "normalisation", "sigma",
+    "start", "skip", "limit", "precision", "image_size", "channels", "label_column", "seed",
 )  # fmt: skip
 
 
 @command(
-    options_of(CertifyConfig, *IMAGES),
+    options_of(CertifyConfig, *IMAGES, rename=NORMALISE),
     options_of(PredictConfig, *shown_fields(PredictConfig)),
     options_of(Running, "download"),
 )
@@ -42,7 +42,7 @@ def predict(source: str, **given: Any) -> None:
     settings = PredictConfig(**{k: v for k, v in given.items() if k in ("n", "alpha")})
     say(
         f"{len(rows)} images: {right} right, {abstained} abstained "
-        f"(n {settings.n}, alpha {settings.alpha:g})"
+        f"(n {settings.n}, alpha {settings.alpha:g}); normalisation {made.normalisation}"
     )
     if name_failures(made.failed, "prediction"):
         raise typer.Exit(1)

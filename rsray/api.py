@@ -32,6 +32,7 @@ def train(
     preset: str | None = None,
     config: Where | None = None,
     model: str | None = None,
+    model_args: Mapping[str, Any] | Sequence[str] | None = None,
     objective: str | None = None,
     sigma: float | None = None,
     epochs: int | None = None,
@@ -41,6 +42,8 @@ def train(
     precision: str | None = None,
     limit: int | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
     out: Where | None = None,
@@ -71,7 +74,9 @@ def train(
         )
         spent = duration((datetime.now() - started).total_seconds())
         watch.say(f"trained in {spent}" if did_train else "was trained already: nothing to do")
-    return Run(where)
+        run = Run(where)
+        run.warn(watch)
+    return run
 
 
 def certify(
@@ -82,6 +87,8 @@ def certify(
     split: str | None = None,
     config: Where | None = None,
     model: str | None = None,
+    model_args: Mapping[str, Any] | Sequence[str] | None = None,
+    normalise: str | None = None,
     sigma: float | None = None,
     n0: int | None = None,
     n: int | None = None,
@@ -99,6 +106,8 @@ def certify(
     compile: str | None = None,
     block_size: int | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
     out: Where | None = None,
@@ -120,8 +129,10 @@ def certify(
         chosen = request.config
         where = fspath(out or new_folder("certify", chosen.dataset, chosen.sigma))
         watch.say(
-            f"certifying {len(request.selected.indices):,} images of {chosen.dataset}, sigma "
-            f"{chosen.sigma:g}, n {chosen.n:,}, alpha {chosen.alpha:g} -> {where}"
+            f"certifying {len(request.selected.indices):,} images of {chosen.dataset}"
+            f"{' spread evenly over them' if chosen.is_spread else ''}, sigma "
+            f"{chosen.sigma:g}, n {chosen.n:,}, alpha {chosen.alpha:g}, "
+            f"normalisation {request.source.normalisation} -> {where}"
         )
         certifier.certify(
             chosen,
@@ -132,7 +143,9 @@ def certify(
             address=address,
             on_progress=watch.certifying,
         )
-    return Certification(where)
+        cert = Certification(where)
+        cert.warn(watch)
+    return cert
 
 
 def recertify(
@@ -165,6 +178,8 @@ def predict(
     data_root: Where | None = None,
     split: str | None = None,
     model: str | None = None,
+    model_args: Mapping[str, Any] | Sequence[str] | None = None,
+    normalise: str | None = None,
     sigma: float | None = None,
     n: int | None = None,
     alpha: float | None = None,
@@ -173,6 +188,8 @@ def predict(
     limit: int | None = None,
     precision: str | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
     out: Where | None = None,
@@ -185,8 +202,9 @@ def predict(
     from rsray.certification.predictions import predict_images, write_predictions
     from rsray.certification.request import open_prediction
 
-    request = open_prediction(fspath(source), _given(locals(), *_CERTIFIED), download=download)
-    predictions = Predictions(*predict_images(request))
+    given = _certification_settings(locals(), None)
+    request = open_prediction(fspath(source), given, download=download)
+    predictions = Predictions(*predict_images(request), str(request.source.normalisation))
     if out is not None:
         write_predictions(fspath(out), predictions.table)
     return predictions
@@ -199,6 +217,8 @@ def plan(
     data_root: Where | None = None,
     split: str | None = None,
     model: str | None = None,
+    model_args: Mapping[str, Any] | Sequence[str] | None = None,
+    normalise: str | None = None,
     sigma: float | None = None,
     n0: int | None = None,
     n: int | None = None,
@@ -217,6 +237,8 @@ def plan(
     precision: str | None = None,
     compile: str | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
 ) -> Plan:
@@ -263,6 +285,8 @@ def tune(
     skip: int | None = None,
     certify_limit: int | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
     out: Where | None = None,
@@ -336,6 +360,7 @@ def tune_each(
             problems.append(f"sigma {found.config.train.sigma:g}: {problem}")
             continue
         studies.append(Study(fspath(place), finals))
+        studies[-1].warn(watch)
         on_study(studies[-1])
     if problems:
         raise UserError("; ".join(problems))
@@ -389,9 +414,9 @@ def report(
 
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.
 _CERTIFIED = (
-    "dataset", "data_root", "split", "model", "sigma", "n0", "n", "alpha", "bound", "sampling",
-    "tolerance", "at_radius", "start", "skip", "limit", "actors", "gpus_per_actor", "precision",
-    "compile", "block_size", "image_size", "seed",
+    "dataset", "data_root", "split", "model", "model_args", "sigma", "n0", "n", "alpha", "bound",
+    "sampling", "tolerance", "at_radius", "start", "skip", "limit", "actors", "gpus_per_actor",
+    "precision", "compile", "block_size", "image_size", "channels", "label_column", "seed",
 )  # fmt: skip
 _TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
 _OWN = {name: name for name in TuneConfig.model_fields if name not in ("train", "search", "seed")}
@@ -408,11 +433,14 @@ def _given(parameters: Mapping[str, Any], *names: str) -> dict[str, Any]:
 def _certification_settings(parameters: Mapping[str, Any], config: Where | None) -> dict[str, Any]:
     """Return what was given of a certification, over what a certify.yaml says."""
     given = _given(parameters, *_CERTIFIED)
+    if parameters.get("normalise") is not None:
+        given["normalisation"] = parameters["normalise"]
     if config is None:
         return given
     from rsray.training.request import read_settings
 
-    file = {key: value for key, value in read_settings(config).items() if key in _CERTIFIED}
+    kept = (*_CERTIFIED, "normalisation")
+    file = {key: value for key, value in read_settings(config).items() if key in kept}
     return file | given
 
 

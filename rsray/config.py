@@ -27,8 +27,8 @@ from rsray.core.bounds import BOUNDS, check_settings
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
-from rsray.given_values import first_problem, radii, read_range
-from rsray.models import MODELS
+from rsray.given_values import first_problem, parse_assignments, radii, read_range
+from rsray.models import MODELS, PAPERS_NAMES
 from rsray.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def member_of(family: Iterable[str], what: str) -> AfterValidator:
     """Return the check that a value names a member; a model's name may be the user's own."""
 
     def check(name: str) -> str:
-        return name if what == "model" and ":" in name else choose(name, family, what)
+        if what != "model":
+            return choose(name, family, what)
+        return name if ":" in name else choose(PAPERS_NAMES.get(name, name), family, what)
 
     return AfterValidator(check)
 
@@ -93,6 +95,22 @@ DataRoot = Annotated[
 ImageSize = Annotated[
     int | None, setting("Side, for your own pictures of mixed sizes.", metavar="PIXELS", ge=1)
 ]
+Channels = Annotated[
+    int | None,
+    setting(
+        "Make your own pictures all grey (1) or all coloured (3).",
+        metavar="1|3", words="3 where any is coloured",
+    ),
+]  # fmt: skip
+LabelColumn = Annotated[
+    str | None,
+    setting(
+        "Column, or field of the .json, that holds the classes of your own data.",
+        metavar="NAME", words="label or labels",
+    ),
+]  # fmt: skip
+# How a data set is read: settings of whatever opens one.
+READING = ("image_size", "channels", "label_column")
 Model = Annotated[
     str,
     member_of(MODELS, "model"),
@@ -102,6 +120,11 @@ Model = Annotated[
         metavar="M",
         words="the data set's, or the RUN's",
     ),
+]
+ModelArgs = Annotated[
+    dict[str, Any],
+    BeforeValidator(lambda given: given if isinstance(given, dict) else parse_assignments(given)),
+    setting("For the factory of --model.", metavar="KEY=VALUE", repeated=True),
 ]
 Sigma = Annotated[float, setting("Noise standard deviation, pixels in [0, 1].", metavar="S", gt=0)]
 Draws = Annotated[int, setting("Estimation draws per image.", metavar="N", ge=1)]
@@ -121,7 +144,13 @@ Start = Annotated[int, setting("First test image.", metavar="I", ge=0)]
 Skip = Annotated[
     int, setting("Take every K-th test image.", metavar="K", words="1; imagenet 100", ge=1)
 ]
-Limit = Annotated[int | None, setting("At most this many images.", metavar="COUNT", ge=1)]
+Limit = Annotated[
+    int | None,
+    setting(
+        "This many images; spread evenly over the set unless --start or --skip is given.",
+        metavar="COUNT", ge=1,
+    ),
+]  # fmt: skip
 Seed = Annotated[int, setting("Decides every random number.", ge=0)]
 Gpus = Annotated[
     float | None,
@@ -174,7 +203,10 @@ class TrainConfig(Config):
     dataset: Dataset
     data_root: DataRoot = None
     image_size: ImageSize = None
+    channels: Channels = None
+    label_column: LabelColumn = None
     model: Model = "lenet"
+    model_args: ModelArgs = {}
     objective: Annotated[str, _IS_OBJECTIVE] = setting(
         "Training method.", "macer", choices=OBJECTIVES, metavar="O"
     )
@@ -206,6 +238,11 @@ class TrainConfig(Config):
     most_workers: Positive | None = None  # elastic: up to so many while the cluster has room
     gpus_per_worker: Gpus = None
     preset: str | None = setting("A paper's settings: see rsray presets.", None, metavar="NAME")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the data set is read, as arguments of open_split."""
+        return {name: getattr(self, name) for name in READING}
 
     @model_validator(mode="before")
     @classmethod
@@ -256,7 +293,17 @@ class CertifyConfig(Config):
     """One certification run: which images, how many draws, which bound."""
 
     where_fields: ClassVar[frozenset[str]] = frozenset(
-        {"actors", "most_actors", "gpus_per_actor", "data_root", "source", "compile"}
+        {
+            "actors",
+            "most_actors",
+            "gpus_per_actor",
+            "data_root",
+            "source",
+            "compile",
+            "classes",
+            "image_shape",
+            "data_fingerprint",
+        }
     )
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
 
@@ -265,9 +312,20 @@ class CertifyConfig(Config):
     dataset: Dataset
     data_root: DataRoot = None
     image_size: ImageSize = None
+    channels: Channels = None
+    label_column: LabelColumn = None
     split: str = setting("Which images: test or train.", "test")
     model: Model
+    model_args: ModelArgs = {}
+    normalisation: str | None = setting(
+        "Before the network, where a checkpoint does not say it: dataset, imagenet, centre (mean "
+        "alone), none, or MEAN/STD such as 0.5,0.5,0.5/0.25,0.25,0.25.",
+        None, metavar="CHOICE", words="as the file says, else it is asked for",
+    )  # fmt: skip
     num_classes: int = Field(ge=2)
+    classes: tuple[str, ...] = ()  # their names in order
+    image_shape: tuple[int, int, int] | None = None  # channels, height, width
+    data_fingerprint: dict[str, Any] = {}  # of the data trained on
     sigma: Sigma
     n0: int = setting("Selection draws per image.", 100, metavar="N0", ge=1)
     n: Draws = 100_000
@@ -293,6 +351,7 @@ class CertifyConfig(Config):
     start: Start = 0
     skip: Skip = 1
     limit: Limit = None
+    is_spread: bool = False  # whether limit alone was given: spread over those that skip selects
     seed: Seed = 0
     precision: Precision | None = setting("Of the network's arithmetic.", "fp32", words=BF16)
     compile: Literal["auto", "on", "off"] = setting(
@@ -529,7 +588,7 @@ class TuneConfig(Config):
         1, metavar="K", words="20 on mnist, svhn, cifar10; imagenet 100; else 1", ge=1,
     )  # fmt: skip
     limit: int | None = setting(
-        "Certify at most this many test images.",
+        "Certify this many test images, spread over those that --skip selects.",
         None, metavar="COUNT", name="--certify-limit", ge=1,
     )  # fmt: skip
     seed: int = Field(0, ge=0)

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsray.config import TrainConfig, TuneConfig
+from rsray.progress import Watch
+from rsray.results import sanity
 from rsray.results.certificates import Certificates
 from rsray.results.compare import load
 from rsray.results.table import TEXT_FORMATS, ReportTable
@@ -65,6 +67,12 @@ class Run(Result):
         shape = tuple(record["image_shape"])
         return open_source(self.path).network(shape, int(record["num_classes"]))
 
+    def warn(self, watch: Watch) -> None:
+        """Tell when the training ended no better than guessing."""
+        record = from_yaml(self.place.read("run.yaml"), f"{self.path}/run.yaml")["data"]
+        last = float(self.metrics["noisy_accuracy"].to_pylist()[-1] or 0.0)
+        _warn(watch, sanity.training_warning(last, int(record["num_classes"])))
+
 
 @dataclass(frozen=True)
 class Certification(Result):
@@ -96,6 +104,12 @@ class Certification(Result):
         """Return the certificates as arrays, for `report` and comparisons."""
         return load(self.path)
 
+    def warn(self, watch: Watch) -> None:
+        """Tell when the certificates look like a constant predictor's, or nothing is certified."""
+        if "at_radius" not in self.summary:
+            predictions = np.asarray(self.table["prediction"])
+            _warn(watch, sanity.certificates_warning(predictions, self.acr))
+
 
 @dataclass(frozen=True)
 class Study(Result):
@@ -114,6 +128,13 @@ class Study(Result):
         """A row per trial: number, state, projected_acr, clean_accuracy, its settings, ..."""
         return pq.read_table(pa.BufferReader(self.place.read("trials.parquet")))
 
+    def warn(self, watch: Watch) -> None:
+        """Tell when all complete trials tie, or the winner's certificates show nothing learnt."""
+        complete = [row for row in self.trials.to_pylist() if row["state"] == "complete"]
+        _warn(watch, sanity.search_warning([row["projected_acr"] for row in complete]))
+        if self.place.exists("best/certificates/summary.json"):
+            Certification(f"{self.path}/best/certificates").warn(watch)
+
     @property
     def best(self) -> Run | None:
         """The winner, trained on all training images; None with final=False."""
@@ -131,6 +152,7 @@ class Predictions(NamedTuple):
 
     table: pa.Table  # index, label, prediction (-1 = abstain), p_value
     failed: dict[str, str]  # image index -> why it has no row
+    normalisation: str  # what was done to images before the network
 
 
 @dataclass(frozen=True)
@@ -143,3 +165,8 @@ class Report:
     def text(self, format: str = "markdown") -> str:
         """Return the table as markdown, latex or csv."""
         return TEXT_FORMATS[format](self.table)
+
+
+def _warn(watch: Watch, warning: str | None) -> None:
+    if warning is not None:
+        watch.say(f"warning: {warning}")

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from rsray.core.bounds import BOUNDS
-from rsray.family import Family
-
 ROOT = Path(__file__).resolve().parents[1]
 
 OBJECTIVE = '''"""Mine: cross entropy of the noisy copies, less the entropy of their mean (you, 2026)."""
@@ -242,7 +239,6 @@ def test_a_data_set_is_one_file_and_one_line(with_dataset):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not isinstance(BOUNDS, Family), reason="the bounds are no family yet")
 def test_a_bound_is_one_file_and_one_line(copy):
     copy.add(
         "rsray/core/bounds/half.py",

@@ -22,7 +22,7 @@ ALLOWED = {
     "core": GROUND,
     "storage": {"errors"},
     "objectives": {"family"},
-    "models": GROUND,
+    "models": GROUND | {"core"},
     "data": GROUND | {"storage"},
     "given_values": GROUND | {"storage"},
     "config": GROUND | {"core", "data", "given_values", "models", "objectives"},
@@ -35,11 +35,13 @@ ALLOWED = {
     },
     "cluster": {"errors", "storage"},
     "distributed": GROUND | {
-        "certification", "config", "core", "data", "models", "objectives", "presets", "progress",
+        "certification", "config", "core", "data", "objectives", "presets", "progress",
         "results", "storage", "training", "versions",
     },
     "screen": {"distributed", "progress", "training"},
-    "outcomes": {"certification", "config", "distributed", "results", "storage", "training"},
+    "outcomes": {
+        "certification", "config", "distributed", "progress", "results", "storage", "training",
+    },
     "api": {
         "certification", "config", "distributed", "errors", "outcomes", "progress", "results",
         "screen", "storage", "training",

@@ -35,10 +35,15 @@ CERT_FILE, TABLE, SUMMARY, PROGRESS, AT_RADIUS = (
 # Settings that stand in the metadata of every certificate.
 METADATA_SETTINGS: tuple[str, ...] = (
     "sigma", "alpha", "bound", "sampling", "seed", "dataset", "split", "model", "n0", "n",
-    "block_size", "start", "skip", "limit", "precision", "model_digest", "source", "image_size",
+    "block_size", "start", "skip", "limit", "precision", "model_digest", "normalisation",
+    "source", "image_size", "channels", "label_column", "classes", "image_shape",
+    "data_fingerprint", "is_spread",
 )  # fmt: skip
 # Settings that only some runs have; at these values they are not part of what a run is called.
-OPTIONAL: dict[str, Any] = {"tolerance": 0.01, "at_radius": []}
+OPTIONAL: dict[str, Any] = {
+    "tolerance": 0.01, "at_radius": [], "model_args": {}, "channels": None, "label_column": None,
+    "is_spread": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Claimed:
 def run_id(config: CertifyConfig) -> str:
     """Return a short name of everything that decides the counts."""
     values = config.identity()
+    values.pop("normalisation")  # earlier versions did not record it
     known = {k: v for k, v in values.items() if k not in OPTIONAL or v != OPTIONAL[k]}
     text = json.dumps(known, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

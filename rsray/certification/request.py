@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rsray import data
+from rsray.certification.data_check import fitted
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.certification.store import Selected
-from rsray.config import CertifyConfig, PredictConfig
+from rsray.config import READING, CertifyConfig, PredictConfig
 from rsray.data import DATASETS, ImageSplit, selected
 
 # What a RUN says of itself unless it is given.
-KNOWN = ("model", "dataset", "data_root", "image_size", "sigma")
+KNOWN = ("model", "model_args", "dataset", "data_root", *READING, "sigma")
 
 
 class CertificationRequest(NamedTuple):
@@ -50,12 +51,12 @@ def open_certification(
     config = CertifyConfig.make(
         {
             "precision": None,
+            "is_spread": _is_spread(given),
             "skip": DATASETS[str(found.dataset)].skip,
             **given,
-            **{name: getattr(found, name) for name in KNOWN},
+            **found.identity(),
             "source": source,
-            "model_digest": found.digest,
-            "num_classes": split.num_classes,
+            **carried(found, split),
         }
     )
     return CertificationRequest(config, found, split, selected_images(config, split))
@@ -78,8 +79,25 @@ def open_prediction(
     images = CertifyConfig.make({**_PLACEHOLDERS, "precision": None, **rest})
     found, split = open_classifier(source, rest, download=download)
     skip = images.skip if "skip" in rest else DATASETS[str(found.dataset)].skip
-    indices = selected(len(split), images.start, skip, images.limit)
+    spread = _is_spread(rest)
+    indices = selected(len(split), images.start, skip, images.limit, is_spread=spread)
     return PredictionRequest(config, found, split, indices, images.seed, images.precision)
+
+
+def carried(source: ClassifierSource, split: ImageSplit) -> dict[str, Any]:
+    """Return what a certification records of its classes, its images and the training data."""
+    known = source.trained.get("data_fingerprint") or {}
+    return {
+        "num_classes": split.num_classes,
+        "classes": split.classes,
+        "image_shape": split.image_shape,
+        "data_fingerprint": {key: value for key, value in known.items() if key != "sample"},
+    }
+
+
+def _is_spread(given: Mapping[str, Any]) -> bool:
+    """Tell whether a limit is given alone."""
+    return "limit" in given and "start" not in given and "skip" not in given
 
 
 def open_classifier(
@@ -87,20 +105,26 @@ def open_classifier(
 ) -> tuple[ClassifierSource, ImageSplit]:
     """Return the classifier and its images; UserError when something is missing or does not fit."""
     known = {key: given[key] for key in KNOWN if given.get(key) is not None}
-    found = open_source(source).given(**known).complete()
+    found = open_source(source)
+    if known.get("dataset", found.dataset) != found.dataset:
+        found = found.of_other_data()
+    found = found.given(**known, normalise=given.get("normalisation")).complete()
     assert found.dataset is not None
     split = data.open_split(
         found.dataset,
         str(given.get("split", "test")),
         found.data_root,
-        image_size=found.image_size,
         download=download,
+        **{name: getattr(found, name) for name in READING},
     )
-    found.build(split)  # a checkpoint that does not fit is refused before anything starts
-    return found, split
+    split = fitted(split, found.trained, source)
+    # A checkpoint that does not fit is refused before anything starts.
+    return found.settled(split), split
 
 
 def selected_images(config: CertifyConfig, split: ImageSplit) -> Selected:
     """Return the images that --start, --skip and --limit select."""
-    indices = selected(len(split), config.start, config.skip, config.limit)
+    indices = selected(
+        len(split), config.start, config.skip, config.limit, is_spread=config.is_spread
+    )
     return Selected(indices, np.asarray(split.labels)[indices])

@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from rsray import models
-from rsray.config import TrainConfig
+from rsray.certification.clean_accuracy import clean_accuracies
+from rsray.config import READING, TrainConfig
 from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError
+from rsray.models.checkpoint_file import PUBLISHED, safetensors_metadata
+from rsray.models.normalise import FACTORYS_OWN, NOTHING, Normalisation, Statistics, explained
+from rsray.models.published import Checkpoint, LayerBefore
 from rsray.storage import Place, read_file
 from rsray.storage.address import parent_and_name
 from rsray.storage.yaml_files import from_yaml
-
-PUBLISHED = (".pth", ".tar", ".pt", ".th")
 
 
 @dataclass(frozen=True)
@@ -28,47 +30,150 @@ class ClassifierSource:
 
     where: str
     weights: bytes
-    published: bool  # a torch checkpoint of another code base, read with weights_only=True
+    published: bool  # a file of another code base
     digest: str  # SHA-256 of the weights file
     model: str | None = None
+    model_args: Mapping[str, Any] | None = None  # for a factory
     dataset: str | None = None
     data_root: str | None = None
     image_size: int | None = None
+    channels: int | None = None
+    label_column: str | None = None
     sigma: float | None = None
+    trained: Mapping[str, Any] = field(default_factory=dict)  # what is recorded of its training
+    normalise: str | None = None  # what the user states: a word of normalise.CHOICES or MEAN/STD
+    normalisation: Normalisation | None = None  # what was decided, once `settled`
+
+    def settled(self, split: ImageSplit) -> ClassifierSource:
+        """Return the source with its normalisation decided; UserError where nothing says it.
+
+        The weights are loaded into the network to see that they fit the split's images.
+        """
+        network, layer = self._load(split.image_shape, split.num_classes)
+        normalisation = self._decide(layer)
+        if normalisation is None:
+            raise UserError(self._question(layer, network, split))
+        normalisation.before(network, split.image_shape[0])
+        return replace(self, normalisation=normalisation)
 
     def build(self, split: ImageSplit) -> nn.Module:
         """Return the model for the split's images with the weights loaded, in evaluation mode."""
-        return self.network(split.image_shape, split.num_classes)
+        source = self.settled(split) if self.normalisation is None else self
+        return source.network(split.image_shape, split.num_classes)
 
     def network(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Return the same for images of this shape (C, H, W) and so many classes."""
+        network, layer = self._load(image_shape, num_classes)
+        normalisation = self.normalisation or self._decide(layer)
+        if normalisation is None:
+            raise UserError(f"{self.where} does not say how it normalises images: give normalise")
+        return normalisation.before(network, image_shape[0]).eval()
+
+    def _load(
+        self, image_shape: tuple[int, int, int], num_classes: int
+    ) -> tuple[nn.Module, LayerBefore]:
+        """Return the network with its weights, and what the file says of the layer before it."""
         if self.model is None:
             raise UserError(f"{self.where} does not say its architecture: give --model")
-        model = models.build(
+        network = models.build(
             self.model,
             image_shape=image_shape,
             num_classes=num_classes,
-            statistics=DATASETS[self.dataset].statistics if self.dataset else None,
+            arguments=self.model_args,
         )
-        models.check(model, image_shape, num_classes)
-        if self.published:
-            models.load_published(self.weights, model, self.where)
-        else:
-            models.load_weights(model, self.weights, self.where)
-        return model.eval()
+        models.check(network, image_shape, num_classes)
+        return network, self._checkpoint().load_into(network)
+
+    def _checkpoint(self) -> Checkpoint:
+        is_safetensors = not self.published or self.where.endswith(".safetensors")
+        return Checkpoint.read(self.weights, self.where, is_safetensors=is_safetensors)
+
+    @property
+    def _statistics(self) -> Statistics | None:
+        return DATASETS[self.dataset].statistics if self.dataset else None
+
+    def _decide(self, layer: LayerBefore) -> Normalisation | None:
+        """Return what is done to images: as the file says, else as the user states, or None.
+
+        Raises UserError where they say different things.
+        """
+        is_factory = self.model is not None and ":" in self.model
+        known = layer.normalisation
+        if known is None and not self.published:  # of ours, without a layer
+            known = FACTORYS_OWN if is_factory else NOTHING
+        if self.normalise is not None:
+            stated = Normalisation.stated(self.normalise, self._statistics)
+            if known is None or not layer.is_certain:
+                return stated
+            if not known.is_as(stated):
+                raise UserError(
+                    f"{self.where} normalises images with {known.text}, "
+                    f"but normalise {self.normalise} is {stated.text}"
+                )
+        if known is None and is_factory and not layer.is_missing:
+            return FACTORYS_OWN
+        return known
+
+    def _question(self, layer: LayerBefore, network: nn.Module, split: ImageSplit) -> str:
+        """Return the refusal of a file that does not say what was done to images before it."""
+        statistics, channels = self._statistics, split.image_shape[0]
+        names = ["dataset", "centre"] if statistics else []
+        names = [*names, *(["imagenet"] if channels == 3 else []), "none"]
+        found, images = clean_accuracies(
+            network, {name: Normalisation.stated(name, statistics) for name in names}, split
+        )
+        hint = ", ".join(f"{name}: {accuracy:.0%}" for name, accuracy in found.items())
+        lacks = "which layer stood before its network" if layer.is_missing else "how it normalises"
+        return (
+            f"{self.where} does not say {lacks}: give --normalise "
+            f"{explained([*names, 'MEAN/STD'])} (clean accuracy on {images} images by {hint})"
+        )
 
     def complete(self) -> ClassifierSource:
         """Return the source if all is known of it that certifying needs; UserError otherwise."""
+        source = self
+        if self.model is None and self.published:
+            source = replace(self, model=self._named_architecture())
         for name in ("model", "dataset", "sigma"):
-            if getattr(self, name) is None:
+            if getattr(source, name) is None:
                 raise UserError(f"{self.where} does not say its {name}: give --{name}")
-        if not 0 < float(self.sigma or 0) < math.inf:
-            raise UserError(f"sigma is {self.sigma}: the noise standard deviation must be positive")
-        return self
+        if not 0 < float(source.sigma or 0) < math.inf:
+            raise UserError(
+                f"sigma is {source.sigma}: the noise standard deviation must be positive"
+            )
+        return source
+
+    def _named_architecture(self) -> str | None:
+        """Return the network that a checkpoint names, of rsray's own: a file imports no code."""
+        name = self._checkpoint().architecture
+        if name is None or name in models.MODELS:
+            return name
+        raise UserError(
+            f"{self.where} says that its architecture is {name!r}, which is none of "
+            f"{', '.join(models.MODELS)}: give --model package.module:factory"
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a certification's settings hold of it, once it is settled."""
+        assert self.normalisation is not None
+        return {
+            "model_digest": self.digest,
+            "model": self.model,
+            "model_args": dict(self.model_args or {}),
+            "normalisation": self.normalisation.text,
+            "dataset": self.dataset,
+            "data_root": self.data_root,
+            **{name: getattr(self, name) for name in READING},
+            "sigma": self.sigma,
+        }
 
     def given(self, **known: Any) -> ClassifierSource:
         """Return the source with what the user said in place of what the files say."""
         return replace(self, **{key: value for key, value in known.items() if value is not None})
+
+    def of_other_data(self) -> ClassifierSource:
+        """Return the source without what it says of how its own data set is read."""
+        return replace(self, channels=None, label_column=None)
 
 
 def open_source(where: str) -> ClassifierSource:
@@ -104,25 +209,15 @@ def _open_file(file: Place) -> ClassifierSource:
 
 
 def _described(where: str, weights: bytes, record: dict[str, Any]) -> ClassifierSource:
-    known = {
-        key: record.get(key) for key in ("model", "dataset", "data_root", "image_size", "sigma")
-    }
-    return ClassifierSource(where, weights, False, _digest(weights), **known)
+    keys = ("model", "model_args", "dataset", "data_root", *READING, "sigma")
+    known = {key: record.get(key) for key in keys}
+    is_ours = known["model"] is not None
+    return ClassifierSource(where, weights, not is_ours, _digest(weights), **known, trained=record)
 
 
 def _metadata(weights: bytes, where: str) -> dict[str, Any]:
-    import tempfile
-
-    try:
-        with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
-            file.write(weights)
-            file.flush()
-            with safe_open(file.name, framework="numpy") as opened:
-                metadata = opened.metadata() or {}
-    except SafetensorError as problem:
-        raise UserError(
-            f"checkpoint {where} is damaged or not a safetensors file: {problem}"
-        ) from problem
+    """Return what rsray wrote into a safetensors file, nothing for one of another code base."""
+    metadata = safetensors_metadata(weights, where)
     try:
         record = json.loads(metadata.get("rsray", "{}"))
     except ValueError as problem:

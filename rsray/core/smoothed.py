@@ -3,7 +3,9 @@
 # Shapes: B draws in a batch, K classes, C H W an image.
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,11 @@ from rsray.core.bounds import check_settings
 from rsray.core.bounds.clopper_pearson import CLOPPER_PEARSON
 from rsray.core.decide import predict_hard
 from rsray.core.evidence import ABSTAIN, Evidence
+from rsray.core.independence import check_independence, logits_of
 from rsray.errors import UserError
+
+Image = Tensor | NDArray[Any]
+ROUNDING = 1e-6  # beyond [0, 1], as resizing leaves it
 
 
 @dataclass(frozen=True)
@@ -65,78 +71,105 @@ class SmoothedClassifier:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
         self.model, self.sigma, self.num_classes = model, float(sigma), int(num_classes)
         self.batch_size = batch_size
+        self._checked: set[tuple[int, ...]] = set()  # image shapes that were asked for before
 
     def certify(
         self,
-        image: Tensor,
+        image: Image,
         n0: int = 100,
         n: int = 100_000,
         alpha: float = 0.001,
         generator: torch.Generator | None = None,
-    ) -> Certificate:
-        """Return the certificate of one image [C, H, W] in [0, 1] (Cohen et al. 2019, CERTIFY).
+    ) -> Certificate | Any:
+        """Return the certificate of an image [C, H, W] (Cohen et al. 2019, CERTIFY).
 
         With probability at least 1 - alpha over the draws, g predicts `prediction` everywhere
-        within l2 distance `radius` of the image. Raises UserError for n or alpha with which
-        nothing could be certified.
+        within l2 distance `radius` of the image. A batch [B, C, H, W] gives a list, and the
+        statement holds for each image by itself. Pixels are in [0, 1], or uint8. Raises UserError
+        for n or alpha with which nothing could be certified.
         """
         check_settings(n, alpha, n0)
-        selection_1K = self.counts(image, n0, generator)[None]
-        evidence = Evidence.of_counts(selection_1K, self.counts(image, n, generator)[None])
-        decision = CLOPPER_PEARSON.decide(evidence, sigma=self.sigma, alpha=alpha)
-        return Certificate(
-            prediction=int(decision.prediction[0]),
-            radius=float(decision.radius[0]),
-            p_a_lower=float(decision.p_a_lower[0]),
-            p_b_upper=float(decision.p_b_upper[0]),
-            count_a=int(decision.count_a[0]),
-            n0=n0,
-            n=n,
-            alpha=alpha,
-        )
+
+        def one(image_CHW: Tensor) -> Certificate:
+            selection_1K = self._counts(image_CHW, n0, generator)[None]
+            estimation_1K = self._counts(image_CHW, n, generator)[None]
+            evidence = Evidence.of_counts(selection_1K, estimation_1K)
+            decision = CLOPPER_PEARSON.decide(evidence, sigma=self.sigma, alpha=alpha)
+            return Certificate(
+                prediction=int(decision.prediction[0]),
+                radius=float(decision.radius[0]),
+                p_a_lower=float(decision.p_a_lower[0]),
+                p_b_upper=float(decision.p_b_upper[0]),
+                count_a=int(decision.count_a[0]),
+                n0=n0,
+                n=n,
+                alpha=alpha,
+            )
+
+        return _for_each(image, one)
 
     def predict(
         self,
-        image: Tensor,
+        image: Image,
         n: int = 1000,
         alpha: float = 0.001,
         generator: torch.Generator | None = None,
-    ) -> Prediction:
-        """Return g's class of one image [C, H, W], or -1 (Cohen et al. 2019, PREDICT).
+    ) -> Prediction | Any:
+        """Return g's class of an image [C, H, W], or -1 (Cohen et al. 2019, PREDICT).
 
-        With probability at least 1 - alpha over the draws, a class that is returned is g's.
+        With probability at least 1 - alpha over the draws, a class that is returned is g's. A
+        batch [B, C, H, W] gives a list. Pixels are in [0, 1], or uint8.
         """
         if n < 1 or not 0 < alpha < 1:
             raise UserError(f"n must be at least 1 and alpha in (0, 1), got n {n}, alpha {alpha}")
-        counts_1K = self.counts(image, n, generator)[None]
-        prediction, p_value = predict_hard(counts_1K, alpha=alpha)
-        return Prediction(int(prediction[0]), float(p_value[0]), n, alpha)
+
+        def one(image_CHW: Tensor) -> Prediction:
+            counts_1K = self._counts(image_CHW, n, generator)[None]
+            prediction, p_value = predict_hard(counts_1K, alpha=alpha)
+            return Prediction(int(prediction[0]), float(p_value[0]), n, alpha)
+
+        return _for_each(image, one)
 
     def counts(
-        self, image: Tensor, n: int, generator: torch.Generator | None = None
+        self, image: Image, n: int, generator: torch.Generator | None = None
+    ) -> NDArray[np.int64] | Any:
+        """Return how many of n noisy copies of an image fall in each class [K].
+
+        A batch [B, C, H, W] gives a list. Pixels are in [0, 1], or uint8.
+        """
+        return _for_each(image, lambda image_CHW: self._counts(image_CHW, n, generator))
+
+    def _counts(
+        self, image_CHW: Tensor, n: int, generator: torch.Generator | None
     ) -> NDArray[np.int64]:
-        """Return how many of n noisy copies of the image fall in each class [K]."""
-        if image.dim() != 3:
-            raise UserError(f"image has shape {tuple(image.shape)}: expected [C, H, W], one image")
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            return self._count(image, n, generator)
+            self._check((*image_CHW.shape,))
+            return self._count(image_CHW, n, generator)
         finally:
             for module, was_training in modes:
                 module.training = was_training
+
+    def _check(self, image_shape: tuple[int, ...]) -> None:
+        """Raise UserError, before the first draw, for a network of which nothing can be said."""
+        if image_shape not in self._checked:
+            check_independence(self.model, image_shape)
+            self._checked.add(image_shape)
 
     @torch.inference_mode()
     def _count(self, image: Tensor, n: int, generator: torch.Generator | None) -> NDArray[np.int64]:
         parameter = next(self.model.parameters(), None)
         device = image.device if parameter is None else parameter.device
+        dtype = torch.float32 if parameter is None else parameter.dtype
         source = device if generator is None else generator.device
         image = image.to(device, torch.float32)
         counts_K = torch.zeros(self.num_classes, dtype=torch.int64, device=device)
         for start in range(0, n, self.batch_size):
             shape = (min(self.batch_size, n - start), *image.shape)
             noise = torch.randn(shape, generator=generator, device=source).to(device)
-            logits_BK = self.model(noise.mul_(self.sigma).add_(image))
+            noisy_BCHW = noise.mul_(self.sigma).add_(image).to(dtype)
+            logits_BK = logits_of(self.model(noisy_BCHW))
             if logits_BK.shape != (shape[0], self.num_classes):
                 raise UserError(
                     f"the model returned shape {tuple(logits_BK.shape)}: expected "
@@ -146,3 +179,31 @@ class SmoothedClassifier:
                 raise ArithmeticError("the model returned NaN for a noisy copy of the image")
             counts_K += logits_BK.argmax(1).bincount(minlength=self.num_classes)
         return counts_K.cpu().numpy()
+
+
+def _for_each(image: Image, ask: Callable[[Tensor], Any]) -> Any:
+    """Return the answer for one image [C, H, W], or a list for each of a batch."""
+    pixels = _in_unit_range(image)
+    if pixels.dim() == 4:
+        return [ask(each) for each in pixels]
+    if pixels.dim() != 3:
+        raise UserError(
+            f"image has shape {tuple(pixels.shape)}: expected [C, H, W], or [B, C, H, W]"
+        )
+    return ask(pixels)
+
+
+def _in_unit_range(image: Image) -> Tensor:
+    """Return the pixels in [0, 1], float32; uint8 is divided by 255. UserError for any other."""
+    pixels = image if isinstance(image, Tensor) else torch.tensor(np.ascontiguousarray(image))
+    if pixels.dtype == torch.uint8:
+        return pixels.float() / 255
+    if not pixels.is_floating_point():
+        raise UserError(f"image is of {pixels.dtype}: expected pixels in [0, 1], or uint8")
+    pixels = pixels.float()
+    if pixels.numel() and not (pixels.min() >= -ROUNDING and pixels.max() <= 1 + ROUNDING):
+        raise UserError(
+            f"image has values from {float(pixels.min()):.3g} to {float(pixels.max()):.3g}: "
+            "expected pixels in [0, 1], or uint8; normalisation belongs into the model"
+        )
+    return pixels

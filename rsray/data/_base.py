@@ -32,6 +32,18 @@ class DataNotFoundError(Exception):
         self.places = places
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """How the user wants pictures and labels read; None leaves it to what the data say."""
+
+    image_size: int | None = None  # side of the square that every picture becomes
+    channels: int | None = None  # 1 grey, 3 colour
+    label_column: str | None = None  # which of a table's columns, or of a .json's fields
+
+
+AS_IT_IS = ReadOptions()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageSplit(ABC):
     """The images and labels of one split of one data set.
@@ -79,6 +91,23 @@ class ImageSplit(ABC):
             return np.empty((0, *self.image_shape), np.uint8)
         return self._read_images(wanted)
 
+    @cached_property
+    def image_names(self) -> tuple[str, ...]:
+        """What each image is called [N], wherever the data lie; () where nothing names them.
+
+        Two images of the train and the test part may have one name: `stored` tells them apart.
+        """
+        return ()
+
+    def stored(self, indices: Indices) -> list[bytes]:
+        """Return what the data hold of these images, byte for byte: a file, a cell, an array."""
+        return [image.tobytes() for image in self.images(indices)]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes by label; their numbers where the data do not name them."""
+        return self.class_names or tuple(map(str, range(self.num_classes)))
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields alone: what was read is read again after unpickling."""
         return {field.name: self.__dict__[field.name] for field in fields(self)}
@@ -97,8 +126,8 @@ class DatasetSpec:
     """All that the rest of the program knows of a data set before it is opened."""
 
     name: str
-    # Opens (split, root, image_size); raises DataNotFoundError when the data set is missing.
-    open: Callable[[str, Place, int | None], ImageSplit]
+    # Opens (split, root, options); raises DataNotFoundError when the data set is missing.
+    open: Callable[[str, Place, ReadOptions], ImageSplit]
     # For the message when it is missing, and what downloads all splits into a local folder.
     how_to_get: str
     fetch: Callable[[str], None] | None = None
@@ -109,8 +138,11 @@ class DatasetSpec:
     num_classes: int | None
     class_names: tuple[str, ...] | None = None
     image_shape: tuple[int, int, int] | None
-    # Whether `image_size` may be chosen.
+    # With so many classes, every layout of the data set has them in one order.
+    ordered_classes: int | None = None
+    # Whether `image_size`, and whether `label_column`, may be chosen.
     resizable: bool = False
+    has_label_column: bool = False
     splits: tuple[str, ...] = ("train", "test")
     # None: images go into the network as they are.
     statistics: Statistics | None = None
@@ -127,6 +159,11 @@ class DatasetSpec:
     search: Mapping[str, Any] = field(default_factory=dict)
     shorter_trials: int = 1
     gpu_workers: int = 1
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is data of the user's own, of which nothing is known beforehand."""
+        return self.image_shape is None
 
 
 # What training on somebody's own pictures starts from.

@@ -1,11 +1,19 @@
 """CIFAR-10 from Hugging Face Parquet, from torchvision's pickled batches, or from class folders."""
 
 # Shapes: N images.
+import re
 from functools import partial
 
 import numpy as np
 
-from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import (
+    DataNotFoundError,
+    DatasetSpec,
+    ImageSplit,
+    Labels,
+    Pixels,
+    ReadOptions,
+)
 from rsray.data.imagefolder import split_folders, union_of_classes
 from rsray.data.parquet import open_shards
 from rsray.data.reading.decode import Geometry
@@ -23,7 +31,7 @@ BATCH_FOLDER = "cifar-10-batches-py"
 SHARD_FOLDERS = ("plain_text", "data", "")
 
 
-def open_cifar10(split: str, root: Place, image_size: int | None) -> ImageSplit:
+def open_cifar10(split: str, root: Place, options: ReadOptions) -> ImageSplit:
     """Return a split; raises DataNotFoundError when no known place has a known layout."""
     places = [root / "cifar10", root]
     for place in (place for place in places if place.is_dir()):
@@ -91,8 +99,13 @@ def _from_folders(place: Place, split: str) -> ImageSplit | None:
     if split not in folders:
         return None
     classes = union_of_classes(folders)
-    if len(classes) != 10:
-        raise UserError(f"cifar10: {folders[split]} has {len(classes)} class folders, must be 10")
+    numbers = "".join(re.sub("[^0-9]", "", name) for name in classes)
+    # A checkpoint knows classes by number: folders of other names may stand in another order.
+    if classes != CLASSES and (len(classes), numbers) != (10, "0123456789"):
+        raise UserError(
+            f"cifar10: {folders[split]} must have the class folders {', '.join(CLASSES)}, or 0..9; "
+            f"it has {len(classes)}: {', '.join(classes[:12])}"
+        )
     base = FolderSplit(
         name="cifar10",
         split=split,
@@ -123,6 +136,7 @@ CIFAR10 = DatasetSpec(
     # As in Cohen et al.'s code.
     statistics=((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     augmentation="crop-flip",
+    ordered_classes=10,
     fetch=fetch,
     training={"model": "resnet110", "epochs": 150, "lr": 0.01, "lr_drops": (60, 120)},
     # The papers' own choice on CIFAR-10: the whole test set is days of draws on a laptop.

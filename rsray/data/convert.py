@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsray.data._base import Labels
-from rsray.data.imagefolder import split_folders, union_of_classes
+from rsray.data.imagefolder import split_folders
+from rsray.data.reading.class_folders import LISTING_THREADS, classes_with_pictures
 from rsray.data.reading.decode import read_header
-from rsray.data.reading.folder import LISTING_THREADS, fingerprint, list_images
+from rsray.data.reading.folder import fingerprint, list_images
 from rsray.errors import UserError
 from rsray.storage import Place
 
@@ -56,26 +57,27 @@ class Part:
     """The pictures of one split, in order, and what their shards are called."""
 
     prefix: str
-    files: list[Place]
+    folder: Place
+    paths: list[str]  # below the folder
     labels: Labels  # [N]
     shard_images: int
 
     @property
     def num_shards(self) -> int:
         """The number of shards."""
-        return math.ceil(len(self.files) / self.shard_images)
+        return math.ceil(len(self.paths) / self.shard_images)
 
     def shards(self) -> Iterator[tuple[str, range]]:
         """Yield the name and the rows of each shard."""
         for number in range(self.num_shards):
             first = number * self.shard_images
-            last = min(first + self.shard_images, len(self.files))
+            last = min(first + self.shard_images, len(self.paths))
             name = f"{self.prefix}-{number:05d}-of-{self.num_shards:05d}.parquet"
             yield name, range(first, last)
 
     def record(self) -> dict[str, Any]:
         """Return what the shards depend on."""
-        return {"images": len(self.files), "files": fingerprint(self.files)}
+        return {"images": len(self.paths), "files": fingerprint(self.paths)}
 
 
 def convert(
@@ -103,17 +105,19 @@ def find_parts(source: Place, shard_images: int) -> tuple[tuple[str, ...], list[
     if not source.is_dir():
         raise UserError(f"{source} is no folder")
     folders = split_folders(source, {name: (name,) for name in SHARD_PREFIXES})
-    classes = union_of_classes(folders) if folders else tuple(source.folders())
     folders = folders or {UNDIVIDED: source}
+    classes = classes_with_pictures(list(folders.values()))
     parts = [
-        Part(SHARD_PREFIXES.get(name, UNDIVIDED), *list_images(folder, classes), shard_images)
+        Part(
+            SHARD_PREFIXES.get(name, UNDIVIDED), folder, *list_images(folder, classes), shard_images
+        )
         for name, folder in folders.items()
     ]
     prefixes = [part.prefix for part in parts]
     if len(set(prefixes)) < len(prefixes):
         raise UserError(f"{source} has two validation folders: {', '.join(folders)}")
     for part, folder in zip(parts, folders.values(), strict=True):
-        if not part.files:
+        if not part.paths:
             raise UserError(f"{folder}: no pictures in class folders (<class>/*.jpg, ...)")
     return classes, parts
 
@@ -153,9 +157,7 @@ def _write_missing(
     schema = schema_of(classes)
     for number, (part, name, rows) in enumerate(todo):
         if name not in present:
-            content = shard_bytes(
-                [part.files[row] for row in rows], part.labels[rows.start : rows.stop], schema
-            )
+            content = shard_bytes(part, rows, schema)
             out.write(name, content)
             written += len(content)
         images += len(rows)
@@ -176,16 +178,18 @@ def schema_of(classes: tuple[str, ...]) -> pa.Schema:
     )
 
 
-def shard_bytes(files: list[Place], labels: Labels, schema: pa.Schema) -> bytes:
+def shard_bytes(part: Part, rows: range, schema: pa.Schema) -> bytes:
     """Return a Parquet file of these pictures; UserError names one that cannot be read."""
 
-    def read(file: Place) -> bytes:
+    def read(path: str) -> bytes:
+        file = part.folder / path
         content = file.read_bytes()
         read_header(content, file)  # better now than in the middle of a training
         return content
 
+    paths, labels = part.paths[rows.start : rows.stop], part.labels[rows.start : rows.stop]
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        contents = list(pool.map(read, files))
+        contents = list(pool.map(read, paths))
     sink = pa.BufferOutputStream()
     dictionaries: Any = ["image.path", "label"]  # the stubs know only all or none
     with pq.ParquetWriter(
@@ -197,12 +201,12 @@ def shard_bytes(files: list[Place], labels: Labels, schema: pa.Schema) -> bytes:
         write_page_checksum=True,
     ) as writer:
         for first, last in pairwise(_group_starts([len(content) for content in contents])):
-            rows = slice(first, last)
+            group = slice(first, last)
             pictures = [
-                {"bytes": content, "path": file.name}
-                for content, file in zip(contents[rows], files[rows], strict=True)
+                {"bytes": content, "path": path.partition("/")[2]}
+                for content, path in zip(contents[group], paths[group], strict=True)
             ]
-            columns = {"image": pictures, "label": labels[rows]}
+            columns = {"image": pictures, "label": labels[group]}
             writer.write_table(pa.table(columns, schema=schema), row_group_size=len(pictures))
     return bytes(sink.getvalue().to_pybytes())
 

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels, ReadOptions
 from rsray.data.reading.in_memory import ArraySplit
 from rsray.storage import Place
 
@@ -22,8 +22,8 @@ def load(split: str) -> tuple[Pixels, Labels]:
     return pixels, data.target[rows].astype(np.int64)
 
 
-def open_digits(split: str, root: Place, image_size: int | None) -> ImageSplit:
-    """Return a split; the root and the size are not looked at."""
+def open_digits(split: str, root: Place, options: ReadOptions) -> ImageSplit:
+    """Return a split; the root and the options are not looked at."""
     return ArraySplit(
         name="digits", split=split, num_classes=10, image_shape=(1, 8, 8), load=partial(load, split)
     )

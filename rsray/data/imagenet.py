@@ -6,7 +6,15 @@ from functools import cached_property
 
 import numpy as np
 
-from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import (
+    DataNotFoundError,
+    DatasetSpec,
+    ImageSplit,
+    Indices,
+    Labels,
+    Pixels,
+    ReadOptions,
+)
 from rsray.data.imagefolder import split_folders, union_of_classes
 from rsray.data.parquet import open_shards
 from rsray.data.reading.decode import Geometry
@@ -24,15 +32,15 @@ FOLDER_NAMES = {"train": ("train",), "test": ("val", "validation")}
 SHARD_NAMES = {"train": ("train",), "test": ("validation", "val")}
 
 
-def open_imagenet(split: str, root: Place, image_size: int | None) -> ImageSplit:
+def open_imagenet(split: str, root: Place, options: ReadOptions) -> ImageSplit:
     """Return a split ("test" is the validation set); raises DataNotFoundError when missing."""
-    return _open("imagenet", split, [root / "imagenet", root], image_size, None)
+    return _open("imagenet", split, [root / "imagenet", root], options, None)
 
 
-def open_mini_imagenet(split: str, root: Place, image_size: int | None) -> ImageSplit:
+def open_mini_imagenet(split: str, root: Place, options: ReadOptions) -> ImageSplit:
     """Return a split of 50 classes, relabelled 0..49 in the order of their synsets."""
     places = [root / "mini-imagenet50", root / "imagenet", root]
-    return _open("mini-imagenet50", split, places, image_size, MINI_CLASSES)
+    return _open("mini-imagenet50", split, places, options, MINI_CLASSES)
 
 
 def mini_classes(num_classes: int) -> Labels:
@@ -47,31 +55,43 @@ def mini_classes(num_classes: int) -> Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassSubset(ImageSplit):
-    """The images of some classes of another split, relabelled 0..K-1 in the order of `classes`."""
+    """The images of some classes of another split, relabelled 0..K-1 in the order of `kept`."""
 
     base: ImageSplit
-    classes: tuple[int, ...]  # of the base, ascending
+    kept: tuple[int, ...]  # classes of the base, ascending
 
     @cached_property
     def _rows(self) -> Labels:
-        rows = np.flatnonzero(np.isin(self.base.labels, self.classes))
+        rows = np.flatnonzero(np.isin(self.base.labels, self.kept))
         if not rows.size:
             raise UserError(f"{self.name} ({self.split}): no image of its classes was found")
         return rows
 
+    @cached_property
+    def image_names(self) -> tuple[str, ...]:
+        """The base's names of these images [N]."""
+        names = self.base.image_names
+        return tuple(names[row] for row in self._rows) if names else ()
+
+    def stored(self, indices: Indices) -> list[bytes]:
+        """Return what the base holds of these images."""
+        return self.base.stored(self._rows[np.asarray(indices, np.int64)])
+
     def _read_labels(self) -> Labels:
-        return np.searchsorted(self.classes, self.base.labels[self._rows]).astype(np.int64)
+        return np.searchsorted(self.kept, self.base.labels[self._rows]).astype(np.int64)
 
     def _read_images(self, indices: Labels) -> Pixels:
         return self.base.images(self._rows[indices])
 
 
 def _open(
-    name: str, split: str, places: list[Place], image_size: int | None, keep: int | None
+    name: str, split: str, places: list[Place], options: ReadOptions, keep: int | None
 ) -> ImageSplit:
     """Return the split from the first place that has it; `keep` asks for the mini classes."""
-    crop = image_size or CROP
-    geometry = Geometry(3, crop, crop, short_side=round(crop * SHORT_SIDE / CROP))
+    crop = options.image_size or CROP
+    short_side = round(crop * SHORT_SIDE / CROP)
+    # As stored, whatever EXIF says: so the published evaluations read them.
+    geometry = Geometry(3, crop, crop, short_side=short_side, upright=False)
     for place in places:
         folders = split_folders(place, FOLDER_NAMES) if place.is_dir() else {}
         if split in folders:
@@ -117,7 +137,7 @@ def _mini(base: ImageSplit) -> ImageSplit:
         image_shape=base.image_shape,
         class_names=tuple(names[index] for index in classes) if names else None,
         base=base,
-        classes=classes,
+        kept=classes,
     )
 
 
@@ -145,6 +165,7 @@ IMAGENET = DatasetSpec(
     training={**IMAGENET_TRAINING, "batch_size": 256},
     settings=IMAGENET_SETTINGS,
     skip=100,
+    ordered_classes=1000,
     # A trial costs GPU-days even so.
     shorter_trials=4,
     # The papers' own number.

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels, ReadOptions
 from rsray.data.reading.in_memory import ArraySplit
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
@@ -16,7 +16,7 @@ FOLDERS = ("", "raw", "MNIST/raw")
 UNSIGNED_BYTE = 8  # the type code of the idx format
 
 
-def open_mnist(split: str, root: Place, image_size: int | None) -> ImageSplit:
+def open_mnist(split: str, root: Place, options: ReadOptions) -> ImageSplit:
     """Return a split; raises DataNotFoundError when the files are in none of the known places."""
     images, labels = _find(root, PREFIXES[split])
     return ArraySplit(

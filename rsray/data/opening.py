@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from rsray.data import DATASETS
-from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, ReadOptions
 from rsray.data.reading.download import download as download_split
 from rsray.errors import UserError
 from rsray.storage import Place
@@ -32,20 +32,25 @@ def open_split(
     root: str | None = None,
     *,
     image_size: int | None = None,
+    channels: int | None = None,
+    label_column: str | None = None,
     download: bool = False,
 ) -> ImageSplit:
     """Return a split of a data set found below `root`, its labels read and checked.
 
-    `root` is a local path or a URI; None means the variable RSRAY_DATA_ROOT, else ./data. With
-    `download` a data set that is missing is fetched first, where torchvision can. Raises UserError,
-    in one line, when the name, the split, the size or the files are not as they must be.
+    `root` is a local path or a URI; None means the variable RSRAY_DATA_ROOT, else ./data. Of the
+    user's own data, `channels` (1 or 3) says what pictures become, `label_column` which column or
+    .json field holds the classes. With `download` a data set that is missing is fetched first,
+    where torchvision can. Raises UserError, in one line, when the name, the split, an option or the
+    files are not as they must be.
     """
     spec = DATASETS[name]
     if split not in spec.splits:
         raise UserError(f"{name} has no split {split!r}: allowed: {', '.join(spec.splits)}")
-    _check_image_size(spec, image_size)
+    options = ReadOptions(image_size, channels, label_column)
+    _check_options(spec, options)
     place = Place.of(root or _default_root())
-    found = _open(spec, split, place, image_size, download)
+    found = _open(spec, split, place, options, download)
     if found.class_names is None and spec.class_names is not None:
         found = replace(found, class_names=spec.class_names)
     if not len(found):  # reads the labels: damage shows here, not on a worker
@@ -54,17 +59,17 @@ def open_split(
 
 
 def _open(
-    spec: DatasetSpec, split: str, place: Place, image_size: int | None, download: bool
+    spec: DatasetSpec, split: str, place: Place, options: ReadOptions, download: bool
 ) -> ImageSplit:
     """Open a split, after a download if it is missing and one is wanted."""
     try:
-        return spec.open(split, place, image_size)
+        return spec.open(split, place, options)
     except DataNotFoundError as missing:
         if not download or spec.fetch is None:
             raise UserError(_missing_message(spec, split, missing)) from None
     download_split(spec.name, spec.fetch, place)
     try:
-        return spec.open(split, place, image_size)
+        return spec.open(split, place, options)
     except DataNotFoundError as missing:
         raise UserError(_missing_message(spec, split, missing)) from None
 
@@ -75,6 +80,17 @@ def _missing_message(spec: DatasetSpec, split: str, missing: DataNotFoundError) 
         f"{spec.name} ({split}) not found; looked for {', '.join(missing.places)}; "
         f"to get it: {spec.how_to_get}{pass_download}"
     )
+
+
+def _check_options(spec: DatasetSpec, options: ReadOptions) -> None:
+    """Raise UserError for an option that is no choice of this data set."""
+    _check_image_size(spec, options.image_size)
+    if options.channels not in (None, 1, 3):
+        raise UserError(f"channels {options.channels}: must be 1 (grey) or 3 (colour)")
+    if options.channels is not None and not spec.is_own:
+        raise UserError(f"channels may be chosen for data of your own: {spec.name} has its own")
+    if options.label_column is not None and not spec.has_label_column:
+        raise UserError(f"label column {options.label_column!r}: {spec.name} has no label columns")
 
 
 def _check_image_size(spec: DatasetSpec, image_size: int | None) -> None:

@@ -1,29 +1,36 @@
 """Any user's own Parquet files with an image column and a label column; Hugging Face's too."""
 
 # Shapes: N images of the split, n images asked for, K classes.
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from rsray.data._base import (
+    AS_IT_IS,
     OWN_PICTURES,
     DataNotFoundError,
     DatasetSpec,
     ImageSplit,
+    Indices,
     Labels,
     Pixels,
+    ReadOptions,
 )
-from rsray.data.reading.decode import Geometry, read_header
-from rsray.data.reading.parquet_labels import find_classes, read_labels
+from rsray.data.reading.decode import Geometry, Header, read_header
+from rsray.data.reading.parquet_labels import Classes, find_classes, read_labels
 from rsray.data.reading.parquet_table import ParquetTable, opened
 from rsray.data.reading.shard_files import SPLIT_NAMES, Shards, find_files, shards_of
 from rsray.data.reading.tensor_column import encoded_pictures, is_tensor, tensor_shape
-from rsray.data.splits import seeded_part
+from rsray.data.splits import named_part, normal
 from rsray.errors import UserError
 from rsray.storage import Place
 
 IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMN = ("image", "img"), ("label", "labels"), "split"
+# Of a set that begins with a grey picture so many others are looked at, for a coloured one: a few
+# in a row at each of a few places, since reading one reads its neighbours too.
+PLACES, NEIGHBOURS = 16, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,25 +38,56 @@ class ParquetSplit(ImageSplit):
     """Rows of Parquet files, decoded when they are asked for.
 
     The rows are all of them; or, with `split_value`, those with this value in the column "split";
-    or, with `portion`, the train or test part of the seeded, stratified split.
+    or, with `portion`, the train or test part that the names of the rows decide.
     """
 
     table: ParquetTable
     geometry: Geometry
+    first_label: int = 0
     split_value: str | None = None
     portion: str | None = None
 
     @cached_property
     def _table_labels(self) -> Labels:
-        return read_labels(self.table, self.class_names)
+        return read_labels(self.table, self.class_names, self.first_label)
 
     @cached_property
     def _rows(self) -> Labels:
         if self.split_value is not None:
             return np.flatnonzero(_split_column(self.table) == self.split_value)
         if self.portion is not None:
-            return seeded_part(self._table_labels, self.portion)
+            return named_part(self._table_names, self._table_labels, self.portion)
         return np.arange(self.table.num_rows)
+
+    @cached_property
+    def _table_names(self) -> list[str]:
+        """Class and path of every row; its file and number where the table has no paths.
+
+        The path is what it was below its class folder: a folder and the shards made of it have
+        the same names.
+        """
+        seen: Counter[str] = Counter()
+        class_of, names = dict(enumerate(self.classes)), []
+        for row, path in enumerate(self.table.paths()):
+            if path:
+                name = normal(f"{class_of.get(int(self._table_labels[row]))}/{path}")
+            else:
+                name = self.table.name_of(row).rpartition("/")[2]
+            names.append(f"{name} #{seen[name]}" if seen[name] else name)
+            seen[name] += 1
+        return names
+
+    @cached_property
+    def image_names(self) -> tuple[str, ...]:
+        """The name of every row of the split [N]."""
+        return tuple(self._table_names[row] for row in self._rows)
+
+    def stored(self, indices: Indices) -> list[bytes]:
+        """Return the encoded pictures, or the arrays' bytes."""
+        cells = [self.table.picture(int(self._rows[index])) for index in indices]
+        if cells and is_tensor(cells[0][0].type):
+            return super().stored(indices)
+        return [encoded_pictures(column, [name])[0] for column, name in cells]
 
     def _read_labels(self) -> Labels:
         return self._table_labels[self._rows]
@@ -64,35 +102,23 @@ def open_shards(
     shards: Shards,
     geometry: Geometry | None,
     class_names: tuple[str, ...] | None = None,
-    image_size: int | None = None,
+    options: ReadOptions = AS_IT_IS,
 ) -> ParquetSplit:
     """Return a split of files that are divided into splits.
 
     What is not given is found: the classes in the files of all splits, so that a label means the
-    same in each; the geometry in the first image of this split.
+    same in each; the geometry in images of all splits.
     """
-    table = table_of(shards[split])
+    table = table_of(shards[split], options.label_column)
     if not table.num_rows:
         raise UserError(f"{table.files[0]}: no rows in the {split} files")
-    if class_names is None:
-        every_file = tuple(file for files in shards.values() for file in files)
-        num_classes, class_names = find_classes(table_of(every_file))
-    else:
-        num_classes = len(class_names)
-    geometry = geometry or first_geometry(table, image_size)
-    return ParquetSplit(
-        name=name,
-        split=split,
-        num_classes=num_classes,
-        image_shape=geometry.shape,
-        class_names=class_names,
-        table=table,
-        geometry=geometry,
-    )
+    whole = table_of(tuple(file for files in shards.values() for file in files), table.label_column)
+    classes = find_classes(whole) if class_names is None else Classes(len(class_names), class_names)
+    return _split_of(name, split, table, classes, geometry or _geometry(table, whole, options))
 
 
-def open_parquet(split: str, root: Place, image_size: int | None) -> ImageSplit:
-    """Return a split, told by the files' names, else by a column "split", else seeded 80/20.
+def open_parquet(split: str, root: Place, options: ReadOptions) -> ImageSplit:
+    """Return a split, told by the files' names, else by a column "split", else by the rows' names.
 
     Raises DataNotFoundError when there is no Parquet file, or none of this split.
     """
@@ -101,57 +127,78 @@ def open_parquet(split: str, root: Place, image_size: int | None) -> ImageSplit:
         files = tuple(find_files(place))
         shards = shards_of(files, place)
         if split in shards:
-            return open_shards("parquet", split, shards, None, image_size=image_size)
+            return open_shards("parquet", split, shards, None, options=options)
         if files and not shards:
-            return _open_undivided(split, files, image_size)
+            return _open_undivided(split, files, options)
     raise DataNotFoundError(
         [f"{place}/{names[0]}*.parquet" for place in places for names in (SPLIT_NAMES[split],)]
     )
 
 
-def table_of(files: tuple[Place, ...]) -> ParquetTable:
+def table_of(files: tuple[Place, ...], label_column: str | None = None) -> ParquetTable:
     """Return the table of these files; UserError when a column cannot be told."""
     columns = _column_names(files[0])
+    labels = (label_column,) if label_column else LABEL_COLUMNS
     return ParquetTable(
         files,
         _one_of(IMAGE_COLUMNS, columns, "image", files[0]),
-        _one_of(LABEL_COLUMNS, columns, "label", files[0]),
+        _one_of(labels, columns, "label", files[0]),
     )
 
 
-def first_geometry(table: ParquetTable, image_size: int | None) -> Geometry:
-    """Return what images become: the size and the channels of the first, or `image_size`."""
-    column, name = table.first_picture()
+def _geometry(table: ParquetTable, whole: ParquetTable, options: ReadOptions) -> Geometry:
+    """Return what images become: the size of the first, colour where any is coloured."""
+    found = _header(table, 0)
+    if found.channels == 1 and not options.channels:
+        starts = np.linspace(0, whole.num_rows - 1, PLACES).astype(int)[:, None]
+        rows = np.unique((starts + np.arange(NEIGHBOURS)).clip(max=whole.num_rows - 1))
+        has_colour = any(_header(whole, int(row)).channels == 3 for row in rows)
+        found = Header(3 if has_colour else 1, found.height, found.width)
+    return Geometry.of(found, options)
+
+
+def _header(table: ParquetTable, row: int) -> Header:
+    column, name = table.picture(row)
     if is_tensor(column.type):
-        channels, height, width = tensor_shape(column, [name])
-    else:
-        header = read_header(encoded_pictures(column, [name])[0], name)
-        channels, height, width = header.channels, header.height, header.width
-    return Geometry.of(channels, height, width, image_size)
+        return Header(*tensor_shape(column, [name]))
+    return read_header(encoded_pictures(column, [name])[0], name)
 
 
-def _open_undivided(split: str, files: tuple[Place, ...], image_size: int | None) -> ParquetSplit:
+def _open_undivided(split: str, files: tuple[Place, ...], options: ReadOptions) -> ParquetSplit:
     """Return a split of files whose names do not tell the split."""
-    table = table_of(files)
+    table = table_of(files, options.label_column)
     if not table.num_rows:
         raise UserError(f"{files[0]}: no rows")
-    value = portion = None
-    if SPLIT_COLUMN in _column_names(files[0]):
-        value = _split_value(split, table)
-    else:
-        portion = split
-    num_classes, class_names = find_classes(table)
-    geometry = first_geometry(table, image_size)
+    is_told = SPLIT_COLUMN in _column_names(files[0])
+    return _split_of(
+        "parquet",
+        split,
+        table,
+        find_classes(table),
+        _geometry(table, table, options),
+        split_value=_split_value(split, table) if is_told else None,
+        portion=None if is_told else split,
+    )
+
+
+def _split_of(
+    name: str,
+    split: str,
+    table: ParquetTable,
+    classes: Classes,
+    geometry: Geometry,
+    **part: str | None,
+) -> ParquetSplit:
     return ParquetSplit(
-        name="parquet",
+        name=name,
         split=split,
-        num_classes=num_classes,
+        num_classes=classes.number,
         image_shape=geometry.shape,
-        class_names=class_names,
+        class_names=classes.names,
         table=table,
         geometry=geometry,
-        split_value=value,
-        portion=portion,
+        first_label=classes.first,
+        **part,
     )
 
 
@@ -181,9 +228,10 @@ def _one_of(allowed: tuple[str, ...], columns: list[str], what: str, file: Place
     for name in allowed:
         if name in columns:
             return name
+    choose = "; or say which one: --label-column" if what == "label" else ""
     raise UserError(
         f"{file}: no {what} column; it must be named {' or '.join(allowed)}; "
-        f"found {', '.join(columns)}"
+        f"found {', '.join(columns)}{choose}"
     )
 
 
@@ -193,6 +241,7 @@ PARQUET = DatasetSpec(
     image_shape=None,
     open=open_parquet,
     how_to_get="Parquet files named train* and test*, or with a column 'split', or neither",
+    has_label_column=True,
     resizable=True,
     training=OWN_PICTURES,
 )

@@ -1,6 +1,10 @@
 """Which images: validation splits, subsets, and the test images that a certification selects."""
 
 # Shapes: N images, K classes.
+import logging
+import unicodedata
+from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -8,14 +12,43 @@ from numpy.typing import NDArray
 
 from rsray.errors import UserError
 
+log = logging.getLogger(__name__)
 TEST_FRACTION = 0.2  # where the data has no splits of its own
-SPLIT_SEED = 0  # fixed: training and certification must never see the same image
 
 
-def seeded_part(labels: NDArray[np.integer[Any]], split: str) -> NDArray[np.int64]:
-    """Return the indices of the "train" or the "test" part of data without splits of its own."""
-    train, test = train_validation(labels, TEST_FRACTION, SPLIT_SEED)
-    return test if split == "test" else train
+def normal(name: str) -> str:
+    """Return a name in one Unicode form: macOS writes accents otherwise than the rest (NFD)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def name_marks(names: Sequence[str]) -> NDArray[np.uint64]:
+    """Return a number of 64 bits for each name [N], evenly spread and the same on every machine."""
+    digests = b"".join(
+        blake2b(normal(name).encode(errors="surrogatepass"), digest_size=8).digest()
+        for name in names
+    )
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
+
+
+def named_part(
+    names: Sequence[str], labels: NDArray[np.integer[Any]], split: str
+) -> NDArray[np.int64]:
+    """Return the indices of the "train" or the "test" part of data without splits of its own.
+
+    An image belongs to the test part when the hash of its name is among the lowest fifth of all
+    hashes: whatever is added or removed, no other image moves. Only a class of two images or more
+    that would have no test image gives the one with its lowest hash; adding images can bring that
+    one back to the training part, but brings no trained one to the test part.
+    """
+    marks = name_marks(names)
+    is_test = marks < np.uint64(TEST_FRACTION * 2**64)
+    order = np.lexsort((marks, labels))
+    _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    tested = np.add.reduceat(is_test[order].astype(np.int64), first) if len(first) else first
+    is_test[order[first[(tested == 0) & (sizes >= 2)]]] = True
+    for at in first[tested == sizes] if split == "train" else ():
+        log.warning("class %d has no training image: all are in the test part", labels[order[at]])
+    return np.flatnonzero(is_test if split == "test" else ~is_test)
 
 
 def train_validation(
@@ -51,10 +84,14 @@ def subset(n_total: int, limit: int | None, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(n_total)[:limit]
 
 
-def selected(n_total: int, start: int, skip: int, limit: int | None) -> NDArray[np.int64]:
+def selected(
+    n_total: int, start: int, skip: int, limit: int | None, *, is_spread: bool = False
+) -> NDArray[np.int64]:
     """Return the indices start, start + skip, start + 2 skip, ... below n_total, at most `limit`.
 
-    Raises UserError when `start` is outside 0..n_total-1, or `skip` or `limit` is below 1.
+    With `is_spread` the limit takes its images evenly from all of these, not the first: class
+    folders are sorted by class. Raises UserError when `start` is outside 0..n_total-1, or `skip` or
+    `limit` is below 1.
     """
     if not 0 <= start < n_total:
         raise UserError(f"start {start}: must be 0..{n_total - 1} (there are {n_total} images)")
@@ -62,7 +99,10 @@ def selected(n_total: int, start: int, skip: int, limit: int | None) -> NDArray[
         raise UserError(f"skip {skip}: must be at least 1")
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1")
-    return np.arange(start, n_total, skip, dtype=np.int64)[:limit]
+    indices = np.arange(start, n_total, skip, dtype=np.int64)
+    if is_spread and limit is not None and limit < len(indices):
+        return indices[np.arange(limit) * len(indices) // limit]
+    return indices[:limit]
 
 
 def _validation_count(n_total: int, validation: float | int) -> int:

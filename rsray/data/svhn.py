@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels, ReadOptions
 from rsray.data.reading.in_memory import ArraySplit
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
@@ -14,7 +14,7 @@ from rsray.storage import Place, one_line
 SPLITS = ("train", "test", "extra")
 
 
-def open_svhn(split: str, root: Place, image_size: int | None) -> ImageSplit:
+def open_svhn(split: str, root: Place, options: ReadOptions) -> ImageSplit:
     """Return a split; raises DataNotFoundError when its file is in none of the known places."""
     places = [place / f"{split}_32x32.mat" for place in (root, root / "svhn")]
     file = next((place for place in places if place.is_file()), None)

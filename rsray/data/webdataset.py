@@ -3,6 +3,7 @@
 # Shapes: N images of the split, n images asked for, K classes.
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -14,25 +15,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsray.data._base import (
+    AS_IT_IS,
     OWN_PICTURES,
     DataNotFoundError,
     DatasetSpec,
     ImageSplit,
+    Indices,
     Labels,
     Pixels,
+    ReadOptions,
 )
-from rsray.data.reading.decode import Geometry, decode_all, read_header
-from rsray.data.reading.folder import LISTING_THREADS
-from rsray.data.reading.parquet_labels import MAX_CLASSES
+from rsray.data.reading.class_folders import LISTING_THREADS
+from rsray.data.reading.decode import Geometry, Header, decode_all, read_header
+from rsray.data.reading.parquet_labels import MAX_CLASSES, Classes, numbered_classes
 from rsray.data.reading.shard_files import SPLIT_NAMES, TAR_FILES, Shards, find_files, shards_of
 from rsray.data.reading.tar_index import read_index
-from rsray.data.splits import seeded_part
+from rsray.data.splits import named_part, normal
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
 
 FILES_OPEN = 64
 NAME_FILES = ("classnames.txt", "classes.txt")  # a name per line, in the order of the labels
-Classes = tuple[int, tuple[str, ...] | None]  # their number K, and their names by label
+# Of a set that begins with a grey picture so many others are looked at, for a coloured one.
+LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class TarTable:
     """The samples of some tar files, one after the other; pickles as their addresses."""
 
     files: tuple[Place, ...]
+    label_field: str | None = None  # of the samples' .json
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields alone."""
@@ -53,7 +59,7 @@ class TarTable:
     @cached_property
     def _tables(self) -> list[pa.Table]:
         with ThreadPoolExecutor(LISTING_THREADS) as pool:
-            return list(pool.map(read_index, self.files))
+            return list(pool.map(lambda file: read_index(file, self.label_field), self.files))
 
     @cached_property
     def _places(self) -> tuple[Labels, Labels, Labels]:
@@ -87,22 +93,42 @@ class TarTable:
 class TarSplit(ImageSplit):
     """Samples of tar files, decoded when they are asked for.
 
-    The samples are all of them or, with `portion`, the train or test part of the seeded split.
+    The samples are all of them or, with `portion`, the train or test part that their keys decide.
     """
 
     table: TarTable
     geometry: Geometry
+    first_label: int = 0
     portion: str | None = None
 
     @cached_property
     def _table_labels(self) -> Labels:
-        return _numbers(self.table, self.class_names)
+        return _numbers(self.table, self.class_names, self.first_label)
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        """The key of every sample, with a number where shards use one again."""
+        seen: Counter[str] = Counter()
+        names = []
+        for key in map(normal, map(str, self.table.index["key"].to_pylist())):
+            names.append(f"{key} #{seen[key]}" if seen[key] else key)
+            seen[key] += 1
+        return names
+
+    @cached_property
+    def image_names(self) -> tuple[str, ...]:
+        """The key of every sample of the split [N]."""
+        return tuple(self._keys[row] for row in self._rows)
+
+    def stored(self, indices: Indices) -> list[bytes]:
+        """Return the encoded pictures."""
+        return [self.table.picture(int(self._rows[index])) for index in indices]
 
     @cached_property
     def _rows(self) -> Labels:
         if self.portion is None:
             return np.arange(len(self._table_labels))
-        return seeded_part(self._table_labels, self.portion)
+        return named_part(self._keys, self._table_labels, self.portion)
 
     def _read_labels(self) -> Labels:
         return self._table_labels[self._rows]
@@ -128,8 +154,8 @@ class _Name:
         return self.table.name_of(self.row)
 
 
-def open_webdataset(split: str, root: Place, image_size: int | None) -> ImageSplit:
-    """Return a split, told by the files' names, else a seeded, stratified 80/20 split.
+def open_webdataset(split: str, root: Place, options: ReadOptions) -> ImageSplit:
+    """Return a split, told by the files' names, else by the samples' keys (a fifth is test).
 
     Raises DataNotFoundError when there is no tar file, or none of this split.
     """
@@ -138,10 +164,10 @@ def open_webdataset(split: str, root: Place, image_size: int | None) -> ImageSpl
         files = tuple(find_files(place, suffix=TAR_FILES))
         shards = shards_of(files, place)
         if split in shards:
-            return open_tar_shards("webdataset", split, shards, None, place, image_size)
+            return open_tar_shards("webdataset", split, shards, None, place, options)
         if files and not shards:
             undivided = {split: files}
-            return open_tar_shards("webdataset", split, undivided, None, place, image_size, split)
+            return open_tar_shards("webdataset", split, undivided, None, place, options, split)
     raise DataNotFoundError([f"{place}/{SPLIT_NAMES[split][0]}*.tar" for place in places])
 
 
@@ -151,26 +177,28 @@ def open_tar_shards(
     shards: Shards,
     geometry: Geometry | None,
     place: Place,
-    image_size: int | None = None,
+    options: ReadOptions = AS_IT_IS,
     portion: str | None = None,
 ) -> TarSplit:
     """Return a split of files that are divided into splits.
 
     The classes are those that a file of names in `place` tells, else found in the files of all
-    splits, so that a label means the same in each; the geometry is that of the first picture.
+    splits, so that a label means the same in each; the geometry in pictures of all splits.
     """
-    table = TarTable(shards[split])
+    table = TarTable(shards[split], options.label_column)
     every_file = tuple(file for files in shards.values() for file in files)
-    num_classes, class_names = _classes(TarTable(every_file), place)
-    geometry = geometry or _first_geometry(table, image_size)
+    whole = TarTable(every_file, options.label_column)
+    classes = _classes(whole, place)
+    geometry = geometry or _geometry(table, whole, options)
     return TarSplit(
         name=name,
         split=split,
-        num_classes=num_classes,
+        num_classes=classes.number,
         image_shape=geometry.shape,
-        class_names=class_names,
+        class_names=classes.names,
         table=table,
         geometry=geometry,
+        first_label=classes.first,
         portion=portion,
     )
 
@@ -178,35 +206,39 @@ def open_tar_shards(
 def _classes(table: TarTable, place: Place) -> Classes:
     listed = _listed_names(place)
     if listed:
-        return len(listed), listed
+        return Classes(len(listed), listed)
     pairs = table.index.group_by(["label", "class_name"]).aggregate([]).to_pylist()
     if not _are_numbers(table):
-        names = tuple(sorted({pair["label"] for pair in pairs}))
-        return len(names), names
+        names = tuple(sorted({normal(pair["label"]) for pair in pairs}))
+        return Classes(len(names), names)
     highest = max(int(pair["label"]) for pair in pairs)
     if highest >= MAX_CLASSES:
         raise UserError(f"{table.files[0]}: label {highest}; at most {MAX_CLASSES} classes")
+    classes = numbered_classes({int(pair["label"]) for pair in pairs}, str(table.files[0]))
     named = {int(pair["label"]): pair["class_name"] for pair in pairs if pair["class_name"]}
-    names = tuple(named.get(label, str(label)) for label in range(highest + 1))
-    return highest + 1, names if named else None
+    if not named:
+        return classes
+    labels = range(classes.first, classes.first + classes.number)
+    names = tuple(normal(named.get(label, str(label))) for label in labels)
+    return Classes(classes.number, names, classes.first)
 
 
 def _listed_names(place: Place) -> tuple[str, ...]:
     for name in NAME_FILES:
         if place.is_dir() and (place / name).is_file():
             lines = (place / name).read_bytes().decode(errors="replace").splitlines()
-            return tuple(line.strip() for line in lines if line.strip())
+            return tuple(normal(line.strip()) for line in lines if line.strip())
     return ()
 
 
-def _numbers(table: TarTable, class_names: tuple[str, ...] | None) -> Labels:
+def _numbers(table: TarTable, class_names: tuple[str, ...] | None, first: int) -> Labels:
     """Return the class index of every sample [N]; text is looked up in `class_names`."""
     column = table.index["label"]
     if _are_numbers(table):
-        return np.asarray(column.cast(pa.int64()).to_numpy(), np.int64)
+        return np.asarray(column.cast(pa.int64()).to_numpy(), np.int64) - first
     index = {name: number for number, name in enumerate(class_names or ())}
     try:
-        return np.asarray([index[str(label)] for label in column.to_pylist()], np.int64)
+        return np.asarray([index[normal(str(label))] for label in column.to_pylist()], np.int64)
     except KeyError as error:
         raise UserError(f"{table.files[0]}: label {error} is not a class of the data set") from None
 
@@ -215,9 +247,18 @@ def _are_numbers(table: TarTable) -> bool:
     return bool(pc.all(pc.match_substring_regex(table.index["label"], "^[0-9]{1,9}$")).as_py())
 
 
-def _first_geometry(table: TarTable, image_size: int | None) -> Geometry:
-    header = read_header(table.picture(0), _Name(table, 0))
-    return Geometry.of(header.channels, header.height, header.width, image_size)
+def _geometry(table: TarTable, whole: TarTable, options: ReadOptions) -> Geometry:
+    """Return what images become: the size of the first, colour where any is coloured."""
+    found = _header(table, 0)
+    if found.channels == 1 and not options.channels:
+        rows = np.unique(np.linspace(0, len(whole.index) - 1, LOOKED_AT).astype(int))
+        has_colour = any(_header(whole, int(row)).channels == 3 for row in rows)
+        found = Header(3 if has_colour else 1, found.height, found.width)
+    return Geometry.of(found, options)
+
+
+def _header(table: TarTable, row: int) -> Header:
+    return read_header(table.picture(row), _Name(table, row))
 
 
 WEBDATASET = DatasetSpec(
@@ -226,6 +267,7 @@ WEBDATASET = DatasetSpec(
     image_shape=None,
     open=open_webdataset,
     how_to_get="WebDataset tar files named *train* and *test* (or val), or neither",
+    has_label_column=True,
     resizable=True,
     training=OWN_PICTURES,
 )

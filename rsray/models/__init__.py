@@ -13,9 +13,9 @@ from rsray.family import Family, lazy_names
 if TYPE_CHECKING:
     from torch import nn
 
-    from rsray.models.assembly import Statistics, build, check
-    from rsray.models.normalise import Normalise
-    from rsray.models.published import load_published
+    from rsray.models.assembly import build, check
+    from rsray.models.normalise import Normalisation, Normalise, Statistics
+    from rsray.models.published import Checkpoint
     from rsray.models.weights import load_weights, save_weights, weights_bytes
 
 # A member is called with the shape (C, H, W) of an image and the number of classes.
@@ -29,13 +29,18 @@ MODELS: Family[Callable[[tuple[int, int, int], int], nn.Module]] = Family(
     },
 )
 
+# What the papers' files call the networks.
+PAPERS_NAMES = {"cifar_resnet20": "resnet20", "cifar_resnet110": "resnet110"}
+
 __all__ = [
     "MODELS",
+    "PAPERS_NAMES",
+    "Checkpoint",
+    "Normalisation",
     "Normalise",
     "Statistics",
     "build",
     "check",
-    "load_published",
     "load_weights",
     "save_weights",
     "weights_bytes",
@@ -43,11 +48,12 @@ __all__ = [
 
 __getattr__ = lazy_names(
     {
+        "Normalisation": "rsray.models.normalise",
         "Normalise": "rsray.models.normalise",
-        "Statistics": "rsray.models.assembly",
+        "Statistics": "rsray.models.normalise",
         "build": "rsray.models.assembly",
         "check": "rsray.models.assembly",
-        "load_published": "rsray.models.published",
+        "Checkpoint": "rsray.models.published",
         "load_weights": "rsray.models.weights",
         "save_weights": "rsray.models.weights",
         "weights_bytes": "rsray.models.weights",

@@ -3,20 +3,17 @@
 # Shapes: K classes.
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from rsray.errors import UserError
 from rsray.family import choose
-from rsray.models import MODELS
+from rsray.models import MODELS, PAPERS_NAMES
 from rsray.models.factory import from_factory
-from rsray.models.normalise import Normalise
-
-# Mean and standard deviation of each channel.
-Statistics = tuple[Sequence[float], Sequence[float]]
+from rsray.models.normalise import NOTHING, Normalisation, Statistics
 
 
 def build(
@@ -25,43 +22,47 @@ def build(
     image_shape: tuple[int, int, int],
     num_classes: int,
     statistics: Statistics | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Return an untrained model for images of `image_shape` = (C, H, W) in [0, 1].
 
-    A name of MODELS gives Sequential(normalise, network), or the bare network without `statistics`.
-    `package.module:factory` calls the user's own factory and returns its module as it is:
-    normalisation is the factory's business. Raises UserError for any other name.
+    A name of MODELS, or a paper's name for one, gives Sequential(normalise, network), or the bare
+    network without `statistics`. `package.module:factory` calls the user's own factory, with
+    `arguments` too, and returns its module as it is: normalisation is the factory's business.
+    Raises UserError for any other name.
     """
     if ":" in name:
-        return from_factory(name, image_shape, num_classes)
-    network = MODELS[choose(name, [*MODELS, "package.module:factory"], "model")](
+        return from_factory(name, image_shape, num_classes, arguments or {})
+    if arguments:
+        raise UserError(
+            f"model {name!r} takes no arguments (model-args {', '.join(arguments)}): they are for "
+            "package.module:factory"
+        )
+    known = PAPERS_NAMES.get(name, name)
+    network = MODELS[choose(known, [*MODELS, "package.module:factory"], "model")](
         image_shape, num_classes
     )
-    if statistics is None:
-        return network
-    mean, std = statistics
-    if len(mean) != image_shape[0]:
-        raise UserError(
-            f"images are to be normalised with statistics of {len(mean)} channels, "
-            f"but they have {image_shape[0]}"
-        )
-    return nn.Sequential(OrderedDict(normalise=Normalise(mean, std), network=network))
+    layer = NOTHING if statistics is None else Normalisation.of("dataset", statistics)
+    return layer.before(network, image_shape[0])
 
 
 def check(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Run one blank image through the model; raises UserError unless it returns logits [1, K].
+    """Run a noisy image through the model; raises UserError unless it returns logits [1, K].
 
     The model's training mode is as before afterwards.
     """
     parameter = next(model.parameters(), torch.zeros(0))
     modes = [(module, module.training) for module in model.modules()]
+    noisy = 0.5 + torch.randn(1, *image_shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
-            blank = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
-            logits = model.eval()(blank)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            logits = model.eval()(noisy.to(parameter.device, parameter.dtype))
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # not the model's fault
+        raise
+    except Exception as error:  # a user's forward may raise anything at all
         raise UserError(
-            f"the model fails on an image of shape {image_shape}: {_line(error)}"
+            f"the model fails on an image of shape {image_shape} with Gaussian noise: "
+            f"{type(error).__name__}: {_line(error)}"
         ) from error
     finally:
         for module, was_training in modes:
@@ -73,4 +74,4 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int)
 
 def _line(error: Exception) -> str:
     """Return the first line of an error's message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).splitlines()), "no message")

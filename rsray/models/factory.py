@@ -4,29 +4,60 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
+from rsray.core.independence import logits_of
 from rsray.errors import UserError
 
 
-def from_factory(name: str, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    """Return the module that the factory `package.module:attribute` makes.
+def from_factory(
+    name: str,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    arguments: Mapping[str, Any],
+) -> nn.Module:
+    """Return the module that the factory `package.module:attribute` makes, in float32.
 
-    The factory is called with whichever of the keyword arguments image_shape and num_classes it
-    takes. Raises UserError when it cannot be imported, raises, or returns something else.
+    The factory is called with `arguments`, and with image_shape and num_classes if it takes them.
+    The module returns logits where the factory's own returns more. Raises UserError when the
+    factory cannot be imported, raises, or returns something else.
     """
     factory = _find(name)
-    arguments = _accepted(factory, {"image_shape": image_shape, "num_classes": num_classes})
     try:
-        model = factory(**arguments)
+        model = _called(
+            factory, {"image_shape": image_shape, "num_classes": num_classes}, arguments
+        )
     except Exception as error:  # whatever a stranger's code raises is theirs to put right
         raise UserError(f"model {name!r} raised {type(error).__name__}: {_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"model {name!r} must return a torch.nn.Module, got {type(model).__name__}")
+    model.float().register_forward_hook(_logits_alone)
     return model
+
+
+def _called(factory: Callable[..., Any], ours: dict[str, Any], arguments: Mapping[str, Any]) -> Any:
+    """Call the factory with the user's arguments and those of ours that it takes.
+
+    A factory of **kwargs hands them on to a network that may not know them: what it does not know
+    is left out.
+    """
+    taken, is_open = _accepted(factory, ours)
+    given = {**taken, **arguments}
+    while True:
+        try:
+            return factory(**given)
+        except TypeError as error:
+            unknown = [k for k in ours if f"'{k}'" in str(error) and k not in arguments]
+            if not is_open or not unknown or unknown[0] not in given:
+                raise
+            del given[unknown[0]]
+
+
+def _logits_alone(module: nn.Module, inputs: Any, output: Any) -> Any:
+    return logits_of(output, is_training=module.training)
 
 
 def _find(name: str) -> Callable[..., Any]:
@@ -52,17 +83,19 @@ def _find(name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _accepted(factory: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return those of `arguments` that the factory takes by keyword."""
+def _accepted(
+    factory: Callable[..., Any], arguments: dict[str, Any]
+) -> tuple[dict[str, Any], bool]:
+    """Return those of `arguments` that the factory takes by keyword, and whether it takes any."""
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):  # a builtin without a signature
-        return {}
+        return {}, False
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return arguments
+        return arguments, True
     by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     taken = {key for key, p in parameters.items() if p.kind in by_keyword}
-    return {key: value for key, value in arguments.items() if key in taken}
+    return {key: value for key, value in arguments.items() if key in taken}, False
 
 
 def _line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the channels, applied inside the network.
+"""What is done to images in [0, 1] before a network sees them: (image - mean) / std per channel.
 
 Noise is added to images in [0, 1], BEFORE this layer, so that sigma and radii are in pixel units.
 """
@@ -6,10 +6,27 @@ Noise is added to images in [0, 1], BEFORE this layer, so that sigma and radii a
 # Shapes: N images, C H W an image.
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from rsray.errors import UserError
+
+Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# What --normalise takes, and what each means.
+CHOICES = {
+    "dataset": "minus the data set's mean, divided by its standard deviation (NormalizeLayer)",
+    "imagenet": "the same with ImageNet's statistics",
+    "centre": "minus the data set's mean, not divided (InputCenterLayer of the SmoothAdv authors)",
+    "none": "images in [0, 1] as they are",
+    "MEAN/STD": "your own, such as 0.5,0.5,0.5/0.25,0.25,0.25",
+}
+SAME = 1e-3  # statistics that differ by less are the same, rounded otherwise
 
 
 class Normalise(nn.Module):
@@ -29,3 +46,92 @@ class Normalise(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Return the normalised images [N, C, H, W]."""
         return (images_NCHW - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """The layer before a network: its statistics, or none; `name` is the choice that led to it."""
+
+    name: str
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @classmethod
+    def stated(cls, choice: str, statistics: Statistics | None) -> Normalisation:
+        """Return the normalisation that a word of CHOICES or "MEAN/STD" states.
+
+        `statistics` are the data set's, if it has any. Raises UserError that lists the choices.
+        """
+        if choice == "none":
+            return cls(choice)
+        if choice == "imagenet":
+            return cls.of(choice, IMAGENET)
+        if choice in ("dataset", "centre"):
+            if statistics is None:
+                raise UserError(
+                    f"normalise is {choice}, but the statistics of this data set are not known: "
+                    "give them as MEAN/STD, such as 0.5,0.5,0.5/0.25,0.25,0.25"
+                )
+            mean, std = statistics
+            return cls.of(choice, (mean, std if choice == "dataset" else [1.0] * len(mean)))
+        try:
+            mean, std = ([float(x) for x in part.split(",")] for part in choice.split("/"))
+            if not all(map(math.isfinite, (*mean, *std))):
+                raise ValueError
+            Normalise(mean, std)
+        except ValueError:
+            raise UserError(f"normalise is {choice!r}: give one of {explained(CHOICES)}") from None
+        return cls.of("given", (mean, std))
+
+    @classmethod
+    def of(cls, name: str, statistics: Statistics) -> Normalisation:
+        """Return the normalisation with these statistics."""
+        mean, std = statistics
+        return cls(name, tuple(map(float, mean)), tuple(map(float, std)))
+
+    @property
+    def text(self) -> str:
+        """What --normalise takes to state the same once more: MEAN/STD, or none."""
+        if not self.mean:
+            return "none"
+        return "/".join(",".join(f"{x:.7g}" for x in each) for each in (self.mean, self.std))
+
+    def __str__(self) -> str:
+        """Return what is done, for people."""
+        return f"{self.name} ({self.text})" if self.mean else self.name
+
+    def is_as(self, other: Normalisation) -> bool:
+        """Tell whether both do the same."""
+        pairs = zip((*self.mean, *self.std), (*other.mean, *other.std), strict=False)
+        return len(self.mean) == len(other.mean) and all(abs(a - b) < SAME for a, b in pairs)
+
+    def before(self, network: nn.Module, channels: int) -> nn.Module:
+        """Return the network behind this layer; UserError when the images have other channels."""
+        if not self.mean:
+            return network
+        if len(self.mean) != channels:
+            raise UserError(
+                f"images are to be normalised with statistics of {len(self.mean)} channels, "
+                f"but they have {channels}"
+            )
+        layer = Normalise(self.mean, self.std)
+        return nn.Sequential(OrderedDict(normalise=layer, network=network))
+
+
+def normalisation_of(model: nn.Module) -> Normalisation:
+    """Return what a model of `build` does to its images before the network."""
+    layer = getattr(model, "normalise", None)
+    if not isinstance(layer, Normalise):
+        return NOTHING
+    return Normalisation.of(
+        "dataset", (layer.mean.flatten().tolist(), layer.std.flatten().tolist())
+    )
+
+
+NOTHING = Normalisation("none")
+FACTORYS_OWN = Normalisation("as the model's own factory does")
+
+
+def explained(choices: Sequence[str] | dict[str, str]) -> str:
+    """Return the choices with what each means, in one line."""
+    return "; ".join(f"{choice}: {CHOICES[choice]}" for choice in choices)

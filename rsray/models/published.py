@@ -1,147 +1,166 @@
-"""Import of checkpoints that papers published: PyTorch files, read without running their pickles.
+"""Checkpoints of other code bases: which weights are the network's, and what stood before it.
 
 The layouts that occur: Cohen et al.'s `{arch, state_dict, epoch, optimizer}` around
-Sequential(NormalizeLayer, network), with DataParallel around either; MACER's `{net, epoch}`; a
-plain state dict.
+Sequential(layer, network), with DataParallel around either; MACER's `{net, epoch}`; Lightning's,
+whose network is an attribute of its module; RobustBench's and MadryLab's, which keep the layer's
+statistics; a plain state dict.
 """
 
 # Shapes: C channels.
 from __future__ import annotations
 
-import io
-import os
-import pickle
+import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rsray.errors import UserError
-from rsray.models.normalise import Normalise
+from rsray.models import PAPERS_NAMES
+from rsray.models.checkpoint_file import read_safetensors, read_torch_file
+from rsray.models.normalise import NOTHING, Normalisation
 from rsray.models.weights import fit
 
-CONTAINERS = ("state_dict", "net", "model_state_dict", "model")  # where the weights are kept
-# What torch.load was seen to raise for files of which some bytes had been changed.
-DAMAGE: tuple[type[Exception], ...] = (
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    TypeError,
-)
-LAYER_STATISTICS = {"0.means": "mean", "0.mean": "mean", "0.sds": "std", "0.std": "std"}
+# Where the weights are kept.
+CONTAINERS = ("state_dict", "net", "model_state_dict", "model_state", "model", "network", "weights")
+# What the statistics of a layer before the network are called.
+MEANS, DEVIATIONS = ("mean", "means", "mu", "new_mean"), ("std", "sds", "sigma", "new_std")
+# What Lightning keeps beside the network: no part of what it computes.
+BESIDE = re.compile(r"(criterion|loss\w*|metrics?|(train|val|valid|test)_\w+|\w*acc(uracy)?)\.")
+NUMBER_OF_BATCHES = "num_batches_tracked"
 
 
-def load_published(
-    path: str | os.PathLike[str] | bytes, model: nn.Module, where: str | None = None
-) -> dict[str, Any]:
-    """Load the checkpoint into `model` (of `build`); return its metadata, such as arch and epoch.
+class LayerBefore(NamedTuple):
+    """What a file says of the layer before its network."""
 
-    Metadata `normalised` is True when the checkpoint kept a normalisation layer before the
-    network, False for MACER's layout, whose network takes raw pixels (the model's own layer is
-    then set to the identity), and None when the file does not tell. Raises UserError for a file
-    that is absent, damaged, holds code, or is of another network; the model is then unchanged.
-    """
-    where = where or ("in memory" if isinstance(path, bytes) else str(path))
-    content = _read(path, where)
-    state, metadata = _split(content, where)
-    state, has_layer = _strip(state, _network(model).state_dict().keys())
-    _refuse_other_statistics(state, model, where)
-    normalised = True if has_layer else (False if {"net", "epoch"} <= set(content) else None)
-    weights = {key: value for key, value in state.items() if key not in LAYER_STATISTICS}
-    fit(_network(model), _with_batch_counts(weights, _network(model)), where)
-    if normalised is False:
-        _remove_normalisation(model)
-    return {**metadata, "normalised": normalised}
+    normalisation: Normalisation | None  # None: it does not say
+    is_certain: bool = True  # False: the layout suggests it, and the user may know better
+    is_missing: bool = False  # there was a layer whose statistics the file does not keep
 
 
-def _read(path: str | os.PathLike[str] | bytes, where: str) -> Mapping[str, Any]:
-    """Return what the file holds; only tensors and plain containers are let through."""
-    try:
-        file = io.BytesIO(path if isinstance(path, bytes) else Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"checkpoint {where} cannot be read: {error.strerror}") from error
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"checkpoint {where} is refused: it is damaged, or holds more than tensors and numbers"
-        ) from error
-    except DAMAGE as error:
-        raise UserError(f"checkpoint {where} is damaged or not a PyTorch checkpoint") from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"checkpoint {where} holds a {type(content).__name__}, not a state dict")
-    return content
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a file by the names that it gives them, and the values beside them."""
 
+    where: str
+    state: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+    is_macers: bool = False
 
-def _split(content: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the state dict and the plain values kept beside it."""
-    inside = next((key for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
-    found = content if inside is None else content[inside]
-    state = {key: value for key, value in found.items() if isinstance(value, Tensor)}
-    if not state or len(state) != len(found):
-        raise UserError(
-            f"checkpoint {where} holds no state dict; its keys are {', '.join(map(str, content))}"
-        )
-    plain = (str, int, float, bool)
-    metadata = {key: value for key, value in content.items() if isinstance(value, plain)}
-    return state, metadata
-
-
-def _strip(state: dict[str, Tensor], wanted: Any) -> tuple[dict[str, Tensor], bool]:
-    """Drop the prefixes that all weights share, and tell whether a normalisation layer was there.
-
-    Wrappers (`module.`, `1.` of Sequential(NormalizeLayer, network), `_orig_mod.`) put one in front
-    of every key. The statistics of the layer itself keep the names of LAYER_STATISTICS.
-    """
-    has_layer = False
-    while not set(state) - LAYER_STATISTICS.keys() <= set(wanted):
-        weights = [key for key in state if key not in LAYER_STATISTICS]
-        first = weights[0].partition(".")[0]
-        if any(key.count(".") < 2 or key.partition(".")[0] != first for key in weights):
-            break
-        has_layer |= first == "1"
-        state = {key.removeprefix(f"{first}."): value for key, value in state.items()}
-    return state, has_layer
-
-
-def _network(model: nn.Module) -> nn.Module:
-    """Return the network behind the normalisation layer of `build`, or the model itself."""
-    is_wrapped = isinstance(getattr(model, "normalise", None), Normalise)
-    return model.get_submodule("network") if is_wrapped else model
-
-
-def _refuse_other_statistics(state: Mapping[str, Tensor], model: nn.Module, where: str) -> None:
-    """Raise UserError when the checkpoint kept statistics that are not the model's."""
-    layer = getattr(model, "normalise", None)
-    for key, name in LAYER_STATISTICS.items():
-        if key not in state:
-            continue
-        theirs, ours = (
-            state[key].flatten().float(),
-            getattr(layer, name, torch.zeros(0)).flatten(),
-        )
-        if theirs.shape != ours.shape or not torch.allclose(theirs, ours.cpu(), atol=1e-3):
+    @classmethod
+    def read(cls, content: bytes, where: str, *, is_safetensors: bool) -> Checkpoint:
+        """Return what a file holds; UserError when it is damaged, holds code, or no weights."""
+        found = (read_safetensors if is_safetensors else read_torch_file)(content, where)
+        state = _state_dict(found)
+        if state is None:
             raise UserError(
-                f"checkpoint {where} normalises with {key} = {theirs.tolist()}, "
-                f"the model with {ours.tolist()}"
+                f"checkpoint {where} holds no state dict; its keys are {', '.join(map(str, found))}"
             )
+        # pytorch-cifar's {net, acc, epoch} is of networks that take normalised images.
+        is_macers = {"net", "epoch"} <= set(found) and "acc" not in found
+        return cls(where, state, found, is_macers)
+
+    @property
+    def architecture(self) -> str | None:
+        """The name of the network, if the file has it, in rsray's words where there is one."""
+        beside = [self.values, self.values.get("args"), self.values.get("hyper_parameters")]
+        for place in beside:
+            values = place if isinstance(place, Mapping) else getattr(place, "__dict__", {})
+            if isinstance(name := values.get("arch"), str):
+                return PAPERS_NAMES.get(name, name)
+        return None
+
+    def load_into(self, network: nn.Module) -> LayerBefore:
+        """Load the weights, and return what the file says of the layer before the network.
+
+        Raises UserError for the weights of another network, which is then unchanged.
+        """
+        own = network.state_dict()
+        prefix, *copies = self._prefixes([key for key in own if not _is_count(key)])
+        inside, beside = {key: value for key, value in own.items() if _is_count(key)}, {}
+        for key, value in self.state.items():
+            if key.startswith(prefix) and key.removeprefix(prefix) in own:
+                inside[key.removeprefix(prefix)] = value
+            elif not key.startswith(tuple(copies)) and not BESIDE.match(key):
+                beside[key] = value
+        layer = _statistics(beside, self.where)
+        fit(network, {**inside, **beside}, self.where)
+        return self._layer_before(layer, prefix)
+
+    def _layer_before(self, layer: Normalisation | None, prefix: str) -> LayerBefore:
+        """Return what the statistics in the file, or its layout, say."""
+        positions = [int(part) for part in prefix.split(".") if part.isdecimal()]
+        if max(positions, default=0) > 1:
+            raise UserError(
+                f"checkpoint {self.where} keeps its network at {prefix}: more than one layer stood "
+                "before it; make the whole of it with a factory, package.module:factory"
+            )
+        if layer is not None:
+            return LayerBefore(layer)
+        if 1 in positions:
+            return LayerBefore(None, is_missing=True)
+        return LayerBefore(NOTHING, is_certain=False) if self.is_macers else LayerBefore(None)
+
+    def _prefixes(self, wanted: list[str]) -> list[str]:
+        """Return what stands before every name of the network in this file, the first is to load.
+
+        Wrappers (`module.`, `1.` of Sequential(layer, network), `_orig_mod.`, Lightning's `model.`)
+        each put one there. There are several where a file holds the same weights more than once.
+        """
+        possible = {""}
+        for end in (*wanted[:1], *wanted[-1:]):
+            possible |= {key.removesuffix(end) for key in self.state if key.endswith(f".{end}")}
+        found = {prefix: sum(prefix + key in self.state for key in wanted) for prefix in possible}
+        whole = sorted((p for p in sorted(found) if found[p] == len(wanted)), key=len)
+        if not whole or not whole[0]:
+            return [max(sorted(found), key=lambda prefix: found[prefix])]
+        first, *others = whole
+        if not all(
+            torch.equal(self.state[first + name], self.state[other + name])
+            for other in others
+            for name in wanted
+        ):
+            raise UserError(
+                f"checkpoint {self.where} holds more than one such network ({', '.join(whole)}): "
+                "save the weights of the one that is meant alone"
+            )
+        return [first, *others]
 
 
-def _with_batch_counts(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Add batch norm's `num_batches_tracked`, which files written before PyTorch 0.4.1 lack."""
-    counts = {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
-    return {**counts, **state}
+def _state_dict(found: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """Return the weights in what a file holds, or None."""
+    inside = next((key for key in CONTAINERS if isinstance(found.get(key), Mapping)), None)
+    if inside is not None:
+        return _state_dict(found[inside])
+    state = {
+        key: value
+        for key, value in found.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    return state if state and len(state) == len(found) else None
 
 
-def _remove_normalisation(model: nn.Module) -> None:
-    """Turn the model's normalisation layer, if any, into the identity."""
-    layer = getattr(model, "normalise", None)
-    if isinstance(layer, Normalise):
-        layer.mean.zero_()
-        layer.std.fill_(1.0)
+def _is_count(key: str) -> bool:
+    """Tell whether it is batch norm's count, which files written before PyTorch 0.4.1 lack."""
+    return key.endswith(NUMBER_OF_BATCHES)
+
+
+def _statistics(beside: dict[str, Tensor], where: str) -> Normalisation | None:
+    """Take the statistics of a layer out of the tensors beside the network, if they are there."""
+    found: list[Normalisation] = []
+    for key in list(beside):
+        parent, dot, name = key.rpartition(".")
+        if name not in MEANS:
+            continue
+        mean = beside.pop(key).flatten().float()
+        std = torch.ones_like(mean)
+        for other in DEVIATIONS:
+            if f"{parent}{dot}{other}" in beside:
+                std = beside.pop(f"{parent}{dot}{other}").flatten().float()
+        found.append(Normalisation.of("as the file says", (mean.tolist(), std.tolist())))
+    if any(not each.is_as(found[0]) for each in found[1:]):
+        several = ", ".join(each.text for each in found)
+        raise UserError(f"checkpoint {where} holds the statistics of several layers: {several}")
+    return found[0] if found else None

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from rsray.storage.address import address_in, parent_and_name, printable_address
 from rsray.storage.lock import hold_folder
 
 TEMPORARY_PREFIX = ".tmp-"
+READABLE = (stat.S_IFREG, stat.S_IFDIR)  # reading a folder fails by itself
 # Opening these asks the network: their addresses are taken as they are.
 NETWORK_SCHEMES = ("s3", "gs", "gcs")
 
@@ -216,6 +218,9 @@ class Place:
     def open(self) -> pa.NativeFile:
         """Return the file opened for reading at any position; the caller closes it."""
         with self._readable() as (filesystem, path):
+            # To open a pipe waits for its writer, perhaps for ever.
+            if self.is_local and stat.S_IFMT(os.stat(path).st_mode) not in READABLE:
+                raise OSError("it is no regular file")
             return filesystem.open_input_file(path)
 
     def read_bytes(self) -> bytes:

@@ -13,7 +13,11 @@ from rsray.presets import train_config
 from rsray.storage import PathLike, Place, read_file
 from rsray.storage.yaml_files import from_yaml
 
-RECORDED = {"data", "versions", "device", "evaluation"}  # what files hold beside the settings
+# What files hold beside the settings.
+RECORDED = {
+    "classes", "image_shape", "normalisation", "data_fingerprint", "versions", "device",
+    "evaluation",
+}  # fmt: skip
 
 
 class TrainingRequest(NamedTuple):
@@ -46,7 +50,7 @@ def open_training(
         raise UserError("give --dataset, --preset or --config")
     config = train_config(given, preset_name=preset, base=base)
     split = data.open_split(
-        config.dataset, "train", config.data_root, image_size=config.image_size, download=download
+        config.dataset, "train", config.data_root, download=download, **config.reading
     )
     return TrainingRequest(config, split)
 

@@ -11,6 +11,7 @@ from rsray import models
 from rsray.config import TrainConfig
 from rsray.core.hardware import device_name, resolve_precision
 from rsray.data import DATASETS, ImageSplit, open_split
+from rsray.data.fingerprint import fingerprint, is_same
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.storage import Place
@@ -25,7 +26,7 @@ RUN_FILE, WEIGHTS_FILE, GROUP_SIZE_FILE = "run.yaml", "model.safetensors", ".gro
 
 def open_training_split(config: TrainConfig) -> ImageSplit:
     """Return the training split that a configuration names."""
-    return open_split(config.dataset, "train", config.data_root, image_size=config.image_size)
+    return open_split(config.dataset, "train", config.data_root, **config.reading)
 
 
 def build_model(config: TrainConfig, split: ImageSplit) -> nn.Module:
@@ -35,6 +36,7 @@ def build_model(config: TrainConfig, split: ImageSplit) -> nn.Module:
         image_shape=split.image_shape,
         num_classes=split.num_classes,
         statistics=DATASETS[config.dataset].statistics,
+        arguments=config.model_args,
     )
     models.check(model, split.image_shape, split.num_classes)
     return model
@@ -88,15 +90,22 @@ def _read_record(run: Place) -> dict[str, Any]:
     return from_yaml(run.read(RUN_FILE), f"{run}/{RUN_FILE}") if run.exists(RUN_FILE) else {}
 
 
-def run_record(config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
-    """Return what run.yaml holds: the configuration, what the data turned out to be, versions."""
+def run_record(
+    config: TrainConfig, split: ImageSplit, normalisation: str | None = None
+) -> dict[str, Any]:
+    """Return what run.yaml holds: the configuration, what the data turned out to be, versions.
+
+    What certify compares with its own data (certification/data_check.py): class names in order,
+    the shape of an image, and a fingerprint, with a sample of the images where they are the user's
+    own.
+    """
+    is_own = DATASETS[split.name].is_own
     return {
         **config.model_dump(mode="json"),
-        "data": {
-            "num_classes": split.num_classes,
-            "image_shape": list(split.image_shape),
-            "num_images": len(split),
-        },
+        "classes": list(split.classes),
+        "image_shape": list(split.image_shape),
+        "normalisation": normalisation,
+        "data_fingerprint": fingerprint(split, sampled=is_own),
         "versions": versions(),
     }
 
@@ -104,10 +113,19 @@ def run_record(config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
 def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.device) -> bool:
     """Make RUN this configuration's own; returns whether it is finished already.
 
-    Raises UserError when it belongs to another run, naming the first differences.
+    Raises UserError when it belongs to another run, naming the first differences, or when the data
+    are no longer those that it began with.
     """
-    if read_own_record(run, RUN_FILE, config, "run") is not None:
-        return run.exists(WEIGHTS_FILE)
+    record = read_own_record(run, RUN_FILE, config, "run")
+    if record is not None:
+        is_finished = run.exists(WEIGHTS_FILE)
+        began = record.get("data_fingerprint") or {}
+        if not is_finished and not is_same(began, fingerprint(split, sampled=False)):
+            raise UserError(
+                f"{run} began with other training data ({began['images']:,} images then, "
+                f"{len(split):,} now): use another --out"
+            )
+        return is_finished
     # The check comes first, so that a typo does not claim the folder.
     check_settings(config, split, device)
     run.make()

@@ -24,9 +24,10 @@ from rsray.certification.source import open_source
 from rsray.config import TuneConfig
 from rsray.data import open_split
 from rsray.distributed.certify.certifier import certify
+from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.space import parse_space
 from rsray.distributed.search.tuner import tune
-from rsray.distributed.search.winner import certify_config, full_config
+from rsray.distributed.search.winner import certify_config
 from rsray.distributed.session import session
 from rsray.distributed.train.trainer import train
 from rsray.presets import search_config
@@ -152,12 +153,12 @@ def _point_keys(row):
 
 def _certified(options, name, seed, point):
     """Train a point on all images and return it with its radii [N] in pixels, 0 where wrong."""
-    config = _config(options, "tpe", seed)
-    wanted = full_config(config, point)
+    search = resolve_search(_config(options, "tpe", seed))
+    wanted = search.full(point)
     run = Place.of(Path(options.out) / "certified" / f"{name}-{seed}")
     train(wanted, run, open_training_split(wanted))
     source, split = open_source(str(run)), open_split(wanted.dataset, "test", wanted.data_root)
-    settings = certify_config(config, wanted, source, split.num_classes)
+    settings = certify_config(search, wanted, source, split)
     certify(settings, run / "certificates", source, split, selected_images(settings, split))
     table = pq.read_table(Path(run.uri) / "certificates" / "certificates.parquet").sort_by("index")
     radii = np.where(table["correct"], table["radius"], 0.0)

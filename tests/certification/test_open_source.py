@@ -2,19 +2,43 @@
 
 import hashlib
 import json
+import pickle
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from rsray import models
 from rsray.certification.source import open_source, training_of
 from rsray.config import TrainConfig
+from rsray.data import DATASETS
 from rsray.errors import UserError
+from rsray.models import Normalisation
 from rsray.storage import Place
 from rsray.storage.yaml_files import to_yaml
 
+
+class Split(SimpleNamespace):
+    """Random images whose labels are what `answers` says of them."""
+
+    def __len__(self):
+        return 40
+
+    def images(self, indices):
+        shape = (40, *self.image_shape)
+        pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        return pixels[np.asarray(indices)]
+
+    @property
+    def labels(self):
+        images = torch.from_numpy(self.images(range(40))) / 255
+        with torch.no_grad():
+            return self.answers(images).argmax(1).numpy()
+
+
 SPLIT = SimpleNamespace(image_shape=(1, 8, 8), num_classes=10)
+COLOUR = (3, 16, 16)
 
 
 @pytest.fixture
@@ -132,14 +156,158 @@ def test_a_bare_safetensors_file_needs_its_architecture(tmp_path, lenet, images)
     assert source.model is None and source.sigma is None
     with pytest.raises(UserError, match="does not say its architecture: give --model"):
         source.build(SPLIT)
-    assert same(source.given(model="lenet").build(SPLIT), lenet, images)
+    stated = source.given(model="lenet", normalise="none")
+    assert same(stated.build(SPLIT), lenet, images)
 
 
 def test_a_torch_checkpoint(tmp_path, lenet, images):
     torch.save({"state_dict": lenet.state_dict()}, tmp_path / "checkpoint.pth.tar")
     source = open_source(str(tmp_path / "checkpoint.pth.tar"))
     assert source.published and source.model is None
-    assert same(source.given(model="lenet").build(SPLIT), lenet, images)
+    stated = source.given(model="lenet", normalise="none")
+    assert same(stated.build(SPLIT), lenet, images)
+
+
+@pytest.fixture
+def colour():
+    """A network of colour images behind the layer that CIFAR-10's have."""
+    torch.manual_seed(0)
+    network = models.build("lenet", image_shape=COLOUR, num_classes=10)
+    with torch.no_grad():  # classes that differ from image to image
+        noise = torch.rand((200, *COLOUR), generator=torch.Generator().manual_seed(1))
+        network.fc2.bias.sub_(layer("centre").before(network, 3)(noise).mean(0))
+    return network
+
+
+def saved(tmp_path, network, layout):
+    """Write a checkpoint and return it as certify opens it."""
+    state = dict(network.state_dict())
+    if layout == "safetensors":
+        models.save_weights(network, tmp_path / "a.safetensors")
+        return open_source(str(tmp_path / "a.safetensors")).given(model="lenet", dataset="cifar10")
+    contents = {
+        "plain": state,
+        "behind a layer": {"state_dict": {f"1.{key}": value for key, value in state.items()}},
+        "macer": {"net": state, "epoch": 1},
+        "statistics": {
+            "0.means": torch.tensor([0.4914, 0.4822, 0.4465]),
+            "0.sds": torch.tensor([0.2023, 0.1994, 0.2010]),
+            **{f"1.{key}": value for key, value in state.items()},
+        },
+    }
+    torch.save(contents[layout], tmp_path / "a.ckpt")
+    return open_source(str(tmp_path / "a.ckpt")).given(model="lenet", dataset="cifar10")
+
+
+def layer(choice):
+    return Normalisation.stated(choice, DATASETS["cifar10"].statistics)
+
+
+@pytest.mark.parametrize("layout", ["plain", "behind a layer", "safetensors"])
+@pytest.mark.parametrize(
+    "choice", ["dataset", "imagenet", "centre", "none", "0.5,0.4,0.3/0.3,0.2,1"]
+)
+def test_what_the_user_states_is_applied(tmp_path, colour, layout, choice):
+    split = SimpleNamespace(image_shape=COLOUR, num_classes=10)
+    source = saved(tmp_path, colour, layout).given(normalise=choice).settled(split)
+    images = torch.rand(4, *COLOUR)
+    assert same(source.build(split), layer(choice).before(colour, 3), images)
+    assert source.normalisation.is_as(layer(choice))
+    again = pickle.loads(pickle.dumps(source))  # as it goes to the actors
+    assert same(again.build(split), layer(choice).before(colour, 3), images)
+
+
+@pytest.mark.parametrize("layout", ["plain", "behind a layer", "safetensors"])
+@pytest.mark.parametrize("truth", ["dataset", "centre", "none"])
+def test_a_file_that_does_not_say_its_normalisation_is_refused_with_a_hint(
+    tmp_path, colour, layout, truth
+):
+    answers = layer(truth).before(colour, 3)
+    split = Split(image_shape=COLOUR, num_classes=10, answers=answers)
+    with pytest.raises(
+        UserError, match=r"does not say .*give --normalise dataset: .*centre: .*none: .*MEAN/STD"
+    ) as caught:
+        saved(tmp_path, colour, layout).settled(split)
+    assert f"{truth}: 100%" in str(caught.value) and "\n" not in str(caught.value)
+    assert sum(f"{name}: 100%" in str(caught.value) for name in ("dataset", "centre", "none")) == 1
+
+
+def test_without_known_statistics_there_is_no_layer_to_choose(tmp_path, colour):
+    split = Split(image_shape=COLOUR, num_classes=10, answers=colour)
+    source = saved(tmp_path, colour, "plain").given(dataset="parquet")
+    with pytest.raises(UserError, match="give --normalise imagenet: .*none: ") as caught:
+        source.settled(split)
+    assert "dataset:" not in str(caught.value)
+    with pytest.raises(UserError, match="statistics of this data set are not known"):
+        source.given(normalise="dataset").settled(split)
+
+
+def test_statistics_in_the_file_are_applied_and_not_contradicted(tmp_path, colour):
+    split, images = SimpleNamespace(image_shape=COLOUR, num_classes=10), torch.rand(4, *COLOUR)
+    source = saved(tmp_path, colour, "statistics")
+    for known in ({}, {"normalise": "dataset"}, {"dataset": "svhn"}):
+        assert same(source.given(**known).build(split), layer("dataset").before(colour, 3), images)
+    with pytest.raises(UserError, match="but normalise centre is 0.4914,0.4822,0.4465/1,1,1"):
+        source.given(normalise="centre").build(split)
+
+
+def test_macers_layout_says_none_and_the_user_may_know_better(tmp_path, colour):
+    split, images = SimpleNamespace(image_shape=COLOUR, num_classes=10), torch.rand(4, *COLOUR)
+    source = saved(tmp_path, colour, "macer")
+    assert same(source.build(split), colour, images)
+    stated = source.given(normalise="dataset").build(split)
+    assert same(stated, layer("dataset").before(colour, 3), images)
+
+
+def test_a_run_says_its_normalisation(run, lenet):
+    settled = open_source(str(run)).settled(SPLIT)
+    assert settled.normalisation.text == "none"
+    with pytest.raises(UserError, match="normalises images with none, but normalise 0.5/0.5 is"):
+        open_source(str(run)).given(normalise="0.5/0.5").settled(SPLIT)
+
+
+FACTORY = """
+from rsray.models.lenet import LeNet
+from torch import nn
+def make(image_shape, num_classes, scale=1):
+    network = LeNet(image_shape, num_classes)
+    network.scale = scale
+    return network
+"""
+
+
+def test_nothing_is_added_to_a_users_own_factory(tmp_path, colour, monkeypatch):
+    (tmp_path / "own_networks.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    split, images = (
+        Split(image_shape=COLOUR, num_classes=10, answers=colour),
+        torch.rand(4, *COLOUR),
+    )
+    known = {"model": "own_networks:make", "model_args": {"scale": 3}}
+    source = saved(tmp_path, colour, "plain").given(**known).settled(split)
+    model = source.build(split)
+    assert same(model, colour, images) and model.scale == 3
+    assert "factory" in str(source.normalisation)
+    stated = source.given(normalise="centre", normalisation=layer("centre"))
+    assert same(stated.build(split), layer("centre").before(colour, 3), images)
+    with pytest.raises(UserError, match="which layer stood before its network"):
+        saved(tmp_path, colour, "behind a layer").given(**known).settled(split)
+
+
+def test_the_architecture_that_a_checkpoint_names(tmp_path, lenet):
+    for arch, message in (
+        ("cifar_resnet20", None),
+        ("evil.module:run", "is none of"),
+        (None, "--model"),
+    ):
+        torch.save({"arch": arch, "state_dict": lenet.state_dict()}, tmp_path / "a.bin")
+        source = open_source(str(tmp_path / "a.bin")).given(dataset="digits", sigma=0.5)
+        if message is None:
+            assert source.complete().model == "resnet20"
+            assert source.given(model="lenet").complete().model == "lenet"
+        else:
+            with pytest.raises(UserError, match=message):
+                source.complete()
 
 
 class Evil:

@@ -8,7 +8,7 @@ import pytest
 
 from rsray.data import open_split
 from rsray.distributed.search import tuner
-from rsray.distributed.search.study import first_points
+from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.winner import Finals
 from rsray.errors import UserError
 from rsray_cli.main import run
@@ -29,7 +29,7 @@ def asked(monkeypatch, tmp_path):
             figures = {"state": "complete", "projected_acr": 0.4321, "clean_accuracy": 0.9}
             rows = [
                 {"number": number, **point, **figures, "pareto": number == 0}
-                for number, (point, _) in enumerate(first_points(config))
+                for number, (point, _) in enumerate(resolve_search(config).first_points)
             ]
             sink = pa.BufferOutputStream()
             pq.write_table(pa.Table.from_pylist(rows), sink)

@@ -142,8 +142,10 @@ def test_the_class_changes_where_the_closed_form_says(linear):
     model, images, margin = linear
     weight = model[1].weight[1].detach()
     direction = (weight / weight.norm()).view(1, 8, 8)
+    # Half the contrast and half the margin, so that it stays in [0, 1] when it is moved.
+    image, margin_of_it = torch.from_numpy(images[0]) / 510 + 0.25, float(margin[0]) / 2
     smoothed = SmoothedClassifier(model, SIGMA, 2, batch_size=4000)
     own, generator = int(margin[0] > 0), torch.Generator().manual_seed(0)
     for fraction, expected in ((0.9, own), (1.1, 1 - own)):
-        moved = torch.from_numpy(images[0]) / 255 - fraction * float(margin[0]) * direction
+        moved = image - fraction * margin_of_it * direction
         assert smoothed.predict(moved, 20_000, ALPHA, generator).prediction == expected

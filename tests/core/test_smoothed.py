@@ -127,13 +127,71 @@ def test_mode_is_restored_after_an_error(training):
 
 
 def test_image_is_not_changed_and_may_be_of_any_number_type():
-    image = (IMAGE * 255).round()
+    pixels = (IMAGE * 255).round()
+    image = pixels / 255
     before = image.clone()
     smoothed = SmoothedClassifier(network(), 0.5, 5)
     want = smoothed.counts(image, 200, seeded())
     assert torch.equal(image, before)
-    for dtype in (torch.float64, torch.uint8):
-        assert np.array_equal(smoothed.counts(image.to(dtype), 200, seeded()), want)
+    same = [image.double(), image.numpy(), image.numpy().astype(np.float64), pixels.to(torch.uint8),
+            pixels.numpy().astype(np.uint8), np.flip(np.flip(image.numpy()).copy())]  # fmt: skip
+    for other in same:
+        assert np.array_equal(smoothed.counts(other, 200, seeded()), want)
+
+
+@pytest.mark.parametrize("image", [
+    IMAGE * 255, (IMAGE - 0.47) / 0.25, IMAGE.log(), IMAGE * torch.nan, (IMAGE * 255).long(),
+    (IMAGE * 255).numpy(), IMAGE > 0.5,
+])  # fmt: skip
+def test_pixels_outside_0_to_1_raise(image):
+    smoothed = SmoothedClassifier(network(), 0.5, 5)
+    for ask in (smoothed.certify, smoothed.predict):
+        with pytest.raises(UserError, match=r"image .*expected pixels in \[0, 1\], or uint8"):
+            ask(image)
+
+
+def test_a_batch_gives_the_answers_of_its_images():
+    smoothed = SmoothedClassifier(network(), 0.5, 5)
+    batch = torch.stack([IMAGE, 1 - IMAGE, IMAGE / 2])
+    generator = seeded()
+    each = [smoothed.certify(image, 20, 300, generator=generator) for image in batch]
+    assert smoothed.certify(batch, 20, 300, generator=seeded()) == each
+    assert smoothed.certify(batch.numpy(), 20, 300, generator=seeded()) == each
+    assert len(smoothed.predict(batch[:2], 50)) == len(smoothed.counts(batch[:2], 50)) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_networks_of_other_types(dtype):
+    counts = SmoothedClassifier(network().to(dtype), 0.5, 5).counts(IMAGE, 500, seeded())
+    want = SmoothedClassifier(network(), 0.5, 5).counts(IMAGE, 500, seeded())
+    assert np.abs(counts - want).sum() <= 10
+
+
+def test_outputs_with_logits_inside():
+    class Output:
+        def __init__(self, logits):
+            self.logits, self.loss = logits, None
+
+    class HuggingFace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, images):
+            return Output(self.inner(images))
+
+    counts = SmoothedClassifier(HuggingFace(), 0.5, 5).counts(IMAGE, 200, seeded())
+    want = SmoothedClassifier(network(), 0.5, 5).counts(IMAGE, 200, seeded())
+    assert np.array_equal(counts, want)
+
+
+def test_a_network_that_mixes_a_batch_is_refused_and_keeps_its_mode():
+    model = nn.Sequential(
+        nn.Flatten(), nn.BatchNorm1d(16, track_running_stats=False), nn.Linear(16, 5)
+    )
+    with pytest.raises(UserError, match="module '1' .*other images"):
+        SmoothedClassifier(model.train(), 0.5, 5).predict(IMAGE, 10)
+    assert model.training
 
 
 def test_model_stays_on_its_device():
@@ -168,8 +226,8 @@ def test_bad_settings_are_the_users_mistake(settings, message):
         SmoothedClassifier(**{"model": network(), "sigma": 0.5, "num_classes": 5, **settings})
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (1, 1, 4, 4)])
-def test_an_image_must_be_one_image(shape):
+@pytest.mark.parametrize("shape", [(4, 4), (1, 1, 1, 4, 4)])
+def test_an_image_must_be_an_image_or_a_batch(shape):
     smoothed = SmoothedClassifier(network(), 0.5, 5)
     for ask in (smoothed.certify, smoothed.predict):
         with pytest.raises(UserError, match=r"image has shape .*expected \[C, H, W\]"):

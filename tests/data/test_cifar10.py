@@ -84,6 +84,13 @@ def test_class_folders(tmp_path, save_picture):
     np.testing.assert_array_equal(split.images([7, 3, 7])[2], saved[7].transpose(2, 0, 1))
 
 
+def test_class_folders_of_other_names_have_no_order_that_is_cifar10s(tmp_path, save_picture):
+    for name in "plane car bird cat deer dog frog horse ship truck".split():
+        save_picture(tmp_path / "cifar10" / "test" / name / "0.png", 32, 32)
+    with pytest.raises(UserError, match="must have the class folders airplane, .* or 0..9"):
+        open_split("cifar10", "test", str(tmp_path))
+
+
 def test_parquet_of_hugging_face(tmp_path):
     pixels = DATA.reshape(4, 32, 32, 3)
     rows = [{"bytes": png(image), "path": None} for image in pixels]

@@ -108,7 +108,7 @@ def test_split_column(tmp_path):
 def test_seeded_split(tmp_path):
     write(tmp_path / "mine.parquet")
     train, test = (open_split("parquet", s, str(tmp_path)) for s in ("train", "test"))
-    assert (len(train), np.bincount(test.labels).tolist()) == (16, [1, 1, 1, 1])
+    assert (len(train), np.bincount(test.labels).tolist()) == (15, [2, 1, 1, 1])
     pixels = np.concatenate([s.images(range(len(s))) for s in (train, test)]).reshape(20, -1)
     assert len(np.unique(pixels, axis=0)) == 20
 
@@ -153,12 +153,83 @@ def test_bad_image_is_named(tmp_path, image, message):
         split.images(range(20))
 
 
-def test_colour_among_grey_is_named(tmp_path):
-    write(tmp_path / "test.parquet", [encoded(PIXELS[0, :, :, 0])] + PNGS[1:])
+def test_grey_among_coloured_pictures_becomes_coloured(tmp_path):
+    grey = PIXELS[0, :, :, 0]
+    write(tmp_path / "test.parquet", [encoded(grey)] + PNGS[1:])
+    split = open_split("parquet", "test", str(tmp_path))
+    assert split.image_shape == (3, 5, 4)
+    np.testing.assert_array_equal(split.images([0])[0], np.stack([grey] * 3))
+    # The other split of the same data is grey throughout.
+    write(tmp_path / "train.parquet", [encoded(grey)] * 20)
+    assert open_split("parquet", "train", str(tmp_path)).image_shape == (3, 5, 4)
+
+
+def test_colour_that_is_found_late_is_named(tmp_path):
+    greys = [encoded(PIXELS[0, :, :, 0])] * 600
+    greys[35] = PNGS[1]  # between the places that are looked at
+    write(tmp_path / "test.parquet", greys, [0, 1] * 300, group=50)
     split = open_split("parquet", "test", str(tmp_path))
     assert split.image_shape == (1, 5, 4)
-    with pytest.raises(UserError, match="row 1: a RGB image among grey ones"):
-        split.images([0, 1])
+    with pytest.raises(UserError, match="row 35: a RGB image among grey ones.*--channels 3"):
+        split.images([0, 35])
+    assert open_split("parquet", "test", str(tmp_path), channels=3).images([0, 35]).shape[1] == 3
+    made_grey = open_split("parquet", "test", str(tmp_path), channels=1).images([35])[0, 0]
+    np.testing.assert_array_equal(made_grey, np.asarray(Image.fromarray(PIXELS[1]).convert("L")))
+
+
+def test_channels_of_arrays(tmp_path):
+    write(tmp_path / "test.parquet", tensors("fixed-shape HWC"))
+    split = open_split("parquet", "test", str(tmp_path), channels=1)
+    expected = np.asarray(Image.fromarray(PIXELS[3]).convert("L"))
+    np.testing.assert_array_equal(split.images([3])[0, 0], expected)
+
+
+def test_label_column(tmp_path):
+    fine = (LABELS + 1) % 4
+    write(tmp_path / "test.parquet", fine_label=fine, coarse_label=LABELS // 2)
+    table = pq.read_table(tmp_path / "test.parquet").drop(["label"])
+    pq.write_table(table, tmp_path / "test.parquet")
+    with pytest.raises(UserError, match="fine_label, coarse_label.*--label-column"):
+        open_split("parquet", "test", str(tmp_path))
+    split = open_split("parquet", "test", str(tmp_path), label_column="fine_label")
+    assert split.labels.tolist() == fine.tolist() and split.num_classes == 4
+    coarse = open_split("parquet", "test", str(tmp_path), label_column="coarse_label")
+    assert coarse.num_classes == 2
+    with pytest.raises(UserError, match="no label column; it must be named other;"):
+        open_split("parquet", "test", str(tmp_path), label_column="other")
+    with pytest.raises(UserError, match="digits has no label columns"):
+        open_split("digits", "test", label_column="fine_label")
+
+
+def test_labels_from_1_are_shifted_with_a_word(tmp_path, caplog):
+    write(tmp_path / "train.parquet", labels=LABELS + 1)
+    write(tmp_path / "test.parquet", labels=[4] * 20)  # one class only: told by the other file
+    train, test = (open_split("parquet", s, str(tmp_path)) for s in ("train", "test"))
+    assert (train.num_classes, train.class_names) == (4, ("1", "2", "3", "4"))
+    assert train.labels.tolist() == LABELS.tolist() and set(test.labels.tolist()) == {3}
+    assert "counts its labels from 1" in caplog.text
+    write(tmp_path / "train.parquet", labels=np.where(LABELS == 1, 5, LABELS + 1))  # no 2
+    with pytest.raises(UserError, match="labels 1..5 without 0 and 2: is 1 the first class"):
+        open_split("parquet", "train", str(tmp_path))
+
+
+def test_text_labels_in_two_unicode_forms_are_one_class(tmp_path):
+    words = np.array(["caf\u00e9", "cafe\u0301", "bar", "bar"])[LABELS]
+    write(tmp_path / "test.parquet", labels=words)
+    split = open_split("parquet", "test", str(tmp_path))
+    assert split.class_names == ("bar", "caf\u00e9")
+    assert split.labels.tolist() == [1, 1, 0, 0] * 5
+
+
+def test_rows_without_splits_stay_in_their_part_when_rows_are_added(tmp_path):
+    pictures = [{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(PNGS)]
+    parts = {}
+    for rows in (range(2, 20), range(20)):  # two are added in front
+        write(tmp_path / "mine.parquet", [pictures[i] for i in rows], LABELS[list(rows)])
+        for split in ("train", "test"):
+            parts[split, len(rows)] = set(open_split("parquet", split, str(tmp_path)).image_names)
+    assert parts["train", 18] <= parts["train", 20] and parts["test", 18] <= parts["test", 20]
+    assert "2/2.png" in parts["train", 20] | parts["test", 20]
 
 
 def test_bad_files(tmp_path):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from rsray.data import selected, subset, train_validation
+from rsray.data.splits import named_part
 from rsray.errors import UserError
 
 LABELS = np.random.default_rng(1).choice(7, size=1003, p=[0.4, 0.3, 0.1, 0.1, 0.05, 0.04, 0.01])
@@ -49,6 +50,51 @@ def test_selected():
     np.testing.assert_array_equal(selected(10, 1, 3, None), [1, 4, 7])
     np.testing.assert_array_equal(selected(10, 0, 3, 2), [0, 3])
     np.testing.assert_array_equal(selected(10_000, 0, 20, None), np.arange(500) * 20)
+    np.testing.assert_array_equal(selected(10, 0, 1, 4, is_spread=True), [0, 2, 5, 7])
+    np.testing.assert_array_equal(
+        selected(1000, 0, 100, 5, is_spread=True), [0, 200, 400, 600, 800]
+    )
+    np.testing.assert_array_equal(selected(10, 0, 1, 40, is_spread=True), range(10))
     for start, skip, limit in [(10, 1, None), (-1, 1, None), (0, 0, None), (0, 1, 0)]:
         with pytest.raises(UserError):
             selected(10, start, skip, limit)
+
+
+def parts_of(names, labels):
+    return {
+        split: {names[i] for i in named_part(names, np.asarray(labels), split)}
+        for split in ("train", "test")
+    }
+
+
+def test_the_named_part_is_a_fifth_and_every_class_has_test_images():
+    names = [f"{k}/{i:04}.png" for k in range(200) for i in range(1 + k % 25)]
+    labels = [int(name.split("/")[0]) for name in names]
+    parts = parts_of(names, labels)
+    assert parts["train"] | parts["test"] == set(names) and not parts["train"] & parts["test"]
+    assert 0.17 < len(parts["test"]) / len(names) < 0.25
+    tested = {int(name.split("/")[0]) for name in parts["test"]}
+    assert tested >= {k for k in range(200) if k % 25 >= 1}
+
+
+def test_no_trained_image_comes_into_the_test_part_when_others_are_added():
+    rng = np.random.default_rng(0)
+    names = [f"{k}/{i}.png" for k in range(40) for i in range(6)]
+    labels = {name: int(name.split("/")[0]) for name in names}
+    known = names[::2]
+    before = parts_of(known, [labels[name] for name in known])
+    for _ in range(20):
+        known = [*known, *rng.choice(sorted(set(names) - set(known)), 4, replace=False).tolist()]
+        now = parts_of(known, [labels[name] for name in known])
+        assert not before["train"] & now["test"]
+        before = now
+
+
+def test_a_name_in_another_unicode_form_is_in_the_same_part():
+    names = [f"caf\u00e9/{i}.png" for i in range(40)]
+    other = [name.replace("\u00e9", "e\u0301") for name in names]
+    labels = np.zeros(40, int)
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(
+            named_part(names, labels, split), named_part(other, labels, split)
+        )

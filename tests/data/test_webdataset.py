@@ -93,9 +93,36 @@ def test_names_in_a_file_beside_the_shards(tmp_path):
 def test_shards_without_splits_are_split_once_and_for_all(tmp_path):
     write_tar(tmp_path / "webdataset" / "a.tar", samples(range(24)))
     train, test = (open_split("webdataset", s, str(tmp_path)) for s in ("train", "test"))
-    assert (len(train), len(test)) == (19, 5)
-    everything = np.concatenate([train.images(range(19)), test.images(range(5))])
+    assert len(train) + len(test) == 24 and set(test.labels.tolist()) == {0, 1, 2, 3}
+    everything = np.concatenate([split.images(range(len(split))) for split in (train, test)])
     assert len(np.unique(everything, axis=0)) == 24
+    # Samples that are added, in another order and in other shards, test no trained one.
+    write_tar(tmp_path / "more" / "a.tar", samples(range(20, 24)))
+    write_tar(tmp_path / "more" / "b.tar", samples(range(15)))
+    fewer = {s: open_split("webdataset", s, str(tmp_path / "more")) for s in ("train", "test")}
+    assert set(fewer["train"].image_names) <= set(train.image_names)
+
+
+def test_a_field_of_the_json_that_holds_the_class(tmp_path):
+    label = {0: "b", 1: "a", 2: "b", 3: "a"}.get
+    said = samples(range(8), lambda k: {"label": k, "coarse": label(k)})
+    write_tar(tmp_path / "train.tar", said)
+    split = open_split("webdataset", "train", str(tmp_path), label_column="coarse")
+    assert (split.class_names, split.labels.tolist()) == (("a", "b"), [1, 0] * 4)
+    assert open_split("webdataset", "train", str(tmp_path)).num_classes == 4
+    with pytest.raises(UserError, match="no class: it needs a field 'other' in .json"):
+        open_split("webdataset", "train", str(tmp_path), label_column="other")
+
+
+def test_labels_from_1_and_grey_among_coloured_pictures(tmp_path):
+    members = samples(range(8), lambda k: k + 1)
+    members[1] = (members[1][0], png(PIXELS[0, :, :, 0]))
+    write_tar(tmp_path / "train.tar", members)
+    split = open_split("webdataset", "train", str(tmp_path))
+    assert (split.class_names, split.image_shape) == (("1", "2", "3", "4"), (3, 5, 4))
+    assert split.labels.tolist() == LABELS[:8].tolist()
+    grey = open_split("webdataset", "train", str(tmp_path), channels=1)
+    assert grey.images([0, 1]).shape == (2, 1, 5, 4)
 
 
 def test_folders_dots_and_long_names_in_a_tar(tmp_path):
@@ -115,7 +142,7 @@ def test_the_index_is_made_once_and_again_for_a_changed_file(tmp_path, cache, mo
     write_tar(file, samples(range(4)))
     made = []
     build = tar_index._build
-    monkeypatch.setattr(tar_index, "_build", lambda file: (made.append(file), build(file))[1])
+    monkeypatch.setattr(tar_index, "_build", lambda *of: (made.append(of[0]), build(*of))[1])
     for _ in range(3):
         assert len(open_split("webdataset", "train", str(tmp_path / "d"))) == 4
     assert len(made) == 1 and len(list(cache.iterdir())) == 1

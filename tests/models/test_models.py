@@ -128,6 +128,45 @@ class Class(nn.Module):
         return self.layer(x.flatten(1))
 class Holder:
     make = staticmethod(both)
+def handed_on(pretrained=False, **kwargs):  # as timm's and torchvision's do
+    return classes_only(**kwargs)
+def knows_nothing(**kwargs):
+    return nothing(**kwargs)
+def with_arguments(image_shape, num_classes, width=3, bias=True):
+    model = both(image_shape, num_classes)
+    model.width, model.has_bias = width, bias
+    return model
+def half(image_shape, num_classes):
+    return both(image_shape, num_classes).half()
+def double(image_shape, num_classes):
+    return both(image_shape, num_classes).double()
+class Output(dict):
+    pass
+class HuggingFace(nn.Module):
+    def __init__(self, num_classes, how="attribute"):
+        super().__init__()
+        self.layer, self.how = nn.Linear(36, num_classes), how
+    def forward(self, x):
+        logits = self.layer(x.flatten(1))
+        if self.how == "mapping":
+            return {"loss": None, "logits": logits}
+        output = Output(hidden=x)
+        output.logits = logits
+        return output
+class Inception(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer, self.auxiliary = nn.Linear(36, num_classes), nn.Linear(36, num_classes)
+    def forward(self, x):
+        logits = self.layer(x.flatten(1))
+        return (logits, self.auxiliary(x.flatten(1))) if self.training else logits
+class AlwaysTwo(Inception):
+    def forward(self, x):
+        return self.layer(x.flatten(1)), x
+class Asserts(Inception):
+    def forward(self, x):
+        assert 0 <= x.min() and x.max() <= 1, "images must be in [0, 1]"
+        return super().forward(x)
 number = 3
 """
 
@@ -144,11 +183,73 @@ def factories(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "factory",
-    ["both", "classes_only", "nothing", "anything", "with_default", "Class", "Holder.make"],
-)
+    [
+        "both", "classes_only", "nothing", "anything", "with_default", "Class", "Holder.make",
+        "handed_on", "knows_nothing", "half", "double", "HuggingFace", "Inception",
+    ],
+)  # fmt: skip
 def test_users_factories(factories, factory):
     model = build(f"{factories}:{factory}", image_shape=(1, 6, 6), num_classes=4)
     check(model, (1, 6, 6), 4)
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    assert model.train()(torch.rand(2, 1, 6, 6)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["timm.models:resnet18", "torchvision.models:resnet18"])
+def test_library_factories(name, tmp_path, monkeypatch):
+    if name.startswith("timm"):  # a stand-in, with timm's signature
+        (tmp_path / "timm").mkdir()
+        (tmp_path / "timm/__init__.py").touch()
+        (tmp_path / "timm/models.py").write_text(
+            "import torchvision\n"
+            "def resnet18(pretrained=False, **kwargs):\n"
+            "    assert not pretrained\n"
+            "    return torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [2] * 4, **kwargs)\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+    model = build(name, image_shape=(3, 32, 32), num_classes=7)
+    check(model, (3, 32, 32), 7)
+    arguments = {"num_classes": 5, "zero_init_residual": True}
+    other = build(name, image_shape=(3, 32, 32), num_classes=7, arguments=arguments)
+    assert other.fc.out_features == 5 and not other.layer1[0].bn2.weight.any()
+    with pytest.raises(UserError, match=r"resnet18' raised TypeError: .*'depth'"):
+        build(name, image_shape=(3, 32, 32), num_classes=7, arguments={"depth": 3})
+    for module in ("timm", "timm.models"):
+        sys.modules.pop(module, None)
+
+
+def test_torchvisions_vision_transformer_takes_its_image_size():
+    name, arguments = "torchvision.models:vit_b_16", {"image_size": 32}
+    model = build(name, image_shape=(3, 32, 32), num_classes=7, arguments=arguments)
+    check(model, (3, 32, 32), 7)
+    with pytest.raises(UserError, match="Wrong image height"):
+        check(build(name, image_shape=(3, 32, 32), num_classes=7), (3, 32, 32), 7)
+
+
+def test_arguments_reach_a_factory_and_nothing_else(factories):
+    shape, arguments = (1, 6, 6), {"width": 8, "bias": False}
+    name = f"{factories}:with_arguments"
+    model = build(name, image_shape=shape, num_classes=4, arguments=arguments)
+    assert (model.width, model.has_bias) == (8, False)
+    with pytest.raises(
+        UserError, match=r"model 'lenet' takes no arguments \(model-args width, bias"
+    ):
+        build("lenet", image_shape=shape, num_classes=4, arguments=arguments)
+    name, arguments = f"{factories}:HuggingFace", {"how": "mapping"}
+    check(build(name, image_shape=shape, num_classes=4, arguments=arguments), shape, 4)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("AlwaysTwo", r"logits of shape \(1, 4\), got tuple"),
+        ("Asserts", r"with Gaussian noise: AssertionError: images must be in \[0, 1\]$"),
+    ],
+)
+def test_what_a_network_returns_in_evaluation_is_not_guessed(factories, factory, message):
+    model = build(f"{factories}:{factory}", image_shape=(1, 6, 6), num_classes=4)
+    with pytest.raises(UserError, match=message):
+        check(model, (1, 6, 6), 4)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -54,7 +55,8 @@ def test_a_run_writes_what_the_contract_says(lab):
     record = yaml.safe_load((run.local_path / "run.yaml").read_text())
     again = TrainConfig.make({k: v for k, v in record.items() if k in TrainConfig.model_fields})
     assert again == config and record["versions"]["torch"] == version("torch")
-    assert record["data"] == {"num_classes": 10, "image_shape": [1, 8, 8], "num_images": 1347}
+    assert record["classes"] == list("0123456789") and record["image_shape"] == [1, 8, 8]
+    assert record["data_fingerprint"]["images"] == 1347
     model = models.build(record["model"], image_shape=(1, 8, 8), num_classes=10)
     models.load_weights(model, run.local_path / "model.safetensors")
     for key, value in training.model.state_dict().items():
@@ -265,6 +267,17 @@ def test_claim_run(lab):
     assert claim_run(run, lab.config(workers=3, data_root="/elsewhere"), split, CPU) is False
     lab.rows(config, run)
     assert claim_run(run, config, split, CPU) is True
+
+
+def test_claim_run_goes_on_with_the_data_it_began_with(lab):
+    config = lab.config()
+    run, split = lab.folder("run"), open_training_split(config)
+    claim_run(run, config, split, CPU)
+    fewer = replace(split, load=lambda: tuple(part[:-1] for part in split.load()))
+    with pytest.raises(UserError, match="began with other training data .1,347 images then, 1,346"):
+        claim_run(run, config, fewer, CPU)
+    run.write("model.safetensors", b"")
+    assert claim_run(run, config, fewer, CPU) is True, "finished: nothing is read any more"
 
 
 def test_claim_run_refuses_what_is_no_run(lab, tmp_path):

@@ -27,6 +27,7 @@ from rsray.certification.engine.compiled import (
 )
 from rsray.certification.engine.fold import fold, with_float32_head, with_pairwise_pools
 from rsray.core.hardware import device_name, forbid_tf32
+from rsray.core.independence import check_independence, logits_of
 from rsray.errors import UserError
 from rsray.storage import one_line
 
@@ -87,7 +88,8 @@ class EvaluatedNetwork:
         """Return float32 logits [B, K] of what is in the buffer."""
         # Compiled code is guarded against another mode than it was compiled in: no_grad.
         with torch.inference_mode(False), torch.no_grad():
-            return self._forward(self.buffer_BCHW).float()
+            logits_BK: Tensor = logits_of(self._forward(self.buffer_BCHW)).float()
+            return logits_BK
 
 
 def make_buffer(
@@ -121,24 +123,49 @@ def choose_evaluation(
     `compile` is auto, on or off; auto compiles for `work_seconds` of work per actor from
     PAYS_SECONDS on. Take the seconds from compiled.nominal_speed rather than from a measurement,
     and from the machine's cores or GPUs rather than from the number of actors: then two runs of
-    the same work choose, and count, alike. Where the network cannot be compiled, one line of
-    warning says so and the evaluation returned is not compiled. Raises UserError when the device
-    has no memory for a single draw, or the network does not compute in bf16.
+    the same work choose, and count, alike. Where the network cannot be compiled, or does not
+    compute in bf16, one line of warning says so and the evaluation returned is as can be. Raises
+    UserError when the device has no memory for a single draw, the network raises on noisy images,
+    or its logits depend on more than the image: no certificate can speak of it then.
     """
     try:
+        check_independence(model, image_shape)
+        _say_if_not_folded(model, image_shape)
+        if precision == "bf16":
+            precision = _precision_that_works(model, image_shape, device)
         if is_worth_compiling(compile, work_seconds):
             chosen = _choose_compiled(model, image_shape, precision, device)
             if chosen is not None:
                 return chosen
         return _choose_eager(model, image_shape, precision, device)
-    except torch.AcceleratorError:  # the GPU's own trouble
+    except (UserError, torch.AcceleratorError):  # said already, or the GPU's own trouble
         raise
-    except (RuntimeError, TypeError) as problem:  # layers that insist on another type
-        if precision != "bf16":
-            raise
+    except Exception as problem:  # a user's model may raise anything at all
         raise UserError(
-            f"the network cannot be evaluated in bf16 ({one_line(problem)}): give --precision fp32"
+            f"the network raises {type(problem).__name__} on noisy images, whose values go beyond "
+            f"[0, 1]: {one_line(problem)}"
         ) from problem
+
+
+def _say_if_not_folded(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    if reason := fold(model, image_shape).why_not_folded:
+        log.warning("batch norm is not folded and the network runs as it is: %s", reason)
+
+
+def _precision_that_works(
+    model: nn.Module, image_shape: tuple[int, int, int], device: torch.device
+) -> str:
+    """Return bf16, or fp32 with a line of warning for layers that insist on another type."""
+    try:
+        EvaluatedNetwork(
+            model, Evaluation(device.type, "bf16", "contiguous", 1), image_shape
+        ).logits()
+    except torch.AcceleratorError:
+        raise
+    except Exception as problem:
+        log.warning("the network is not evaluated in bf16 but in fp32: %s", one_line(problem))
+        return "fp32"
+    return "bf16"
 
 
 def _choose_compiled(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,10 +11,12 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from rsray.core.independence import allowed_difference, logits_of
 from rsray.models import Normalise
+from rsray.storage import one_line
 
-log = logging.getLogger(__name__)
-TOLERANCE = 1e-3  # of logits, relative: folding reorders float32 arithmetic and no more
+# Folding reorders float32 arithmetic: this share of how far logits are apart may change.
+TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Folded:
     mean_C: Tensor | None  # None: the input is not normalised
     std_C: Tensor | None
     batch_norm_folded: bool
+    why_not_folded: str | None = None  # None: there is no batch norm, or it is folded
 
 
 def fold(model: nn.Module, image_shape: tuple[int, int, int]) -> Folded:
@@ -41,13 +43,16 @@ def fold(model: nn.Module, image_shape: tuple[int, int, int]) -> Folded:
 
     try:
         folded = fuse(network)
+        is_same = _agrees(network, folded, image_shape)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except Exception as problem:  # a user's forward may raise anything at all when traced
-        log.info("batch norm is not folded: the network cannot be traced (%s)", problem)
-        return Folded(network, mean_C, std_C, batch_norm_folded=False)
-    is_same = _agrees(network, folded, image_shape)
+        why = f"it cannot be traced ({one_line(problem)})"
+        return Folded(network, mean_C, std_C, False, why_not_folded=why)
     if not is_same:
-        log.info("batch norm is not folded: the folded network's logits are not the network's")
-    return Folded(folded if is_same else network, mean_C, std_C, batch_norm_folded=is_same)
+        why = "the folded network's logits are not the network's"
+        return Folded(network, mean_C, std_C, False, why_not_folded=why)
+    return Folded(folded, mean_C, std_C, batch_norm_folded=True)
 
 
 def with_float32_head(network: nn.Module) -> nn.Module:
@@ -148,5 +153,5 @@ def _agrees(network: nn.Module, folded: nn.Module, image_shape: tuple[int, int, 
     parameter = next(network.parameters())
     probe = torch.rand((2, *image_shape), generator=torch.Generator().manual_seed(0))
     probe = probe.to(parameter.device, parameter.dtype)
-    want, got = network(probe), folded(probe)
-    return bool((want - got).abs().max() <= TOLERANCE * (1 + want.abs().max()))
+    want, got = logits_of(network(probe)), folded(probe)
+    return bool((want - got).abs().max() <= allowed_difference(want, TOLERANCE))

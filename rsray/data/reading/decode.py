@@ -4,24 +4,42 @@
 import io
 import os
 import struct
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from rsray.data._base import Pixels
+from rsray.data._base import Pixels, ReadOptions
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
 
 # PIL knows formats that start other programs (EPS): only those that are plain data.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
-SUFFIXES = tuple(".jpg .jpeg .png .webp .bmp .gif .ppm .pgm .tif .tiff".split())
-GREY_MODES = ("1", "L")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF", "JPEG2000")
+SUFFIXES = tuple(
+    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .ppm .pgm .pbm .pnm .tif .tiff "
+    ".avif .jp2".split()
+)
+GREY_MODES = ("1", "L", "LA")
 # What PIL raises on damaged files of these formats.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Larger pictures are refused before they are decoded: PIL's own limit, where it only warns.
+MAX_PIXELS = 89_478_485
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+ORIENTATION = 0x0112  # of EXIF: how a camera was held
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SWAPS_SIDES = (5, 6, 7, 8)
 SMALL = 64 * 64  # pixels; below, PIL's time is Python's, and threads only wait for each other
 MAX_THREADS = 16
 
@@ -38,13 +56,17 @@ class Geometry:
     width: int
     short_side: int | None = None  # resize to this, then crop the centre; None: never resize
     crop: Crop | None = None  # makes the picture in another way, in training
+    to_grey: bool = False  # of one channel: whether coloured pictures are made grey or refused
+    upright: bool = True  # turn pictures as their EXIF orientation says
 
     @classmethod
-    def of(cls, channels: int, height: int, width: int, image_size: int | None) -> "Geometry":
-        """Return the geometry of pictures of one size, or of any when `image_size` is given."""
-        if image_size is None:
-            return cls(channels, height, width)
-        return cls(channels, image_size, image_size, short_side=image_size)
+    def of(cls, found: "Header", options: ReadOptions) -> "Geometry":
+        """Return the geometry of pictures like the one that was found, as the user wants them."""
+        channels, to_grey = options.channels or found.channels, options.channels == 1
+        size = options.image_size
+        if size is None:
+            return cls(channels, found.height, found.width, to_grey=to_grey)
+        return cls(channels, size, size, short_side=size, to_grey=to_grey)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,48 +76,87 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture says of itself before it is decoded."""
+    """What a picture says of itself before it is decoded: its size once it is upright."""
 
-    width: int
+    channels: int  # 1 when it is grey, else 3
     height: int
-    mode: str  # PIL's
-
-    @property
-    def channels(self) -> int:
-        """The channels it is read with: 1 when grey, else 3."""
-        return 1 if self.mode in GREY_MODES else 3
+    width: int
 
 
 def read_header(source: bytes | Place, where: object) -> Header:
-    """Return size and mode of a picture without decoding it; UserError names `where`."""
+    """Return size and channels of a picture without decoding it; UserError names `where`."""
     stream: Any = io.BytesIO(source) if isinstance(source, bytes) else source.open()
-    try:
-        with stream, Image.open(stream, formats=FORMATS) as image:
-            return Header(image.width, image.height, image.mode)
-    except DAMAGE as error:
-        raise UserError(f"{where}: not a readable image: {one_line(error)}") from error
+    with stream, _opened(stream, where) as image:
+        width, height = image.size
+        if _orientation(image) in SWAPS_SIDES:
+            width, height = height, width
+        return Header(1 if image.mode in GREY_MODES else 3, height, width)
 
 
 def decode(data: bytes, geometry: Geometry, where: object) -> Pixels:
     """Return one picture as uint8 [C, H, W].
 
-    Raises UserError, naming `where`, when the picture cannot be decoded, has more than 8 bits a
-    channel, is coloured in a grey split, or has another size and the geometry does not resize.
+    Raises UserError, naming `where`, when the picture cannot be decoded, is too large, has more
+    than 8 bits a channel, is coloured in a grey split, or has another size and the geometry does
+    not resize.
     """
+    image = _opened(io.BytesIO(data), where)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
     except DAMAGE as error:
-        raise UserError(f"{where}: not a readable image: {one_line(error)}") from error
-    return fit(image, geometry, where)
+        raise _unreadable(where, one_line(error)) from error
+    turn = TURNS.get(_orientation(image)) if geometry.upright else None
+    return fit(image if turn is None else image.transpose(turn), geometry, where)
+
+
+def _opened(stream: Any, where: object) -> Image.Image:
+    """Return a picture of which only the header has been read; UserError for what is none."""
+    try:
+        image = Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        if not stream.seek(0, io.SEEK_END):
+            raise UserError(f"{where}: the file is empty (0 bytes)") from error
+        allowed = ", ".join(FORMATS)
+        raise _unreadable(where, f"cannot identify its format (allowed: {allowed})") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(where) from error
+    except DAMAGE as error:
+        raise _unreadable(where, one_line(error)) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(where)
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the picture's EXIF orientation, 1 where none can be told (PIL turns TIFF itself)."""
+    if "exif" not in image.info:
+        return 1
+    try:
+        # PNG's own getexif would decode the picture.
+        return int(Image.Image.getexif(image).get(ORIENTATION, 1))
+    except (*DAMAGE, TypeError, KeyError):
+        return 1
+
+
+def _unreadable(where: object, why: str) -> UserError:
+    return UserError(f"{where}: not a readable image: {why}")
+
+
+def _too_large(where: object) -> UserError:
+    return UserError(
+        f"{where}: pictures of more than {MAX_PIXELS:,} pixels are refused: make it smaller"
+    )
 
 
 def fit(image: Image.Image, geometry: Geometry, where: object) -> Pixels:
     """Return a decoded picture as uint8 [C, H, W]; raises UserError as `decode` does."""
     if image.mode.startswith(("I", "F")):
         raise UserError(f"{where}: PIL mode {image.mode}; images must have 8 bits per channel")
-    if geometry.channels == 1 and image.mode not in GREY_MODES:
-        raise UserError(f"{where}: a {image.mode} image among grey ones; all must be grey")
+    if geometry.channels == 1 and image.mode not in GREY_MODES and not geometry.to_grey:
+        raise UserError(
+            f"{where}: a {image.mode} image among grey ones; all must be grey, or say which they "
+            "become: --channels 3 or --channels 1"
+        )
     mode = "L" if geometry.channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)

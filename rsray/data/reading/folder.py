@@ -2,7 +2,7 @@
 
 # Shapes: N images of the split, n images asked for, C channels, H height, W width.
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,41 +10,64 @@ from typing import Any
 
 import numpy as np
 
-from rsray.data._base import ImageSplit, Labels, Pixels
-from rsray.data.reading.decode import SUFFIXES, Geometry, decode_all, read_header
-from rsray.data.splits import seeded_part
+from rsray.data._base import ImageSplit, Indices, Labels, Pixels, ReadOptions
+from rsray.data.reading.class_folders import (
+    LISTING_THREADS,
+    class_folders,
+    name_left_out,
+    pictures_below,
+)
+from rsray.data.reading.decode import SUFFIXES, Geometry, Header, decode_all, read_header
+from rsray.data.splits import named_part, normal
 from rsray.errors import UserError
 from rsray.storage import Place
 
 SUFFIXES_TEXT = "allowed: " + " ".join(SUFFIXES)
-LISTING_THREADS = 16  # listing waits for the network, not for the CPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSplit(ImageSplit):
     """Pictures below `folder`/<class>/, decoded when they are asked for.
 
-    Label k is `class_names[k]`; the images are in the order of class, then file name.
+    Label k is `class_names[k]`; the images are in the order of class, folder, file name.
     """
 
     folder: Place
     geometry: Geometry
-    portion: str | None = None  # "train" or "test" of the seeded split; None: everything
+    portion: str | None = None  # "train" or "test" of a folder without splits; None: everything
     fingerprint: int | None = None  # of the file names, when unpickled
 
     @cached_property
-    def _files(self) -> tuple[list[Place], Labels]:
-        files, labels = list_images(self.folder, self.class_names or ())
+    def _listed(self) -> tuple[list[str], Labels]:
+        """The path of every picture below the folder [N], and its label [N]."""
+        paths, labels = list_images(self.folder, self.class_names or ())
         if self.portion is not None:
-            files, labels = _portion(files, labels, self.portion)
-        if not files:
+            chosen = named_part(paths, labels, self.portion)
+            paths, labels = [paths[index] for index in chosen], labels[chosen]
+        if not paths:
             raise UserError(f"{self.folder}: no images in its class folders ({SUFFIXES_TEXT})")
-        if self.fingerprint not in (None, fingerprint(files)):
+        if self.fingerprint not in (None, fingerprint(paths)):
             raise UserError(f"{self.folder}: its files differ from when the run started")
-        return files, labels
+        return paths, labels
+
+    @cached_property
+    def _files(self) -> tuple[list[Place], Labels]:
+        paths, labels = self._listed
+        return [self.folder / path for path in paths], labels
+
+    @cached_property
+    def image_names(self) -> tuple[str, ...]:
+        """The path of every picture below the split's folder [N], in one Unicode form."""
+        return tuple(map(normal, self._listed[0]))
+
+    def stored(self, indices: Indices) -> list[bytes]:
+        """Return the files' bytes."""
+        files = [self._files[0][index] for index in indices]
+        with ThreadPoolExecutor(LISTING_THREADS) as pool:
+            return list(pool.map(Place.read_bytes, files))
 
     def _read_labels(self) -> Labels:
-        return self._files[1]
+        return self._listed[1]
 
     def _read_images(self, indices: Labels) -> Pixels:
         files = [self._files[0][index] for index in indices]
@@ -58,54 +81,72 @@ class FolderSplit(ImageSplit):
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields, with the fingerprint of the files if they were listed."""
         state = super().__getstate__()
-        if "_files" in self.__dict__:
-            state["fingerprint"] = fingerprint(self._files[0])
+        if "_listed" in self.__dict__:
+            state["fingerprint"] = fingerprint(self._listed[0])
         return state
 
 
-def list_images(folder: Place, classes: tuple[str, ...]) -> tuple[list[Place], Labels]:
-    """Return the pictures of these class folders in order, and their labels [N]."""
-    present = set(folder.folders())
+def list_images(
+    folder: Place, classes: tuple[str, ...], *, tell: bool = False
+) -> tuple[list[str], Labels]:
+    """Return the paths of these classes' pictures below a folder, in order, and their labels [N].
 
-    def names(name: str) -> list[str]:
-        found = (folder / name).files() if name in present else []
-        return [file for file in found if file.lower().endswith(SUFFIXES)]
-
+    With `tell` the files that are no pictures are counted in a warning.
+    """
+    present = class_folders(folder)
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        per_class = list(pool.map(names, classes))
-    files = [
-        folder / name / file
-        for name, found in zip(classes, per_class, strict=True)
-        for file in found
-    ]
-    sizes = [len(found) for found in per_class]
-    return files, np.repeat(np.arange(len(classes), dtype=np.int64), sizes)
+        listings = [
+            (label, pool.submit(pictures_below, folder, name))
+            for label, of_class in enumerate(classes)
+            for name in present.get(of_class, ())
+        ]
+        found = [(label, listing.result()) for label, listing in listings]
+    if tell:
+        name_left_out(folder, [listing for _, listing in found])
+    paths = [path for _, listing in found for path in listing.paths]
+    sizes = [len(listing.paths) for _, listing in found]
+    labels = np.asarray([label for label, _ in found], np.int64)
+    return paths, np.repeat(labels, sizes)
 
 
-def find_geometry(folder: Place, files: list[Place], image_size: int | None) -> Geometry:
+def find_geometry(
+    folder: Place, paths: Sequence[str], options: ReadOptions, others: Iterable[Place] = ()
+) -> Geometry:
     """Return the array that the pictures become, from their headers alone.
 
-    Grey when all pictures are grey, else RGB. Without `image_size` all must have one size, else
-    UserError names two that differ. Headers are read only until the answer is known.
+    Grey when all pictures are grey, `others` of the data set too, else RGB. Without an image size
+    all must have one size, else UserError names two that differ. Headers are read only until the
+    answer is known.
     """
-    channels, first = 1, None
+    files = [folder / path for path in paths]
+    channels, first = options.channels or 1, None
     for file, header in _headers(files):
-        channels = max(channels, header.channels)
+        if not options.channels:
+            channels = max(channels, header.channels)
         first = first or (file, header)
-        size, expected = (header.width, header.height), (first[1].width, first[1].height)
-        if image_size is None and size != expected:
-            raise UserError(
-                f"{folder}: images differ in size ({first[0].name}: {expected[0]} x "
-                f"{expected[1]}, {file.name}: {size[0]} x {size[1]}); pass --image-size"
-            )
-        if image_size is not None and channels == 3:
+        if options.image_size is None:
+            _check_same_size(folder, first, (file, header))
+        elif channels == 3 or options.channels:
             break
     if first is None:
         raise UserError(f"{folder}: no images in its class folders ({SUFFIXES_TEXT})")
-    return Geometry.of(channels, first[1].height, first[1].width, image_size)
+    if channels == 1 and not options.channels:
+        channels = next((3 for _, header in _headers(list(others)) if header.channels == 3), 1)
+    return Geometry.of(Header(channels, first[1].height, first[1].width), options)
 
 
-def _headers(files: list[Place]) -> Iterator[tuple[Place, Any]]:
+def _check_same_size(
+    folder: Place, first: tuple[Place, Header], other: tuple[Place, Header]
+) -> None:
+    (file, a), (another, b) = first, other
+    if (a.width, a.height) != (b.width, b.height):
+        raise UserError(
+            f"{folder}: images differ in size ({file.name}: {a.width} x {a.height}, "
+            f"{another.name}: {b.width} x {b.height}); pass --image-size"
+        )
+
+
+def _headers(files: Sequence[Place]) -> Iterator[tuple[Place, Header]]:
     """Yield every file with its header, read ahead by a few threads, a block at a time."""
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
         for start in range(0, len(files), 256):
@@ -113,14 +154,6 @@ def _headers(files: list[Place]) -> Iterator[tuple[Place, Any]]:
             yield from zip(block, pool.map(lambda f: read_header(f, f), block), strict=True)
 
 
-def _portion(files: list[Place], labels: Labels, portion: str) -> tuple[list[Place], Labels]:
-    """Return the train or the test part of a folder that has no split folders."""
-    if not files:
-        return files, labels
-    chosen = seeded_part(labels, portion)
-    return [files[index] for index in chosen], labels[chosen]
-
-
-def fingerprint(files: list[Place]) -> int:
-    """Return a number that tells these files' folders and names, in order, from others."""
-    return zlib.crc32("\n".join("/".join(file.uri.split("/")[-2:]) for file in files).encode())
+def fingerprint(paths: list[str]) -> int:
+    """Return a number that tells these pictures' paths, in order, from others."""
+    return zlib.crc32("\n".join(paths).encode(errors="surrogatepass"))

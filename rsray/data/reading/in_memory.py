@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from rsray.data._base import ImageSplit, Labels, Pixels
+from rsray.data._base import ImageSplit, Indices, Labels, Pixels
 from rsray.errors import UserError
 
 
@@ -56,6 +56,15 @@ class CachedSplit(ImageSplit):
             class_names=base.class_names,
             base=base,
         )
+
+    @cached_property
+    def image_names(self) -> tuple[str, ...]:
+        """The base's names of the images [N]."""
+        return self.base.image_names
+
+    def stored(self, indices: Indices) -> list[bytes]:
+        """Return what the base holds of these images."""
+        return self.base.stored(indices)
 
     @cached_property
     def _decoded(self) -> tuple[Pixels, NDArray[np.bool_]]:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,42 +13,71 @@ import pyarrow as pa
 
 from rsray.data._base import Labels
 from rsray.data.reading.parquet_table import ParquetTable, opened
+from rsray.data.splits import normal
 from rsray.errors import UserError
 from rsray.storage import Place
 
+log = logging.getLogger(__name__)
 MAX_CLASSES = 100_000  # a larger label is an identifier taken for a class
 
 
-def find_classes(table: ParquetTable) -> tuple[int, tuple[str, ...] | None]:
-    """Return the number of classes and, where the data names them, their names by label.
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a table: their number K, their names by label, and the number of the first."""
 
-    For integers Hugging Face's metadata tell (then no label is read), else the largest label does;
+    number: int
+    names: tuple[str, ...] | None = None  # None: the data do not name them
+    first: int = 0  # 1 where the data count their labels from 1
+
+
+def find_classes(table: ParquetTable) -> Classes:
+    """Return the classes of a table.
+
+    For integers Hugging Face's metadata tell (then no label is read), else the labels that occur;
     text labels are sorted. Raises UserError for a label that cannot be a class.
     """
     declared = _declared_names(table.files[0], table.label_column)
     if declared:
-        return len(declared), declared
-    uniques = [unique for file_values in _values(table) for unique in set(file_values)]
-    if uniques and isinstance(uniques[0], str):
-        names = tuple(sorted(set(uniques)))
-        return len(names), names
+        return Classes(len(declared), declared)
+    uniques = {unique for file_values in _values(table) for unique in set(file_values)}
+    if any(isinstance(unique, str) for unique in uniques):
+        names = tuple(sorted({normal(str(unique)) for unique in uniques}))
+        return Classes(len(names), names)
     lowest, highest = min(uniques, default=0), max(uniques, default=0)
     if lowest < 0 or highest >= MAX_CLASSES:
         raise UserError(
             f"{table.files[0]}: column {table.label_column!r} has labels {lowest}..{highest}; "
             f"integer labels must be 0..K-1 with K at most {MAX_CLASSES}"
         )
-    return int(highest) + 1, None
+    return numbered_classes(uniques, f"{table.files[0]}: column {table.label_column!r}")
 
 
-def read_labels(table: ParquetTable, class_names: tuple[str, ...] | None) -> Labels:
+def numbered_classes(labels: set[int], where: str) -> Classes:
+    """Return the classes of labels that are numbers, named by them where they count from 1.
+
+    Raises UserError where they seem to count from 1 with gaps: no one can tell what 0 would be.
+    """
+    highest = max(labels, default=0)
+    if min(labels, default=0) != 1 or highest == 1:
+        return Classes(highest + 1)
+    if len(labels) < highest:
+        missing = min(set(range(1, highest)) - labels)
+        raise UserError(
+            f"{where} has labels 1..{highest} without 0 and {missing}: is 1 the first class or the "
+            "second? Write labels from 0, or class names as text"
+        )
+    log.warning("%s counts its labels from 1: class k is label k + 1", where)
+    return Classes(highest, tuple(map(str, range(1, highest + 1))), first=1)
+
+
+def read_labels(table: ParquetTable, class_names: tuple[str, ...] | None, first: int = 0) -> Labels:
     """Return the class index of every row, int64 [N]; text is looked up in `class_names`."""
     labels = np.asarray([value for values in _values(table) for value in values])
     if labels.dtype.kind != "U":
-        return labels.astype(np.int64)
-    index = {name: number for number, name in enumerate(class_names or ())}
+        return labels.astype(np.int64) - first
+    index = {normal(name): number for number, name in enumerate(class_names or ())}
     try:
-        return np.asarray([index[str(label)] for label in labels], np.int64)
+        return np.asarray([index[normal(str(label))] for label in labels], np.int64)
     except KeyError as error:
         raise UserError(f"{table.files[0]}: label {error} is not a class of the data set") from None
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rsray.data._base import Labels, Pixels
@@ -67,9 +68,26 @@ class ParquetTable:
                 out[places] = self._group_images(int(group), rows[places], to)
         return out
 
-    def first_picture(self) -> tuple[pa.ChunkedArray[Any], RowName]:
-        """Return the first row of the image column, and its name for messages."""
-        return self._group(0).slice(0, 1), RowName(self, 0)
+    def picture(self, row: int) -> tuple[pa.ChunkedArray[Any], RowName]:
+        """Return one row of the image column, and its name for messages."""
+        group = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        at = row - int(self._first_rows[group])
+        return self._group(group).slice(at, 1), RowName(self, row)
+
+    def paths(self) -> list[str | None]:
+        """Return what the image column says each picture was called [N], None where it does not."""
+
+        def piece(file: Place, footer: pq.FileMetaData) -> list[str | None]:
+            with opened(file, footer) as parquet:
+                kind = parquet.schema_arrow.field(self.image_column).type
+                if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+                    return [None] * footer.num_rows
+                column = parquet.read(columns=[f"{self.image_column}.path"])
+                paths: list[str | None] = pc.struct_field(column.column(0), "path").to_pylist()
+                return paths
+
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            return [path for paths in pool.map(piece, self.files, self._footers) for path in paths]
 
     def _group_images(self, group: int, rows: Labels, to: Geometry) -> Pixels:
         local = rows - self._first_rows[group]

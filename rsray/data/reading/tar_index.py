@@ -52,19 +52,20 @@ class Member(NamedTuple):
     content: bytes
 
 
-def read_index(file: Place) -> pa.Table:
+def read_index(file: Place, label_field: str | None = None) -> pa.Table:
     """Return the samples of a tar file in their order, as a table of INDEX.
 
-    Raises UserError, naming the file, when it is damaged or a sample lacks its picture or class.
+    `label_field` is the field of the .json that tells the class, where it is none of ours. Raises
+    UserError, naming the file, when it is damaged or a sample lacks its picture or class.
     """
     size, modified = file.size_and_time()
     if modified is None:  # a changed file could not be told from what was kept
-        return _build(file)
-    text = f"{VERSION} {file.uri} {size} {modified}"
+        return _build(file, label_field)
+    text = f"{VERSION} {file.uri} {size} {modified} {label_field or ''}".rstrip()
     name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest() + ".arrow"
     kept = _kept(name)
     if kept is None:
-        kept = _build(file)
+        kept = _build(file, label_field)
         _keep(name, kept)
     return kept
 
@@ -92,9 +93,9 @@ def _keep(name: str, table: pa.Table) -> None:
         log.warning("the index of a tar file cannot be kept: %s", one_line(problem))
 
 
-def _build(file: Place) -> pa.Table:
+def _build(file: Place, label_field: str | None) -> pa.Table:
     rows = [
-        _sample(file, key, list(members))
+        _sample(file, key, list(members), label_field)
         for key, members in groupby(_members(file), key=lambda member: member.key)
     ]
     if not rows:
@@ -133,7 +134,9 @@ def _divided(name: str) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder else stem), (extension.lower() if stem else "")
 
 
-def _sample(file: Place, key: str, members: list[Member]) -> dict[str, Any]:
+def _sample(
+    file: Place, key: str, members: list[Member], label_field: str | None
+) -> dict[str, Any]:
     pictures = [
         member for member in members if f".{member.extension.rpartition('.')[2]}" in SUFFIXES
     ]
@@ -141,11 +144,10 @@ def _sample(file: Place, key: str, members: list[Member]) -> dict[str, Any]:
         found = ", ".join(member.extension for member in members)
         raise UserError(f"{file}: sample {key!r} has no picture (it has {found})")
     said = next((_json(file, m) for m in members if m.extension == "json"), {})
-    label = next((_text(file, m) for m in members if m.extension in CLASS_EXTENSIONS), None)
-    if label is None:
-        label = next((said[name] for name in LABEL_FIELDS if name in said), None)
+    label = _label(file, members, said, label_field)
     if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
-        raise UserError(f"{file}: sample {key!r} has no class: it needs .cls, or a label in .json")
+        needs = f"a field {label_field!r}" if label_field else ".cls, or a label"
+        raise UserError(f"{file}: sample {key!r} has no class: it needs {needs} in .json")
     name = next((said[field] for field in NAME_FIELDS if isinstance(said.get(field), str)), None)
     picture = pictures[0]
     return {
@@ -155,6 +157,16 @@ def _sample(file: Place, key: str, members: list[Member]) -> dict[str, Any]:
         "label": str(label),
         "class_name": name,
     }
+
+
+def _label(
+    file: Place, members: list[Member], said: dict[str, Any], label_field: str | None
+) -> Any:
+    """Return what a sample says of its class: in the field that was asked for, .cls or .json."""
+    if label_field:
+        return said.get(label_field)
+    told = next((_text(file, m) for m in members if m.extension in CLASS_EXTENSIONS), None)
+    return told or next((said[name] for name in LABEL_FIELDS if name in said), None)
 
 
 def _text(file: Place, member: Member) -> str:

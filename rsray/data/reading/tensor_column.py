@@ -52,7 +52,7 @@ def tensor_images(column: pa.ChunkedArray[Any], to: Geometry, names: Sequence[ob
     Raises UserError when they are not uint8 or not all of one shape.
     """
     pixels = _channels_first(_stacked(column, names), names)
-    if to.short_side is None and to.crop is None:
+    if to.short_side is None and to.crop is None and pixels.shape[1] == to.channels:
         if pixels.shape[1:] != to.shape:
             raise UserError(
                 f"{names[0]}: image of shape {pixels.shape[1:]} among images of shape {to.shape}"

@@ -8,8 +8,10 @@ from typing import Any
 from rsray.config import TrainConfig
 from rsray.data import DATASETS
 
-VALIDATION, VALIDATION_IMAGES = 0.15, 2_000  # a look at more images than this costs epochs
-LOOKS = 8  # at a trial that is not stopped
+# Of the training images; a look at more than so many images costs epochs.
+VALIDATION_SHARE, MOST_VALIDATION_IMAGES = 0.15, 2_000
+# At a trial that is not stopped.
+LOOKS_PER_TRIAL = 8
 
 
 def search_defaults(
@@ -25,6 +27,6 @@ def search_defaults(
     if trial_epochs is None and spec.shorter_trials > 1 and "epochs" not in space:
         trial_epochs = -(-train.epochs // spec.shorter_trials)
         found["trial_epochs"] = trial_epochs
-    found["report_every"] = max(1, (trial_epochs or train.epochs) // LOOKS)
-    found["validation"] = min(VALIDATION, round(VALIDATION_IMAGES / images, 6))
+    found["report_every"] = max(1, (trial_epochs or train.epochs) // LOOKS_PER_TRIAL)
+    found["validation"] = min(VALIDATION_SHARE, round(MOST_VALIDATION_IMAGES / images, 6))
     return found

@@ -8,15 +8,8 @@ from typing import Any, NamedTuple
 from rsray import data
 from rsray.config import CertifyConfig, TrainConfig, TuneConfig
 from rsray.distributed.search.defaults import search_defaults
-from rsray.distributed.search.space import (
-    distributions,
-    grid_points,
-    most_epochs,
-    parse_grid,
-    parse_space,
-    published_settings,
-    why_untried,
-)
+from rsray.distributed.search.resolved_search import resolve_search
+from rsray.distributed.search.space import grid_points, parse_grid, parse_space, read_space
 from rsray.errors import UserError
 from rsray.presets import search_config
 from rsray.storage import PathLike
@@ -31,24 +24,25 @@ class SearchRequest(NamedTuple):
 
     def announcement(self, where: str) -> list[str]:
         """Return in lines what will be searched and certified."""
-        config, base = self.config, self.config.train
-        number = f"{config.trials} trials of up to {most_epochs(config)} epochs"
+        search, config, base = resolve_search(self.config), self.config, self.config.train
+        number = f"{config.trials} trials of up to {search.most_epochs} epochs"
         about = f"{base.objective} on {base.dataset}, sigma {base.sigma:g}"
         lines = [f"searching {', '.join(config.search)} of {about}: {number} -> {where}"]
-        reason = why_untried(distributions(config.search), base)
-        if not published_settings(base):
+        if not search.published:
             lines.append(f"no paper has a setting for {about}")
-        elif reason and config.sampler != "grid":
-            lines.append(f"the published setting is not among the trials: {reason}")
-        if config.final:
-            images = len(data.selected(self.num_test_images, 0, config.skip, config.limit))
-            settings = "the winner and what it is compared with" if config.compare else "the winner"
-            each = CertifyConfig.model_fields["n0"].default + config.n
-            draws = images * each * (1 + config.compare)
-            lines.append(
-                f"then certifying {settings} on {images:,} test images: up to {draws:,} draws"
-            )
-        return lines
+        elif search.why_untried and config.sampler != "grid":
+            lines.append(f"the published setting is not among the trials: {search.why_untried}")
+        return [*lines, *self._announced_certificates()]
+
+    def _announced_certificates(self) -> list[str]:
+        config = self.config
+        if not config.final:
+            return []
+        images = len(data.selected(self.num_test_images, 0, config.skip, config.limit))
+        settings = "the winner and what it is compared with" if config.compare else "the winner"
+        each = CertifyConfig.model_fields["n0"].default + config.n
+        draws = images * each * (1 + config.compare)
+        return [f"then certifying {settings} on {images:,} test images: up to {draws:,} draws"]
 
 
 def open_search(
@@ -83,7 +77,7 @@ def open_search(
         chosen["sampler"] = "grid"
     defaults = search_defaults(base, images, chosen.get("trial_epochs"), space)
     if chosen.get("sampler") == "grid":
-        defaults["trials"] = len(grid_points(distributions(space)))
+        defaults["trials"] = len(grid_points(read_space(space)))
     config = TuneConfig.make({"train": base, "search": space, **defaults, **chosen})
     return SearchRequest(config, test_images)
 
@@ -104,9 +98,7 @@ def _open_data(base: TrainConfig, download: bool) -> tuple[int, int]:
     A missing data set is an error now, not after hours.
     """
     splits = {
-        name: data.open_split(
-            base.dataset, name, base.data_root, image_size=base.image_size, download=download
-        )
+        name: data.open_split(base.dataset, name, base.data_root, download=download, **base.reading)
         for name in ("train", "test")
     }
     return min(len(splits["train"]), base.limit or len(splits["train"])), len(splits["test"])

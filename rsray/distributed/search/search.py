@@ -1,12 +1,15 @@
 """Run the trials of a search on Ray Tune: who proposes, who stops, how many at a time.
 
-Optuna proposes; each proposal depends on the seed, the trial's number and what has ended before,
-so a search that was interrupted goes on as it would have. ASHA stops trials that are behind. Such
-a trial is told to Optuna as PRUNED with the values of its looks: TPE then ranks it below every
-complete trial, and among its like by how far it came and what it reached there. Told as complete,
-its early value would be compared with final ones. With several objectives, or on a grid, no trial
-is stopped: ASHA would judge by one objective, and a grid's table needs all of its cells. Nor are
-the given settings, the published one first: the others are compared with what they reach.
+Optuna proposes settings with TPE (tree-structured Parzen estimators: near the best so far). Each
+proposal depends on the seed, the trial's number and what has ended before, so a search that was
+interrupted goes on as it would have. ASHA (asynchronous successive halving) stops trials that are
+behind the others at a look, a rung. Such a trial is told to Optuna as PRUNED with the values of its
+looks: TPE then ranks it below every complete trial, and among its like by how far it came and what
+it reached there. Told as complete, its early value would be compared with final ones.
+
+No trial is stopped where there are several objectives, as ASHA would judge by one, or on a grid,
+whose table needs all of its cells. Nor are the given settings, the published one first: the others
+are compared with what they reach.
 """
 
 from __future__ import annotations
@@ -22,90 +25,88 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from rsray.config import TUNE_OBJECTIVES, TuneConfig
-from rsray.distributed.search.space import GIVEN, distributions, most_epochs
-from rsray.distributed.search.study import ended
-from rsray.distributed.search.trial import TrialJob, run_trial, trial_config
-from rsray.distributed.search.trial_resources import (
-    DRIVER_CPU,
-    cluster_nodes,
-    gpus_per_worker,
-    plan_trials,
-)
+from rsray.distributed.search.resolved_search import GIVEN, Search
+from rsray.distributed.search.study import ended_trials
+from rsray.distributed.search.trial import TrialJob, run_trial
+from rsray.distributed.search.trial_resources import DRIVER_CPUS, plan_trials
 from rsray.distributed.search.watch import Watcher
 from rsray.distributed.session import quiet_logs, search_path
 from rsray.progress import Watch
 from rsray.storage import Place, open_filesystem
 
-LOST_PROCESSES = 2  # times that a trial whose process or node was lost is run again
-SCRATCH = ".ray"  # in TUNE while a search runs: a place that all nodes see
+# A trial whose process or node was lost is run again so often.
+MOST_RERUNS_OF_LOST_TRIALS = 2
+# In TUNE while a search runs: a folder that all nodes see.
+SCRATCH_FOLDER = ".ray"
+# TPE proposes at random until so many trials have ended, or a third of them.
+MOST_RANDOM_TRIALS = 10
 
 
-def run_search(config: TuneConfig, study: optuna.Study, out: Place, watch: Watch) -> None:
+def run_search(search: Search, study: optuna.Study, out: Place, watch: Watch) -> None:
     """Run the trials that the study still lacks; what it holds is in its storage at any moment."""
-    already = len(ended(study))
-    missing = config.trials - already
+    already = len(ended_trials(study))
+    missing = search.config.trials - already
     if missing <= 0:
         return
     quiet_logs()
-    nodes = cluster_nodes()
-    gpus = gpus_per_worker(config, nodes)
-    plan = plan_trials(nodes, config, gpus, missing)
-    scratch = out / SCRATCH
-    filesystem, path = open_filesystem(scratch.uri)
-    job = TrialJob(
-        config,
-        search_path(),
-        threads=max(1, round(plan.cpus)),
-        workers=plan.workers,
-        resources={"CPU": plan.cpus, **({"GPU": gpus} if gpus else {})},
-        scratch=scratch,
-    )
-    alone = plan.workers == 1
-    searcher = StudySearcher(config, study)
+    plan = plan_trials(search, missing)
+    job = TrialJob(search, plan, search_path(), out / SCRATCH_FOLDER)
+    searcher = StudySearcher(search, study)
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(
-            ray.tune.with_parameters(run_trial, job=job),
-            {"CPU": plan.cpus if alone else DRIVER_CPU, "GPU": gpus if alone else 0},
-        ),
+        ray.tune.with_resources(ray.tune.with_parameters(run_trial, job=job), _resources(job)),
         tune_config=ray.tune.TuneConfig(
             search_alg=searcher,
-            scheduler=_scheduler(config, searcher),
+            scheduler=_make_scheduler(search, searcher),
             num_samples=missing,
             max_concurrent_trials=plan.concurrent,
-            reuse_actors=alone,
+            reuse_actors=plan.workers == 1,
         ),
-        run_config=ray.tune.RunConfig(
-            name="search",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            verbose=0,
-            failure_config=ray.tune.FailureConfig(max_failures=LOST_PROCESSES),
-            callbacks=[Watcher(config.trials, already, watch)],
-        ),
+        run_config=_run_config(job.scratch, Watcher(search.config.trials, already, watch)),
     )
-    out.delete(SCRATCH)
+    out.delete(SCRATCH_FOLDER)
     try:
         tuner.fit()
     finally:
-        out.delete(SCRATCH)
+        out.delete(SCRATCH_FOLDER)
 
 
-def _scheduler(config: TuneConfig, searcher: StudySearcher) -> Any:
+def _resources(job: TrialJob) -> dict[str, float]:
+    """Return what a trial's own process occupies: little, when its workers are elsewhere."""
+    if job.plan.workers > 1:
+        return {"CPU": DRIVER_CPUS, "GPU": 0}
+    return {"CPU": job.plan.cpus, "GPU": job.search.gpus_per_worker}
+
+
+def _run_config(scratch: Place, watcher: Watcher) -> ray.tune.RunConfig:
+    filesystem, path = open_filesystem(scratch.uri)
+    return ray.tune.RunConfig(
+        name="search",
+        storage_path=path,
+        storage_filesystem=filesystem,
+        verbose=0,
+        failure_config=ray.tune.FailureConfig(max_failures=MOST_RERUNS_OF_LOST_TRIALS),
+        callbacks=[watcher],
+    )
+
+
+def _make_scheduler(search: Search, searcher: StudySearcher) -> Any:
     """Return ASHA, told of the looks at trials that ended before; nobody where none may stop."""
-    if config.sampler == "grid" or len(config.objectives) > 1:
+    config = search.config
+    if config.sampler == "grid" or len(search.metrics) > 1:
         return FIFOScheduler()
-    looks = math.ceil(most_epochs(config) / config.report_every)
+    looks = math.ceil(search.most_epochs / config.report_every)
     asha = SparingAsha(
         searcher,
-        metric=TUNE_OBJECTIVES[config.objectives[0]],
+        metric=search.metrics[0],
         mode="max",
         time_attr="look",
         max_t=looks + 1,
-        grace_period=_grace_period(config, looks),
+        grace_period=_first_rung(search, looks),
         reduction_factor=config.reduction,
     )
-    nobody: Any = None  # the controller, which ASHA does not look at
-    for trial in ended(searcher.study):
+    # The controller, which ASHA does not look at.
+    nobody: Any = None
+    for trial in ended_trials(searcher.study):
         earlier: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
         asha.on_trial_add(nobody, earlier)
         for look, value in sorted(trial.intermediate_values.items()):
@@ -113,15 +114,15 @@ def _scheduler(config: TuneConfig, searcher: StudySearcher) -> Any:
     return asha
 
 
-def _grace_period(config: TuneConfig, looks: int) -> int:
+def _first_rung(search: Search, looks: int) -> int:
     """Return the look from which on a trial may be stopped.
 
     A deferred MACER trains without its trade-off until the first learning-rate drop: looks before
     it tell nothing of what is searched.
     """
-    train, earliest = trial_config(config, {}), 1
+    train, earliest = search.trial({}), 1
     if getattr(train.build_objective(), "deferred", False) and train.lr_drops:
-        earliest = min(train.lr_drops) // config.report_every + 1
+        earliest = min(train.lr_drops) // search.config.report_every + 1
     return min(looks, max(earliest, looks // 4))
 
 
@@ -145,22 +146,21 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     reports NaN running for good (rsray/distributed/README.md).
     """
 
-    def __init__(self, config: TuneConfig, study: optuna.Study) -> None:
+    def __init__(self, search: Search, study: optuna.Study) -> None:
         super().__init__()
-        self.config, self.study = config, study
-        self.space = distributions(config.search)
-        self.names = [TUNE_OBJECTIVES[name] for name in config.objectives]
+        self.search, self.study = search, study
         self.running: dict[str, optuna.Trial] = {}
-        self.seen: dict[str, set[int]] = {}  # looks that the study holds already
+        # The looks that the study holds already.
+        self.seen: dict[str, set[int]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Return the settings of the next trial: one that waits, else a new proposal."""
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         number = waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = _sampler(self.config, number)
-        trial = self.study.ask(self.space)
+        self.study.sampler = _make_sampler(self.search.config, number)
+        trial = self.study.ask(self.search.space)
         if "source" not in trial.user_attrs:
-            trial.set_user_attr("source", self.config.sampler)
+            trial.set_user_attr("source", self.search.config.sampler)
         self.running[trial_id] = trial
         self.seen[trial_id] = set(waiting[0].intermediate_values) if waiting else set()
         return dict(trial.params)
@@ -173,20 +173,24 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record a look; Optuna keeps none for several objectives."""
         look = result.get("look")
-        if look is None or look in self.seen[trial_id] or len(self.names) > 1:
+        if look is None or look in self.seen[trial_id] or len(self.search.metrics) > 1:
             return
         self.seen[trial_id].add(look)
-        self.running[trial_id].report(result[self.names[0]], look)
+        self.running[trial_id].report(result[self.search.metrics[0]], look)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Record how a trial ended, and the look that stopped it: Tune tells that one here only."""
         result = result or {}
-        values = [float(result.get(name, math.nan)) for name in self.names]
+        values = [float(result.get(name, math.nan)) for name in self.search.metrics]
         problem = result.get("error")
         if problem is None and (error or not all(map(math.isfinite, values))):
-            problem = f"its process was lost {LOST_PROCESSES + 1} times" if error else "no result"
+            problem = (
+                f"its process was lost {MOST_RERUNS_OF_LOST_TRIALS + 1} times"
+                if error
+                else "no result"
+            )
         if problem is None:
             self.on_trial_result(trial_id, result)
         trial = self.running.pop(trial_id)
@@ -208,10 +212,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         """Do nothing: the study's storage is the record."""
 
 
-def _sampler(config: TuneConfig, number: int) -> optuna.samplers.BaseSampler:
+def _make_sampler(config: TuneConfig, number: int) -> optuna.samplers.BaseSampler:
     """Return the sampler for one proposal, with random numbers of its own."""
     seed = (config.seed * 1_000_003 + number) % 2**32
     if config.sampler != "tpe":
         return optuna.samplers.RandomSampler(seed=seed)
-    startup = min(10, config.trials // 3 + 1)
+    startup = min(MOST_RANDOM_TRIALS, config.trials // 3 + 1)
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)

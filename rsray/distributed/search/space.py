@@ -1,4 +1,4 @@
-"""Search spaces: `key=SPEC` texts to Optuna distributions, and the points that are tried first."""
+"""Search spaces: `key=SPEC` texts to Optuna distributions, and what a point of one says."""
 
 from __future__ import annotations
 
@@ -16,24 +16,21 @@ from optuna.distributions import (
 )
 from yaml import YAMLError
 
-from rsray.config import TrainConfig, TuneConfig, check_names, nest, objective_fields
+from rsray.config import READING, TrainConfig, check_names, nest, objective_fields
 from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
-from rsray.presets import published_for
 from rsray.storage.yaml_files import parse_value
 
 Point = dict[str, Any]
 Space = dict[str, BaseDistribution]
 FORMS = "uniform(low,high), log(low,high), int(low,high), choice(a,b,...)"
 SPEC = re.compile(r"^\s*(uniform|log|int|choice)\s*\((.*)\)\s*$")
-COMMA = re.compile(r",(?![^\[]*\])")  # outside brackets: [10,20] is one value
+# Outside brackets: [10,20] is one value.
+COMMA = re.compile(r",(?![^\[]*\])")
 # What trials share, so that they can be compared: their images, and where they run.
 SHARED = TrainConfig.where_fields | {
-    "dataset", "image_size", "limit", "validation", "seed", "sigma", "settings"
+    "dataset", *READING, "limit", "validation", "seed", "sigma", "settings"
 }  # fmt: skip
-# What a user chooses for the published setting too: not of a paper's method.
-BUDGET = ("epochs", "batch_size", "model")
-GIVEN = ("paper", "start")  # sources of trials that nobody proposed
 
 
 def parse_space(
@@ -62,7 +59,7 @@ def parse_space(
                 f"nothing is left to search: {', '.join(usual)} is given; name "
                 f"other settings by --search key=SPEC, with SPEC one of {FORMS}"
             )
-    distributions(specs)
+    read_space(specs)
     return specs
 
 
@@ -77,8 +74,8 @@ def parse_grid(
             raise UserError(f"--grid {text!r} is not of the form key=v1,v2,...")
         _add(specs, key.strip(), f"choice({values.strip()})", "--grid")
     _check_keys(specs, objective, "--grid", fixed)
-    for key, distribution in distributions(specs).items():
-        choices = ends(distribution)
+    for key, distribution in read_space(specs).items():
+        choices = extreme_values(distribution)
         if any(value in choices[:place] for place, value in enumerate(choices)):
             raise UserError(f"--grid {key}: a value comes twice in {choices}")
     return specs
@@ -102,7 +99,7 @@ def _check_keys(
     check_names(specs, [*known, *objective_fields(objective)], f"{option}, objective {objective}")
 
 
-def distributions(specs: Mapping[str, str]) -> Space:
+def read_space(specs: Mapping[str, str]) -> Space:
     """Return the Optuna distribution of each SPEC; UserError that shows the forms."""
     return {key: _distribution(key, spec) for key, spec in specs.items()}
 
@@ -131,20 +128,12 @@ def _distribution(key: str, spec: str) -> BaseDistribution:
         raise UserError(f"--search {key}={spec!r}: {reason}; SPEC is one of {FORMS}") from problem
 
 
-def ends(distribution: BaseDistribution) -> list[Any]:
+def extreme_values(distribution: BaseDistribution) -> list[Any]:
     """Return a distribution's choices, or its lowest and highest value."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     return [distribution.low, distribution.high]
-
-
-def most_epochs(config: TuneConfig) -> int:
-    """Return the epochs of the longest trial that a search may run."""
-    space = distributions(config.search)
-    if "epochs" not in space:
-        return config.trial_epochs or config.train.epochs
-    return max(int(value) for value in ends(space["epochs"]))
 
 
 def settings_of(point: Point, train: TrainConfig, trial_epochs: int | None = None) -> Point:
@@ -167,64 +156,21 @@ def grid_points(space: Space) -> list[Point]:
     return [dict(zip(space, values, strict=True)) for values in product(*choices)]
 
 
-def start_points(space: Space, train: TrainConfig) -> dict[str, Point]:
-    """Return {"paper": point, "start": point}: the published setting and the one to start from.
-
-    One entry when the two are the same. No "paper" where none is published, or `why_untried`.
-    """
-    own, paper = _flat(train), published_settings(train)
-    points: dict[str, Point] = {}
-    if paper and not why_untried(space, train):
-        points["paper"] = _point(space, {**own, **paper})
-    start = first_point(space, own)
-    if start and start not in points.values():
-        points["start"] = start
-    return points
-
-
-def published_settings(train: TrainConfig) -> Point:
-    """Return what a paper says of this run but the budget, its schedule at this run's epochs.
-
-    Empty where nothing is published for the data set, objective and sigma.
-    """
-    entry = published_for(train)
-    settings = entry.at_epochs(train.epochs) if entry else {}
-    return {key: value for key, value in settings.items() if key not in BUDGET}
-
-
-def why_untried(space: Space, train: TrainConfig) -> str:
-    """Return what keeps the published setting from being a trial; empty when nothing does."""
-    own, paper = _flat(train), published_settings(train)
-    for key, value in {**own, **paper}.items():
-        if key in space and not _holds(space[key], _stored(value)):
-            return f"its {key} is {value}, which the search does not hold"
-        if key in paper and key not in space and own.get(key) != value:
-            return f"its {key} is {value}, here it is {own.get(key)}"
-    return ""
-
-
-def first_point(space: Space, settings: Mapping[str, Any]) -> Point | None:
-    """Return the settings' own point in the space, or None when the space does not hold it."""
-    point = _point(space, settings)
-    return point if all(_holds(space[key], value) for key, value in point.items()) else None
-
-
-def _flat(train: TrainConfig) -> Point:
-    resolved = train.resolved()
-    return {**resolved.model_dump(), **resolved.settings}
-
-
-def _point(space: Space, settings: Mapping[str, Any]) -> Point:
+def point_of(space: Space, settings: Mapping[str, Any]) -> Point:
+    """Return the settings' own point in the space, which may not hold it."""
     return {key: _stored(settings.get(key)) for key in space}
+
+
+def holds_value(distribution: BaseDistribution, value: Any) -> bool:
+    """Tell whether a search may try this value."""
+    value = _stored(value)
+    try:
+        return value is not None and distribution._contains(distribution.to_internal_repr(value))
+    # What a categorical distribution says of a stranger.
+    except ValueError:
+        return False
 
 
 def _stored(value: Any) -> Any:
     """Return a value as studies hold it: they have no lists, only their text."""
     return str(list(value)) if isinstance(value, list | tuple) else value
-
-
-def _holds(distribution: BaseDistribution, value: Any) -> bool:
-    try:
-        return value is not None and distribution._contains(distribution.to_internal_repr(value))
-    except ValueError:  # what a categorical distribution says of a stranger
-        return False

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from optuna.trial import FrozenTrial, TrialState
 
-from rsray.config import TUNE_OBJECTIVES, TuneConfig
-from rsray.distributed.search.space import Point, distributions, grid_points, start_points
+from rsray.config import TUNE_OBJECTIVES
+from rsray.distributed.search.resolved_search import Search
 from rsray.distributed.search.study_storage import STUDY_FILE, study_storage
 from rsray.errors import UserError
 from rsray.storage import Place
@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
 )
 
 
-def open_study(out: Place, config: TuneConfig) -> optuna.Study:
+def open_study(out: Place, search: Search) -> optuna.Study:
     """Open the study of a search, ready to go on: what was under way waits to be run again.
 
     A new study holds the points that are tried first. The caller holds TUNE's lock.
@@ -54,22 +54,22 @@ def open_study(out: Place, config: TuneConfig) -> optuna.Study:
         # the next one would wait 30 seconds for.
         (out.local_path / f"{STUDY_FILE}.lock").unlink(missing_ok=True)
         out.refuse_link(STUDY_FILE)
-        _mend(out.local_path / STUDY_FILE)
+        _cut_torn_line(out.local_path / STUDY_FILE)
     storage = study_storage(out)
     study = optuna.create_study(
         storage=storage,
         study_name=STUDY,
-        directions=["maximize"] * len(config.objectives),
+        directions=["maximize"] * len(search.metrics),
         load_if_exists=True,
     )
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-    for point, source in first_points(config)[len(study.get_trials(deepcopy=False)) :]:
+    for point, source in search.first_points[len(study.get_trials(deepcopy=False)) :]:
         study.enqueue_trial(point, user_attrs={"source": source})
     return study
 
 
-def _mend(path: Path) -> None:
+def _cut_torn_line(path: Path) -> None:
     """Cut off the line that a killed search left half-written: Optuna cannot read past it."""
     if not path.exists():
         return
@@ -78,26 +78,17 @@ def _mend(path: Path) -> None:
         file.truncate(whole)
 
 
-def first_points(config: TuneConfig) -> list[tuple[Point, str]]:
-    """Return the (point, source) that a search tries first: a grid's all, else the published."""
-    space = distributions(config.search)
-    if config.sampler == "grid":
-        return [(point, "grid") for point in grid_points(space)]
-    points = start_points(space, config.train)
-    return [(point, source) for source, point in points.items()][: config.trials]
-
-
-def ended(study: optuna.Study) -> list[FrozenTrial]:
+def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that a search need not repeat."""
     return study.get_trials(deepcopy=False, states=ENDED)
 
 
-def winner(study: optuna.Study) -> FrozenTrial:
+def find_winner(study: optuna.Study) -> FrozenTrial:
     """Return the complete trial that is best in the first objective; UserError without any."""
     best = best_trial(study)
     if best is None:
-        errors = Counter(trial.user_attrs.get("error") or "stopped early" for trial in ended(study))
-        reasons = "; ".join(f"{count} x {error}" for error, count in errors.most_common(3))
+        ends = [trial.user_attrs.get("error") or "stopped early" for trial in ended_trials(study)]
+        reasons = "; ".join(f"{count} x {end}" for end, count in Counter(ends).most_common(3))
         raise UserError(
             f"no trial of the search succeeded: {reasons}. {TRIALS} in its folder has them all; "
             "search again with other settings and another --out"
@@ -114,7 +105,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     """Return a row per trial that ended: SCHEMA's columns, then the settings."""
-    trials = ended(study)
+    trials = ended_trials(study)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     front = {trial.number for trial in complete if not _is_dominated(trial, complete)}
     keys = sorted({key for trial in trials for key in trial.params})
@@ -142,7 +133,7 @@ def _is_dominated(trial: FrozenTrial, others: list[FrozenTrial]) -> bool:
     return any(beats(other) for other in others)
 
 
-def write_trials(out: Place, study: optuna.Study, config: TuneConfig) -> None:
+def write_trials(out: Place, study: optuna.Study, search: Search) -> None:
     """Write trials.parquet: a row per trial with its settings, result and cost."""
     rows = trial_rows(study)
     columns = [pa.array([row[field.name] for row in rows], field.type) for field in SCHEMA]
@@ -150,7 +141,7 @@ def write_trials(out: Place, study: optuna.Study, config: TuneConfig) -> None:
     for key in [key for key in (rows[0] if rows else {}) if key not in SCHEMA.names]:
         columns.append(_settings_column([row[key] for row in rows]))
         fields.append(pa.field(key, columns[-1].type, metadata={"description": "a setting"}))
-    about = json.dumps(config.model_dump(mode="json"))
+    about = json.dumps(search.config.model_dump(mode="json"))
     schema = pa.schema(fields, metadata={b"rsray": about.encode()})
     table = pa.Table.from_arrays(columns, schema=schema)
     sink = pa.BufferOutputStream()
@@ -161,5 +152,6 @@ def write_trials(out: Place, study: optuna.Study, config: TuneConfig) -> None:
 def _settings_column(values: list[Any]) -> Any:
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):  # a choice among things of several types
+    # A choice among things of several types.
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
         return pa.array([None if value is None else str(value) for value in values])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -11,11 +10,11 @@ import optuna
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
-from rsray.config import TUNE_OBJECTIVES, TuneConfig
+from rsray.config import TUNE_OBJECTIVES
 from rsray.distributed.search import study_plots
-from rsray.distributed.search.space import distributions
+from rsray.distributed.search.resolved_search import Search
 from rsray.distributed.search.study import SCHEMA, best_trial, trial_rows
-from rsray.distributed.search.study_plots import show
+from rsray.distributed.search.study_plots import Rows, show_setting
 from rsray.results import compare, page, plot
 from rsray.storage import Place
 
@@ -30,41 +29,38 @@ CAPTIONS = {
 }
 
 
-def write_study(out: Place, study: optuna.Study, config: TuneConfig) -> None:
+def write_study(out: Place, study: optuna.Study, search: Search) -> None:
     """Write the plots (.svg and .png) and the page of a search."""
     folder = (out / PLOTS).make()
-    for name, figure in draw(trial_rows(study), study, config).items():
+    for name, figure in draw_figures(trial_rows(study), study, search).items():
         for suffix in (".svg", ".png"):
             folder.write(name + suffix, plot.render(figure, suffix))
-    write_page(out, study, config)
+    write_page(out, study, search)
 
 
-def write_page(out: Place, study: optuna.Study, config: TuneConfig) -> None:
+def write_page(out: Place, study: optuna.Study, search: Search) -> None:
     """Write the page: its plots are the files, and certificates that exist are included."""
-    out.write(PAGE, _page(out, trial_rows(study), study, config).encode())
+    out.write(PAGE, _make_page(out, trial_rows(study), study, search).encode())
 
 
-def draw(
-    rows: Sequence[dict[str, Any]], study: optuna.Study, config: TuneConfig
-) -> dict[str, Figure]:
+def draw_figures(rows: Rows, study: optuna.Study, search: Search) -> dict[str, Figure]:
     """Return the figures that a search has enough trials for, in the order of the page."""
-    metrics = [TUNE_OBJECTIVES[name] for name in config.objectives]
-    space = distributions(config.search)
+    metrics, space = search.metrics, search.space
     figures: dict[str, Figure] = {}
-    figures["history"] = study_plots.history(rows, metrics[0])
-    if config.sampler == "grid":
-        figures["grid"] = study_plots.grid_curves(rows, metrics[0], list(space))
+    figures["history"] = study_plots.draw_history(rows, metrics[0])
+    if search.config.sampler == "grid":
+        figures["grid"] = study_plots.draw_grid(rows, metrics[0], list(space))
     if len(metrics) > 1:
-        figures["pareto"] = study_plots.pareto(rows, metrics)
-    shares = importances(study)
+        figures["pareto"] = study_plots.draw_pareto(rows, metrics)
+    shares = importance_shares(study)
     if shares:
-        figures["importance"] = study_plots.importance(shares, metrics[0])
+        figures["importance"] = study_plots.draw_importance(shares, metrics[0])
     log = [key for key, distribution in space.items() if getattr(distribution, "log", False)]
-    figures["slices"] = study_plots.slices(rows, metrics[0], list(space), log)
+    figures["slices"] = study_plots.draw_slices(rows, metrics[0], list(space), log)
     return figures
 
 
-def importances(study: optuna.Study) -> dict[str, float]:
+def importance_shares(study: optuna.Study) -> dict[str, float]:
     """Return the share of each setting in the variance of the first objective; may be empty.
 
     Complete trials only, and there must be at least two that differ.
@@ -74,26 +70,23 @@ def importances(study: optuna.Study) -> dict[str, float]:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a setting that had one value only is left out
+        # A setting that had one value only is left out.
+        warnings.simplefilter("ignore")
         try:
             found = optuna.importance.get_param_importances(
                 study, evaluator=evaluator, target=lambda trial: trial.values[0]
             )
-        except (ValueError, RuntimeError):  # what Optuna says of too few or equal trials
+        # What Optuna says of too few or equal trials.
+        except (ValueError, RuntimeError):
             return {}
     return {name: share for name, share in found.items() if share == share}
 
 
-def _page(
-    out: Place,
-    rows: Sequence[dict[str, Any]],
-    study: optuna.Study,
-    config: TuneConfig,
-) -> str:
-    train, best = config.train, best_trial(study)
+def _make_page(out: Place, rows: Rows, study: optuna.Study, search: Search) -> str:
+    config, train, best = search.config, search.config.train, best_trial(study)
     states = [row["state"] for row in rows]
     params = best.params if best else {}
-    settings = ", ".join(f"{key} {show(value)}" for key, value in params.items())
+    settings = ", ".join(f"{key} {show_setting(value)}" for key, value in params.items())
     facts = {
         "best": f"trial {best.number}: {settings}" if best else "no trial is complete",
         "trials": f"{len(rows)}: {states.count('complete')} complete, {states.count('pruned')} "
@@ -114,11 +107,11 @@ def _page(
         if f"{name}.svg" in drawn
     )
     heading = f"Search: {train.objective} on {train.dataset}, sigma {train.sigma:g}"
-    body = [page.facts_html(facts), *pictures, "<h2>Trials</h2>", _trials(rows)]
-    return page.document(heading, heading, "\n".join([*_certified(out), *body]))
+    body = [page.facts_html(facts), *pictures, "<h2>Trials</h2>", _trials_html(rows)]
+    return page.document(heading, heading, "\n".join([*_certificates_html(out), *body]))
 
 
-def _certified(out: Place) -> list[str]:
+def _certificates_html(out: Place) -> list[str]:
     """Return the certificates of the winner and of the published setting, once they exist."""
     folders = [out / name for name in ("best", "paper")]
     done = [f for f in folders if (f / "certificates").is_file("certificates.parquet")]
@@ -130,20 +123,20 @@ def _certified(out: Place) -> list[str]:
     return ["<h2>Certified on the test images</h2>", said, page.sections(results)]
 
 
-def _trials(rows: Sequence[dict[str, Any]]) -> str:
+def _trials_html(rows: Rows) -> str:
     """Return the table of all trials, settings first, without columns that say nothing."""
     settings = [name for name in rows[0] if name not in SCHEMA.names]
     front = sum(row["pareto"] for row in rows)
     silent = {"pareto": front <= 1, "error": all(row["error"] is None for row in rows)}
     rest = [name for name in SCHEMA.names if not silent.get(name, name == "number")]
     header = ["number", *settings, *rest]
-    texts = ([_cell(name, row[name]) for name in header] for row in rows)
+    texts = ([_shown_cell(name, row[name]) for name in header] for row in rows)
     return page.table_html([name.replace("_", " ") for name in header], texts)
 
 
-def _cell(name: str, value: Any) -> str:
+def _shown_cell(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if name in TUNE_OBJECTIVES.values():
         return f"{value:.4f}"
-    return show(value)
+    return show_setting(value)

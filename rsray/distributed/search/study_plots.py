@@ -10,10 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from rsray.distributed.search.space import GIVEN
+from rsray.distributed.search.resolved_search import GIVEN
 from rsray.results.plot import COLOURS, FAINT, INK
 
-Rows = Sequence[dict[str, Any]]  # of trials, as study.trial_rows gives them
+# Of trials, as study.trial_rows gives them.
+Rows = Sequence[dict[str, Any]]
 LABELS = {
     "projected_acr": "projected ACR",
     "clean_accuracy": "clean accuracy (smoothed)",
@@ -22,13 +23,13 @@ BLUE, ORANGE, GREEN, PINK = COLOURS[:4]
 MOST_COLUMNS = 3
 
 
-def history(rows: Rows, metric: str) -> Figure:
+def draw_history(rows: Rows, metric: str) -> Figure:
     """Draw each trial's value by its number, the best so far, and the published setting's."""
-    figure, (axes,) = _figure(1)
-    _points(axes, rows, "number", metric)
+    figure, (axes,) = _new_figure(1)
+    _plot_trials(axes, rows, "number", metric)
     best = float("-inf")
     steps: list[tuple[int, float]] = []
-    for row in _of(rows, "complete"):
+    for row in _in_state(rows, "complete"):
         best = max(best, row[metric])
         steps.append((row["number"], best))
     if steps:
@@ -48,13 +49,13 @@ def history(rows: Rows, metric: str) -> Figure:
     axes.set_xlabel("trial")
     axes.set_ylabel(LABELS[metric])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _legend(figure, axes)
+    _add_legend(figure, axes)
     return figure
 
 
-def importance(shares: dict[str, float], metric: str) -> Figure:
+def draw_importance(shares: dict[str, float], metric: str) -> Figure:
     """Draw which part of the variance of the results each setting explains (fANOVA)."""
-    figure, (axes,) = _figure(1, height=1.2 + 0.4 * len(shares))
+    figure, (axes,) = _new_figure(1, height=1.2 + 0.4 * len(shares))
     names = sorted(shares, key=lambda name: shares[name])
     bars = axes.barh(names, [shares[name] for name in names], color=BLUE, height=0.6)
     axes.bar_label(bars, fmt="%.2f", padding=4, color=INK)
@@ -63,23 +64,23 @@ def importance(shares: dict[str, float], metric: str) -> Figure:
     return figure
 
 
-def slices(rows: Rows, metric: str, keys: Sequence[str], log: Sequence[str]) -> Figure:
+def draw_slices(rows: Rows, metric: str, keys: Sequence[str], log: Sequence[str]) -> Figure:
     """Draw the results against each setting on its own, `log` settings on logarithmic axes."""
-    figure, grid = _figure(len(keys))
+    figure, grid = _new_figure(len(keys))
     for place, (axes, key) in enumerate(zip(grid, keys, strict=True)):
-        _points(axes, rows, key, metric, log=key in log)
+        _plot_trials(axes, rows, key, metric, log=key in log)
         axes.set_xlabel(key)
         if place % MOST_COLUMNS == 0:
             axes.set_ylabel(LABELS[metric])
-    _legend(figure, grid[0])
+    _add_legend(figure, grid[0])
     return figure
 
 
-def pareto(rows: Rows, metrics: Sequence[str]) -> Figure:
+def draw_pareto(rows: Rows, metrics: Sequence[str]) -> Figure:
     """Draw two objectives against each other, and the trials that none beats in both."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = _new_figure(1)
     x, y = metrics[1], metrics[0]
-    complete = _of(rows, "complete")
+    complete = _in_state(rows, "complete")
     behind = [row for row in complete if not row["pareto"]]
     front = sorted((row for row in complete if row["pareto"]), key=lambda row: row[x])
     axes.plot([r[x] for r in behind], [r[y] for r in behind], "o", color=FAINT, label="trial")
@@ -91,42 +92,42 @@ def pareto(rows: Rows, metrics: Sequence[str]) -> Figure:
         )  # fmt: skip
     axes.set_xlabel(LABELS[x])
     axes.set_ylabel(LABELS[y])
-    _legend(figure, axes)
+    _add_legend(figure, axes)
     return figure
 
 
-def grid_curves(rows: Rows, metric: str, keys: Sequence[str]) -> Figure:
+def draw_grid(rows: Rows, metric: str, keys: Sequence[str]) -> Figure:
     """Draw a grid: results against its first setting, a line for each combination of the rest."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = _new_figure(1)
     first, rest = keys[0], keys[1:]
     lines: dict[str, list[dict[str, Any]]] = {}
-    for row in _of(rows, "complete"):
-        name = ", ".join(f"{key} {show(row[key])}" for key in rest)
+    for row in _in_state(rows, "complete"):
+        name = ", ".join(f"{key} {show_setting(row[key])}" for key in rest)
         lines.setdefault(name, []).append(row)
-    order = list(dict.fromkeys(show(row[first]) for row in rows))
+    order = list(dict.fromkeys(show_setting(row[first]) for row in rows))
     axes.set_xticks(range(len(order)), order)
     for place, (name, line) in enumerate(lines.items()):
-        at = sorted((order.index(show(row[first])), row[metric]) for row in line)
+        at = sorted((order.index(show_setting(row[first])), row[metric]) for row in line)
         dash: Any = "-" if place < len(COLOURS) else (0, (5, 2))
         colour = COLOURS[place % len(COLOURS)]
         axes.plot(*zip(*at, strict=True), marker="o", color=colour, linestyle=dash, label=name)
     axes.set_xlabel(first)
     axes.set_ylabel(LABELS[metric])
     if rest:
-        _legend(figure, axes)
+        _add_legend(figure, axes)
     return figure
 
 
-def show(value: Any) -> str:
+def show_setting(value: Any) -> str:
     """Return a setting as text, numbers with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _of(rows: Rows, state: str) -> list[dict[str, Any]]:
+def _in_state(rows: Rows, state: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["state"] == state]
 
 
-def _points(axes: Axes, rows: Rows, key: str, metric: str, *, log: bool = False) -> None:
+def _plot_trials(axes: Axes, rows: Rows, key: str, metric: str, *, log: bool = False) -> None:
     """Plot trials: filled when complete, hollow when stopped early, the best one as a star."""
     is_number = all(isinstance(row[key], int | float) for row in rows)
     levels = list(dict.fromkeys(str(row[key]) for row in rows))
@@ -144,7 +145,7 @@ def _points(axes: Axes, rows: Rows, key: str, metric: str, *, log: bool = False)
         axes.xaxis.set_minor_formatter(NullFormatter())
     if not is_number:
         axes.set_xticks(range(len(levels)), levels)
-    complete, pruned = _of(rows, "complete"), _of(rows, "pruned")
+    complete, pruned = _in_state(rows, "complete"), _in_state(rows, "pruned")
     for some, face, label in ((pruned, "none", "stopped early"), (complete, BLUE, "complete")):
         if some:
             axes.plot(
@@ -156,7 +157,7 @@ def _points(axes: Axes, rows: Rows, key: str, metric: str, *, log: bool = False)
         axes.plot([at(best)], [best[metric]], "*", color=GREEN, markersize=14, label="best")
 
 
-def _figure(count: int, *, height: float = 3.2) -> tuple[Figure, list[Axes]]:
+def _new_figure(count: int, *, height: float = 3.2) -> tuple[Figure, list[Axes]]:
     """Return a figure of `count` panels, at most three a row."""
     columns = min(count, MOST_COLUMNS)
     lines = -(-count // MOST_COLUMNS)
@@ -173,7 +174,7 @@ def _figure(count: int, *, height: float = 3.2) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _add_legend(figure: Figure, axes: Axes) -> None:
     """Put the legend above the panels, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(

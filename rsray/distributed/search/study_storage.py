@@ -12,7 +12,8 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from rsray.storage import Place
 
 STUDY_FILE, STUDY_FOLDER = "study.journal", "study"
-SEGMENT_BYTES = 64 * 1024  # what one record may cost to store on an object store
+# What one record may cost to store on an object store.
+SEGMENT_BYTES = 64 * 1024
 
 
 def study_storage(out: Place) -> JournalStorage:

@@ -1,4 +1,4 @@
-"""What a trial of a search runs: one worker inside the trial, several in a nested Ray Train group.
+"""A trial trains one setting: one worker inside the trial, several in a nested Ray Train group.
 
 A nested group costs 20 seconds to start (rsray/distributed/README.md): one worker does without.
 """
@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 
-from rsray.config import TUNE_OBJECTIVES, TrainConfig, TuneConfig, nest
+from rsray.config import TUNE_OBJECTIVES
 from rsray.core.hardware import dedicate_process, default_device
-from rsray.distributed.search.space import Point, settings_of
+from rsray.distributed.search.resolved_search import Search
+from rsray.distributed.search.space import Point
+from rsray.distributed.search.trial_resources import TrialPlan
 from rsray.distributed.search.watch import METRIC
 from rsray.distributed.session import extend_search_path
-from rsray.distributed.train.trainer import cause_of, is_machines_fault
-from rsray.distributed.train.worker import join_team, torch_config
+from rsray.distributed.train.failures import cause_of, is_machines_fault
+from rsray.distributed.train.worker import join_team, torch_config, worker_resources
 from rsray.errors import UserError
 from rsray.storage import Place, open_filesystem
 from rsray.training.loop import DivergedError, Team, Training
@@ -32,19 +34,16 @@ Report = Callable[[dict[str, Any]], None]
 class TrialJob:
     """What every trial is told; it travels to other nodes."""
 
-    config: TuneConfig
+    search: Search
+    plan: TrialPlan
     search_path: tuple[str, ...]
-    threads: int  # of a worker, where it computes on the CPU
-    workers: int
-    resources: dict[str, float]  # of a worker, when there are several
-    scratch: Place  # for the files of nested groups: a place that all nodes see
+    # For the files of nested groups: a folder that all nodes see.
+    scratch: Place
 
-
-def trial_config(config: TuneConfig, point: Point) -> TrainConfig:
-    """Return the training configuration of a trial: short, with some images held out."""
-    base = config.train
-    flat = {"validation": config.validation, **settings_of(point, base, config.trial_epochs)}
-    return TrainConfig.make(nest(flat, base.model_dump())).resolved()
+    @property
+    def gpus(self) -> float:
+        """How many GPUs a worker has."""
+        return self.search.gpus_per_worker
 
 
 def run_trial(point: Point, job: TrialJob) -> None:
@@ -58,17 +57,18 @@ def run_trial(point: Point, job: TrialJob) -> None:
 
     extend_search_path(job.search_path)
     try:
-        if job.workers > 1:
+        if job.plan.workers > 1:
             _train_in_group(point, job)
         else:
-            device = default_device() if "GPU" in job.resources else torch.device("cpu")
+            device = default_device() if job.gpus else torch.device("cpu")
             _train_here(point, job, Team(), device, ray.tune.report)
     except Exception as problem:
         if is_machines_fault(problem):
             raise
         text = " ".join(str(problem).split()) or "no message"
         kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
-        figures = dict.fromkeys(TUNE_OBJECTIVES.values(), 0.0)  # ASHA asks for them
+        # ASHA asks for a figure of every objective.
+        figures = dict.fromkeys(TUNE_OBJECTIVES.values(), 0.0)
         ray.tune.report({**figures, "error": f"{kind}{text}"[:500]})
 
 
@@ -81,17 +81,17 @@ def _train_here(
     group_size: int | None = None,
 ) -> None:
     """Train in this process, alone or as a member of a team; every member reports equally often."""
-    dedicate_process(job.threads, job.resources.get("GPU", 0.0))
-    config = trial_config(job.config, point)
+    dedicate_process(max(1, round(job.plan.cpus)), job.gpus)
+    config = job.search.trial(point)
     training = Training(config, None, device, team)
     training.stepper.group_size = group_size
-    every = job.config.report_every
+    every = job.search.config.report_every
     share = _share_of_held_out(training, team)
 
     def look(row: dict[str, Any]) -> None:
         done = row["epoch"] + 1
         if done % every == 0 or done == config.epochs:
-            figures = _look(training, share, team, job.config.num_draws)
+            figures = _look_at(training, share, team, job.search.config.num_draws)
             progress = {"look": -(-done // every), "epoch": done, "epochs": config.epochs}
             report({**figures, **progress, "loss": row["loss"]})
 
@@ -108,7 +108,7 @@ def _share_of_held_out(training: Training, team: Team) -> tuple[torch.Tensor, to
     return replace(held_out, indices=held_out.indices[team.rank :: team.world]).tensors()
 
 
-def _look(
+def _look_at(
     training: Training, share: tuple[torch.Tensor, torch.Tensor], team: Team, num_draws: int
 ) -> dict[str, float]:
     """Return the projected ACR and clean accuracy over all held-out images.
@@ -154,11 +154,11 @@ def _fit_group(point: Point, job: TrialJob, group_size: int | None) -> None:
     trainer = TorchTrainer(
         _group_worker,
         train_loop_config={"point": point, "job": job, "group_size": group_size},
-        torch_config=torch_config(job.resources.get("GPU", 0.0)),
+        torch_config=torch_config(job.gpus),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=job.workers,
-            use_gpu="GPU" in job.resources,
-            resources_per_worker=job.resources,
+            num_workers=job.plan.workers,
+            use_gpu=job.gpus > 0,
+            resources_per_worker=worker_resources(job.plan.cpus, job.gpus),
         ),
         run_config=ray.train.RunConfig(
             name=f"train-{ray.tune.get_context().get_trial_id()}-{group_size or 0}",
@@ -178,5 +178,5 @@ def _group_worker(arguments: dict[str, Any]) -> None:
     import ray.train
 
     job: TrialJob = arguments["job"]
-    team, device = join_team(job.search_path, job.resources.get("GPU", 0.0))
+    team, device = join_team(job.search_path, job.gpus)
     _train_here(arguments["point"], job, team, device, ray.train.report, arguments["group_size"])

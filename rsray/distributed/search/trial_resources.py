@@ -1,21 +1,26 @@
-"""How the trials of a search share the nodes of a cluster."""
+"""What the cluster decides of a search, and how its trials share the nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from rsray.config import TuneConfig
+import torch
+
+from rsray.core.hardware import resolve_precision
 from rsray.data import DATASETS
 from rsray.distributed.capacity import capacity, cores_each, slots_on
+from rsray.distributed.search.resolved_search import Nodes, Search
 from rsray.errors import UserError
 
-DRIVER_CPU = 0.01  # of a trial whose workers are elsewhere
-ROUNDS = 4  # of trials, one after the other, for TPE to learn from
-Nodes = Sequence[Mapping[str, float]]  # each {"CPU": ..., "GPU": ...}
+# CPU cores of a trial's own process, when its workers are elsewhere.
+DRIVER_CPUS = 0.01
+# Trials come in at least so many rounds, one after the other, for TPE to learn from.
+LEAST_ROUNDS_OF_TRIALS = 4
 
 
-class Plan(NamedTuple):
+class TrialPlan(NamedTuple):
     """How many trials at a time, of how many workers, of how many CPU cores each."""
 
     concurrent: int
@@ -23,14 +28,59 @@ class Plan(NamedTuple):
     cpus: float
 
 
-def plan_trials(nodes: Nodes, config: TuneConfig, gpus: float, missing: int) -> Plan:
-    """Return how trials share the nodes: on one node each worker, its cores with it.
+def may_have_groups(search: Search) -> bool:
+    """Tell, before the nodes are known, whether a trial may have several workers."""
+    workers, train = search.config.workers, search.config.train
+    is_large = DATASETS[train.dataset].gpu_workers > 1
+    return (workers is None and is_large) or (workers or train.workers) > 1
 
-    `gpus` is those of one worker, 0 for the CPU. A number of concurrent trials that was asked for
-    is kept: those without room wait for it, or for the nodes that a growing cluster starts for
-    them. Raises UserError when one trial does not fit.
+
+def cluster_nodes() -> Nodes:
+    """Return what Ray may use on each node that is alive."""
+    return [{"CPU": cpus, "GPU": gpus} for cpus, gpus in capacity().nodes]
+
+
+def settle_on_cluster(search: Search, nodes: Nodes, recorded_precision: str | None) -> Search:
+    """Return the search with its workers, their GPUs and its precision decided.
+
+    So best.yaml trains the same anywhere. A best.yaml that is there already has decided the
+    precision: TUNE may go on on other hardware.
     """
-    wanted = config.workers or 1
+    config = search.config
+    asked = config.train.gpus_per_worker
+    gpus = asked if asked is not None else float(any(node["GPU"] for node in nodes))
+    decided: dict[str, Any] = {"workers": config.workers or max(1, config.train.workers)}
+    if config.workers is None and decided["workers"] == 1 and gpus:
+        room = sum(_room(node, gpus) for node in nodes)
+        decided["workers"] = max(1, min(DATASETS[config.train.dataset].gpu_workers, room))
+    if "precision" not in search.space:
+        precision = recorded_precision or precision_of_workers(config.train.precision, gpus)
+        decided["train"] = config.train.model_copy(update={"precision": precision})
+    config = config.model_copy(update=decided)
+    return replace(search, config=config, nodes=nodes, gpus_per_worker=gpus)
+
+
+def precision_of_workers(precision: str | None, gpus: float) -> str:
+    """Return the precision asked for, or the one that workers on `gpus` GPUs each choose."""
+    device = torch.device("cuda" if gpus else "cpu")
+    if precision is not None or not gpus or torch.cuda.is_available():
+        return resolve_precision(precision, device)
+    import ray
+
+    # This machine, a cluster's head as a rule, has no GPU to ask.
+    ask = ray.remote(num_gpus=min(gpus, 1))(resolve_precision)
+    found: str = ray.get(ask.remote(precision, device))
+    return found
+
+
+def plan_trials(search: Search, missing: int) -> TrialPlan:
+    """Return how so many trials share the nodes: on one node each worker, its cores with it.
+
+    A number of concurrent trials that was asked for is kept: those without room wait for it, or
+    for the nodes that a growing cluster starts for them. Raises UserError when one trial does not
+    fit.
+    """
+    nodes, gpus, wanted = search.nodes, search.gpus_per_worker, search.config.workers or 1
     room = sum(_room(node, gpus) for node in nodes)
     if wanted > room:
         kind = f"{gpus:g} GPUs each" if gpus else "a CPU core each"
@@ -38,49 +88,25 @@ def plan_trials(nodes: Nodes, config: TuneConfig, gpus: float, missing: int) -> 
             f"workers is {wanted}: that needs {kind}, the cluster has room for {room} "
             "(where it grows on demand: have its nodes up first, as wait_for in clusters/ does)"
         )
-    concurrent = min(config.concurrent or _useful(config, room // wanted), missing)
-    slots = concurrent * wanted
+    concurrent = search.config.concurrent or _useful_trials_at_once(search, room // wanted)
+    concurrent = min(concurrent, missing)
     if gpus:
         cpus = float(min(int(n["CPU"]) // _room(n, gpus) for n in nodes if _room(n, gpus)))
     else:
-        cpus = float(cores_each((node["CPU"] for node in nodes), slots))
+        cpus = float(cores_each((node["CPU"] for node in nodes), concurrent * wanted))
     # The workers of a group leave their trial's own process its bit of a core.
-    return Plan(concurrent, wanted, cpus - DRIVER_CPU * (wanted > 1))
+    return TrialPlan(concurrent, wanted, cpus - DRIVER_CPUS * (wanted > 1))
 
 
-def _useful(config: TuneConfig, room: int) -> int:
+def _useful_trials_at_once(search: Search, room: int) -> int:
     """Return how many trials at a time are worth it: TPE proposes blindly without results."""
-    return min(room, max(2, config.trials // ROUNDS)) if config.sampler == "tpe" else room
+    config = search.config
+    if config.sampler != "tpe":
+        return room
+    return min(room, max(2, config.trials // LEAST_ROUNDS_OF_TRIALS))
 
 
 def _room(node: Mapping[str, float], gpus: float) -> int:
     """Return how many workers a node has room for."""
     cores = int(node.get("CPU", 0))
     return min(cores, slots_on(node.get("GPU", 0), gpus)) if gpus else cores
-
-
-def cluster_nodes() -> list[dict[str, float]]:
-    """Return what Ray may use on each node that is alive."""
-    return [{"CPU": cpus, "GPU": gpus} for cpus, gpus in capacity().nodes]
-
-
-def gpus_per_worker(config: TuneConfig, nodes: Nodes) -> float:
-    """Return what was asked for, else 1 where there are GPUs."""
-    given = config.train.gpus_per_worker
-    return given if given is not None else float(any(node["GPU"] for node in nodes))
-
-
-def with_workers(config: TuneConfig, nodes: Nodes) -> TuneConfig:
-    """Return the search with its workers per trial decided."""
-    workers = config.workers or max(1, config.train.workers)
-    gpus = gpus_per_worker(config, nodes)
-    if config.workers is None and workers == 1 and gpus:
-        room = sum(_room(node, gpus) for node in nodes)
-        workers = max(1, min(DATASETS[config.train.dataset].gpu_workers, room))
-    return config.model_copy(update={"workers": workers})
-
-
-def may_have_groups(config: TuneConfig) -> bool:
-    """Tell, before the nodes are known, whether a trial may have several workers."""
-    is_large = DATASETS[config.train.dataset].gpu_workers > 1
-    return (config.workers is None and is_large) or (config.workers or config.train.workers) > 1

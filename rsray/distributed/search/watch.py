@@ -16,7 +16,8 @@ METRIC = "projected_acr"
 class TrialEvent:
     """Something to show: a trial reported, finished or failed."""
 
-    kind: str  # "report", "done", "failed"
+    # "report", "done" or "failed".
+    kind: str
     finished: int
     trials: int
     params: dict[str, Any]
@@ -37,37 +38,31 @@ class Watcher(Callback):  # type: ignore[misc]
         """Return the state without the functions that draw."""
         return {**self.__dict__, "watch": Watch()}
 
-    def _event(self, kind: str, trial: Any, result: dict[str, Any]) -> None:
+    def _tell(self, kind: str, trial: Any, result: dict[str, Any]) -> None:
         error = result.get("error")
         acr = None if error else result.get(METRIC)
         if acr is not None:
             self.best = acr if self.best is None else max(self.best, acr)
-        event = TrialEvent(
-            kind,
-            self.finished,
-            self.trials,
-            dict(trial.config),
-            result.get("epoch"),
-            acr,
-            self.best,
-            error,
-        )
-        self.watch.trial(event)
+        finished, trials, params = self.finished, self.trials, dict(trial.config)
+        epoch = result.get("epoch")
+        told = TrialEvent(kind, finished, trials, params, epoch, acr, self.best, error)
+        self.watch.trial(told)
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
     ) -> None:
         """Tell of a look at a trial."""
-        if "error" not in result:  # that is told at its end, which follows
-            self._event("report", trial, result)
+        # An error is told at the trial's end, which follows.
+        if "error" not in result:
+            self._tell("report", trial, result)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tell of a trial that ended, early or at full length."""
         self.finished += 1
         result = trial.last_result or {}
-        self._event("failed" if "error" in result else "done", trial, result)
+        self._tell("failed" if "error" in result else "done", trial, result)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tell of a trial whose process was lost too often."""
         self.finished += 1
-        self._event("failed", trial, trial.last_result or {})
+        self._tell("failed", trial, trial.last_result or {})

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
-
-from rsray.certification.request import selected_images
+from rsray.certification.data_check import fitted
+from rsray.certification.request import carried, selected_images
 from rsray.certification.source import ClassifierSource, open_source
-from rsray.config import CertifyConfig, TrainConfig, TuneConfig, nest
-from rsray.core.hardware import resolve_precision
-from rsray.data import open_split
+from rsray.config import CertifyConfig, TrainConfig
+from rsray.data import ImageSplit, open_split
 from rsray.distributed.certify.certifier import certify
-from rsray.distributed.search.space import Point, published_settings, settings_of
+from rsray.distributed.search.resolved_search import Search
 from rsray.distributed.train.trainer import train
 from rsray.progress import Watch
 from rsray.storage import Place
@@ -29,8 +27,10 @@ class Finals(NamedTuple):
 
     best: dict[str, Any] | None = None
     paper: dict[str, Any] | None = None
-    is_published: bool = False  # whether there is a published setting for this search
-    won: bool = False  # whether it, or the one searched from, is the winner itself
+    # Whether there is a published setting for this search, and whether it (or the one searched
+    # from) is the winner itself.
+    is_published: bool = False
+    won: bool = False
 
     @property
     def rival(self) -> str:
@@ -38,55 +38,39 @@ class Finals(NamedTuple):
         return "published setting" if self.is_published else "setting that the search started from"
 
 
-def full_config(config: TuneConfig, point: Point) -> TrainConfig:
-    """Return the configuration that trains a point at full length on all training images."""
-    flat = {**settings_of(point, config.train), "validation": 0.0}
-    if config.workers not in (None, config.train.workers):
-        flat |= {"workers": config.workers, "most_workers": None}
-    values = nest(flat, config.train.model_dump())
-    return TrainConfig.make(values).resolved()
-
-
-def paper_config(config: TuneConfig) -> TrainConfig:
-    """Return the published setting in full, or the one that the search started from.
-
-    The published one is all of the paper's, whether or not a trial could have it.
-    """
-    return full_config(config, published_settings(config.train))
-
-
 def train_and_certify(
-    config: TuneConfig, best: TrainConfig, out: Place, address: str | None, watch: Watch
+    search: Search, best: TrainConfig, out: Place, address: str | None, watch: Watch
 ) -> Finals:
     """Make TUNE/best with its certificates, and TUNE/paper on the same images unless it is best."""
-    paper = paper_config(config)
-    finals = Finals(
-        is_published=bool(published_settings(config.train)),
-        won=paper.identity() == best.identity(),
-    )
-    if not config.final:
+    paper, is_published = search.paper, bool(search.published)
+    finals = Finals(is_published=is_published, won=paper.identity() == best.identity())
+    if not search.config.final:
         return finals
-    finals = finals._replace(best=_finish(config, best, out / BEST_RUN, address, watch, ""))
-    if not config.compare or finals.won:
+    summary = _train_and_certify_one(search, best, out / BEST_RUN, address, watch)
+    finals = finals._replace(best=summary)
+    if not search.config.compare or finals.won:
         return finals
-    tag = " (paper)" if finals.is_published else " (start)"
-    return finals._replace(paper=_finish(config, paper, out / PAPER_RUN, address, watch, tag))
+    tag = " (paper)" if is_published else " (start)"
+    summary = _train_and_certify_one(search, paper, out / PAPER_RUN, address, watch, tag)
+    return finals._replace(paper=summary)
 
 
-def _finish(
-    config: TuneConfig,
+def _train_and_certify_one(
+    search: Search,
     wanted: TrainConfig,
     run: Place,
     address: str | None,
     watch: Watch,
-    tag: str,
+    tag: str = "",
 ) -> dict[str, Any]:
     watch.phase(f"train{tag}")
     train(wanted, run, open_training_split(wanted), address=address, on_progress=watch.training)
     watch.phase(f"certify{tag}")
-    source = open_source(str(run))
-    split = open_split(wanted.dataset, "test", wanted.data_root, image_size=wanted.image_size)
-    settings = certify_config(config, wanted, source, split.num_classes)
+    split = open_split(wanted.dataset, "test", wanted.data_root, **wanted.reading)
+    source = open_source(str(run)).given(data_root=wanted.data_root)
+    split = fitted(split, source.trained, str(run))
+    source = source.settled(split)
+    settings = certify_config(search, wanted, source, split)
     images = selected_images(settings, split)
     return certify(
         settings, run / CERTIFICATES, source, split, images, on_progress=watch.certifying
@@ -94,36 +78,17 @@ def _finish(
 
 
 def certify_config(
-    config: TuneConfig, best: TrainConfig, source: ClassifierSource, num_classes: int
+    search: Search, trained: TrainConfig, source: ClassifierSource, split: ImageSplit
 ) -> CertifyConfig:
     """Return how a trained setting is certified."""
+    own = ("n", "skip", "limit", "seed")
     return CertifyConfig.make(
         {
             "source": source.where,
-            "model_digest": source.digest,
-            "dataset": best.dataset,
-            "data_root": best.data_root,
-            "image_size": best.image_size,
-            "model": best.model,
-            "num_classes": num_classes,
-            "sigma": best.sigma,
-            "n": config.n,
-            "skip": config.skip,
-            "limit": config.limit,
-            "seed": config.seed,
-            "precision": best.precision,
+            **source.identity(),
+            **carried(source, split),
+            "is_spread": search.config.limit is not None,
+            "precision": trained.precision,
+            **{name: getattr(search.config, name) for name in own},
         }
     )
-
-
-def cluster_precision(precision: str | None, gpus: float) -> str:
-    """Return the precision asked for, or the one that workers on `gpus` GPUs each choose."""
-    device = torch.device("cuda" if gpus else "cpu")
-    if precision is not None or not gpus or torch.cuda.is_available():
-        return resolve_precision(precision, device)
-    import ray
-
-    # This machine, a cluster's head as a rule, has no GPU to ask.
-    ask = ray.remote(num_gpus=min(gpus, 1))(resolve_precision)
-    found: str = ray.get(ask.remote(precision, device))
-    return found

@@ -12,33 +12,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rsray.config import TrainConfig
 from rsray.core.hardware import dedicate_process
 from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.feed import RayFeed
-from rsray.storage import Place
+from rsray.distributed.train.training_run import TrainingRun
 from rsray.training.loop import Team, Training
 
 
 @dataclass(frozen=True)
-class Job:
+class WorkerJob:
     """What every worker is told; it travels to other nodes."""
 
-    config: TrainConfig
-    run: Place
+    run: TrainingRun
     search_path: tuple[str, ...]
-    reading_cpus: float  # of a task that reads images
-    gpus: float  # of a worker
+    # CPU cores of a task that reads images.
+    reading_cpus: float
 
 
-def worker_loop(arguments: dict[str, Any]) -> None:
+def train_as_worker(arguments: dict[str, Any]) -> None:
     """Run on every worker of the group."""
     import ray.train
 
-    job: Job = arguments["job"]
-    team, device = join_team(job.search_path, job.gpus)
+    job: WorkerJob = arguments["job"]
+    run = job.run
+    team, device = join_team(job.search_path, run.gpus)
     feed = partial(RayFeed, cpus=job.reading_cpus)
-    Training(job.config, job.run, device, team, open_feed=feed).run_epochs(ray.train.report)
+    training = Training(run.config, run.place, device, team, open_feed=feed)
+    training.run_epochs(ray.train.report)
+
+
+def worker_resources(cpus: float, gpus: float) -> dict[str, float]:
+    """Return what Ray reserves for a worker."""
+    return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
 
 def join_team(driver_path: tuple[str, ...], gpus: float) -> tuple[Team, torch.device]:

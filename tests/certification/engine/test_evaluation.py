@@ -1,8 +1,11 @@
 """The evaluated network and how the evaluation is chosen."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import spectral_norm, weight_norm
 
 from rsray.certification.engine import evaluation as evaluation_module
 from rsray.certification.engine.evaluation import (
@@ -134,19 +137,68 @@ def test_bf16_of_a_network_whose_head_was_registered_first():
     assert network.logits().shape == (4, 3)
 
 
-def test_a_network_of_one_type_is_told_to_take_fp32():
-    class Stubborn(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.linear = nn.Conv2d(1, 2, 3), nn.Linear(72, 3)
+class OfOneType(nn.Module):
+    """It insists on float32, as layers with a type of their own do."""
 
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(1, 2, 3), nn.Linear(72, 3)
+
+    def forward(self, images):
+        return self.linear(self.conv(images.float()).flatten(1))
+
+
+def test_a_network_that_does_not_compute_in_bf16_is_evaluated_in_fp32(caplog):
+    options = {"device": CPU, "compile": "off"}
+    with caplog.at_level(logging.WARNING):
+        chosen = choose_evaluation(OfOneType(), (1, 8, 8), precision="bf16", **options)
+    assert chosen.precision == "fp32" and chosen.draws_per_second > 0
+    assert len([each for each in caplog.records if "not evaluated in bf16" in each.message]) == 1
+    caplog.clear()
+    assert (
+        choose_evaluation(OfOneType(), (1, 8, 8), precision="fp32", **options).precision == "fp32"
+    )
+    assert "bf16" not in caplog.text
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("norm", [spectral_norm, weight_norm])
+def test_old_weight_norms_are_evaluated_without_folding(norm, precision, caplog):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        norm(nn.Conv2d(1, 4, 3)), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), norm(nn.Linear(144, 3))
+    ).eval()  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        chosen = choose_evaluation(model, (1, 8, 8), precision=precision, device=CPU, compile="off")
+    assert chosen.precision == precision
+    assert [each.message for each in caplog.records if "not folded" in each.message]
+    network, images = EvaluatedNetwork(model, chosen, (1, 8, 8)), torch.rand(8, 1, 8, 8)
+    network.buffer_BCHW[:8].copy_(images)
+    want = model(images)
+    tolerance = 1e-4 if precision == "fp32" else 0.05
+    assert (network.logits()[:8] - want).abs().max() < tolerance * (1 + want.abs().max())
+
+
+def test_a_network_that_raises_on_noisy_images_is_one_line():
+    class Asserts(nn.Module):
         def forward(self, images):
-            return self.linear(self.conv(images.float()).flatten(1))
+            assert images.max() <= 1, "images must be in [0, 1]\nreally"
+            return images.flatten(1)[:, :3]
 
-    options = {"device": torch.device("cpu"), "compile": "off"}
-    with pytest.raises(UserError, match="cannot be evaluated in bf16.*give --precision fp32"):
-        choose_evaluation(Stubborn(), (1, 8, 8), precision="bf16", **options)
-    assert choose_evaluation(Stubborn(), (1, 8, 8), precision="fp32", **options).precision == "fp32"
+    with pytest.raises(
+        UserError, match="raises AssertionError on noisy images.*must be in"
+    ) as caught:
+        choose_evaluation(Asserts(), (1, 8, 8), precision="fp32", device=CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_networks_that_no_certificate_can_speak_of_are_refused_before_a_draw():
+    mixing = nn.Sequential(
+        nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten(), nn.Linear(64, 3)
+    )
+    with pytest.raises(UserError, match=r"module '0' \(BatchNorm2d\).*other images of its batch"):
+        choose_evaluation(mixing.eval(), (1, 8, 8), precision="fp32", device=CPU)
 
 
 def test_a_network_of_nan_logits_can_be_chosen_for():

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import spectral_norm
 
 from rsray.certification.engine.fold import fold, with_float32_head, with_pairwise_pools
 from rsray.data import DATASETS
@@ -252,3 +253,34 @@ def test_lenet_with_pairwise_pools():
     images = torch.rand(4, 1, 28, 28)
     with torch.no_grad():
         assert torch.equal(other(images), model(images))
+
+
+@torch.no_grad()
+def test_small_logits_must_agree_as_closely_as_large_ones(monkeypatch):
+    # Wrong by 5 %: found whatever the size of the logits, and whatever offset they share.
+    def wrong(network):
+        folded = copy.deepcopy(network)
+        folded[4].weight.mul_(1.05)
+        return folded
+
+    monkeypatch.setattr("torch.fx.experimental.optimization.fuse", wrong)
+    for size, offset in ((1.0, 0.0), (1e-4, 0.0), (1e-3, 100.0)):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+        ).eval()  # fmt: skip
+        model[4].weight.mul_(size)
+        model[4].bias.mul_(size).add_(offset)
+        folded = fold(model, (1, 8, 8))
+        assert folded.batch_norm_folded == (offset > 0), (size, offset)
+
+
+def test_an_exception_in_the_folded_network_is_caught():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        spectral_norm(nn.Conv2d(1, 4, 3)), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3)
+    )  # fmt: skip
+    folded, images = fold(model, (1, 8, 8)), torch.rand(4, 1, 8, 8)
+    assert not folded.batch_norm_folded and folded.why_not_folded
+    with torch.no_grad():
+        assert torch.equal(folded.network(images), model.eval()(images))

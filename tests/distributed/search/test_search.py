@@ -14,9 +14,11 @@ from processes import titled
 
 from rsray.config import TuneConfig
 from rsray.distributed.search import search, tuner
+from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.search import StudySearcher, run_search
 from rsray.distributed.search.space import parse_space
 from rsray.distributed.search.study import open_study, trial_rows
+from rsray.distributed.search.trial_resources import cluster_nodes, settle_on_cluster
 from rsray.distributed.session import session
 from rsray.errors import UserError
 from rsray.presets import train_config
@@ -35,6 +37,14 @@ def config_of(specs, trials, **flat):
     return TuneConfig.make(values)
 
 
+def search_here(config, out):
+    """Run the trials on a Ray of this machine, and return the search."""
+    with session("local"):
+        found = settle_on_cluster(resolve_search(config), cluster_nodes(), None)
+        run_search(found, open_study(out, found), out, Watch())
+    return found
+
+
 def rungs_of(asha):
     return {milestone: sorted(seen.values()) for milestone, seen in asha._brackets[0]._rungs}
 
@@ -43,13 +53,14 @@ def rungs_of(asha):
 def test_a_resumed_search_knows_what_the_first_one_saw(tmp_path, monkeypatch):
     """The look that stops a trial is recorded once, and ASHA's rungs are the same again."""
     config = config_of(["lr=choice(0.00001,0.1)"], 8, lr=0.1, epochs=3)
-    out, schedulers, schedule = Place.of(tmp_path), [], search._scheduler
+    out, schedulers, schedule = Place.of(tmp_path), [], search._make_scheduler
     monkeypatch.setattr(
-        search, "_scheduler", lambda *given: schedulers.append(schedule(*given)) or schedulers[0]
+        search,
+        "_make_scheduler",
+        lambda *given: schedulers.append(schedule(*given)) or schedulers[0],
     )
-    with session("local"):
-        run_search(config, open_study(out, config), out, Watch())
-    study = open_study(out, config)
+    found = search_here(config, out)
+    study = open_study(out, found)
     stopped = study.get_trials(states=(TrialState.PRUNED,))
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     assert stopped and complete and len(stopped) + len(complete) == 8
@@ -59,12 +70,12 @@ def test_a_resumed_search_knows_what_the_first_one_saw(tmp_path, monkeypatch):
         assert trial.intermediate_values[last] == trial.user_attrs["projected_acr"]
     looks = sum(len(trial.intermediate_values) for trial in study.trials)
     assert (tmp_path / "study.journal").read_text().count('"intermediate_value"') == looks
-    assert rungs_of(schedulers[0]) == rungs_of(schedule(config, StudySearcher(config, study)))
+    assert rungs_of(schedulers[0]) == rungs_of(schedule(found, StudySearcher(found, study)))
 
 
 def test_a_search_without_a_winner_leaves_its_table_and_page(tmp_path, monkeypatch):
-    def fail_all(config, study, out, watch):
-        searcher = StudySearcher(config, study)
+    def fail_all(found, study, out, watch):
+        searcher = StudySearcher(found, study)
         for name, error in zip("abc", ("no memory", "it diverged", "it diverged"), strict=True):
             searcher.suggest(name)
             searcher.on_trial_complete(name, {"projected_acr": 0.0, "error": error})
@@ -136,9 +147,8 @@ def test_a_trial_whose_gpu_breaks_runs_again_in_another_process(tmp_path, monkey
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     config = config_of(["lr=log(0.01,0.1)"], 2, epochs=1, model="breaks_once:model", limit=200)
     out = Place.of(tmp_path / "tune").make()
-    with session("local"):
-        run_search(config, open_study(out, config), out, Watch())
-    assert [row["state"] for row in trial_rows(open_study(out, config))] == ["complete"] * 2
+    found = search_here(config, out)
+    assert [row["state"] for row in trial_rows(open_study(out, found))] == ["complete"] * 2
     first, second, third = map(int, log.read_text().split())
     assert first != second == third  # the second trial is at home in the new process
     assert os.getpid() not in (first, second)

@@ -1,31 +1,22 @@
-"""Search spaces, and which points are tried first."""
+"""Search spaces: what their texts mean, and what a point of one says."""
 
 import pytest
 
-from rsray.config import TuneConfig
 from rsray.distributed.search.space import (
-    distributions,
-    first_point,
     grid_points,
-    most_epochs,
+    holds_value,
     parse_grid,
     parse_space,
+    point_of,
+    read_space,
     settings_of,
-    start_points,
-    why_untried,
 )
 from rsray.errors import UserError
-from rsray.presets import presets, search_config, train_config
-
-PUBLISHED = {
-    (entry.settings["dataset"], entry.settings["objective"], entry.settings["sigma"]): name
-    for name, entry in reversed(presets().items())
-    if entry.is_published
-}
+from rsray.presets import train_config
 
 
 def test_search_specs():
-    space = distributions(
+    space = read_space(
         parse_space(
             [
                 "lr=log(1e-3,1e-1)",
@@ -41,8 +32,9 @@ def test_search_specs():
     assert (space["hinge"].low, space["hinge"].log) == (4.0, False)
     assert (space["epochs"].low, space["epochs"].high) == (1, 3)
     point = {"lr": 0.01, "num_draws": 8, "hinge": 8.0, "epochs": 2}
-    assert first_point(space, point) == point
-    assert first_point(space, {**point, "num_draws": 16}) is None
+    assert point_of(space, {**point, "model": "lenet"}) == point
+    assert all(holds_value(space[key], value) for key, value in point.items())
+    assert not holds_value(space["num_draws"], 16) and not holds_value(space["lr"], None)
 
 
 @pytest.mark.parametrize(
@@ -69,13 +61,14 @@ def test_grids():
 
 
 def test_a_grid_of_lists():
-    space = distributions(parse_grid(["lr_drops=[10,20],[20],[]"], "macer"))
+    space = read_space(parse_grid(["lr_drops=[10,20],[20],[]"], "macer"))
     config = train_config({"dataset": "mnist"})
     lists = [settings_of(point, config)["lr_drops"] for point in grid_points(space)]
     assert lists == [[10, 20], [20], []]
     with pytest.raises(UserError, match="twice"):
         parse_grid(["lr_drops=[10,20],[10,20]"], "macer")
-    assert start_points(space, config) == {"start": {"lr_drops": "[10, 20]"}}
+    assert point_of(space, config.model_dump()) == {"lr_drops": "[10, 20]"}
+    assert holds_value(space["lr_drops"], (10, 20)) and not holds_value(space["lr_drops"], [10])
 
 
 def test_what_trials_share_is_not_searched_nor_what_is_given_or_named_twice():
@@ -96,53 +89,8 @@ def test_what_trials_share_is_not_searched_nor_what_is_given_or_named_twice():
         parse_space([], "smoothadv", ["epsilon"])
 
 
-@pytest.mark.parametrize("about", PUBLISHED, ids=PUBLISHED.values())
-def test_the_first_trial_is_all_of_the_published_setting(about):
-    dataset, objective, sigma = about
-    ours = search_config({"dataset": dataset, "objective": objective, "sigma": sigma})
-    paper = train_config({"epochs": ours.epochs}, preset_name=PUBLISHED[about])
-    assert ours.identity() == paper.identity()
-    space = distributions(parse_space([], objective))
-    settings = {**paper.model_dump(), **paper.settings}
-    assert start_points(space, ours) == {"paper": {key: settings[key] for key in space}}
-
-
-def test_a_setting_is_published_for_its_data_objective_and_sigma_only():
-    space = distributions(parse_space([], "macer"))
-    imagenet = start_points(space, train_config({"dataset": "imagenet", "sigma": 0.5}))
-    assert imagenet["paper"]["trade_off"] == 3.0 and imagenet["start"]["trade_off"] == 6.0
-    named = train_config({"sigma": 0.5}, preset_name="macer-cifar10-0.25")
-    assert start_points(space, named)["paper"]["trade_off"] == 4.0
-    assert start_points(space, named)["start"]["trade_off"] == 12.0
-    named = train_config({}, preset_name="macer-cifar10-0.50-lambda8")
-    assert start_points(space, named) == {"paper": {**imagenet["paper"], "trade_off": 8.0}}
-    for flat in ({"dataset": "mnist", "sigma": 0.3}, {"dataset": "digits"}):
-        assert list(start_points(space, search_config(flat))) == ["start"]
-    far = train_config({"dataset": "digits", "trade_off": 100.0})
-    assert not start_points(space, far)  # the space does not hold 100
-
-
-def test_why_the_published_setting_is_no_trial():
-    space = distributions(parse_space(["num_draws=choice(4,8)"], "macer"))
-    reason = "its num_draws is 16, which the search does not hold"
-    assert why_untried(space, search_config({"dataset": "mnist"})) == reason
-    assert start_points(space, search_config({"dataset": "mnist"})) == {}
-    space = distributions(parse_space(["num_draws=choice(4,16)"], "macer"))
-    config = search_config({"dataset": "mnist", "trade_off": 1.0})
-    assert why_untried(space, config) == "its trade_off is 16.0, here it is 1.0"
-    assert start_points(space, config) == {"start": {"num_draws": 16}}
-    for free in ({"epochs": 3}, {"batch_size": 32}, {"model": "resnet20"}, {"limit": 100}):
-        assert not why_untried(space, search_config({"dataset": "mnist", **free}))
-    assert not why_untried(space, search_config({"dataset": "mnist", "sigma": 0.3}))
-
-
 def test_epochs_may_be_searched():
     base = train_config({"dataset": "digits"})  # 16 epochs, drops at 4 and 14
     assert settings_of({"epochs": 40}, base)["lr_drops"] == (10, 35)
     assert settings_of({"epochs": 40, "lr_drops": "[7]"}, base)["lr_drops"] == [7]
     assert settings_of({"hinge": 4.0}, base) == {"hinge": 4.0}
-    for spec, most in (("int(4,64)", 64), ("choice(8,32)", 32)):
-        config = TuneConfig.make({"train": base, "search": {"epochs": spec}})
-        assert most_epochs(config) == most
-    config = TuneConfig.make({"train": base, "search": {"lr": "log(1,2)"}, "trial_epochs": 8})
-    assert most_epochs(config) == 8

@@ -8,9 +8,10 @@ import pytest
 from optuna.trial import TrialState
 
 from rsray.config import TuneConfig
-from rsray.distributed.search.search import StudySearcher, _scheduler
+from rsray.distributed.search.resolved_search import resolve_search
+from rsray.distributed.search.search import StudySearcher, _make_scheduler
 from rsray.distributed.search.space import parse_grid, parse_space
-from rsray.distributed.search.study import SCHEMA, open_study, trial_rows, winner, write_trials
+from rsray.distributed.search.study import SCHEMA, find_winner, open_study, trial_rows, write_trials
 from rsray.errors import UserError
 from rsray.presets import train_config
 from rsray.storage import Place
@@ -18,15 +19,16 @@ from rsray.storage import Place
 EPOCHS, LOOKS = 8, 4
 
 
-def config_of(search=("trade_off=log(0.5,32)", "hinge=uniform(2,16)"), **changes):
+def search_of(*specs, **changes):
+    specs = specs or ("trade_off=log(0.5,32)", "hinge=uniform(2,16)")
     base = train_config({"dataset": "digits", "epochs": EPOCHS, "deferred": False})
     values = {
         "train": base,
-        "search": parse_space(search, "macer"),
+        "search": parse_space(specs, "macer"),
         "trials": 12,
         "report_every": 2,
     }
-    return TuneConfig.make({**values, **changes})
+    return resolve_search(TuneConfig.make({**values, **changes}))
 
 
 def look(number, acr, accuracy=0.5):
@@ -42,10 +44,10 @@ def value(params, number):
     return float((1 - 0.1 * off) * number / LOOKS)
 
 
-def run(config, out, trials, stop_at=LOOKS):
+def run(search, out, trials, stop_at=LOOKS):
     """Run trials through the searcher as Tune does, without Tune; returns their settings."""
-    study = open_study(out, config)
-    searcher, tried = StudySearcher(config, study), []
+    study = open_study(out, search)
+    searcher, tried = StudySearcher(search, study), []
     for place in range(trials):
         name = f"t{place}"
         tried.append(searcher.suggest(name))
@@ -61,42 +63,42 @@ def folder(path):
 
 
 def test_a_search_that_stops_and_goes_on_proposes_what_an_unbroken_one_does(tmp_path):
-    config = config_of()
-    whole = run(config, folder(tmp_path / "whole"), 12)
+    search = search_of()
+    whole = run(search, folder(tmp_path / "whole"), 12)
     parts = folder(tmp_path / "parts")
-    assert run(config, parts, 5) + run(config, parts, 7) == whole
-    assert run(config_of(seed=1), folder(tmp_path / "other"), 12)[1:] != whole[1:]
+    assert run(search, parts, 5) + run(search, parts, 7) == whole
+    assert run(search_of(seed=1), folder(tmp_path / "other"), 12)[1:] != whole[1:]
     assert len({tuple(point.values()) for point in whole}) == 12
 
 
 def test_what_was_under_way_runs_again_under_its_number(tmp_path):
-    config, out = config_of(), folder(tmp_path)
-    searcher = StudySearcher(config, open_study(out, config))
+    search, out = search_of(), folder(tmp_path)
+    searcher = StudySearcher(search, open_study(out, search))
     points = [searcher.suggest("a"), searcher.suggest("b")]
     searcher.on_trial_result("b", look(1, 0.3))
-    again = StudySearcher(config, open_study(out, config))
+    again = StudySearcher(search, open_study(out, search))
     assert [again.suggest("c"), again.suggest("d")] == points
     again.on_trial_result("d", look(1, 0.3))  # the study has it: no complaint, no change
     for name in ("c", "d"):
         again.on_trial_complete(name, look(LOOKS, 0.5))
-    assert [row["number"] for row in trial_rows(open_study(out, config))] == [0, 1]
+    assert [row["number"] for row in trial_rows(open_study(out, search))] == [0, 1]
 
 
 def test_a_torn_last_line_is_cut_off_and_the_rest_kept(tmp_path):
-    config, out = config_of(), folder(tmp_path)
-    tried = run(config, out, 3)
+    search, out = search_of(), folder(tmp_path)
+    tried = run(search, out, 3)
     journal = tmp_path / "study.journal"
     whole = journal.read_bytes()
     (tmp_path / "study.journal.lock").symlink_to(journal)  # as a killed Optuna leaves it
     journal.write_bytes(whole + b'{"op_code":4,"worker_id":"x","study_id":0,"dist')
-    tried += run(config, out, 2)
-    assert run(config, folder(tmp_path / "unbroken"), 5) == tried
+    tried += run(search, out, 2)
+    assert run(search, folder(tmp_path / "unbroken"), 5) == tried
     for cut in range(len(whole) - 300, len(whole), 7):  # killed at any byte of the last lines
         journal.write_bytes(whole[:cut])
-        study = open_study(out, config)
+        study = open_study(out, search)
         assert len(study.get_trials()) == 3
         study.ask()  # and it can be written to
-        open_study(out, config)
+        open_study(out, search)
 
 
 @pytest.mark.parametrize(
@@ -108,42 +110,42 @@ def test_a_torn_last_line_is_cut_off_and_the_rest_kept(tmp_path):
     ],
 )
 def test_a_failed_trial_is_a_fail_that_the_sampler_never_sees(tmp_path, result, error):
-    config, out = config_of(), folder(tmp_path)
-    searcher = StudySearcher(config, open_study(out, config))
+    search, out = search_of(), folder(tmp_path)
+    searcher = StudySearcher(search, open_study(out, search))
     searcher.suggest("a")
     if result:
         searcher.on_trial_result("a", {k: v for k, v in result.items() if k != "look"})
     searcher.on_trial_complete("a", result, error=result is None)
-    study = open_study(out, config)
+    study = open_study(out, search)
     (trial,) = study.get_trials(states=(TrialState.FAIL,))
     assert trial.values is None and trial.intermediate_values == {}
     assert trial.user_attrs["error"] == error
     with pytest.raises(UserError, match=f"1 x {error}.*trials.parquet"):
-        winner(study)
-    run(config, out, 11)
-    values = [t.value for t in open_study(out, config).get_trials() if t.value is not None]
+        find_winner(study)
+    run(search, out, 11)
+    values = [t.value for t in open_study(out, search).get_trials() if t.value is not None]
     assert len(values) == 11 and np.isfinite(values).all()
 
 
 def test_a_trial_that_was_stopped_is_pruned_and_never_wins(tmp_path):
-    config, out = config_of(), folder(tmp_path)
-    run(config, out, 2)
-    searcher = StudySearcher(config, open_study(out, config))
+    search, out = search_of(), folder(tmp_path)
+    run(search, out, 2)
+    searcher = StudySearcher(search, open_study(out, search))
     searcher.suggest("a")
     searcher.on_trial_complete("a", look(1, 0.99))  # all that Tune tells of the look that stops it
-    study = open_study(out, config)
+    study = open_study(out, search)
     stopped = study.get_trials()[2]
     assert stopped.state == TrialState.PRUNED and stopped.intermediate_values == {1: 0.99}
-    assert winner(study).number < 2
+    assert find_winner(study).number < 2
     assert trial_rows(study)[2]["projected_acr"] == 0.99
 
 
 def test_asha_knows_the_trials_that_ended_before(tmp_path):
-    config, out = config_of(reduction=2), folder(tmp_path)
-    run(config, out, 4)
-    run(config, out, 3, stop_at=1)
-    searcher = StudySearcher(config, open_study(out, config))
-    rungs = rungs_of(_scheduler(config, searcher))
+    search, out = search_of(reduction=2), folder(tmp_path)
+    run(search, out, 4)
+    run(search, out, 3, stop_at=1)
+    searcher = StudySearcher(search, open_study(out, search))
+    rungs = rungs_of(_make_scheduler(search, searcher))
     trials = searcher.study.get_trials()
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert (len(complete), len(trials)) == (4, 7)
@@ -156,9 +158,9 @@ def rungs_of(asha):
 
 
 def test_asha_stops_no_setting_that_was_given(tmp_path):
-    config = config_of()
-    searcher = StudySearcher(config, open_study(folder(tmp_path), config))
-    asha, decisions = _scheduler(config, searcher), []
+    search = search_of()
+    searcher = StudySearcher(search, open_study(folder(tmp_path), search))
+    asha, decisions = _make_scheduler(search, searcher), []
     for name, acr in (("given", 0.1), ("good", 0.9), ("bad", 0.2)):
         searcher.suggest(name)
         trial = SimpleNamespace(trial_id=name)
@@ -175,9 +177,9 @@ def test_asha_stops_no_setting_that_was_given(tmp_path):
 def test_asha_waits_until_a_deferred_trade_off_is_at_work(tmp_path):
     def first_rung(path, **train):
         base = train_config({"dataset": "digits", "epochs": 16, **train})
-        config = config_of().model_copy(update={"train": base})
-        searcher = StudySearcher(config, open_study(folder(tmp_path / path), config))
-        return min(rungs_of(_scheduler(config, searcher)))
+        search = search_of(train=base)
+        searcher = StudySearcher(search, open_study(folder(tmp_path / path), search))
+        return min(rungs_of(_make_scheduler(search, searcher)))
 
     # Looks at epochs 2, 4, ...; the trade-off is 0 in the first four epochs.
     assert first_rung("deferred", lr_drops=(4, 14), deferred=True) == 3
@@ -186,46 +188,46 @@ def test_asha_waits_until_a_deferred_trade_off_is_at_work(tmp_path):
 
 
 def test_two_objectives_give_the_front_and_the_first_decides(tmp_path):
-    config, out = config_of(objectives=["clean_accuracy", "acr"]), folder(tmp_path)
-    searcher = StudySearcher(config, open_study(out, config))
+    search, out = search_of(objectives=["clean_accuracy", "acr"]), folder(tmp_path)
+    searcher = StudySearcher(search, open_study(out, search))
     figures = [(0.5, 0.9), (0.6, 0.8), (0.55, 0.7), (0.4, 0.9)]  # (acr, accuracy)
     for place, (acr, accuracy) in enumerate(figures):
         searcher.suggest(str(place))
         searcher.on_trial_result(str(place), look(1, acr, accuracy))
         searcher.on_trial_complete(str(place), look(LOOKS, acr, accuracy))
-    study = open_study(out, config)
+    study = open_study(out, search)
     assert [row["pareto"] for row in trial_rows(study)] == [True, True, False, False]
     assert {trial.number for trial in study.best_trials} == {0, 1}  # Optuna's own front
-    assert winner(study).number == 0
-    assert type(_scheduler(config, study)).__name__ == "FIFOScheduler"
+    assert find_winner(study).number == 0
+    assert type(_make_scheduler(search, study)).__name__ == "FIFOScheduler"
 
 
 def test_a_grid_tries_every_cell_once_and_the_published_point_comes_first_otherwise(tmp_path):
     specs = parse_grid(["trade_off=1,4", "hinge=4,8,16"], "macer")
-    config = config_of(sampler="grid", trials=6).model_copy(update={"search": specs})
+    search = search_of(sampler="grid", trials=6, search=specs)
     out = folder(tmp_path / "grid")
-    tried = run(config, out, 2) + run(config, out, 4)
+    tried = run(search, out, 2) + run(search, out, 4)
     assert [(p["trade_off"], p["hinge"]) for p in tried] == [
         (a, b) for a in (1, 4) for b in (4, 8, 16)
     ]
-    assert {row["source"] for row in trial_rows(open_study(out, config))} == {"grid"}
+    assert {row["source"] for row in trial_rows(open_study(out, search))} == {"grid"}
     base = train_config({"trade_off": 30.0}, preset_name="macer-cifar10-0.50")
-    other = config_of().model_copy(update={"train": base})
+    other = search_of(train=base)
     points = run(other, folder(tmp_path / "published"), 3)
     # MACER table 1 has trade_off 4 for CIFAR-10 at sigma 0.50.
     assert [point["trade_off"] for point in points[:2]] == [4.0, 30.0]
 
 
 def test_the_table_of_trials_tells_its_units_and_keeps_mixed_choices(tmp_path):
-    config = config_of(search=("num_draws=choice(4,8)", "augmentation=choice(none,1)"))
+    search = search_of("num_draws=choice(4,8)", "augmentation=choice(none,1)")
     out = folder(tmp_path)
-    study = open_study(out, config)
+    study = open_study(out, search)
     for point in ({"num_draws": 4, "augmentation": "none"}, {"num_draws": 8, "augmentation": 1}):
         study.enqueue_trial(point)
-        searcher = StudySearcher(config, study)
+        searcher = StudySearcher(search, study)
         searcher.suggest("a")
         searcher.on_trial_complete("a", look(LOOKS, 0.5))
-    write_trials(out, study, config)
+    write_trials(out, study, search)
     table = pq.read_table(tmp_path / "trials.parquet")
     assert table["augmentation"].to_pylist() == ["none", "1"]
     assert table["num_draws"].to_pylist() == [4, 8]
@@ -240,8 +242,8 @@ def test_tpe_with_our_telling_beats_random_on_a_smooth_function(tmp_path):
     for sampler in ("tpe", "random"):
         ends = []
         for seed in range(5):
-            config = config_of(sampler=sampler, seed=seed, trials=40)
+            search = search_of(sampler=sampler, seed=seed, trials=40)
             out = folder(tmp_path / f"{sampler}{seed}")
-            ends.append(max(value(p, LOOKS) for p in run(config, out, 40)[1:]))
+            ends.append(max(value(p, LOOKS) for p in run(search, out, 40)[1:]))
         best[sampler] = np.mean(ends)
     assert best["tpe"] > best["random"]

@@ -6,10 +6,11 @@ import pytest
 
 from rsray.config import TuneConfig
 from rsray.distributed.search import study_plots
+from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.search import StudySearcher
 from rsray.distributed.search.space import parse_grid, parse_space
 from rsray.distributed.search.study import open_study, trial_rows
-from rsray.distributed.search.study_page import draw, importances, write_study
+from rsray.distributed.search.study_page import draw_figures, importance_shares, write_study
 from rsray.presets import train_config
 from rsray.storage import Place
 
@@ -18,9 +19,9 @@ def searched(out, figures, search, **changes):
     """A study whose trials ended with (acr, accuracy, epoch of 4) each, or with an error."""
     base = train_config({"dataset": "digits", "epochs": 4, "model": "lenet"})
     values = {"train": base, "search": search, "trials": len(figures)}
-    config = TuneConfig.make({**values, **changes})
-    study = open_study(Place.of(out).make(), config)
-    searcher = StudySearcher(config, study)
+    found = resolve_search(TuneConfig.make({**values, **changes}))
+    study = open_study(Place.of(out).make(), found)
+    searcher = StudySearcher(found, study)
     for place, figure in enumerate(figures):
         point = searcher.suggest(str(place))
         result = figure(point) if callable(figure) else figure
@@ -31,7 +32,7 @@ def searched(out, figures, search, **changes):
         look = {"projected_acr": acr, "clean_accuracy": accuracy, "epoch": epoch, "epochs": 4}
         searcher.on_trial_result(str(place), {**look, "look": epoch})
         searcher.on_trial_complete(str(place), look)
-    return config, study
+    return found, study
 
 
 def drawn(axes, label):
@@ -45,7 +46,7 @@ def test_the_history_shows_every_trial_once_and_the_best_so_far(tmp_path):
     _, study = searched(tmp_path, figures, space)
     rows = trial_rows(study)
     rows[0]["source"] = "paper"
-    axes = study_plots.history(rows, "projected_acr").axes[0]
+    axes = study_plots.draw_history(rows, "projected_acr").axes[0]
     assert drawn(axes, "complete") == [(0, 0.4), (2, 0.3), (4, 0.5)]
     assert drawn(axes, "stopped early") == [(1, 0.7)]
     assert drawn(axes, "best") == [(4, 0.5)]  # a stopped trial is never the best
@@ -58,9 +59,9 @@ def test_importance_finds_the_setting_that_matters(tmp_path):
     space = parse_space(["trade_off=uniform(0,1)", "hinge=uniform(0,1)"], "macer")
     rule = [lambda point: (10 * point["hinge"] + 0.1 * point["trade_off"], 0.5, 4)] * 30
     _, study = searched(tmp_path, rule, space, sampler="random")
-    shares = importances(study)
+    shares = importance_shares(study)
     assert shares["hinge"] > 0.8 and sum(shares.values()) == pytest.approx(1)
-    axes = study_plots.importance(shares, "projected_acr").axes[0]
+    axes = study_plots.draw_importance(shares, "projected_acr").axes[0]
     widths = {
         t.get_text(): bar.get_width()
         for t, bar in zip(axes.get_yticklabels(), axes.patches, strict=True)
@@ -71,14 +72,14 @@ def test_importance_finds_the_setting_that_matters(tmp_path):
 def test_a_front_and_a_grid_are_drawn_as_they_are(tmp_path):
     space = parse_space(["hinge=uniform(2,16)"], "macer")
     figures = [(0.5, 0.9, 4), (0.6, 0.8, 4), (0.55, 0.7, 4)]
-    config, study = searched(tmp_path / "two", figures, space, objectives=["acr", "clean_accuracy"])
-    assert {"history", "pareto", "slices"} <= set(draw(trial_rows(study), study, config))
-    axes = study_plots.pareto(trial_rows(study), ["projected_acr", "clean_accuracy"]).axes[0]
+    found, study = searched(tmp_path / "two", figures, space, objectives=["acr", "clean_accuracy"])
+    assert {"history", "pareto", "slices"} <= set(draw_figures(trial_rows(study), study, found))
+    axes = study_plots.draw_pareto(trial_rows(study), ["projected_acr", "clean_accuracy"]).axes[0]
     assert drawn(axes, "Pareto front") == [(0.8, 0.6), (0.9, 0.5)]
     grid = parse_grid(["trade_off=1,16", "model=lenet,resnet20"], "macer")
     figures = [(0.1, 0, 4), (0.2, 0, 4), (0.3, 0, 4), (0.4, 0, 4)]
-    config, study = searched(tmp_path / "grid", figures, grid, sampler="grid")
-    axes = draw(trial_rows(study), study, config)["grid"].axes[0]
+    found, study = searched(tmp_path / "grid", figures, grid, sampler="grid")
+    axes = draw_figures(trial_rows(study), study, found)["grid"].axes[0]
     assert drawn(axes, "model lenet") == [(0, 0.1), (1, 0.3)]
     assert drawn(axes, "model resnet20") == [(0, 0.2), (1, 0.4)]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "16"]
@@ -88,9 +89,9 @@ def test_no_importance_is_drawn_without_two_results_that_differ(tmp_path):
     space = parse_space(["hinge=uniform(2,16)"], "macer")
     for count, acr in ((1, 0.4), (3, 0.4)):
         figures = [(acr, 0.9, 4)] * count
-        config, study = searched(tmp_path / str(count), figures, space)
-        assert importances(study) == {}
-        assert "importance" not in draw(trial_rows(study), study, config)
+        found, study = searched(tmp_path / str(count), figures, space)
+        assert importance_shares(study) == {}
+        assert "importance" not in draw_figures(trial_rows(study), study, found)
 
 
 def test_a_published_setting_that_was_not_trained_to_its_end_is_no_mark(tmp_path):
@@ -98,7 +99,7 @@ def test_a_published_setting_that_was_not_trained_to_its_end_is_no_mark(tmp_path
     _, study = searched(tmp_path, [(0.4, 0.9, 2), (0.7, 0.9, 4)], space)
     rows = trial_rows(study)
     rows[0]["source"] = "paper"
-    axes = study_plots.history(rows, "projected_acr").axes[0]
+    axes = study_plots.draw_history(rows, "projected_acr").axes[0]
     assert "published setting" not in [line.get_label() for line in axes.lines]
 
 
@@ -112,8 +113,8 @@ def test_a_search_without_a_winner_is_still_drawn_and_told(tmp_path):
     ]
     for place, (space, changes) in enumerate(spaces):
         out = tmp_path / str(place)
-        config, study = searched(out, ["no memory", "it diverged"], space, **changes)
-        write_study(Place.of(out), study, config)
+        found, study = searched(out, ["no memory", "it diverged"], space, **changes)
+        write_study(Place.of(out), study, found)
         html = (out / "tune.html").read_text()
         assert "no memory" in html and "it diverged" in html and "2 failed" in html
         assert (out / "plots" / "history.svg").stat().st_size > 0
@@ -123,8 +124,8 @@ def test_a_search_without_a_winner_is_still_drawn_and_told(tmp_path):
 def test_the_page_holds_every_trial_and_needs_nothing_else(tmp_path, count):
     space = parse_space(["trade_off=log(0.01,32)", "model=choice(lenet,'<b>')"], "macer")
     figures = [(0.123456, 0.5, 4), "<script>alert(1)</script>"][:count]
-    config, study = searched(tmp_path, figures, space)
-    write_study(Place.of(tmp_path), study, config)
+    found, study = searched(tmp_path, figures, space)
+    write_study(Place.of(tmp_path), study, found)
     html = (tmp_path / "tune.html").read_text()
     assert "0.1235" in html and "<script>" not in html and "<b>" not in html
     assert ("&lt;script&gt;alert(1)" in html) == (count == 2)

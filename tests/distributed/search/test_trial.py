@@ -1,5 +1,7 @@
 """How a trial of a search ends when something breaks: the setting's fault, or the machine's."""
 
+from dataclasses import replace
+
 import pytest
 import ray.tune
 import torch
@@ -9,9 +11,11 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from rsray.config import TuneConfig
 from rsray.distributed.search import trial as trials
+from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.space import parse_space
 from rsray.distributed.search.trial import TrialJob, run_trial
-from rsray.distributed.train.trainer import is_machines_fault
+from rsray.distributed.search.trial_resources import TrialPlan
+from rsray.distributed.train.failures import is_machines_fault
 from rsray.errors import UserError
 from rsray.presets import train_config
 from rsray.storage import Place
@@ -23,8 +27,8 @@ ASSERTED = "CUDA error: device-side assert triggered"
 def job_of(tmp_path, *, workers=1, gpus=0.0):
     base = train_config({"dataset": "digits", "epochs": 2})
     config = TuneConfig.make({"train": base, "search": parse_space([], "macer")})
-    resources = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
-    return TrialJob(config, (), 1, workers, resources, Place.of(tmp_path))
+    search = replace(resolve_search(config), gpus_per_worker=gpus)
+    return TrialJob(search, TrialPlan(1, workers, 1.0), (), Place.of(tmp_path))
 
 
 @pytest.fixture

@@ -1,24 +1,35 @@
 """How the trials of a search share the nodes of a cluster."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
+import ray
+import torch
 
 from rsray.config import TuneConfig
+from rsray.core.hardware import resolve_precision
+from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.space import parse_space
-from rsray.distributed.search.trial_resources import plan_trials, with_workers
+from rsray.distributed.search.trial_resources import (
+    plan_trials,
+    precision_of_workers,
+    settle_on_cluster,
+)
 from rsray.errors import UserError
 from rsray.presets import train_config
 
 
-def config_of(dataset="digits", **changes):
+def search_of(dataset="digits", **changes):
     base = train_config({"dataset": "digits"}).model_copy(update={"dataset": dataset})
     values = {"train": base, "search": parse_space([], "macer"), "trials": 200}
-    return TuneConfig.make({**values, **changes})
+    return resolve_search(TuneConfig.make({**values, **changes}))
 
 
 def plan(nodes, gpus, workers=1, **changes):
-    config = config_of(workers=workers, **changes)
     named = [dict(zip(("CPU", "GPU"), node, strict=True)) for node in nodes]
-    return tuple(plan_trials(named, config, gpus, config.trials))
+    found = replace(search_of(workers=workers, **changes), nodes=named, gpus_per_worker=gpus)
+    return tuple(plan_trials(found, found.config.trials))
 
 
 def test_trials_share_the_cores_and_gpus_of_each_node():
@@ -51,7 +62,23 @@ def test_trials_that_were_asked_for_wait_for_the_nodes_that_come_for_them():
 
 
 def test_imagenet_has_four_workers_a_trial_where_there_are_gpus():
-    large = config_of("imagenet")
-    assert with_workers(large, [{"CPU": 64.0, "GPU": 8.0}]).workers == 4
-    assert with_workers(large, [{"CPU": 64.0, "GPU": 0.0}]).workers == 1
-    assert with_workers(config_of(), [{"CPU": 64.0, "GPU": 8.0}]).workers == 1
+    def workers(found, gpus):
+        return settle_on_cluster(found, [{"CPU": 64.0, "GPU": gpus}], "fp32").config.workers
+
+    large = search_of("imagenet")
+    assert workers(large, 8.0) == 4
+    assert workers(large, 0.0) == 1
+    assert workers(search_of(), 8.0) == 1
+
+
+def test_a_machine_without_gpus_asks_a_worker_for_the_precision(monkeypatch):
+    def remote(num_gpus):
+        assert num_gpus == 0.5
+        return lambda work: SimpleNamespace(remote=lambda precision, device: (precision, device))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(ray, "remote", remote)
+    monkeypatch.setattr(ray, "get", lambda asked: f"what {asked[1]} computes")
+    assert precision_of_workers(None, 0.5) == "what cuda computes"
+    assert precision_of_workers("fp32", 0.5) == "fp32"  # nobody need be asked
+    assert precision_of_workers(None, 0.0) == resolve_precision(None, torch.device("cpu"))

@@ -10,7 +10,7 @@ from PIL import Image
 from rsray.data import open_split
 from rsray.distributed.capacity import cores_each
 from rsray.distributed.train import feed as feed_module
-from rsray.distributed.train.feed import RayFeed, plan
+from rsray.distributed.train.feed import RayFeed, plan_tasks
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Place
@@ -43,12 +43,12 @@ def split(pictures):
 
 
 def test_a_plan_names_every_image_of_every_epoch_in_order(split, monkeypatch):
-    monkeypatch.setattr(feed_module, "TASK_IMAGES", 7)
+    monkeypatch.setattr(feed_module, "MOST_IMAGES_PER_TASK", 7)
     indices, schedule = (
         np.arange(COUNT) + 1000,
         Schedule(COUNT, 40, epochs=3, seed=0, rank=1, world=2),
     )
-    work = plan(schedule, range(1, 3), indices, Reader(split, "none", 0))
+    work = plan_tasks(schedule, range(1, 3), indices, Reader(split, "none", 0))
     parts = [part for epoch in (1, 2) for part in schedule.shares(epoch)]
     np.testing.assert_array_equal(
         work.indices, np.concatenate([p.positions_B + 1000 for p in parts])
@@ -69,7 +69,7 @@ def test_cores_of_workers_are_of_one_node():
 @pytest.mark.slow
 def test_the_pipeline_gives_what_a_thread_gives(ray_session, split, monkeypatch):
     """Two workers, two epochs, tasks smaller than a worker's part; together they see each image."""
-    monkeypatch.setattr(feed_module, "TASK_IMAGES", 16)
+    monkeypatch.setattr(feed_module, "MOST_IMAGES_PER_TASK", 16)
     source, reader = (
         ImageSubset(split, np.arange(COUNT), CPU),
         Reader(split, "random-resized-crop", 5),

@@ -1,0 +1,41 @@
+"""How well a network classifies images without noise, by what is done to them before it: a hint."""
+
+# Shapes: N images, C channels.
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from rsray.data import ImageSplit
+from rsray.models.normalise import Normalisation
+
+IMAGES, AT_ONCE, MOST_SECONDS = 300, 20, 10.0
+
+
+@torch.inference_mode()
+def clean_accuracies(
+    network: nn.Module, candidates: Mapping[str, Normalisation], split: ImageSplit
+) -> tuple[dict[str, float], int]:
+    """Return the fraction of right answers behind each candidate layer, and of how many images.
+
+    It looks at up to 300 images spread over the split, at the same ones for all candidates, for
+    some seconds.
+    """
+    spread = np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(np.int64)
+    order = np.random.default_rng(0).permutation(spread)
+    channels, started, seen = split.image_shape[0], time.perf_counter(), 0
+    layers = {name: each.before(network, channels).eval() for name, each in candidates.items()}
+    right = dict.fromkeys(candidates, 0)
+    for start in range(0, len(order), AT_ONCE):
+        chosen = order[start : start + AT_ONCE]
+        images_NCHW = torch.from_numpy(split.images(chosen)).float() / 255
+        for name, model in layers.items():
+            right[name] += int((model(images_NCHW).argmax(1).numpy() == split.labels[chosen]).sum())
+        seen += len(chosen)
+        if time.perf_counter() - started > MOST_SECONDS:
+            break
+    return {name: count / seen for name, count in right.items()}, seen

@@ -1,0 +1,176 @@
+"""Whether a network's logits of an image depend on that image alone.
+
+Every certificate takes the noisy copies of an image to be independent draws of one function. That
+fails where a layer mixes the images of a batch (batch norm without running statistics) or draws
+numbers of its own (dropout left on).
+"""
+
+# Shapes: N images of a probe, C H W an image, K classes.
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rsray.core.hardware import forbid_tf32
+from rsray.errors import UserError
+
+# Rounding may change this share of how far logits are apart: from one look at a batch to the next,
+# with another batch, for which other kernels run, and in types of 16 bits.
+AGAIN, OTHER_BATCH, HALF = 1e-4, 1e-3, 3e-2
+ROUNDING = 1e-5  # and this share of the logits themselves
+LARGE_IMAGE = 20_000  # values; of these the probe has fewer images
+Trace = list[tuple[str, list[Tensor], list[Tensor]]]  # module, the image's rows in, and out
+
+
+@torch.no_grad()
+def check_independence(model: nn.Module, image_shape: tuple[int, ...]) -> None:
+    """Raise UserError if logits depend on the other images of the batch, or on chance.
+
+    `model` is in evaluation mode. One noisy image is evaluated twice in a mixed batch, at another
+    place among other images, and alone; what the model itself raises is passed on.
+    """
+    with _float32_as_it_is():
+        _check(model, *_probes(model, image_shape))
+
+
+def _check(model: nn.Module, mixed: Tensor, others: Tensor) -> None:
+    logits_NK = logits_of(model(mixed))
+    is_half = mixed.dtype in (torch.float16, torch.bfloat16)
+    allowed = allowed_difference(logits_NK, HALF if is_half else AGAIN)
+    for _ in range(2):
+        if not _same(logits_of(model(mixed)), logits_NK, allowed):
+            raise UserError(
+                f"{_culprit(model, mixed, mixed, (0, 0))} draws numbers of its own in evaluation "
+                "mode: two looks at one image differ, so no certificate can speak of the network; "
+                "take dropout and other noise out of its evaluation"
+            )
+    allowed = allowed_difference(logits_NK, HALF if is_half else OTHER_BATCH)
+    for batch, row in ((others, len(others) - 1), (mixed[:1], 0)):
+        if not _same(_logits_at(model, batch, row), logits_NK[0], allowed):
+            raise UserError(
+                f"{_culprit(model, mixed, batch, (0, row))} makes the logits of an image depend on "
+                "the other images of its batch: draws are then not independent, and no certificate "
+                "can speak of the network; use running statistics, or treat each image alone"
+            )
+
+
+def logits_of(output: Any, *, is_training: bool = False) -> Any:
+    """Return the logits of an output that holds more, as Hugging Face's and Inception's do.
+
+    A tuple without names is taken apart in training only, where its first is the main output.
+    """
+    named = output.get("logits") if isinstance(output, Mapping) else None
+    if isinstance(logits := getattr(output, "logits", named), Tensor):
+        return logits
+    is_several = isinstance(output, tuple | list) and len(output) > 0
+    return output[0] if is_several and is_training else output
+
+
+@contextlib.contextmanager
+def _float32_as_it_is() -> Iterator[None]:
+    """Keep GPUs from rounding float32 to TF32, as much as another function would change logits."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    forbid_tf32()
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
+
+
+def _logits_at(model: nn.Module, batch_NCHW: Tensor, row: int) -> Tensor:
+    """Return an image's logits [K]; NaN where the model takes batches only."""
+    try:
+        logits_K: Tensor = logits_of(model(batch_NCHW))[row]
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception:  # such as batch norm's "more than 1 value per channel"
+        if len(batch_NCHW) > 1:
+            raise
+        return torch.full((), math.nan, device=batch_NCHW.device)
+    return logits_K
+
+
+def _probes(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return noisy images [N, C, H, W], and another batch whose last image is their first."""
+    number = 3 if math.prod(image_shape) > LARGE_IMAGE else 8
+    generator = torch.Generator().manual_seed(0)
+    tensor = next(model.parameters(), torch.zeros(0))
+    brightness = torch.linspace(0.1, 0.9, number)[:, None, None, None]
+    noise = torch.randn((2, number, *image_shape), generator=generator)
+    mixed, others = (brightness + 0.25 * noise).to(tensor.device, tensor.dtype)
+    others = others.square()
+    others[-1] = mixed[0]
+    return mixed, others
+
+
+def allowed_difference(logits_NK: Tensor, share: float) -> float:
+    """Return what rounding may change in logits: a share of how far those of an image are apart.
+
+    What all classes have in common is left out of it: a large offset must not hide differences.
+    """
+    finite_NK = logits_NK.float().nan_to_num(0.0, 0.0, 0.0)
+    apart = (finite_NK - finite_NK.mean(-1, keepdim=True)).abs().max()
+    return max(share * float(apart), ROUNDING * float(finite_NK.abs().max()))
+
+
+def _same(first: Tensor, second: Tensor, allowed: float) -> bool:
+    same = torch.isclose(first.float(), second.float(), rtol=0.0, atol=allowed, equal_nan=True)
+    return bool(same.all())
+
+
+def _culprit(model: nn.Module, first: Tensor, second: Tensor, rows: tuple[int, int]) -> str:
+    """Name the first module that gives an image other features in the second batch.
+
+    Its input is the same in both batches and its output is not.
+    """
+    traces = [_trace(model, batch, row) for batch, row in zip((first, second), rows, strict=True)]
+    modules = dict(model.named_modules())
+    for (name, inputs, outputs), (other, other_inputs, other_outputs) in zip(*traces, strict=False):
+        if name == other and _alike(inputs, other_inputs) and not _alike(outputs, other_outputs):
+            kind = type(modules[name]).__name__
+            return f"module {name!r} ({kind})" if name else f"the network ({kind}) itself"
+    return f"the network ({type(model).__name__})"
+
+
+def _alike(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(
+        a.shape == b.shape and _same(a, b, AGAIN * float(a.float().abs().max()))
+        for a, b in zip(first, second, strict=False)
+    )
+
+
+def _trace(model: nn.Module, batch: Tensor, row: int) -> Trace:
+    """Return what goes into and comes out of each module for one image, as they finish."""
+    found: Trace = []
+    waiting: dict[str, list[Tensor]] = {}
+
+    def rows(values: Any) -> list[Tensor]:
+        values = values if isinstance(values, tuple | list) else (values,)
+        tensors = [value for value in values if isinstance(value, Tensor) and value.dim()]
+        return [x[row].clone() for x in tensors if len(x) == len(batch) and x.numel()]
+
+    def before(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda module, inputs: waiting.__setitem__(name, rows(inputs))
+
+    def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, inputs, output: found.append((name, waiting[name], rows(output)))
+
+    hooks = []
+    for name, module in model.named_modules():
+        hooks += [module.register_forward_pre_hook(before(name))]
+        hooks += [module.register_forward_hook(after(name))]
+    try:
+        model(batch)
+    except Exception:  # the module that raised is the first one without an output
+        lost = next((name for name in reversed(waiting) if name not in {f[0] for f in found}), "")
+        found.append((lost, waiting.get(lost, []), [torch.full((1,), math.nan)]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

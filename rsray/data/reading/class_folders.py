@@ -1,0 +1,144 @@
+"""Which folders are classes, and which files below them are pictures."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from rsray.data.reading.decode import SUFFIXES
+from rsray.data.splits import normal
+from rsray.errors import UserError
+from rsray.storage import Place, one_line
+from rsray.storage.place import open_filesystem
+
+log = logging.getLogger(__name__)
+LISTING_THREADS = 16  # listing waits for the network, not for the CPU
+# Folders and files that other programs leave behind; hidden ones are left out anyway.
+CLUTTER_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+CLUTTER_FILES = ("thumbs.db", "desktop.ini")
+
+
+@dataclass
+class Listing:
+    """What lies below the folder of a class."""
+
+    paths: list[str] = field(default_factory=list)  # of the pictures, from the split's folder on
+    left_out: Counter[str] = field(default_factory=Counter)  # suffixes of the other files
+
+
+def class_folders(folder: Place) -> dict[str, list[str]]:
+    """Return the folders of each class by its name, sorted by it.
+
+    Two folders are one class when their names differ only in their Unicode form.
+    """
+    found: dict[str, list[str]] = {}
+    for name in folder.folders():
+        if name not in CLUTTER_FOLDERS:
+            found.setdefault(normal(name), []).append(name)
+    return dict(sorted(found.items()))
+
+
+def classes_with_pictures(splits: Sequence[Place]) -> tuple[str, ...]:
+    """Return the sorted names of the classes that have a picture in any split's folder.
+
+    Empty folders are no classes: they are named in a warning.
+    """
+    per_split = [class_folders(split) for split in splits]
+    names = sorted({name for folders in per_split for name in folders})
+
+    def has_picture(name: str) -> bool:
+        return any(
+            next(_pictures(split, folder, Counter()), None) is not None
+            for split, folders in zip(splits, per_split, strict=True)
+            for folder in folders.get(name, ())
+        )
+
+    with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        is_class = dict(zip(names, pool.map(has_picture, names), strict=True))
+    empty = [name for name in names if not is_class[name]]
+    if empty and len(empty) < len(names):
+        log.warning("%s: no classes, since without pictures: %s", splits[0], ", ".join(empty))
+    return tuple(name for name in names if is_class[name])
+
+
+def pictures_below(folder: Place, name: str) -> Listing:
+    """Return the pictures in the folder `name` and in all folders below it, in torchvision's order.
+
+    Raises UserError for a file called a picture that is a pipe, a socket or a broken link.
+    """
+    listing = Listing()
+    listing.paths = sorted(
+        _pictures(folder, name, listing.left_out), key=lambda path: path.rpartition("/")[::2]
+    )
+    return listing
+
+
+def name_left_out(folder: Place, listings: Sequence[Listing]) -> None:
+    """Say in one warning which files below the class folders are not read."""
+    left_out = sum((listing.left_out for listing in listings), Counter())
+    if left_out:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common(5))
+        log.warning(
+            "%s: %d files in class folders are not read as pictures (%s)",
+            folder, left_out.total(), kinds,
+        )  # fmt: skip
+
+
+def _pictures(folder: Place, name: str, left_out: Counter[str]) -> Iterator[str]:
+    """Yield the path of each picture below the folder `name`; counts the other files' suffixes."""
+    walk = _walk_local(folder.local_path / name, name) if folder.is_local else _walk(folder, name)
+    for path in walk:
+        base = path.rpartition("/")[2]
+        stem, dot, suffix = base.lower().rpartition(".")
+        if base.lower().endswith(SUFFIXES):
+            yield path
+        elif base.lower() not in CLUTTER_FILES:
+            left_out[f".{suffix}" if dot and stem else "without a suffix"] += 1
+
+
+def _walk_local(folder: Path, shown: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Yield the files below a folder, through links as torchvision does, but in no circle."""
+    try:
+        status = os.stat(folder)
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as problem:
+        raise UserError(f"cannot read {folder}: {one_line(problem)}") from problem
+    own = (status.st_dev, status.st_ino)
+    if own in above:
+        return
+    for entry in entries:
+        path = f"{shown}/{entry.name}"
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if entry.name not in CLUTTER_FOLDERS:
+                yield from _walk_local(folder / entry.name, path, (*above, own))
+        elif entry.is_file() or not entry.name.lower().endswith(SUFFIXES):
+            yield path
+        else:
+            raise UserError(f"{entry.path} is no regular file: a pipe, a device or a broken link")
+
+
+def _walk(folder: Place, name: str) -> Iterator[str]:
+    """Yield the files below a folder of a store, which lists them all at once."""
+    filesystem, base = open_filesystem(folder.uri)
+    below = fs.FileSelector(f"{base}/{name}", recursive=True)
+    try:
+        infos: list[Any] = filesystem.get_file_info(below)
+    except OSError as problem:
+        raise UserError(f"cannot read {folder}: {one_line(problem)}") from problem
+    for info in infos:
+        path = info.path.strip("/").removeprefix(base.strip("/")).strip("/")
+        parts = path.split("/")
+        if info.type == fs.FileType.File and not any(
+            part.startswith(".") or part in CLUTTER_FOLDERS for part in parts
+        ):
+            yield path

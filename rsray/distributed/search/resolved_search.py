@@ -1,0 +1,163 @@
+"""A search, resolved once: what its configuration and the papers say of its trials and its winner.
+
+Study, trials, winner and page are given a `Search` and ask nothing again. trial_resources.py adds
+what only a cluster can say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optuna.distributions import FloatDistribution
+
+from rsray.config import TUNE_OBJECTIVES, TrainConfig, TuneConfig, nest
+from rsray.distributed.search.space import (
+    Point,
+    Space,
+    extreme_values,
+    grid_points,
+    holds_value,
+    point_of,
+    read_space,
+    settings_of,
+)
+from rsray.errors import UserError
+from rsray.family import choose
+from rsray.presets import published_for
+from rsray.training.augment import AUGMENTATIONS
+
+# What a user chooses for the published setting too: not of a paper's method.
+BUDGET = ("epochs", "batch_size", "model")
+# Sources of trials that nobody proposed: the published setting, and the one to start from.
+PUBLISHED, START = "paper", "start"
+GIVEN = (PUBLISHED, START)
+# Of a cluster, each {"CPU": ..., "GPU": ...}.
+Nodes = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Search:
+    """All that trials, winner and page need to know of a search; it travels to other nodes."""
+
+    config: TuneConfig
+    space: Space
+    # What a look at a trial calls each objective.
+    metrics: tuple[str, ...]
+    # The first trials, each (point, source): a grid's cells, else the settings that are GIVEN.
+    first_points: tuple[tuple[Point, str], ...]
+    # All of a paper's setting but the budget; empty where none is published.
+    published: Point
+    # What keeps the published setting from being a trial; empty where nothing does.
+    why_untried: str
+    # Of the longest trial.
+    most_epochs: int
+    # These two, and the workers and the precision of `config`, are decided on a cluster.
+    nodes: Nodes = ()
+    gpus_per_worker: float = 0.0
+
+    def trial(self, point: Point) -> TrainConfig:
+        """Return the configuration of a point's trial: short, with some images held out."""
+        config = self.config
+        settings = settings_of(point, config.train, config.trial_epochs)
+        return self._train({"validation": config.validation, **settings})
+
+    def full(self, point: Point) -> TrainConfig:
+        """Return the configuration that trains a point at full length on all training images."""
+        flat = {**settings_of(point, self.config.train), "validation": 0.0}
+        if self.config.workers not in (None, self.config.train.workers):
+            flat |= {"workers": self.config.workers, "most_workers": None}
+        return self._train(flat)
+
+    @property
+    def paper(self) -> TrainConfig:
+        """The published setting in full, or the one that the search started from.
+
+        The published one is all of the paper's, whether or not a trial could have it.
+        """
+        return self.full(self.published)
+
+    def _train(self, flat: Point) -> TrainConfig:
+        return TrainConfig.make(nest(flat, self.config.train.model_dump())).resolved()
+
+
+def resolve_search(config: TuneConfig) -> Search:
+    """Return the search of a configuration; UserError for a SPEC that cannot be read."""
+    space = read_space(config.search)
+    most_epochs = config.trial_epochs or config.train.epochs
+    if "epochs" in space:
+        most_epochs = max(int(value) for value in extreme_values(space["epochs"]))
+    own, published = _flat_settings(config.train), _published_settings(config.train)
+    why_untried = _why_untried(space, own, published)
+    given = {PUBLISHED: {**own, **published}} if published and not why_untried else {}
+    return Search(
+        config=config,
+        space=space,
+        metrics=tuple(TUNE_OBJECTIVES[name] for name in config.objectives),
+        first_points=_first_points(space, config, {**given, START: own}),
+        published=published,
+        why_untried=why_untried,
+        most_epochs=most_epochs,
+    )
+
+
+def _flat_settings(train: TrainConfig) -> Point:
+    resolved = train.resolved()
+    return {**resolved.model_dump(), **resolved.settings}
+
+
+def _published_settings(train: TrainConfig) -> Point:
+    """Return what a paper says of this run but the budget, its schedule at this run's epochs."""
+    entry = published_for(train)
+    settings = entry.at_epochs(train.epochs) if entry else {}
+    return {key: value for key, value in settings.items() if key not in BUDGET}
+
+
+def _why_untried(space: Space, own: Point, published: Point) -> str:
+    for key, value in {**own, **published}.items():
+        if key in space and not holds_value(space[key], value):
+            return f"its {key} is {value}, which the search does not hold"
+        if key in published and key not in space and own.get(key) != value:
+            return f"its {key} is {value}, here it is {own.get(key)}"
+    return ""
+
+
+def _first_points(
+    space: Space, config: TuneConfig, given: Mapping[str, Point]
+) -> tuple[tuple[Point, str], ...]:
+    """Return a grid's cells, else those of the given settings that the space holds, each once."""
+    if config.sampler == "grid":
+        return tuple((point, "grid") for point in grid_points(space))
+    found: list[tuple[Point, str]] = []
+    for source, settings in given.items():
+        point = point_of(space, settings)
+        is_held = all(holds_value(space[key], value) for key, value in point.items())
+        if is_held and point not in [known for known, _ in found]:
+            found.append((point, source))
+    return tuple(found[: config.trials])
+
+
+def check_search(search: Search) -> None:
+    """Raise UserError for a value that training refuses: now, not in one trial after the other."""
+    _check_augmentation(search.full({}))
+    for key, distribution in search.space.items():
+        for value in extreme_values(distribution):
+            _check_augmentation(search.full({key: value}))
+        if isinstance(distribution, FloatDistribution):
+            between = distribution.low + (distribution.high - distribution.low) / math.pi
+            try:
+                search.full({key: between})
+            except UserError as problem:
+                raise UserError(f"{problem}; for whole numbers use {key}=int(low,high)") from None
+    for point, _ in search.first_points:
+        search.full(point)
+    cells, trials = len(search.first_points), search.config.trials
+    if search.config.sampler == "grid" and cells != trials:
+        raise UserError(f"trials is {trials}: the grid has {cells}")
+
+
+def _check_augmentation(train: TrainConfig) -> None:
+    """Raise UserError for an unknown name; the configuration has checked all others."""
+    if train.augmentation is not None:
+        choose(train.augmentation, AUGMENTATIONS, "augmentation")

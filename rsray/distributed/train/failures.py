@@ -1,0 +1,41 @@
+"""Why a group of workers failed: the user's mistake, short memory, or the machines' fault."""
+
+from __future__ import annotations
+
+import torch
+
+from rsray.errors import UserError
+from rsray.training.step import MemoryShortError
+
+
+def cause_of(problem: Exception) -> Exception:
+    """Return the user's mistake, or short memory, behind a failed worker group, or the failure."""
+    for failure in getattr(problem, "worker_failures", {}).values():
+        error: BaseException | None = failure
+        while error is not None:
+            if isinstance(error, UserError | MemoryShortError):
+                return error
+            error = getattr(error, "cause", None) or error.__cause__
+    return problem
+
+
+def is_machines_fault(problem: Exception) -> bool:
+    """Tell whether training failed through a lost worker or node, or a GPU in an error state.
+
+    Whatever a worker's own code raises is the setting's fault, but for CUDA errors: after one of
+    them, a lack of memory apart, every later call in the same process fails too.
+    """
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError, WorkerGroupError
+
+    if isinstance(problem, WorkerGroupError):
+        failures = problem.worker_failures.values()
+        return any(is_machines_fault(failure) for failure in failures)
+    if isinstance(problem, TrainingFailedError | RayError):
+        return True
+    # A worker's health check.
+    if type(problem).__module__.startswith("ray.train."):
+        return True
+    text = str(problem)
+    is_cuda = isinstance(problem, torch.AcceleratorError) or "CUDA error" in text
+    return is_cuda and "out of memory" not in text

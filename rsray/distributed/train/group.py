@@ -1,0 +1,119 @@
+"""Train in a Ray Train worker group; when it is lost, in another one from the last checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+from rsray.distributed.capacity import capacity, cores_each
+from rsray.distributed.session import cluster_cpus, cluster_gpus, quiet_logs, search_path
+from rsray.distributed.train.failures import cause_of, is_machines_fault
+from rsray.distributed.train.training_run import TrainingRun
+from rsray.distributed.train.worker import (
+    WorkerJob,
+    torch_config,
+    train_as_worker,
+    worker_resources,
+)
+from rsray.errors import UserError
+from rsray.storage import one_line, open_filesystem
+from rsray.training.checkpoint import latest_epoch
+from rsray.training.step import MemoryShortError
+
+log = logging.getLogger(__name__)
+# Starts of a worker group, one after the other, that finish no epoch.
+MOST_FAILED_STARTS = 3
+# Of a lost worker's failure, in a warning.
+MOST_CHARACTERS_SHOWN = 200
+# Of a worker's cores, for the tasks that read images for it.
+READING_SHARE_OF_CORES = 0.25
+
+
+def train_in_groups(run: TrainingRun) -> None:
+    """Train in worker groups until the run is done, each from the checkpoint the last one left.
+
+    Raises the user's mistake behind a failure at once, any other failure after MOST_FAILED_STARTS
+    groups that finished no epoch.
+    """
+    quiet_logs()
+    from ray.train import TrainingFailedError
+
+    failed_starts = 0
+    while True:
+        before = latest_epoch(run.place)
+        try:
+            _train_in_group(run)
+            return
+        except TrainingFailedError as problem:
+            cause = cause_of(problem)
+            # The groups of images are halved each time, so this comes to an end.
+            if isinstance(cause, MemoryShortError):
+                log.warning("%s: beginning anew after %d epochs", cause, latest_epoch(run.place))
+                continue
+            failed_starts = 1 if latest_epoch(run.place) > before else failed_starts + 1
+            # The loss of a peer may look like a fault of the worker's own code: once.
+            most = MOST_FAILED_STARTS if is_machines_fault(cause) else 1
+            if isinstance(cause, UserError) or failed_starts > most:
+                raise cause from problem
+            log.warning(
+                "lost a worker (%s): going on from the checkpoint after %d epochs",
+                one_line(cause)[:MOST_CHARACTERS_SHOWN],
+                latest_epoch(run.place),
+            )
+
+
+def _train_in_group(run: TrainingRun) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    workers, most = max(1, run.config.workers), run.config.most_workers
+    _check_room(workers, run.gpus)
+    cpus, reading_cpus = _share_cores(most or workers, run)
+    num_workers: Any = workers if most is None else (workers, most)
+    name = f".ray-train-{uuid.uuid4().hex[:8]}"
+    filesystem, path = open_filesystem(run.place.uri)
+    trainer = TorchTrainer(
+        train_as_worker,
+        train_loop_config={"job": WorkerJob(run, search_path(), reading_cpus)},
+        torch_config=torch_config(run.gpus),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=run.gpus > 0,
+            resources_per_worker=worker_resources(cpus, run.gpus),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            # train_in_groups starts another group.
+            failure_config=FailureConfig(max_failures=0),
+        ),
+    )
+    try:
+        trainer.fit()
+    finally:
+        run.place.delete(name)
+
+
+def _check_room(workers: int, gpus: float) -> None:
+    """Raise UserError for workers that the cluster, as it is now, has no room for."""
+    have = cluster_gpus() if gpus else cluster_cpus()
+    need = workers * (gpus or 1)
+    if need > have:
+        kind = "GPUs" if gpus else "CPU cores"
+        raise UserError(
+            f"workers is {workers}: that needs {need:g} {kind}, the cluster has {have:g}"
+        )
+
+
+def _share_cores(workers: int, run: TrainingRun) -> tuple[float, float]:
+    """Return the CPU cores of a worker, and of a task that reads images for it."""
+    if run.gpus:
+        return 1.0, 1.0
+    cores = cores_each((cpus for cpus, _ in capacity().nodes), workers)
+    if not run.is_streamed:
+        return float(cores), 1.0
+    if cores == 1:
+        return 0.5, 0.5
+    return float(cores - max(1, int(cores * READING_SHARE_OF_CORES))), 1.0

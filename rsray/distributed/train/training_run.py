@@ -1,0 +1,53 @@
+"""A training run, resolved once: where and how it trains, for its driver and its workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from rsray.config import TrainConfig
+from rsray.core.hardware import default_device
+from rsray.data import DATASETS, ImageSplit
+from rsray.distributed.session import cluster_gpus
+from rsray.errors import UserError
+from rsray.storage import Place
+from rsray.training.feeds import is_streamed
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """All that training needs to know of a run; it travels to the workers."""
+
+    # Its data root is absolute.
+    config: TrainConfig
+    # RUN.
+    place: Place
+    # Of this process: a worker has its own.
+    device: torch.device
+    # Whether images are read while the training goes on, by Ray Data.
+    is_streamed: bool
+    # Whether it trains in this process, without a group of workers.
+    is_here: bool
+    # Of a worker; on_cluster decides it for a group.
+    gpus: float
+
+    def on_cluster(self) -> TrainingRun:
+        """Return the run with its workers' GPUs decided: as asked for, else 1 where there are."""
+        if self.config.gpus_per_worker is not None:
+            return self
+        return replace(self, gpus=float(cluster_gpus() > 0))
+
+
+def streams_images(config: TrainConfig, split: ImageSplit) -> bool:
+    """Tell whether the training images are read while the training goes on."""
+    augmentation = config.augmentation or DATASETS[config.dataset].augmentation
+    return is_streamed(split, min(len(split), config.limit or len(split)), augmentation)
+
+
+def choose_device(config: TrainConfig, is_here: bool) -> torch.device:
+    """Return the device of this process; UserError for GPUs that are not here."""
+    device = torch.device("cpu") if config.gpus_per_worker == 0 else default_device()
+    if is_here and config.gpus_per_worker and device.type == "cpu":
+        raise UserError(f"gpus-per-worker is {config.gpus_per_worker:g}, but no GPU is here")
+    return device

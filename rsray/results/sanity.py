@@ -1,0 +1,48 @@
+"""Signs that a network learnt nothing, or a search found nothing: said once, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+CHANCE_FACTOR = 1.2  # a noisy accuracy of 1.2 / K or less is no better than guessing
+ONE_CLASS_SHARE = 0.95  # of the predictions
+WHAT_TO_TRY = "more epochs, a smaller sigma, or --set deferred=true lr=0.05 trade_off=1 with macer"
+
+
+def training_warning(noisy_accuracy: float, num_classes: int) -> str | None:
+    """Return what to say of a training that ends at the accuracy of guessing; None otherwise."""
+    if noisy_accuracy > CHANCE_FACTOR / num_classes:
+        return None
+    return (
+        f"the network has learnt next to nothing: {noisy_accuracy:.1%} of the noisy training "
+        f"images are right, and guessing among {num_classes} classes gives {1 / num_classes:.1%}; "
+        f"try {WHAT_TO_TRY}"
+    )
+
+
+def certificates_warning(prediction_N: np.ndarray, acr: float) -> str | None:
+    """Return what to say of certificates (-1 = abstain) of a constant predictor."""
+    if len(prediction_N) and acr == 0:
+        return f"the ACR is 0: no image is certified and correct; try {WHAT_TO_TRY}"
+    classes, counts = np.unique(prediction_N[prediction_N >= 0], return_counts=True)
+    if len(prediction_N) < 2 / (1 - ONE_CLASS_SHARE) or not len(classes):
+        return None
+    share = counts.max() / counts.sum()
+    if share < ONE_CLASS_SHARE:
+        return None
+    return (
+        f"{share:.0%} of the predictions are class {classes[counts.argmax()]}: the network may be "
+        f"constant (or these images of one class); try {WHAT_TO_TRY}"
+    )
+
+
+def search_warning(projected_acrs: Sequence[float]) -> str | None:
+    """Return what to say of a search whose complete trials are all alike; None otherwise."""
+    if len(projected_acrs) < 2 or np.ptp(projected_acrs) > 1e-3:
+        return None
+    return (
+        f"all {len(projected_acrs)} complete trials tie at a projected ACR of "
+        f"{projected_acrs[0]:.3f}: they may have learnt nothing; try {WHAT_TO_TRY}"
+    )

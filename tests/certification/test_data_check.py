@@ -1,0 +1,195 @@
+"""Data that are not such as a network was trained for, or were trained on, are refused."""
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsray import models
+from rsray.certification.data_check import fitted
+from rsray.certification.request import open_certification, open_prediction
+from rsray.config import TrainConfig
+from rsray.data import open_split
+from rsray.data.fingerprint import SAMPLE, fingerprint, is_same, seen_before
+from rsray.errors import UserError
+from rsray.storage import Place
+from rsray.storage.yaml_files import to_yaml
+from rsray.training.run import run_record
+
+RNG = np.random.default_rng(0)
+
+
+def fill(folder, classes, count, side=6, first=0):
+    """Write random pictures <folder>/<class>/0000.png, ..."""
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(first, first + count):
+            pixels = RNG.integers(0, 256, (side, side, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:04}.png")
+
+
+def opened(root, split="test", name="imagefolder", **options):
+    return open_split(name, split, str(root), **options)
+
+
+def record_of(root, **options):
+    """What run.yaml says of a run on the training split at this root."""
+    config = TrainConfig(dataset="imagefolder", data_root=str(root), model="lenet", **options)
+    return run_record(config, opened(root, "train", **options))
+
+
+@pytest.fixture
+def pets(tmp_path):
+    root = tmp_path / "pets"
+    fill(root / "train", ("cat", "dog", "owl"), 8)
+    fill(root / "test", ("cat", "dog", "owl"), 4)  # of the same names, other pictures
+    return root
+
+
+def test_the_runs_own_data_fit(pets, caplog):
+    record = record_of(pets)
+    assert record["classes"] == ["cat", "dog", "owl"] and record["image_shape"] == [3, 6, 6]
+    test = opened(pets)
+    assert fitted(test, record, "run") is test
+    assert not caplog.records
+    # A checkpoint of other people records nothing: nothing is compared.
+    assert fitted(test, {}, "net.pth") is test
+
+
+def test_classes_of_other_names_are_refused(pets, tmp_path):
+    fill(tmp_path / "other" / "test", ("cat", "cow", "owl"), 2)
+    with pytest.raises(UserError, match="run knows 3 .* among them 'cow', and not 'dog'"):
+        fitted(opened(tmp_path / "other"), record_of(pets), "run")
+    fill(tmp_path / "more" / "test", ("ant", "cat", "dog", "owl"), 2)
+    with pytest.raises(UserError, match="the data have 4, among them 'ant'"):
+        fitted(opened(tmp_path / "more"), record_of(pets), "run")
+
+
+def test_classes_in_another_order_are_taken_by_name(pets, caplog):
+    record = record_of(pets) | {"classes": ["owl", "cat", "dog"]}
+    test = opened(pets)
+    mapped = fitted(test, record, "run")
+    names = [mapped.class_names[label] for label in mapped.labels]
+    assert names == [test.class_names[label] for label in test.labels]
+    assert mapped.labels.tolist() == [1] * 4 + [2] * 4 + [0] * 4
+    np.testing.assert_array_equal(mapped.images([3, 9]), test.images([3, 9]))
+    assert "taken by name" in caplog.text
+
+
+def test_data_that_lack_a_class_keep_the_runs_numbers(pets):
+    shutil.rmtree(pets / "test" / "cat")
+    moved = pets.parent / "moved"
+    shutil.copytree(pets / "test", moved / "test")
+    mapped = fitted(opened(moved), record_of(pets), "run")
+    assert (mapped.num_classes, set(mapped.labels.tolist())) == (3, {1, 2})
+
+
+def test_images_of_another_shape_are_refused(pets, tmp_path):
+    record = record_of(pets)
+    fill(tmp_path / "large" / "test", ("cat", "dog", "owl"), 2, side=9)
+    with pytest.raises(UserError, match="images of 3 x 6 x 6 .* 3 x 9 x 9; --image-size 6 would"):
+        fitted(opened(tmp_path / "large"), record, "run")
+    assert fitted(opened(tmp_path / "large", image_size=6), record, "run").image_shape == (3, 6, 6)
+    with pytest.raises(UserError, match="--image-size 6 --channels 3 would make them so"):
+        fitted(opened(pets, channels=1), record, "run")
+
+
+def test_test_images_that_were_trained_on_are_refused(pets, tmp_path):
+    record = record_of(pets)
+    for source in (pets / "train" / "cat").glob("000[0-2].png"):
+        shutil.copy(source, pets / "test" / "cat" / source.name)
+    with pytest.raises(UserError, match=r"3 of 12 test images .* \(for example cat/0000.png\)"):
+        fitted(opened(pets), record, "run")
+    assert len(fitted(opened(pets, "train"), record, "run")) == 24, "asked for knowingly"
+
+
+def test_copies_under_other_names_are_refused_when_they_are_many(pets, caplog):
+    record = record_of(pets)
+    fill(pets / "test", ("dog",), 200, first=100)
+    copied = sorted((pets / "train" / "owl").iterdir())
+    shutil.copy(copied[0], pets / "test" / "owl" / "copy.png")
+    with caplog.at_level(logging.WARNING):
+        assert fitted(opened(pets), record, "run")
+    assert "1 of 213 test images looked at are images that run was trained on" in caplog.text
+    for number, file in enumerate(copied[1:5]):
+        shutil.copy(file, pets / "test" / "owl" / f"copy{number}.png")
+    with pytest.raises(UserError, match="5 of 217 test images"):
+        fitted(opened(pets), record, "run")
+
+
+def test_a_part_that_was_drawn_anew_is_refused(tmp_path):
+    """As a seeded split of class folders would after a picture was added."""
+    fill(tmp_path / "all", ("a", "b"), 400)
+    record = record_of(tmp_path / "all")
+    assert record["data_fingerprint"]["images"] > SAMPLE
+    assert fitted(opened(tmp_path / "all"), record, "run")
+    for name in ("a", "b"):
+        (tmp_path / "drawn" / "test" / name).mkdir(parents=True)
+        for file in RNG.choice(sorted((tmp_path / "all" / name).iterdir()), 80, replace=False):
+            shutil.copy(file, tmp_path / "drawn" / "test" / name)
+    with pytest.raises(UserError, match="of 160 test images looked at"):
+        fitted(opened(tmp_path / "drawn"), record, "run")
+
+
+def test_the_fingerprint_is_of_names_labels_and_contents(pets, tmp_path):
+    train = opened(pets, "train")
+    own = fingerprint(train, sampled=True)
+    assert is_same(own, fingerprint(opened(pets, "train"), sampled=False))
+    assert seen_before(train, own).by_name == tuple(range(24))
+    (pets / "train" / "cat" / "0000.png").rename(pets / "train" / "cat" / "0000-b.png")
+    renamed = opened(pets, "train")
+    assert not is_same(own, fingerprint(renamed, sampled=True))
+    seen = seen_before(renamed, own)
+    assert (len(seen.by_name), len(seen.by_content)) == (23, 1)
+    digits = fingerprint(open_split("digits", "test"), sampled=False)
+    assert digits["images"] == 450 and "names" not in digits and "sample" not in digits
+
+
+@pytest.fixture
+def run(pets, tmp_path):
+    """A RUN folder of an untrained network."""
+    record = record_of(pets)
+    folder = Place.of(tmp_path / "run").make()
+    folder.write("run.yaml", to_yaml(record))
+    model = models.build("lenet", image_shape=(3, 6, 6), num_classes=3)
+    folder.write("model.safetensors", models.weights_bytes(model))
+    return str(tmp_path / "run")
+
+
+def test_what_opens_a_run_compares(run, pets, tmp_path):
+    request = open_certification(run, {})
+    assert request.split.class_names == ("cat", "dog", "owl")
+    assert request.config.classes == ("cat", "dog", "owl")
+    assert request.config.image_shape == (3, 6, 6)
+    assert request.config.data_fingerprint["images"] == 24
+    assert "sample" not in request.config.data_fingerprint
+    fill(tmp_path / "other" / "test", ("cat", "cow", "owl"), 2)
+    elsewhere = {"data_root": str(tmp_path / "other")}
+    for opens in (open_certification, open_prediction):
+        with pytest.raises(UserError, match="among them 'cow'"):
+            opens(run, elsewhere)
+
+
+def test_how_the_run_read_its_data_is_kept(pets, tmp_path):
+    record = record_of(pets, channels=1)
+    folder = Place.of(tmp_path / "grey").make()
+    folder.write("run.yaml", to_yaml(record))
+    model = models.build("lenet", image_shape=(1, 6, 6), num_classes=3)
+    folder.write("model.safetensors", models.weights_bytes(model))
+    request = open_certification(str(tmp_path / "grey"), {})
+    assert request.split.image_shape == (1, 6, 6) and request.config.channels == 1
+
+
+def test_a_limit_alone_is_spread_over_the_set(run):
+    def chosen(**given):
+        request = open_certification(run, given)
+        same = open_prediction(run, given)
+        np.testing.assert_array_equal(request.selected.indices, same.indices)
+        return request.selected.indices.tolist(), request.config.is_spread
+
+    assert chosen(limit=3) == ([0, 4, 8], True)
+    assert chosen(limit=3, start=0) == ([0, 1, 2], False)
+    assert chosen(limit=3, skip=2) == ([0, 2, 4], False)
+    assert chosen() == (list(range(12)), False)

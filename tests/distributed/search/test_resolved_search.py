@@ -1,0 +1,151 @@
+"""What trials, the winner and its rival are trained with, and which settings are tried first."""
+
+import pickle
+
+import pytest
+
+from rsray.config import TuneConfig
+from rsray.distributed.search.resolved_search import check_search, resolve_search
+from rsray.distributed.search.space import parse_space
+from rsray.errors import UserError
+from rsray.presets import presets, search_config, train_config
+
+PUBLISHED = {
+    (entry.settings["dataset"], entry.settings["objective"], entry.settings["sigma"]): name
+    for name, entry in reversed(presets().items())
+    if entry.is_published
+}
+
+
+def searched(flat, search=(), **tuning):
+    base = search_config(flat)
+    space = parse_space(search, base.objective)
+    return resolve_search(TuneConfig.make({"train": base, "search": space, **tuning}))
+
+
+def first_points(specs, train):
+    """Return {source: point} of the trials that nobody proposes."""
+    return {source: point for point, source in resolve_search(tuning_of(specs, train)).first_points}
+
+
+def tuning_of(specs, train, **tuning):
+    return TuneConfig.make({"train": train, "search": specs, **tuning})
+
+
+def test_a_point_with_other_epochs_moves_its_drops():
+    search = searched({"dataset": "digits"}, ["epochs=int(4,64)"])
+    for made in (search.full({"epochs": 40}), search.trial({"epochs": 40})):
+        assert (made.epochs, made.lr_drops) == (40, (10, 35))
+    both = searched({"dataset": "digits"}, ["epochs=int(4,64)", "lr_drops=choice([2],[3])"])
+    assert both.full({"epochs": 8, "lr_drops": "[3]"}).lr_drops == (3,)
+    short = searched({"dataset": "digits"}, ["lr_drops=choice([4,8],[12])"], trial_epochs=8)
+    assert short.trial({"lr_drops": "[4, 8]"}).lr_drops == (2, 4)  # of 8 epochs, not 16
+    train = train_config({"dataset": "digits", "objective": "smoothadv"})
+    attack = resolve_search(short.config.model_copy(update={"train": train}))
+    assert attack.full({}).settings["warm_up_epochs"] == 10
+    assert attack.trial({}).settings["warm_up_epochs"] == 5
+    assert attack.trial({"warm_up_epochs": 4}).settings["warm_up_epochs"] == 2
+    assert short.full({"lr_drops": "[4, 8]"}).lr_drops == (4, 8)
+
+
+def test_the_winner_is_trained_on_all_images():
+    search = searched({"dataset": "digits", "validation": 0.3})
+    assert search.full({}).validation == 0
+    assert search.trial({}).validation == search.config.validation == 0.15
+
+
+def test_the_rival_is_the_papers_whatever_the_search_fixes():
+    # num_draws, weight_decay and the attack are in no default space.
+    rival = searched(
+        {"dataset": "imagenet", "objective": "smoothadv", "sigma": 0.5, "weight_decay": 0.1,
+         "num_draws": 8, "epochs": 30, "batch_size": 64},
+    ).paper  # fmt: skip
+    paper = train_config({"epochs": 30, "batch_size": 64}, preset_name="smoothadv-imagenet-0.50")
+    assert rival.identity() == paper.identity()
+    assert rival.settings["num_steps"] == 1 and rival.settings["num_draws"] == 1
+    assert searched({"dataset": "cifar10", "sigma": 1.0}).paper.settings["deferred"]
+
+
+def test_where_nothing_is_published_the_rival_is_what_the_search_starts_from():
+    search = searched({"dataset": "mnist", "sigma": 0.3, "lr": 0.02})
+    assert search.paper.identity() == search.config.train.identity()
+
+
+@pytest.mark.parametrize("about", PUBLISHED, ids=PUBLISHED.values())
+def test_the_first_trial_is_all_of_the_published_setting(about):
+    dataset, objective, sigma = about
+    ours = search_config({"dataset": dataset, "objective": objective, "sigma": sigma})
+    paper = train_config({"epochs": ours.epochs}, preset_name=PUBLISHED[about])
+    assert ours.identity() == paper.identity()
+    space = parse_space([], objective)
+    settings = {**paper.model_dump(), **paper.settings}
+    assert first_points(space, ours) == {"paper": {key: settings[key] for key in space}}
+
+
+def test_a_setting_is_published_for_its_data_objective_and_sigma_only():
+    space = parse_space([], "macer")
+    imagenet = first_points(space, train_config({"dataset": "imagenet", "sigma": 0.5}))
+    assert imagenet["paper"]["trade_off"] == 3.0 and imagenet["start"]["trade_off"] == 6.0
+    named = train_config({"sigma": 0.5}, preset_name="macer-cifar10-0.25")
+    assert first_points(space, named)["paper"]["trade_off"] == 4.0
+    assert first_points(space, named)["start"]["trade_off"] == 12.0
+    named = train_config({}, preset_name="macer-cifar10-0.50-lambda8")
+    assert first_points(space, named) == {"paper": {**imagenet["paper"], "trade_off": 8.0}}
+    for flat in ({"dataset": "mnist", "sigma": 0.3}, {"dataset": "digits"}):
+        assert list(first_points(space, search_config(flat))) == ["start"]
+    far = train_config({"dataset": "digits", "trade_off": 100.0})
+    assert not first_points(space, far)  # the space does not hold 100
+
+
+def test_why_the_published_setting_is_no_trial():
+    space = parse_space(["num_draws=choice(4,8)"], "macer")
+    reason = "its num_draws is 16, which the search does not hold"
+    assert (
+        resolve_search(tuning_of(space, search_config({"dataset": "mnist"}))).why_untried == reason
+    )
+    assert first_points(space, search_config({"dataset": "mnist"})) == {}
+    space = parse_space(["num_draws=choice(4,16)"], "macer")
+    config = search_config({"dataset": "mnist", "trade_off": 1.0})
+    assert (
+        resolve_search(tuning_of(space, config)).why_untried
+        == "its trade_off is 16.0, here it is 1.0"
+    )
+    assert first_points(space, config) == {"start": {"num_draws": 16}}
+    for free in ({"epochs": 3}, {"batch_size": 32}, {"model": "resnet20"}, {"limit": 100}):
+        assert not resolve_search(
+            tuning_of(space, search_config({"dataset": "mnist", **free}))
+        ).why_untried
+    assert not resolve_search(
+        tuning_of(space, search_config({"dataset": "mnist", "sigma": 0.3}))
+    ).why_untried
+
+
+def test_how_long_the_longest_trial_is():
+    base = train_config({"dataset": "digits"})
+    for spec, most in (("int(4,64)", 64), ("choice(8,32)", 32)):
+        assert resolve_search(tuning_of({"epochs": spec}, base)).most_epochs == most
+    short = tuning_of({"lr": "log(1,2)"}, base, trial_epochs=8)
+    assert resolve_search(short).most_epochs == 8
+
+
+def test_a_search_is_the_same_where_its_trials_run():
+    found = searched({"dataset": "mnist"}, trial_epochs=2)
+    there = pickle.loads(pickle.dumps(found))
+    point, source = there.first_points[0]
+    assert source == "paper" and there == found
+    assert there.trial(point) == found.trial(point) and there.paper == found.paper
+
+
+@pytest.mark.parametrize(
+    ("specs", "words"),
+    [
+        ({"augmentation": "choice(none,flop)"}, "augmentation 'flop' is unknown"),
+        ({"model": "choice(lenet,lenot)"}, "model 'lenot' is unknown"),
+        ({"num_draws": "uniform(1,9)"}, r"for whole numbers use num_draws=int\(low,high\)"),
+        ({"lr": "uniform(-1,1)"}, "lr"),
+    ],
+)
+def test_a_value_that_no_training_takes_is_refused_before_any_trial(specs, words):
+    found = resolve_search(tuning_of(specs, train_config({"dataset": "digits"})))
+    with pytest.raises(UserError, match=words):
+        check_search(found)

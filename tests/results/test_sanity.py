@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+
+from rsray.results.sanity import certificates_warning, search_warning, training_warning
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "classes", "warns"), [(0.12, 10, True), (0.13, 10, False), (0.6, 2, True)]
+)
+def test_training_at_chance_is_said(accuracy, classes, warns):
+    said = training_warning(accuracy, classes)
+    assert (said is not None) == warns and (said is None or "try more epochs" in said)
+
+
+def test_a_constant_predictor_and_an_acr_of_0_are_said():
+    rng = np.random.default_rng(0)
+    assert certificates_warning(rng.integers(0, 10, 200), 0.3) is None
+    constant = np.where(np.arange(200) < 194, 7, 3)
+    assert "97% of the predictions are class 7" in certificates_warning(constant, 0.1)
+    # Abstentions are no predictions; few images say nothing.
+    assert "are class 7" in certificates_warning(np.concatenate([constant, np.full(300, -1)]), 0.1)
+    assert certificates_warning(np.zeros(10, dtype=int), 0.1) is None
+    assert "the ACR is 0" in certificates_warning(np.full(10, -1), 0.0)
+    assert certificates_warning(np.array([], dtype=int), 0.0) is None
+
+
+def test_trials_that_tie_are_said():
+    assert search_warning([0.1, 0.2]) is None and search_warning([0.18]) is None
+    assert "all 3 complete trials tie" in search_warning([0.18, 0.18, 0.1805])
