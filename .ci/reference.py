@@ -19,6 +19,10 @@ import rsray
 
 def show_all(module: ModuleType) -> None:
     """Load what the module loads on first use, and show the modules of a package on its page."""
+    for value in vars(module).values():
+        # pdoc looks for the types of a named tuple's fields in the module of its constructor.
+        if hasattr(value, "_fields") and value.__module__ == module.__name__:
+            value.__new__.__module__ = module.__name__
     public = getattr(module, "__all__", None)
     if public is None:
         return

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from rsray.data._base import Labels
 from rsray.data.reading.parquet_table import ParquetTable, opened
+from rsray.data.reading.tensor_column import Column
 from rsray.data.splits import normal
 from rsray.errors import UserError
 from rsray.storage import Place
@@ -91,7 +92,7 @@ def _values(table: ParquetTable) -> list[list[Any]]:
     ]
 
 
-def _checked(piece: pa.ChunkedArray[Any], file: Place, name: str) -> list[Any]:
+def _checked(piece: Column, file: Place, name: str) -> list[Any]:
     kind = piece.type.value_type if pa.types.is_dictionary(piece.type) else piece.type
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if not (text or pa.types.is_integer(kind)):

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from rsray.data._base import Labels, Pixels
 from rsray.data.reading.decode import Geometry, decode_all
-from rsray.data.reading.tensor_column import encoded_pictures, is_tensor, tensor_images
+from rsray.data.reading.tensor_column import Column, encoded_pictures, is_tensor, tensor_images
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
 
@@ -46,10 +46,10 @@ class ParquetTable:
         """The number of rows N."""
         return int(self._first_rows[-1])
 
-    def column(self, name: str) -> list[pa.ChunkedArray[Any]]:
+    def column(self, name: str) -> list[Column]:
         """Return one column, a piece per file."""
 
-        def piece(file: Place, footer: pq.FileMetaData) -> pa.ChunkedArray[Any]:
+        def piece(file: Place, footer: pq.FileMetaData) -> Column:
             with opened(file, footer) as parquet:
                 return parquet.read(columns=[name]).column(name)
 
@@ -68,7 +68,7 @@ class ParquetTable:
                 out[places] = self._group_images(int(group), rows[places], to)
         return out
 
-    def picture(self, row: int) -> tuple[pa.ChunkedArray[Any], RowName]:
+    def picture(self, row: int) -> tuple[Column, RowName]:
         """Return one row of the image column, and its name for messages."""
         group = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         at = row - int(self._first_rows[group])
@@ -131,10 +131,10 @@ class ParquetTable:
         return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
 
     @cached_property
-    def _group(self) -> Callable[[int], pa.ChunkedArray[Any]]:
+    def _group(self) -> Callable[[int], Column]:
         return lru_cache(maxsize=GROUPS_KEPT)(self._read_group)
 
-    def _read_group(self, group: int) -> pa.ChunkedArray[Any]:
+    def _read_group(self, group: int) -> Column:
         file, number = self._groups[group]
         with opened(self.files[file], self._footers[file]) as parquet:
             table = parquet.read_row_group(number, columns=[self.image_column])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,12 @@ from rsray.data._base import Pixels
 from rsray.data.reading.decode import Geometry, fit
 from rsray.errors import UserError
 
+if TYPE_CHECKING:
+    Column = pa.ChunkedArray[Any]
+else:
+    # As it runs, pyarrow's class takes no type of its elements.
+    Column = pa.ChunkedArray
+
 CHANNELS = (1, 3)
 
 
@@ -25,7 +31,7 @@ def is_tensor(kind: pa.DataType) -> bool:
     return isinstance(kind, pa.FixedShapeTensorType) or _is_list(kind)
 
 
-def encoded_pictures(column: pa.ChunkedArray[Any], names: Sequence[object]) -> list[bytes]:
+def encoded_pictures(column: Column, names: Sequence[object]) -> list[bytes]:
     """Return the encoded pictures of a binary or struct<bytes, ...> column.
 
     Raises UserError, naming the row, when there is no picture in it.
@@ -46,7 +52,7 @@ def encoded_pictures(column: pa.ChunkedArray[Any], names: Sequence[object]) -> l
     return pictures
 
 
-def tensor_images(column: pa.ChunkedArray[Any], to: Geometry, names: Sequence[object]) -> Pixels:
+def tensor_images(column: Column, to: Geometry, names: Sequence[object]) -> Pixels:
     """Return the images of an array column, uint8 [n, C, H, W], resized as `to` says.
 
     Raises UserError when they are not uint8 or not all of one shape.
@@ -66,13 +72,13 @@ def tensor_images(column: pa.ChunkedArray[Any], to: Geometry, names: Sequence[ob
     return np.stack(rows)
 
 
-def tensor_shape(column: pa.ChunkedArray[Any], names: Sequence[object]) -> tuple[int, int, int]:
+def tensor_shape(column: Column, names: Sequence[object]) -> tuple[int, int, int]:
     """Return the shape C, H, W of the images in an array column."""
     _, channels, height, width = _channels_first(_stacked(column, names), names).shape
     return channels, height, width
 
 
-def _stacked(column: pa.ChunkedArray[Any], names: Sequence[object]) -> Pixels:
+def _stacked(column: Column, names: Sequence[object]) -> Pixels:
     """Return the rows as one array [n, ...]."""
     array: Any = column.combine_chunks()
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
