@@ -67,7 +67,7 @@ from functools import partial
 
 import numpy as np
 
-from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels
+from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels, ReadOptions
 from rsray.data.reading.in_memory import ArraySplit
 from rsray.storage import Place
 
@@ -83,8 +83,8 @@ def load(split: str) -> tuple[Pixels, Labels]:
     return images, labels
 
 
-def open_squares(split: str, root: Place, image_size: int | None) -> ImageSplit:
-    """Return a split; the root and the size are not looked at."""
+def open_squares(split: str, root: Place, options: ReadOptions) -> ImageSplit:
+    """Return a split; the root and the options are not looked at."""
     return ArraySplit(
         name="squares", split=split, num_classes=2, image_shape=(1, 8, 8), load=partial(load, split)
     )
