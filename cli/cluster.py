@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from rsray.cluster.dashboard import Dashboard
+    from rsray.cluster.packaging import CommandLine
 
 app = typer.Typer(
     help="Bring a cluster up from a YAML file (see clusters/), run commands there, take it down.",
@@ -168,10 +169,9 @@ def _submit(dashboard: Dashboard, words: list[str], out: str | None) -> str:
     """Submit the command and return the job's id."""
     from rsray.api import new_folder
     from rsray.cluster.jobs import submit_job
-    from rsray.cluster.remote_words import line_for_cluster
 
     where = out or new_folder("cluster", words[0])
-    job_id = submit_job(dashboard, line_for_cluster(words), where, _say)
+    job_id = submit_job(dashboard, typed_line(words), where, _say)
     _say(f"job {job_id} on {dashboard.target} -> {where}")
     return job_id
 
@@ -230,3 +230,26 @@ def _end(target: str, status: int, down: bool) -> None:
         _say(f"the cluster stays up: rsray cluster down {target}")
     if status:
         raise SystemExit(status)
+
+
+def typed_line(words: list[str]) -> CommandLine:
+    """Return the line that the cluster runs for the words that were typed here."""
+    from rsray.cluster.remote_words import line_for_cluster
+
+    return line_for_cluster(words, num_values_of(words[0]))
+
+
+def num_values_of(command: str) -> dict[str, int]:
+    """Return how many values each option of a command takes: one, or none for a flag."""
+    import typer
+
+    from rsray_cli.main import app
+
+    commands = getattr(typer.main.get_command(app), "commands", {})
+    if command not in commands:
+        return {}
+    found = {}
+    for parameter in commands[command].params:
+        for name in (*parameter.opts, *parameter.secondary_opts):
+            found[name] = 0 if getattr(parameter, "is_flag", False) else 1
+    return found

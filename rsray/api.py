@@ -317,9 +317,9 @@ def tune_each(
     All are refused before any begins, or none. One that fails does not stop those after it: its
     UserError is raised at the end. `given` is as for `tune`; `on_study` is told of each that ended.
     """
-    from rsray.distributed.search import tuner
-
     searches = _open_searches(sigmas, given, config_file=config, download=download)
+    from rsray.distributed.search import tuner  # Ray: after what can be refused without it
+
     places = _places(searches, out)
     for place, found in zip(places, searches, strict=True):
         tuner.claim_tune(place, found.config)

@@ -49,8 +49,12 @@ class Run(Result):
     @cached_property
     def config(self) -> TrainConfig:
         """The settings it was trained with, every one spelled out."""
-        record = from_yaml(self.place.read("run.yaml"), f"{self.path}/run.yaml")
-        return TrainConfig.make({k: v for k, v in record.items() if k in TrainConfig.model_fields})
+        known = TrainConfig.model_fields
+        return TrainConfig.make({k: v for k, v in self._record.items() if k in known})
+
+    @cached_property
+    def _record(self) -> dict[str, Any]:
+        return from_yaml(self.place.read("run.yaml"), f"{self.path}/run.yaml")
 
     @property
     def metrics(self) -> pa.Table:
@@ -63,15 +67,14 @@ class Run(Result):
         """Return the base classifier in evaluation mode: images in [0, 1] to logits."""
         from rsray.certification.source import open_source
 
-        record = from_yaml(self.place.read("run.yaml"), f"{self.path}/run.yaml")["data"]
-        shape = tuple(record["image_shape"])
-        return open_source(self.path).network(shape, int(record["num_classes"]))
+        channels, height, width = self._record["image_shape"]
+        shape = (int(channels), int(height), int(width))
+        return open_source(self.path).network(shape, len(self._record["classes"]))
 
     def warn(self, watch: Watch) -> None:
         """Tell when the training ended no better than guessing."""
-        record = from_yaml(self.place.read("run.yaml"), f"{self.path}/run.yaml")["data"]
         last = float(self.metrics["noisy_accuracy"].to_pylist()[-1] or 0.0)
-        _warn(watch, sanity.training_warning(last, int(record["num_classes"])))
+        _warn(watch, sanity.training_warning(last, len(self._record["classes"])))
 
 
 @dataclass(frozen=True)

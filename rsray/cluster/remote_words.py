@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,13 +23,16 @@ class Piece(NamedTuple):
     value: str | None
 
 
-def line_for_cluster(words: Sequence[str]) -> CommandLine:
-    """Return the line that the cluster runs; what names files is known by option and position."""
+def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> CommandLine:
+    """Return the line that the cluster runs; what names files is known by option and position.
+
+    `num_values` tells how many values each option of the command takes: one, or none for a flag.
+    """
     from rsray.cluster.packaging import CommandLine
 
     kept, inputs, model = [words[0]], {}, ""
     source_is_next = words[0] in COMMANDS_WITH_SOURCE
-    for piece in read_pieces(words):
+    for piece in read_pieces(words, num_values):
         if piece.option in STAY_HERE:
             continue
         is_argument = piece.option is None and piece.value is not None
@@ -53,9 +56,8 @@ def _local(value: str) -> Path | None:
     return path if "://" not in value and path.exists() else None
 
 
-def read_pieces(words: Sequence[str]) -> list[Piece]:
+def read_pieces(words: Sequence[str], num_values: Mapping[str, int]) -> list[Piece]:
     """Return the options and arguments after the command's name, read as the command reads them."""
-    num_values = _num_values(words[0])
     found, rest, only_arguments = [], list(words[1:]), False
     while rest:
         word = rest.pop(0)
@@ -71,20 +73,4 @@ def read_pieces(words: Sequence[str]) -> list[Piece]:
             found.append(Piece((word, rest[0]), word, rest.pop(0)))
         else:
             found.append(Piece((word,), word, None))
-    return found
-
-
-def _num_values(command: str) -> dict[str, int]:
-    """Return how many values each option of a command takes: one, or none for a flag."""
-    import typer
-
-    from rsray_cli.main import app
-
-    commands = getattr(typer.main.get_command(app), "commands", {})
-    if command not in commands:
-        return {}
-    found = {}
-    for parameter in commands[command].params:
-        for name in (*parameter.opts, *parameter.secondary_opts):
-            found[name] = 0 if getattr(parameter, "is_flag", False) else 1
     return found

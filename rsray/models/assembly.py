@@ -13,7 +13,7 @@ from rsray.errors import UserError
 from rsray.family import choose
 from rsray.models import MODELS, PAPERS_NAMES
 from rsray.models.factory import from_factory
-from rsray.models.normalise import NOTHING, Normalisation, Statistics
+from rsray.models.normalise import Statistics, normalisation_in_training
 
 
 def build(
@@ -42,8 +42,7 @@ def build(
     network = MODELS[choose(known, [*MODELS, "package.module:factory"], "model")](
         image_shape, num_classes
     )
-    layer = NOTHING if statistics is None else Normalisation.of("dataset", statistics)
-    return layer.before(network, image_shape[0])
+    return normalisation_in_training(name, statistics).before(network, image_shape[0])
 
 
 def check(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> None:

@@ -118,18 +118,15 @@ class Normalisation:
         return nn.Sequential(OrderedDict(normalise=layer, network=network))
 
 
-def normalisation_of(model: nn.Module) -> Normalisation:
-    """Return what a model of `build` does to its images before the network."""
-    layer = getattr(model, "normalise", None)
-    if not isinstance(layer, Normalise):
-        return NOTHING
-    return Normalisation.of(
-        "dataset", (layer.mean.flatten().tolist(), layer.std.flatten().tolist())
-    )
-
-
 NOTHING = Normalisation("none")
 FACTORYS_OWN = Normalisation("as the model's own factory does")
+
+
+def normalisation_in_training(model: str, statistics: Statistics | None) -> Normalisation:
+    """Return what `build` puts before a network of this name: nothing before a user's factory."""
+    if ":" in model:
+        return FACTORYS_OWN
+    return NOTHING if statistics is None else Normalisation.of("dataset", statistics)
 
 
 def explained(choices: Sequence[str] | dict[str, str]) -> str:

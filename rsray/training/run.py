@@ -14,6 +14,7 @@ from rsray.data import DATASETS, ImageSplit, open_split
 from rsray.data.fingerprint import fingerprint, is_same
 from rsray.errors import UserError
 from rsray.family import choose
+from rsray.models.normalise import normalisation_in_training
 from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
 from rsray.storage.yaml_files import from_yaml, to_yaml
@@ -90,9 +91,7 @@ def _read_record(run: Place) -> dict[str, Any]:
     return from_yaml(run.read(RUN_FILE), f"{run}/{RUN_FILE}") if run.exists(RUN_FILE) else {}
 
 
-def run_record(
-    config: TrainConfig, split: ImageSplit, normalisation: str | None = None
-) -> dict[str, Any]:
+def run_record(config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
     """Return what run.yaml holds: the configuration, what the data turned out to be, versions.
 
     What certify compares with its own data (certification/data_check.py): class names in order,
@@ -100,11 +99,12 @@ def run_record(
     own.
     """
     is_own = DATASETS[split.name].is_own
+    layer = normalisation_in_training(config.model, DATASETS[config.dataset].statistics)
     return {
         **config.model_dump(mode="json"),
         "classes": list(split.classes),
         "image_shape": list(split.image_shape),
-        "normalisation": normalisation,
+        "normalisation": layer.text,
         "data_fingerprint": fingerprint(split, sampled=is_own),
         "versions": versions(),
     }

@@ -105,7 +105,7 @@ MISTAKES = [
     ("train extra", "extra"),
     ("train", "--dataset"),
     ("train --dataset nosuch", "'nosuch'"),
-    ("train --dataset digit", "'digits'"),
+    ("train --dataset digit", "did you mean digits"),
     ("train --dataset mnist --data-root {place}/folder", "{place}/folder"),
     ("train --dataset digits --sigma -1", "sigma is -1"),
     ("train --dataset digits --sigma 0", "sigma is 0"),

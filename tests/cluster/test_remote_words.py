@@ -2,7 +2,7 @@
 
 import pytest
 
-from rsray.cluster.remote_words import line_for_cluster
+from rsray_cli.cluster import typed_line as line_for_cluster
 
 
 @pytest.fixture(autouse=True)

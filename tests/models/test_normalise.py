@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rsray.errors import UserError
-from rsray.models.normalise import CHOICES, NOTHING, Normalisation
+from rsray.models.normalise import CHOICES, NOTHING, Normalisation, normalisation_in_training
 
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
@@ -55,3 +55,10 @@ def test_a_data_set_without_statistics_has_no_layer(choice):
 def test_statistics_of_other_channels_are_refused():
     with pytest.raises(UserError, match="3 channels, but they have 1"):
         Normalisation.stated("imagenet", None).before(nn.Identity(), 1)
+
+
+def test_what_a_run_records_is_what_its_network_is_built_with():
+    assert normalisation_in_training("lenet", None).text == "none"
+    assert normalisation_in_training("own.module:make", CIFAR10).text == "none"
+    found = normalisation_in_training("lenet", CIFAR10)
+    assert found.text == "0.4914,0.4822,0.4465/0.2023,0.1994,0.201"
