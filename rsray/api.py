@@ -249,6 +249,7 @@ def tune(
     preset: str | None = None,
     config: Where | None = None,
     model: str | None = None,
+    model_args: Mapping[str, Any] | Sequence[str] | None = None,
     objective: str | None = None,
     sigma: float | None = None,
     search: Mapping[str, str] | Sequence[str] = (),

@@ -24,6 +24,7 @@ from rsray_cli.options import shown_fields
 from rsray_cli.predict import IMAGES
 
 # What the command line has beside the parameters of a function, or calls otherwise.
+CALLED = {"normalisation": "normalise"}
 ON_THE_COMMAND_LINE = {"set", "cluster", "down", "format"}
 OPTIONS = {
     "train": [(TrainConfig, ()), (Running, ())],
@@ -41,7 +42,7 @@ def test_every_option_of_a_command_is_a_parameter_of_its_function(name):
     parameters = set(inspect.signature(getattr(api, name)).parameters)
     for settings, some in OPTIONS[name]:
         names = some if settings is CertifyConfig and name == "predict" else shown_fields(settings)
-        wanted = set(names) - ON_THE_COMMAND_LINE
+        wanted = {CALLED.get(each, each) for each in names} - ON_THE_COMMAND_LINE
         if name in ("plan", "tune"):
             wanted -= set(some)
         assert wanted <= parameters, settings
