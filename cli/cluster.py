@@ -168,7 +168,7 @@ def _submit(dashboard: Dashboard, words: list[str], out: str | None) -> str:
     """Submit the command and return the job's id."""
     from rsray.api import new_folder
     from rsray.cluster.jobs import submit_job
-    from rsray_cli.remote_words import line_for_cluster
+    from rsray.cluster.remote_words import line_for_cluster
 
     where = out or new_folder("cluster", words[0])
     job_id = submit_job(dashboard, line_for_cluster(words), where, _say)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import typer
 
+from rsray.config import Converting
+from rsray_cli.options import command, options_of, shown_fields
+
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
     from rsray.data.convert import Converted
 
 data = typer.Typer(no_args_is_help=True, help="Make data sets ready for a cluster.")
@@ -18,25 +24,8 @@ def _group() -> None:
 
 
 @data.command()
-def convert(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="FOLDER",
-            help="Folder or URI of CLASS/image files, or of train/CLASS/... and val/ (or test/).",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        str,
-        typer.Option(
-            help="Folder or URI for the shards; the same again continues.", show_default=False
-        ),
-    ],
-    shard_size: Annotated[
-        int, typer.Option(help="Pictures per shard; one shard is held in memory.")
-    ] = 2000,
-) -> None:
+@command(options_of(Converting, *shown_fields(Converting)))
+def convert(source: str, out: str | None = None, **given: int) -> None:
     """Shard an ImageFolder into Parquet files, once: pictures byte for byte, with class names.
 
     The shards are read with --dataset parquet, and those of ImageNet with --dataset imagenet.
@@ -45,23 +34,32 @@ def convert(
     Example: rsray data convert /data/imagenet --out s3://bucket/imagenet
     """
     from rsray.data.convert import convert as write_shards
+    from rsray.errors import UserError
     from rsray.screen import bars, say
     from rsray.storage import Place
 
+    if out is None:
+        raise UserError("give --out: a folder or URI for the shards")
+    size = Converting.make({"source": source, "out": out, **given}).shard_size
     with bars() as shown:
-        task = shown.add_task("convert", figures="listing the pictures", total=1.0)
-
-        def show(done: Converted) -> None:
-            figures = (
-                f"{done.images:,}/{done.total:,} pictures  shard {done.shards:,}/"
-                f"{done.total_shards:,}  {done.bytes / 2**20:,.0f} MiB"
-            )
-            shown.update(task, total=done.total, completed=done.images, figures=figures)
-
-        folder = Place.of(out)
-        done = write_shards(Place.of(source), folder, shard_images=shard_size, on_progress=show)
+        show = _bar(shown)
+        done = write_shards(Place.of(source), Place.of(out), shard_images=size, on_progress=show)
     print(out)
     say(
         f"{done.images:,} pictures in {done.shards:,} shards, {done.bytes / 2**20:,.1f} MiB written"
     )
     say(f"next: rsray certify RUN --dataset parquet --data-root {out}")
+
+
+def _bar(shown: Bars) -> Callable[[Converted], None]:
+    """Return what shows how many pictures are done."""
+    task = shown.add_task("convert", figures="listing the pictures", total=1.0)
+
+    def show(done: Converted) -> None:
+        figures = (
+            f"{done.images:,}/{done.total:,} pictures  shard {done.shards:,}/"
+            f"{done.total_shards:,}  {done.bytes / 2**20:,.0f} MiB"
+        )
+        shown.update(task, total=done.total, completed=done.images, figures=figures)
+
+    return show

@@ -1,4 +1,4 @@
-"""The table that ends every command which makes certificates."""
+"""What commands end with: the table of certificates, what failed, the results of a search."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rsray.config import TuneConfig
+    from rsray.outcomes import Study
     from rsray.results.table import ReportTable
 
 WIDE = 200  # columns of a file or pipe
@@ -40,3 +42,66 @@ def name_failures(failed: dict[str, str], what: str = "certificate") -> int:
         counted = "count 0 in" if what == "certificate" else "are left out of"
         say(f"{len(failed)} images have no {what}; they {counted} the figures above")
     return len(failed)
+
+
+def show_results(study: Study) -> int:
+    """Print the results on stdout, and on stderr where everything is.
+
+    Returns how many test images have no certificate; they are named.
+    """
+    from rsray.screen import say
+
+    where, finals = study.place, study.finals
+    config = study.config
+    if config.sampler == "grid" or len(config.objectives) > 1:
+        _show_trials(study, config)
+    if finals.best is not None:
+        _show_certificates(study)
+    if finals.won:
+        say(f"the winner is the {finals.rival} itself")
+    say(f"page         {where / 'tune.html'}  (its pictures: {where / 'plots'})")
+    # On an object store the journal is in segments, which the dashboard cannot open.
+    shows = f"  (optuna-dashboard {where / 'study.journal'} shows them)" if where.is_local else ""
+    say(f"trials       {where / 'trials.parquet'}{shows}")
+    say(f"winner       {where / 'best.yaml'}  (again: rsray train --config {where / 'best.yaml'})")
+    return sum(name_failures(done["failed"]) for done in (finals.best, finals.paper) if done)
+
+
+def _show_certificates(study: Study) -> None:
+    """Print the table and the ACR of the winner and its rival, and draw their curves."""
+    from rsray import api
+    from rsray.screen import say
+
+    where, finals = study.place, study.finals
+    assert finals.best is not None
+    folders = [where / "best" / "certificates"]
+    folders += [where / "paper" / "certificates"] if finals.paper else []
+    show(*folders)
+    num_selected = finals.best["num_images"] + len(finals.best["failed"])
+    print(f"ACR {finals.best['acr']:.4f} over {num_selected} test images")
+    if finals.paper is not None:
+        print(f"ACR {finals.paper['acr']:.4f} of the {finals.rival}, on the same images")
+    curve = where / "radius-accuracy.png"
+    api.report(folders, plot=curve)
+    say(f"curve        {curve}")
+    say(f"certificates {', '.join(map(str, folders))}")
+
+
+def _show_trials(study: Study, config: TuneConfig) -> None:
+    """Print on stdout the table of a grid, or of the trials on the Pareto front."""
+    import rich.box
+    from rich.console import Console
+    from rich.table import Table
+
+    is_grid = config.sampler == "grid"
+    names = ["number", *config.search, "projected_acr", "clean_accuracy", "state"]
+    title = None if is_grid else "Pareto front"
+    table = Table(
+        *[name.replace("_", " ") for name in names], box=rich.box.SIMPLE_HEAD, title=title
+    )
+    for row in study.trials.to_pylist():
+        if not (is_grid or row["pareto"]):
+            continue
+        cells = (row[name] for name in names)
+        table.add_row(*[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells])
+    Console().print(table)

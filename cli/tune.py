@@ -34,7 +34,7 @@ def tune(**given: Any) -> None:
     from rsray.given_values import numbers, parse_assignments
     from rsray.outcomes import Study
     from rsray.screen import duration, say
-    from rsray_cli.tune_results import show_results
+    from rsray_cli.results import show_results
 
     started, num_failed = time.perf_counter(), 0
 

@@ -21,6 +21,7 @@ from rsray.storage import Place
 
 if TYPE_CHECKING:
     from rsray.certification.cost import Plan
+    from rsray.distributed.search.request import SearchRequest
 
 Where = str | PathLike[str]
 
@@ -64,10 +65,7 @@ def train(
         request = open_training(flat, config_file=config, download=download)
         chosen = request.config
         where = fspath(out or new_folder("train", chosen.dataset, chosen.objective, chosen.sigma))
-        watch.say(
-            f"{chosen.objective} on {chosen.dataset}: {chosen.model}, sigma {chosen.sigma:g}, "
-            f"{chosen.epochs} epochs, {request.num_images:,} images -> {where}"
-        )
+        watch.say(request.announcement(where))
         started = datetime.now()
         did_train = trainer.train(
             chosen, Place.of(where), request.split, address=address, on_progress=watch.training
@@ -128,20 +126,9 @@ def certify(
         request = open_certification(fspath(source), given, download=download)
         chosen = request.config
         where = fspath(out or new_folder("certify", chosen.dataset, chosen.sigma))
-        watch.say(
-            f"certifying {len(request.selected.indices):,} images of {chosen.dataset}"
-            f"{' spread evenly over them' if chosen.is_spread else ''}, sigma "
-            f"{chosen.sigma:g}, n {chosen.n:,}, alpha {chosen.alpha:g}, "
-            f"normalisation {request.source.normalisation} -> {where}"
-        )
+        watch.say(request.announcement(where))
         certifier.certify(
-            chosen,
-            Place.of(where),
-            request.source,
-            request.split,
-            request.selected,
-            address=address,
-            on_progress=watch.certifying,
+            chosen, Place.of(where), *request[1:], address=address, on_progress=watch.certifying
         )
         cert = Certification(where)
         cert.warn(watch)
@@ -331,20 +318,9 @@ def tune_each(
     UserError is raised at the end. `given` is as for `tune`; `on_study` is told of each that ended.
     """
     from rsray.distributed.search import tuner
-    from rsray.distributed.search.request import open_search
 
-    own = {_OWN[key]: given.pop(key) for key in list(given) if key in _OWN}
-    search, grid = given.pop("search", []), given.pop("grid", [])
-    searches = [
-        open_search(
-            {**given, **sigma}, own, search=search, grid=grid, config_file=config, download=download
-        )
-        for sigma in [{"sigma": sigma} for sigma in sigmas] or [{}]
-    ]
-    base = searches[0].config.train
-    root = Place.of(out or new_folder("tune", base.dataset, base.objective))
-    places = [root / f"sigma-{found.config.train.sigma:g}" for found in searches]
-    places = places if len(searches) > 1 else [root]
+    searches = _open_searches(sigmas, given, config_file=config, download=download)
+    places = _places(searches, out)
     for place, found in zip(places, searches, strict=True):
         tuner.claim_tune(place, found.config)
     studies, problems = [], []
@@ -365,6 +341,30 @@ def tune_each(
     if problems:
         raise UserError("; ".join(problems))
     return studies
+
+
+def _open_searches(
+    sigmas: Sequence[float], given: dict[str, Any], *, config_file: Where | None, download: bool
+) -> list[SearchRequest]:
+    """Return a search for each sigma; one from what is given where there is none."""
+    from rsray.distributed.search.request import open_search
+
+    own = {_OWN[key]: given.pop(key) for key in list(given) if key in _OWN}
+    spaces = {name: given.pop(name, []) for name in ("search", "grid")}
+    each = [{"sigma": sigma} for sigma in sigmas] or [{}]
+    return [
+        open_search({**given, **sigma}, own, **spaces, config_file=config_file, download=download)
+        for sigma in each
+    ]
+
+
+def _places(searches: list[SearchRequest], out: Where | None) -> list[Place]:
+    """Return where each search goes: into OUT, or several of them into OUT/sigma-0.25, ..."""
+    base = searches[0].config.train
+    root = Place.of(out or new_folder("tune", base.dataset, base.objective))
+    if len(searches) == 1:
+        return [root]
+    return [root / f"sigma-{found.config.train.sigma:g}" for found in searches]
 
 
 def report(

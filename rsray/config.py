@@ -507,6 +507,22 @@ class Running(Config):
     )  # fmt: skip
 
 
+class Converting(Config):
+    """How `rsray data convert` shards a folder of pictures."""
+
+    source: str = setting(
+        "Folder or URI of CLASS/image files, or of train/CLASS/... and val/ (or test/).",
+        metavar="FOLDER", name="source",
+    )  # fmt: skip
+    out: str = setting(
+        "Folder or URI for the shards; the same again continues.", panel=WRITTEN, metavar="FOLDER"
+    )
+    shard_size: int = setting(
+        "Pictures per shard; one shard is held in memory.",
+        2_000, panel=WRITTEN, metavar="PICTURES", ge=1,
+    )  # fmt: skip
+
+
 class Doctoring(Config):
     """What `rsray doctor` looks at."""
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rsray.certification.certificate_columns import certificate_columns, check_complete
+from rsray.certification.counts.certificate_columns import certificate_columns, check_complete
+from rsray.certification.counts.gathering import GatheredCounts
+from rsray.certification.counts.store import CountStore
 from rsray.certification.engine.evaluation import Evaluation
-from rsray.certification.gathering import GatheredCounts
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.certification.store import CountStore
 from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, write_certificates

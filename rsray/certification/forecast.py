@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from rsray.certification.counts.store import Selected
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.certification.store import Selected
 from rsray.config import CertifyConfig
 from rsray.data import ImageSplit
 from rsray.errors import UserError

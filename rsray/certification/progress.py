@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsray.certification.gathering import GatheredCounts
+from rsray.certification.counts.gathering import GatheredCounts
 
 # A mean over fewer images says too little.
 FEWEST_IMAGES_FOR_A_MEAN = 10

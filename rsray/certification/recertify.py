@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rsray.certification.certificate_columns import certificate_columns
-from rsray.certification.count_tables import column, is_selection, rows_where
+from rsray.certification.counts.certificate_columns import certificate_columns
+from rsray.certification.counts.gathering import gather
+from rsray.certification.counts.store import CountStore, Selected
+from rsray.certification.counts.tables import column, is_selection, rows_where
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import (
     CERT_FILE,
@@ -21,8 +23,6 @@ from rsray.certification.folder import (
     conclude,
     run_id,
 )
-from rsray.certification.gathering import gather
-from rsray.certification.store import CountStore, Selected
 from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_certificates

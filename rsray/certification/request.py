@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rsray import data
+from rsray.certification.counts.store import Selected
 from rsray.certification.data_check import fitted
 from rsray.certification.source import ClassifierSource, open_source
-from rsray.certification.store import Selected
 from rsray.config import READING, CertifyConfig, PredictConfig
 from rsray.data import DATASETS, ImageSplit, selected
 
@@ -25,6 +25,16 @@ class CertificationRequest(NamedTuple):
     source: ClassifierSource
     split: ImageSplit
     selected: Selected
+
+    def announcement(self, where: str) -> str:
+        """Return in a line what will be certified, and what is put before the network."""
+        config = self.config
+        return (
+            f"certifying {len(self.selected.indices):,} images of {config.dataset}"
+            f"{' spread evenly over them' if config.is_spread else ''}, sigma {config.sigma:g}, "
+            f"n {config.n:,}, alpha {config.alpha:g}, normalisation {self.source.normalisation} "
+            f"-> {where}"
+        )
 
 
 class PredictionRequest(NamedTuple):

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rsray.certification.gathering import StoredDraws
+from rsray.certification.counts.gathering import StoredDraws
+from rsray.certification.counts.store import Selected
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.certification.store import Selected
 
 # Work in a task: the driver carries over 100 tasks a second (tests/bench/bench_fleet.py).
 TASK_SECONDS = 10.0

@@ -108,7 +108,8 @@ def take_down(cluster: ClusterFile, say: Say) -> None:
 
 
 def _make_home(cluster: ClusterFile) -> None:
-    cluster.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    cluster.home.mkdir(parents=True, exist_ok=True)
+    cluster.home.chmod(0o700)
     if not cluster.token_file.exists():
         _write_private(cluster.token_file, secrets.token_hex(32))
 

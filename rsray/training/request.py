@@ -31,6 +31,14 @@ class TrainingRequest(NamedTuple):
         """How many images it trains on."""
         return min(len(self.split), self.config.limit or len(self.split))
 
+    def announcement(self, where: str) -> str:
+        """Return in a line what will be trained."""
+        config = self.config
+        return (
+            f"{config.objective} on {config.dataset}: {config.model}, sigma {config.sigma:g}, "
+            f"{config.epochs} epochs, {self.num_images:,} images -> {where}"
+        )
+
 
 def open_training(
     flat: Mapping[str, Any], *, config_file: PathLike | None = None, download: bool = False

@@ -19,10 +19,10 @@ import time
 import numpy as np
 import pyarrow as pa
 
+from rsray.certification.counts.gathering import gather
+from rsray.certification.counts.store import Selected
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish
-from rsray.certification.gathering import gather
-from rsray.certification.store import Selected
 from rsray.config import CertifyConfig
 from rsray.storage import Place
 from rsray.storage.schemas import COUNTS, SOFT_COUNTS

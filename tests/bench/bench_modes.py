@@ -12,12 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from rsray.certification.certificate_columns import certificate_columns
-from rsray.certification.count_tables import column, is_selection, rows_where
+from rsray.certification.counts.certificate_columns import certificate_columns
+from rsray.certification.counts.gathering import GatheredCounts, gather
+from rsray.certification.counts.store import Selected
+from rsray.certification.counts.tables import column, is_selection, rows_where
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import CERT_FILE, TABLE, Claimed, run_id
-from rsray.certification.gathering import GatheredCounts, gather
-from rsray.certification.store import Selected
 from rsray.config import CertifyConfig
 from rsray.results.certificates import read_certificates
 from rsray.storage import Place

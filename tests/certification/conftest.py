@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from rsray.certification.count_item import count_item
+from rsray.certification.counts.gathering import gather
+from rsray.certification.counts.item import count_item
+from rsray.certification.counts.store import Selected
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler
 from rsray.certification.folder import claim
-from rsray.certification.gathering import gather
-from rsray.certification.store import Selected
 from rsray.certification.work_items import owed_items
 from rsray.config import CertifyConfig
 from rsray.storage import Place

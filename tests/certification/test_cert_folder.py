@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from rsray.certification.certificate_columns import IncompleteError
+from rsray.certification.counts.certificate_columns import IncompleteError
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish, recorded_evaluation, run_id
 from rsray.certification.recertify import recertify

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rsray.certification.certificate_columns import IncompleteError
+from rsray.certification.counts.certificate_columns import IncompleteError
 from rsray.certification.folder import finish, run_id
 from rsray.certification.progress import Progress
 from rsray.certification.recertify import default_target, recertify

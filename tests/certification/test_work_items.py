@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rsray.certification.gathering import GatheredCounts, StoredDraws
+from rsray.certification.counts.gathering import GatheredCounts, StoredDraws
+from rsray.certification.counts.store import Selected
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.certification.store import Selected
 from rsray.certification.work_items import (
     SMALLEST_TASK_SECONDS,
     TASK_SECONDS,

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rsray.certification.count_tables import counts_table
+from rsray.certification.counts.gathering import gather
+from rsray.certification.counts.store import Selected
+from rsray.certification.counts.tables import counts_table
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish
-from rsray.certification.gathering import gather
-from rsray.certification.store import Selected
 from rsray.config import CertifyConfig
 from rsray.results.compare import load
 from rsray.storage import Place

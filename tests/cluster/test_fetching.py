@@ -206,7 +206,7 @@ def test_a_submission_is_recorded_before_it_is_made(tmp_path, monkeypatch):
 
     client = Client()
     monkeypatch.chdir(tmp_path)
-    from rsray_cli.remote_words import line_for_cluster
+    from rsray.cluster.remote_words import line_for_cluster
 
     there = dashboard(client)
     job_id = jobs.submit_job(there, line_for_cluster(["train"]), "runs/x", print)

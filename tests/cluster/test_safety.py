@@ -82,6 +82,11 @@ PKILL = "pkill -f 'ray[.]util"
 WHAT_A_SHELL_WOULD_DO = {
     "the last option wins": ("--dashboard-host=127.0.0.1", "--dashboard-host=127.0.0.1 --dashboard-host=0.0.0.0", "dashboard-host is 0.0.0.0"),
     "after a redirection": ("--disable-usage-stats;", "--disable-usage-stats > log --dashboard-host 0.0.0.0;", "dashboard-host is 0.0.0.0"),
+    "after another redirection": ("--disable-usage-stats;", "--disable-usage-stats >| log --dashboard-host 0.0.0.0;", "dashboard-host is 0.0.0.0"),
+    "by a variable": (START, f"r=ray; $r start --head; {START}", "makes up"),
+    "by a later variable": (START, f"r=ray; nohup $r start --head; {START}", "makes up"),
+    "by braces": (START, f"{{ray,start,--head}}; {START}", "makes up"),
+    "in broken quotes": (START, f"eval 'r''ay start --head'; {START}", "inside another command"),
     "in a comment": ("--dashboard-host=127.0.0.1 --dashboard-port=8265", "# --dashboard-host=127.0.0.1 --dashboard-port=8265", "dashboard-host is not given"),
     "of another command": ("--dashboard-host=127.0.0.1", "; echo --dashboard-host=127.0.0.1", "dashboard-host is not given"),
     "the last client port wins": ("--ray-client-server-port=10001", "--ray-client-server-port=10001 --ray-client-server-port 10005", "stays open on port 10005"),

@@ -124,17 +124,16 @@ class Sampler:
                 torch.tensor(draws, device=self._device),
                 output_size=sum(draws),
             )
-            counts = torch.zeros(size, dtype=torch.int64, device=self._device)
             sums = torch.zeros(size, dtype=torch.float64, device=self._device)
-            squares, bad = torch.zeros_like(sums), torch.zeros((), device=self._device).bool()
+            squares, counts = torch.zeros_like(sums), torch.zeros_like(sums, dtype=torch.int64)
+            bad = torch.zeros((), device=self._device).bool()
             for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
                 block_B = blocks_D[start : start + batch]
                 logits_BK = logits_BK[: len(block_B)]
                 bad |= torch.isnan(logits_BK).any()
                 # An infinite logit is as large as a logit can be: of inf alone softmax makes NaN.
-                largest = torch.finfo(logits_BK.dtype).max
-                soft_BK = logits_BK.clamp(-largest, largest).softmax(1)
-                soft_BK = (soft_BK.double() * STEPS).floor_().div_(STEPS)
+                finite_BK = logits_BK.nan_to_num(0.0)
+                soft_BK = (finite_BK.softmax(1).double() * STEPS).floor_().div_(STEPS)
                 sums.index_add_(0, block_B, soft_BK)
                 squares.index_add_(0, block_B, soft_BK.square_().mul_(STEPS).ceil_().div_(STEPS))
                 cell_B = block_B * self.num_classes + logits_BK.argmax(1)

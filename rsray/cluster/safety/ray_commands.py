@@ -18,6 +18,9 @@ CLIENT_SERVER = (
 # A program in front of `ray start` may change its environment; these do not.
 HARMLESS_WRAPPERS = ("env", "srun", "nohup", "exec")
 LOOKS_LIKE_RAY = r"\bray(?:\.scripts\.scripts)?[\"'\\]*\s+[\"'\\]*{verb}\b"
+# What a shell replaces; a program in a folder that a variable names keeps its own name.
+MADE_UP = re.compile(r"[$`{*?]")
+PATH_BELOW_VARIABLE = re.compile(r"\$\{?\w+\}?(/[\w.-]+)+")
 TOKEN_MODE = re.compile(r"RAY_AUTH_MODE(?!=([\"']?)token\1(?:[\s;&|)\"']|$))")
 
 
@@ -29,7 +32,7 @@ def find_start_problems(line: str) -> list[str]:
         return [f"cannot be read as a shell command: {problem}"]
     found = _general_problems(line, commands)
     starts = [command for command in commands if command.starts_ray()]
-    if _mentions(line, "start") > len(starts):
+    if _mentions(line, commands, "start"):
         found.append("`ray start` inside another command cannot be checked")
     for command in starts:
         found += _environment_problems(command)
@@ -45,7 +48,7 @@ def find_command_problems(line: str) -> list[str]:
     except ValueError as problem:
         return [f"cannot be read as a shell command: {problem}"]
     found = _general_problems(line, commands)
-    if _mentions(line, "start") or any(command.starts_ray() for command in commands):
+    if _mentions(line, commands, "start") or any(command.starts_ray() for command in commands):
         found.append("`ray start` belongs into the commands that start Ray, where it is checked")
     return found
 
@@ -53,10 +56,12 @@ def find_command_problems(line: str) -> list[str]:
 def _general_problems(line: str, commands: list[SimpleCommand]) -> list[str]:
     found = []
     stops = any(command.ray_at("stop") is not None for command in commands)
-    if stops or _mentions(line, "stop"):
+    if stops or _mentions(line, commands, "stop"):
         found.append("`ray stop` kills every Ray on the host")
     words = [word for command in commands for word in _all_words(command)]
     modes = [word for word in words if word.startswith("RAY_AUTH_MODE")]
+    if any(_is_hidden(command) for command in commands):
+        found.append("a command whose name the shell makes up cannot be checked")
     if TOKEN_MODE.search(line) or any(mode != "RAY_AUTH_MODE=token" for mode in modes):
         found.append(
             "RAY_AUTH_MODE is something else than token: `ray start` without RAY_AUTH_MODE=token"
@@ -64,14 +69,27 @@ def _general_problems(line: str, commands: list[SimpleCommand]) -> list[str]:
     return found
 
 
+def _is_hidden(command: SimpleCommand) -> bool:
+    """Tell whether a word that may be `ray` comes out of a variable, braces or a pattern."""
+    words = command.words
+    named = [words[0]] if words[0] not in ("{", "[", "[[") else []
+    named += [w for w, verb in zip(words, words[1:], strict=False) if verb in ("start", "stop")]
+    return any(MADE_UP.search(word) and not PATH_BELOW_VARIABLE.fullmatch(word) for word in named)
+
+
 def _all_words(command: SimpleCommand) -> Iterator[str]:
     yield from command.words
     yield from (f"{name}={value}" for name, value in command.environment.items())
 
 
-def _mentions(line: str, verb: str) -> int:
-    """Return how often a line has the words `ray VERB`, in quotes or not."""
-    return len(re.findall(LOOKS_LIKE_RAY.format(verb=verb), line.replace("\\\n", " ")))
+def _mentions(line: str, commands: list[SimpleCommand], verb: str) -> int:
+    """Return how often `ray VERB` stands in a line beside the commands that are read as such."""
+    looks = LOOKS_LIKE_RAY.format(verb=verb)
+    read = sum(command.ray_at(verb) is not None for command in commands)
+    quoted = [word for command in commands for word in command.words if " " in word]
+    in_quotes = sum(len(re.findall(looks, word)) for word in quoted)
+    bare = len(re.findall(looks, line.replace("\\\n", " ")))
+    return max(bare - read, in_quotes)
 
 
 def _environment_problems(command: SimpleCommand) -> list[str]:

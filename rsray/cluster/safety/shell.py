@@ -125,6 +125,7 @@ def _split_at_operators(line: str) -> Iterator[tuple[list[str], str, str]]:
             continue
         if is_comment and "\n" not in token:
             continue
+        token = token.replace(">|", ">")
         is_comment = False
         is_target = bool(set("<>") & set(token)) and "(" not in token
         if is_target and not set(";|()\n") & set(token):

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from rsray.certification.count_item import count_item
+from rsray.certification.counts.item import count_item
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler, ShortOfMemoryError
 from rsray.certification.sampling_plan import SamplingPlan

@@ -15,6 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from rsray.certification.counts.gathering import GatheredCounts, StoredDraws, gather
+from rsray.certification.counts.store import Selected
 from rsray.certification.folder import (
     PROGRESS,
     Claimed,
@@ -22,10 +24,8 @@ from rsray.certification.folder import (
     finish,
     recorded_evaluation,
 )
-from rsray.certification.gathering import GatheredCounts, StoredDraws, gather
 from rsray.certification.progress import Progress
 from rsray.certification.source import ClassifierSource
-from rsray.certification.store import Selected
 from rsray.certification.work_items import WorkItem, owed_items, share_out
 from rsray.config import CertifyConfig
 from rsray.data import ImageSplit

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsray import models
+from rsray.certification.counts.store import CountStore
 from rsray.certification.request import selected_images
 from rsray.certification.source import open_source
-from rsray.certification.store import CountStore
 from rsray.config import CertifyConfig
 from rsray.core.hardware import default_device, resolve_precision
 from rsray.data import open_split

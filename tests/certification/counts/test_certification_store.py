@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rsray.certification.count_tables import class_entries, counts_table
-from rsray.certification.gathering import GatheredCounts, gather
+from rsray.certification.counts.gathering import GatheredCounts, gather
+from rsray.certification.counts.store import CountStore, DamagedError, Selected
+from rsray.certification.counts.tables import class_entries, counts_table
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.certification.store import CountStore, DamagedError, Selected
 from rsray.errors import UserError
 from rsray.storage import Place
 from rsray.storage.schemas import CERTIFICATES, COUNTS, PREDICTIONS, SOFT_COUNTS

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rsray.certification.count_tables import counts_table
-from rsray.certification.store import CountStore
+from rsray.certification.counts.store import CountStore
+from rsray.certification.counts.tables import counts_table
 from rsray.errors import UserError
 from rsray.storage import Place
 

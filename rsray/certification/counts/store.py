@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rsray.certification.count_tables import StoredBlocks, column, first_difference, rows_where
+from rsray.certification.counts.tables import StoredBlocks, column, first_difference, rows_where
 from rsray.errors import UserError
 from rsray.storage import Place, one_line, read_file
 from rsray.storage.schemas import COUNTS, SOFT_COUNTS, parquet_bytes, run_metadata

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rsray.certification.count_tables import (
+from rsray.certification.counts.store import CountStore, Selected
+from rsray.certification.counts.tables import (
     ClassEntries,
     class_entries,
     column,
@@ -22,7 +23,6 @@ from rsray.certification.count_tables import (
     rows_where,
 )
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.certification.store import CountStore, Selected
 from rsray.core.evidence import Evidence
 from rsray.errors import UserError
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rsray.certification.certificate_columns import (
+from rsray.certification.counts.certificate_columns import (
     IncompleteError,
     certificate_columns,
     check_complete,
 )
-from rsray.certification.gathering import GatheredCounts, StoredDraws
+from rsray.certification.counts.gathering import GatheredCounts, StoredDraws
+from rsray.certification.counts.store import Selected
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.certification.store import Selected
 from rsray.core.evidence import Evidence
 from rsray.storage.schemas import CERTIFICATES
 

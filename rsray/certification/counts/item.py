@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rsray.certification.count_tables import counts_table
+from rsray.certification.counts.tables import counts_table
 from rsray.certification.engine.sampler import Sampler
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.work_items import WorkItem

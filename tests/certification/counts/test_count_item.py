@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rsray.certification.count_item import count_item
+from rsray.certification.counts.item import count_item
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.work_items import WorkItem
 from rsray.storage.schemas import COUNTS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rsray_cli.remote_words import line_for_cluster
+from rsray.cluster.remote_words import line_for_cluster
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from rsray.cluster.packaging import copy_all
+from rsray.cluster.remote_words import line_for_cluster
 from rsray.errors import UserError
-from rsray_cli.remote_words import line_for_cluster
 
 
 def files(folder):

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
+from rsray.certification.counts.store import CountStore
 from rsray.certification.folder import finish
 from rsray.certification.recertify import recertify
-from rsray.certification.store import CountStore
 from rsray.storage import Place
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from rsray.certification.gathering import StoredDraws
+from rsray.certification.counts.gathering import StoredDraws
+from rsray.certification.counts.store import Selected
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.certification.store import Selected
 from rsray.core.evidence import Evidence
 
 

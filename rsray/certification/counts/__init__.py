@@ -1,0 +1,1 @@
+"""Counts from an actor to the files, and from the files to certificates."""
