@@ -54,7 +54,7 @@ def read_range(values: Any, name: str, least: int) -> Any:
             f"{name} is {given}: must be a number from {least}, or a range such as 2-64"
         )
     if dash and not 1 <= int(low) <= int(high):
-        raise ValueError(f"{name} is {given}: a range goes from at least 1 upwards")
+        raise ValueError(f"{name} is {given}: a range must go from at least 1 upwards")
     return {**values, name: int(low), f"most_{name}": int(high) if dash else None}
 
 
