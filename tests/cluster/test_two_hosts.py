@@ -61,6 +61,8 @@ class Laptop:
         return subprocess.Popen(
             [sys.executable, "-c", script, *map(str, words)],
             env=self.environment | extra, cwd=self.home, text=True,
+            # A shell that started the tests in the background had Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
