@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from typing import NoReturn
 
@@ -71,7 +70,6 @@ def root(
 
 def run() -> NoReturn:
     """Run the command line; the exit status is 0, 2 for the user's mistake, 130 when interrupted."""
-    sys.path.insert(0, os.getcwd())  # so that --model package.module:factory finds the user's code
     try:
         status = app(args=sys.argv[1:], standalone_mode=False)
     except ClickException as problem:

@@ -438,10 +438,12 @@ def _certification_settings(parameters: Mapping[str, Any], config: Where | None)
         given["normalisation"] = parameters["normalise"]
     if config is None:
         return given
+    from rsray.models.factory import refuse_factory_of_a_file
     from rsray.training.request import read_settings
 
     kept = (*_CERTIFIED, "normalisation")
     file = {key: value for key, value in read_settings(config).items() if key in kept}
+    refuse_factory_of_a_file(file.get("model"), fspath(config), given.get("model"))
     return file | given
 
 

@@ -63,13 +63,18 @@ class Run(Result):
 
         return pa.Table.from_pylist(read_metrics(self.place))
 
-    def model(self) -> nn.Module:
-        """Return the base classifier in evaluation mode: images in [0, 1] to logits."""
+    def model(self, model: str | None = None) -> nn.Module:
+        """Return the base classifier in evaluation mode: images in [0, 1] to logits.
+
+        A factory that the RUN names, `package.module:factory`, must be named by `model` too.
+        """
         from rsray.certification.source import open_source
 
         channels, height, width = self._record["image_shape"]
         shape = (int(channels), int(height), int(width))
-        return open_source(self.path).network(shape, len(self._record["classes"]))
+        return (
+            open_source(self.path).given(model=model).network(shape, len(self._record["classes"]))
+        )
 
     def warn(self, watch: Watch) -> None:
         """Tell when the training ended no better than guessing."""

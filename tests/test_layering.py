@@ -35,7 +35,7 @@ ALLOWED = {
     },
     "cluster": {"errors", "storage"},
     "distributed": GROUND | {
-        "certification", "config", "core", "data", "objectives", "presets", "progress",
+        "certification", "config", "core", "data", "models", "objectives", "presets", "progress",
         "results", "storage", "training", "versions",
     },
     "screen": {"distributed", "progress", "training"},
@@ -43,7 +43,7 @@ ALLOWED = {
         "certification", "config", "distributed", "progress", "results", "storage", "training",
     },
     "api": {
-        "certification", "config", "distributed", "errors", "outcomes", "progress", "results",
+        "certification", "config", "distributed", "errors", "models", "outcomes", "progress", "results",
         "screen", "storage", "training",
     },
     "__init__": {"api", "core", "errors", "models", "objectives", "progress"},

@@ -17,6 +17,7 @@ from rsray.config import READING, TrainConfig
 from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError
 from rsray.models.checkpoint_file import PUBLISHED, safetensors_metadata
+from rsray.models.factory import refuse_factory_of_a_file
 from rsray.models.normalise import FACTORYS_OWN, NOTHING, Normalisation, Statistics, explained
 from rsray.models.published import Checkpoint, LayerBefore
 from rsray.storage import Place, read_file
@@ -168,7 +169,12 @@ class ClassifierSource:
         }
 
     def given(self, **known: Any) -> ClassifierSource:
-        """Return the source with what the user said in place of what the files say."""
+        """Return the source with what the user said in place of what the files say.
+
+        Raises UserError where a file alone names a factory: that is code, which only the user's
+        own word imports.
+        """
+        refuse_factory_of_a_file(self.model, self.where, known.get("model"))
         return replace(self, **{key: value for key, value in known.items() if value is not None})
 
     def of_other_data(self) -> ClassifierSource:

@@ -37,6 +37,13 @@ def session(address: str | None = None, *, dashboard: bool = False) -> Iterator[
         _check_reachable(where)
     try:
         _start(ray, where, dashboard)
+    except OSError as problem:
+        if "AF_UNIX" not in str(problem):
+            raise
+        raise UserError(
+            f"{tempfile.gettempdir()} is too long a path for Ray's sockets: set TMPDIR to a "
+            "shorter one, such as /tmp"
+        ) from problem
     except (ConnectionError, RuntimeError, ValueError) as problem:
         if where is None:
             raise
@@ -114,7 +121,7 @@ def search_path() -> tuple[str, ...]:
 
 def extend_search_path(driver_path: tuple[str, ...]) -> None:
     """Let this worker find the modules that the driver finds."""
-    sys.path[:0] = [path for path in driver_path if path not in sys.path]
+    sys.path += [path for path in driver_path if path not in sys.path]
 
 
 def cluster_cpus() -> int:

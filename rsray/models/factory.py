@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,12 +32,21 @@ def from_factory(
         model = _called(
             factory, {"image_shape": image_shape, "num_classes": num_classes}, arguments
         )
-    except Exception as error:  # whatever a stranger's code raises is theirs to put right
+    except (Exception, SystemExit) as error:  # whatever a stranger's code raises is theirs
         raise UserError(f"model {name!r} raised {type(error).__name__}: {_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"model {name!r} must return a torch.nn.Module, got {type(model).__name__}")
     model.float().register_forward_hook(_logits_alone)
     return model
+
+
+def refuse_factory_of_a_file(model: str | None, where: str, named: object) -> None:
+    """Raise UserError for a factory that a file names and the user does not."""
+    if model is not None and ":" in model and named is None:
+        raise UserError(
+            f"{where} names the network {model!r}, which is code: if you trust it, name it too "
+            f"(--model {model})"
+        )
 
 
 def _called(factory: Callable[..., Any], ours: dict[str, Any], arguments: Mapping[str, Any]) -> Any:
@@ -65,9 +76,11 @@ def _find(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise UserError(f"model {name!r} must be of the form package.module:factory")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: it hides nothing that is installed
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"model {name!r}: module {module_name!r} cannot be imported: "
             f"{type(error).__name__}: {_line(error)}"

@@ -9,6 +9,7 @@ from rsray import data
 from rsray.config import TrainConfig
 from rsray.data import ImageSplit
 from rsray.errors import UserError
+from rsray.models.factory import refuse_factory_of_a_file
 from rsray.presets import train_config
 from rsray.storage import PathLike, Place, read_file
 from rsray.storage.yaml_files import from_yaml
@@ -53,6 +54,7 @@ def open_training(
         raise UserError("give --config or --preset, not both")
     base = read_settings(config_file) if config_file is not None else None
     if base is not None:
+        refuse_factory_of_a_file(base.get("model"), str(config_file), given.get("model"))
         TrainConfig.make(base)
     elif preset is None and "dataset" not in given:
         raise UserError("give --dataset, --preset or --config")

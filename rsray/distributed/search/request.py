@@ -11,6 +11,7 @@ from rsray.distributed.search.defaults import search_defaults
 from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.space import grid_points, parse_grid, parse_space, read_space
 from rsray.errors import UserError
+from rsray.models.factory import refuse_factory_of_a_file
 from rsray.presets import search_config
 from rsray.storage import PathLike
 from rsray.training.request import read_settings
@@ -62,6 +63,9 @@ def open_search(
     if search and grid:
         raise UserError("give --search or --grid, not both")
     file = _of_file(config_file)
+    refuse_factory_of_a_file(
+        file.get("train", {}).get("model"), str(config_file), flat.get("model")
+    )
     if not file and "dataset" not in flat and "preset" not in flat:
         raise UserError("give --dataset, --preset or --config")
 
@@ -87,9 +91,7 @@ def _of_file(config_file: PathLike | None) -> dict[str, Any]:
     if config_file is None:
         return {}
     values = read_settings(config_file)
-    found = values if "train" in values else {"train": values}
-    TrainConfig.make(found["train"])
-    return dict(found)
+    return dict(values if "train" in values else {"train": values})
 
 
 def _open_data(base: TrainConfig, download: bool) -> tuple[int, int]:

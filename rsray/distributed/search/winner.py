@@ -67,7 +67,7 @@ def _train_and_certify_one(
     train(wanted, run, open_training_split(wanted), address=address, on_progress=watch.training)
     watch.phase(f"certify{tag}")
     split = open_split(wanted.dataset, "test", wanted.data_root, **wanted.reading)
-    source = open_source(str(run)).given(data_root=wanted.data_root)
+    source = open_source(str(run)).given(data_root=wanted.data_root, model=wanted.model)
     split = fitted(split, source.trained, str(run))
     source = source.settled(split)
     settings = certify_config(search, wanted, source, split)

@@ -1,0 +1,75 @@
+"""Code runs only where the user's own words name it."""
+
+import sys
+
+import pytest
+
+import rsray
+from rsray.errors import UserError
+from rsray.models.factory import from_factory
+from rsray.storage.yaml_files import from_yaml, to_yaml
+
+
+@pytest.fixture
+def marked(tmp_path, monkeypatch):
+    """A package in the current folder whose import leaves a mark."""
+    folder = tmp_path / "stranger_net"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "import pathlib, torch\n"
+        f"pathlib.Path({str(tmp_path / 'RAN')!r}).touch()\n"
+        "def make(image_shape, num_classes):\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    yield tmp_path / "RAN"
+    sys.modules.pop("stranger_net", None)
+
+
+def test_a_factory_that_only_a_file_names_is_not_imported(marked, tmp_path):
+    run = rsray.train(
+        dataset="digits", objective="gaussian", model="stranger_net:make", epochs=1, limit=64,
+        out=tmp_path / "run", progress=False,
+    )  # fmt: skip
+    assert marked.exists()
+    marked.unlink()
+    sys.modules.pop("stranger_net")
+    for wrong in (
+        lambda: rsray.predict(run, n=20, limit=2),
+        lambda: rsray.plan(run, seconds=0.1),
+        lambda: rsray.predict(f"{run.path}/model.safetensors", n=20, limit=2),
+        lambda: run.model(),
+        lambda: rsray.train(config=f"{run.path}/run.yaml", out=tmp_path / "b", progress=False),
+        lambda: rsray.tune(config=f"{run.path}/run.yaml", out=tmp_path / "t", progress=False),
+    ):
+        with pytest.raises(UserError, match="names the network 'stranger_net:make', which is code"):
+            wrong()
+    assert not marked.exists()
+    assert rsray.predict(run, model="stranger_net:make", n=20, limit=2).table.num_rows == 2
+    assert marked.exists()
+
+
+def test_a_run_yaml_that_was_edited_imports_nothing(marked, tmp_path):
+    run = rsray.train(
+        dataset="digits", objective="gaussian", epochs=1, limit=64, out=tmp_path / "run",
+        progress=False,
+    )  # fmt: skip
+    record = tmp_path / "run" / "run.yaml"
+    record.write_bytes(
+        to_yaml({**from_yaml(record.read_bytes(), "r"), "model": "stranger_net:make"})
+    )
+    with pytest.raises(UserError, match="which is code"):
+        rsray.predict(run.path, n=20, limit=2)
+    assert not marked.exists()
+
+
+def test_the_current_folder_is_looked_at_last(marked, tmp_path):
+    (tmp_path / "yaml.py").write_text("raise RuntimeError('the wrong yaml')")
+    from_factory("stranger_net:make", (1, 8, 8), 10, {})
+    assert sys.path[-1] == str(tmp_path)
+
+
+def test_a_factory_that_ends_the_process_is_refused():
+    with pytest.raises(UserError, match="SystemExit"):
+        from_factory("sys:exit", (1, 8, 8), 10, {})
