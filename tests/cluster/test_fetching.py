@@ -227,7 +227,7 @@ def test_a_head_that_has_just_started_is_asked_again(tmp_path, monkeypatch):
     client = Client()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jobs, "RECONNECT_SECONDS", 0.0)
-    from rsray_cli.remote_words import line_for_cluster
+    from rsray_cli.cluster import typed_line as line_for_cluster
 
     jobs.submit_job(dashboard(client), line_for_cluster(["train"]), "runs/x", print)
     assert client.asked == 3
