@@ -27,6 +27,7 @@ ENDED_STATUSES = ("SUCCEEDED", "FAILED", "STOPPED")
 # A job's log is asked for again so often, after so many seconds.
 MOST_RECONNECTS = 20
 RECONNECT_SECONDS = 3.0
+AGENT_SECONDS = 90.0
 
 
 class SilentClusterError(UserError):
@@ -89,11 +90,17 @@ def job_command(dashboard: Dashboard, words: list[str]) -> str:
 
 
 def _send_job(dashboard: Dashboard, **request: Any) -> None:
-    try:
-        dashboard.job_client().submit_job(**request)
-    except RuntimeError as problem:
-        reason = " ".join(str(problem).split())
-        raise UserError(f"{dashboard.target} does not take the job: {reason}") from problem
+    """Submit a job; on a head that has just started the agent that takes it may still be coming."""
+    end = time.monotonic() + AGENT_SECONDS
+    while True:
+        try:
+            dashboard.job_client().submit_job(**request)
+            return
+        except RuntimeError as problem:
+            reason = " ".join(str(problem).split())
+            if "No available agent" not in reason or time.monotonic() > end:
+                raise UserError(f"{dashboard.target} does not take the job: {reason}") from problem
+        time.sleep(RECONNECT_SECONDS)
 
 
 def find_job(dashboard: Dashboard, job_id: str | None = None) -> Job:

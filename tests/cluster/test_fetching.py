@@ -215,6 +215,28 @@ def test_a_submission_is_recorded_before_it_is_made(tmp_path, monkeypatch):
     assert str(tmp_path) not in str(client.request["metadata"])
 
 
+def test_a_head_that_has_just_started_is_asked_again(tmp_path, monkeypatch):
+    class Client:
+        asked = 0
+
+        def submit_job(self, **request):
+            self.asked += 1
+            if self.asked < 3:
+                raise RuntimeError("status code 500: No available agent to submit job, please")
+
+    client = Client()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "RECONNECT_SECONDS", 0.0)
+    from rsray_cli.cluster import typed_line as line_for_cluster
+
+    jobs.submit_job(dashboard(client), line_for_cluster(["train"]), "runs/x", print)
+    assert client.asked == 3
+    monkeypatch.setattr(jobs, "AGENT_SECONDS", -1.0)
+    client.asked = 0
+    with pytest.raises(UserError, match="does not take the job: .*No available agent"):
+        jobs.submit_job(dashboard(client), line_for_cluster(["train"]), "runs/x", print)
+
+
 def test_the_names_of_jobs_do_not_steer_the_terminal():
     hostile = {**job("j"), "entrypoint": "python -c 'run()' certify \x1b[2Jx"}
     assert "\x1b" not in jobs.list_jobs(dashboard(answers=[hostile]))[0].command
