@@ -111,6 +111,6 @@ def _accepted(
     return {key: value for key, value in arguments.items() if key in taken}, False
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """Return the first line of an error's message."""
     return next(iter(str(error).splitlines()), "no message")
