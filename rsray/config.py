@@ -142,7 +142,7 @@ Bound = Annotated[
 ]
 Start = Annotated[int, setting("First test image.", metavar="I", ge=0)]
 Skip = Annotated[
-    int, setting("Take every K-th test image.", metavar="K", words="1; imagenet 100", ge=1)
+    int, setting("Take every K-th test image.", metavar="K", words="the data set's own", ge=1)
 ]
 Limit = Annotated[
     int | None,
@@ -565,7 +565,7 @@ class TuneConfig(Config):
     )  # fmt: skip
     trials: int = setting(
         "Settings to try; the first is the paper's, where there is one.",
-        20, metavar="T", words="20; digits 5; a grid's all", ge=1,
+        20, metavar="T", words="the data set's own; a grid's all", ge=1,
     )  # fmt: skip
     concurrent: int | None = setting(
         "Trials at a time.",
@@ -573,11 +573,11 @@ class TuneConfig(Config):
     )  # fmt: skip
     workers: int | None = setting(
         "Ray Train workers of a trial and of the winner.",
-        None, panel=WHERE, metavar="W", words="1; imagenet on GPUs up to 4", ge=1,
+        None, panel=WHERE, metavar="W", words="1; on GPUs the data set's own", ge=1,
     )  # fmt: skip
     trial_epochs: int | None = setting(
         "Epochs of a full trial, if fewer than the winner's.",
-        None, metavar="E", words="--epochs; imagenet a quarter", ge=1,
+        None, metavar="E", words="--epochs, or the data set's share", ge=1,
     )  # fmt: skip
     validation: float = setting(
         "Share of the training images that trials are judged on.",
@@ -593,15 +593,15 @@ class TuneConfig(Config):
     compare: bool = setting(
         "Train and certify the published setting too (where there is none, the one searched "
         "from), on the same images.",
-        True, words="yes; digits no",
+        True, words="the data set's own",
     )  # fmt: skip
     n: int = setting(
         "Draws per test image of the winner's certificates.",
-        100_000, metavar="N", words="100000; digits 10000", ge=1,
+        100_000, metavar="N", words="the data set's own", ge=1,
     )  # fmt: skip
     skip: int = setting(
         "Certify every K-th test image.",
-        1, metavar="K", words="20 on mnist, svhn, cifar10; imagenet 100; else 1", ge=1,
+        1, metavar="K", words="the data set's own", ge=1,
     )  # fmt: skip
     limit: int | None = setting(
         "Certify this many test images, spread over those that --skip selects.",
