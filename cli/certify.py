@@ -24,7 +24,7 @@ def certify(source: str, **given: Any) -> None:
     class everywhere within the l2 radius. Writes CERT: certify.yaml, counts/, certificates.parquet
     and summary.json. Draws that CERT already holds are not made again.
 
-    Example: rsray certify runs/digits --n 10000 --out runs/digits-cert
+    Example: rsray certify runs/digits --n 1000 --out runs/digits-cert
     """
     from rsray import api
     from rsray_cli.results import name_failures, show
