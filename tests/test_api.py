@@ -132,5 +132,7 @@ def test_a_whole_job_in_ten_lines(tmp_path, monkeypatch):
     cert, tighter = names["cert"], names["tighter"]
     assert cert.table.num_rows == 40 and 0 < cert.acr < tighter.acr
     accuracy = names["accuracy"]
-    assert np.all(np.diff(accuracy) <= 0) and accuracy[0] == cert.summary["certified_accuracy"]["0"]
+    assert (
+        np.all(np.diff(accuracy) <= 0) and accuracy[0] == cert.summary["certified_accuracy"]["0.00"]
+    )
     assert (tmp_path / "curve.png").exists()
