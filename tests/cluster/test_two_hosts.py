@@ -66,7 +66,7 @@ class Laptop:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def run(self, *words, status=0, timeout=120, **extra):
+    def run(self, *words, status=0, timeout=400, **extra):
         process = self.start(*words, **extra)
         out, errors = process.communicate(timeout=timeout)
         assert process.returncode == status, f"{words}: {process.returncode}\n{out}\n{errors}"
@@ -100,7 +100,7 @@ def rows(folder):
     return pq.read_table(folder / "certificates.parquet").to_pylist()
 
 
-def read_until(process, text, timeout=90):
+def read_until(process, text, timeout=300):
     """Return what stderr says up to `text`."""
     said, end = "", time.monotonic() + timeout
     while text not in said:
@@ -165,17 +165,17 @@ def _use(hosts, laptop, file, name, tmp_path):
     process = laptop.start(*words, "--cluster", file, "--out", tmp_path / "there")
     read_until(process, "certifying")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=200)
     assert process.returncode == 130 and "attach again: rsray cluster attach" in errors, errors
     counts = hosts.home / "rsray" / "out"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not list(counts.glob("*/counts/*.parquet")) and time.monotonic() < end:
         time.sleep(0.2)
     assert not list(counts.glob("*/certificates.parquet")), "too late to kill a host mid-run"
     both = {actor for actor, line in marked(name).items() if "CountingActor" in line}
     assert len(both) == 2, "an actor on each host"
     kill_worker_host(name, hosts.worker)
-    out, errors = laptop.run("cluster", "attach", file, timeout=150)
+    out, errors = laptop.run("cluster", "attach", file, timeout=400)
     assert out.strip() == str(tmp_path / "there"), errors
 
     laptop.run(*words, "--out", tmp_path / "here")

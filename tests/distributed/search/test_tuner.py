@@ -140,7 +140,7 @@ def start_command(out, *options):
     )  # fmt: skip
 
 
-def wait_for(out, word, process, timeout=90.0):
+def wait_for(out, word, process, timeout=400.0):
     journal, end = out / "study.journal", time.monotonic() + timeout
     while time.monotonic() < end and process.poll() is None:
         if journal.exists() and word(journal.read_text()):
@@ -153,7 +153,7 @@ def wait_for(out, word, process, timeout=90.0):
 @pytest.mark.long
 def test_a_search_killed_twice_ends_as_the_one_that_was_not(tmp_path):
     whole, out = start_command(tmp_path / "whole"), tmp_path / "killed"
-    _, errors = whole.communicate(timeout=180)
+    _, errors = whole.communicate(timeout=600)
     assert whole.returncode == 0, errors
 
     def looks(text):
@@ -170,7 +170,7 @@ def test_a_search_killed_twice_ends_as_the_one_that_was_not(tmp_path):
     assert not (out / "trials.parquet").exists()
     journal = (out / "study.journal").read_text()
     third = start_command(out)
-    _, errors = third.communicate(timeout=180)
+    _, errors = third.communicate(timeout=600)
     assert third.returncode == 0, errors
     assert (out / "study.journal").read_text().startswith(journal[: journal.rfind("\n") + 1])
     rows = without_times(trials_of(out))
@@ -183,7 +183,7 @@ def test_trials_of_several_workers_nest_ray_train(tmp_path):
     out = tmp_path / "two"
     # A command of its own: where Ray has no dashboard, such groups keep their cores for good.
     process = start_command(out, "--workers", "2", "--trials", "1", "--epochs", "2")
-    _, errors = process.communicate(timeout=180)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     (row,) = trials_of(out)
     assert (row["state"], row["epoch"], row["error"]) == ("complete", 2, None)
