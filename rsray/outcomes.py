@@ -141,18 +141,19 @@ class Study(Result):
         complete = [row for row in self.trials.to_pylist() if row["state"] == "complete"]
         _warn(watch, sanity.search_warning([row["projected_acr"] for row in complete]))
         if self.place.exists("best/certificates/summary.json"):
-            Certification(f"{self.path}/best/certificates").warn(watch)
+            Certification((self.place / "best" / "certificates").uri).warn(watch)
 
     @property
     def best(self) -> Run | None:
         """The winner, trained on all training images; None with final=False."""
-        return Run(f"{self.path}/best") if self.finals.best is not None else None
+        return Run((self.place / "best").uri) if self.finals.best is not None else None
 
     @property
     def certification(self) -> Certification | None:
         """The winner's certificates; None with final=False."""
         best = self.finals.best
-        return Certification(f"{self.path}/best/certificates") if best is not None else None
+        certificates = self.place / "best" / "certificates"
+        return Certification(certificates.uri) if best is not None else None
 
 
 class Predictions(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 
 CHANCE_FACTOR = 1.2  # a noisy accuracy of 1.2 / K or less is no better than guessing
 ONE_CLASS_SHARE = 0.95  # of the predictions
-WHAT_TO_TRY = "more epochs, a smaller sigma, or --set deferred=true lr=0.05 trade_off=1 with macer"
+WHAT_TO_TRY = "more epochs, a smaller sigma, or for macer --set deferred=true --set trade_off=1"
 
 
 def training_warning(noisy_accuracy: float, num_classes: int) -> str | None:
