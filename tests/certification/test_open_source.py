@@ -288,7 +288,9 @@ def test_nothing_is_added_to_a_users_own_factory(tmp_path, colour, monkeypatch):
     model = source.build(split)
     assert same(model, colour, images) and model.scale == 3
     assert "factory" in str(source.normalisation)
-    stated = source.given(normalise="centre", normalisation=layer("centre"))
+    with pytest.raises(UserError, match="which is code: if you trust it, name it too"):
+        source.given(normalise="centre")
+    stated = source.given(**known, normalise="centre", normalisation=layer("centre"))
     assert same(stated.build(split), layer("centre").before(colour, 3), images)
     with pytest.raises(UserError, match="which layer stood before its network"):
         saved(tmp_path, colour, "behind a layer").given(**known).settled(split)
