@@ -21,6 +21,7 @@ from rsray.storage import Place
 
 if TYPE_CHECKING:
     from rsray.certification.cost import Plan
+    from rsray.certification.verify import Verification
     from rsray.distributed.search.request import SearchRequest
 
 Where = str | PathLike[str]
@@ -156,6 +157,17 @@ def recertify(
     where = fspath(out or default_target(fspath(cert), alpha=alpha, bound=bound, n=n))
     write(Place.of(cert), Place.of(where), alpha=alpha, bound=bound, n=n)
     return Certification(where)
+
+
+def verify(cert: Where) -> Verification:
+    """Return in what a CERT differs from what its counts say: certificates, summary, every figure.
+
+    No model, no sampling. `is_equal` tells whether it differs, `differences` in what.
+    """
+    from rsray.certification import verify as checking
+    from rsray.results.compare import cert_folder
+
+    return checking.verify(cert_folder(cert) or Place.of(cert))
 
 
 def predict(
@@ -397,6 +409,8 @@ def report(
     if plot is not None:
         plotting.check_suffix(fspath(plot))
     results = compare.load_all(settings.paths, labels=label)
+    for path in settings.paths:
+        _refuse_tampered(path)
     if common:
         results = compare.restrict(results, compare.common_indices(results))
     warnings = [*compare.failures(results), *compare.differences(results)]
@@ -411,6 +425,23 @@ def report(
     if export_cohen is not None:
         cohen.write_log(fspath(export_cohen), results[0])
     return found
+
+
+def _refuse_tampered(path: str) -> None:
+    """Raise UserError for a CERT whose files are not what its counts, where it has any, say."""
+    from rsray.certification import verify as checking
+    from rsray.results.compare import cert_folder
+
+    cert = cert_folder(path)
+    if cert is None or not (cert.exists("counts") and cert.exists("certify.yaml")):
+        return
+    found = checking.verify(cert)
+    if not found.is_equal:
+        more = f" (and {len(found.differences) - 1:,} more)" if len(found.differences) > 1 else ""
+        raise UserError(
+            f"{cert} is not what its counts say: {found.differences[0]}{more}; "
+            "`rsray verify` names all"
+        )
 
 
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.

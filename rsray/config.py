@@ -432,6 +432,14 @@ class RecertifyConfig(Config):
     )  # fmt: skip
 
 
+class VerifyConfig(Config):
+    """Which certificates are computed again."""
+
+    certs: list[str] = setting(
+        "Finished CERT folders.", metavar="CERT...", name="certs", min_length=1
+    )
+
+
 class PlanConfig(Config):
     """What a forecast needs beside the settings of the certification."""
 

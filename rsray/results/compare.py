@@ -13,7 +13,7 @@ from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.results.cohen import is_log, read_log
 from rsray.storage import PathLike, Place
-from rsray.storage.address import printable_address
+from rsray.storage.address import parent_and_name, printable_address
 
 EXPECTED = (
     "a CERT folder (with certificates.parquet), a TUNE folder (with best/certificates), "
@@ -145,11 +145,22 @@ def by_class(result: Certificates) -> list[Certificates]:
     ]
 
 
-def _load_folder(place: Place, folder: str) -> Certificates:
+def cert_folder(path: PathLike) -> Place | None:
+    """Return the CERT at a path, inside the TUNE there, or around the file; None without one."""
+    place = Place.of(path)
+    if place.is_file():
+        place = Place(parent_and_name(place.uri)[0])
     for inside in (place, place / "best" / "certificates", place / "certificates"):
         if inside.is_file("certificates.parquet"):
-            table = inside / "certificates.parquet"
-            return read_certificates(table, name=_run_name(_absolute(folder)))
+            return inside
+    return None
+
+
+def _load_folder(place: Place, folder: str) -> Certificates:
+    inside = cert_folder(place)
+    if inside is not None:
+        table = inside / "certificates.parquet"
+        return read_certificates(table, name=_run_name(_absolute(folder)))
     entries = place.names()
     reason = next((text for name, text in UNFINISHED.items() if name in entries), None)
     raise UserError(f"{folder} is {reason or f'a folder that is no run; expected {EXPECTED}'}")
