@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from rsray.config import RecertifyConfig, VerifyConfig
+from rsray.config import AuditConfig, CertifyConfig, RecertifyConfig, Running, VerifyConfig
 from rsray_cli.options import command, options_of, shown_fields
 
 # Differences of a CERT that are printed.
@@ -48,6 +48,32 @@ def verify(certs: list[str]) -> None:
         print(each)
         _print_differences(each.differences)
     if not all(each.is_equal for each in found):
+        raise typer.Exit(1)
+
+
+@command(
+    options_of(AuditConfig, "cert"),
+    options_of(CertifyConfig, "source"),
+    options_of(AuditConfig, *shown_fields(AuditConfig, without=("cert",))),
+    options_of(CertifyConfig, "model", "data_root", "actors", "gpus_per_actor"),
+    options_of(Running, "download", "address"),
+)
+def audit(cert: str, source: str, **given: Any) -> None:
+    """Draw some blocks of CERT again from the network that it certifies, and compare the counts.
+
+    They must be equal on the same kind of hardware; elsewhere a test says whether both may come
+    from one network. CERT is verified first, too. The exit status is 0 where it passes and 1 where
+    not: what differs is named. Writes CERT/audit.json, which rsray report shows.
+
+    Example: rsray audit runs/digits-cert runs/digits --blocks 20
+    """
+    from rsray import api
+
+    found = api.audit(cert, source, **given)
+    for line in found.lines():
+        print(line)
+    _print_differences(found.differences)
+    if not found.is_passed:
         raise typer.Exit(1)
 
 

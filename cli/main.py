@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from rsray_cli.certificates import recertify, verify
+from rsray_cli.certificates import audit, recertify, verify
 from rsray_cli.certify import certify
 from rsray_cli.cluster import app as cluster
 from rsray_cli.data import data
@@ -51,7 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    tune, train, certify, recertify, verify, plan, predict, report, presets, doctor,
+    tune, train, certify, recertify, verify, audit, plan, predict, report, presets, doctor,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(cluster, name="cluster")

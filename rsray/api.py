@@ -12,7 +12,14 @@ from datetime import datetime
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from rsray.config import PlanConfig, RecertifyConfig, ReportConfig, TrainConfig, TuneConfig
+from rsray.config import (
+    AuditConfig,
+    PlanConfig,
+    RecertifyConfig,
+    ReportConfig,
+    TrainConfig,
+    TuneConfig,
+)
 from rsray.errors import UserError
 from rsray.outcomes import Certification, Predictions, Report, Run, Study
 from rsray.progress import Watch
@@ -20,6 +27,7 @@ from rsray.screen import duration, watching
 from rsray.storage import Place
 
 if TYPE_CHECKING:
+    from rsray.certification.audit import Audit
     from rsray.certification.cost import Plan
     from rsray.certification.verify import Verification
     from rsray.distributed.search.request import SearchRequest
@@ -168,6 +176,50 @@ def verify(cert: Where) -> Verification:
     from rsray.results.compare import cert_folder
 
     return checking.verify(cert_folder(cert) or Place.of(cert))
+
+
+def audit(
+    cert: Where,
+    source: Where,
+    *,
+    blocks: int | None = None,
+    fraction: float | None = None,
+    seed: int | None = None,
+    model: str | None = None,
+    data_root: Where | None = None,
+    precision: str | None = None,
+    actors: int | str | None = None,
+    gpus_per_actor: float | None = None,
+    download: bool = False,
+    address: str | None = None,
+    progress: Watch | bool = True,
+) -> Audit:
+    """Draw stored blocks of a CERT again from its own network, and compare the counts.
+
+    `source` is the RUN or checkpoint that was certified. The blocks are chosen at random: without a
+    seed nobody can guess them. Counts must be equal where the evaluation can be repeated exactly;
+    elsewhere a test of homogeneity says whether both may come from one network. Verifies the CERT
+    first, and writes audit.json into it.
+    """
+    from rsray.certification.audit import open_audited
+    from rsray.certification.folder import finished_record, reopen
+    from rsray.distributed.certify import audit as auditing
+    from rsray.results.compare import cert_folder
+
+    chosen = {"cert": fspath(cert), **_given(locals(), "blocks", "fraction", "seed", "precision")}
+    settings = AuditConfig.make(chosen)
+    folder = cert_folder(cert) or Place.of(cert)
+    record = finished_record(folder)
+    given = _given(locals(), "model", "data_root", "actors", "gpus_per_actor")
+    with watching(progress) as watch:
+        request = open_audited(folder, record, fspath(source), given, download=download)
+        return auditing.audit(
+            reopen(folder, record),
+            request,
+            settings,
+            address=address,
+            on_progress=watch.certifying,
+        )
 
 
 def predict(
