@@ -446,7 +446,12 @@ class AuditConfig(Config):
     cert: str = setting("A finished CERT folder.", metavar="CERT", name="cert")
     blocks: int | None = setting("Draw this many blocks again.", None, metavar="B", ge=1)
     fraction: float | None = setting(
-        "Draw this share of the blocks again.", None, metavar="F", words="0.01", gt=0, le=1
+        "Draw this share of the blocks again.",
+        None,
+        metavar="F",
+        words="0.01, at least 20 blocks",
+        gt=0,
+        le=1,
     )
     seed: int | None = setting(
         "Chooses the blocks. Whoever knows it beforehand knows which are checked.",

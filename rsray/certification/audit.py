@@ -38,10 +38,9 @@ from rsray.versions import versions
 
 log = logging.getLogger(__name__)
 Ints = NDArray[np.int64]
-DEFAULT_FRACTION = 0.01
+DEFAULT_FRACTION, FEWEST_BLOCKS = 0.01, 20
 # Where counts cannot be equal, an audit of the same network fails with this probability at most.
 LEVEL = 0.001
-# Of so many changed blocks it is said how likely they escape.
 CHANGED = (1, 10, 100, 1000)
 # Parts of the evaluation that decide the counts, beside the chip.
 DECIDING = ("device", "precision", "memory_format", "batch_size", "compiled")
@@ -113,8 +112,10 @@ def choose_blocks(counts: CheckedCounts, failed: Sequence[int], settings: AuditC
     is_there_NB = counts.copies_NB > 0
     is_there_NB[np.isin(counts.selected.indices, failed)] = False
     cells = np.flatnonzero(is_there_NB)
-    fraction = DEFAULT_FRACTION if settings.fraction is None else settings.fraction
-    wanted = settings.blocks or max(1, round(fraction * len(cells)))
+    wanted = settings.blocks or round((settings.fraction or DEFAULT_FRACTION) * len(cells))
+    if settings.blocks is None and settings.fraction is None:
+        wanted = min(len(cells), max(wanted, FEWEST_BLOCKS))
+    wanted = max(1, wanted)
     if wanted > len(cells):
         raise UserError(f"blocks is {wanted}, but only {len(cells)} are stored")
     seed = secrets.randbits(48) if settings.seed is None else settings.seed
@@ -176,8 +177,17 @@ class Audit:
                 f"{self.p_value:.3g} (fails below {LEVEL:g}); not equal because "
                 f"{'; '.join(self.unlike)}"
             ]
-        risks = ", ".join(f"{changed:,}: {self.escape(changed):.2g}" for changed in CHANGED)
-        return [*found, f"probability that changed blocks escape, by their number: {risks}"]
+        risks = ", ".join(f"{changed:,}: {self.escape(changed):.2g}" for changed in self._changed)
+        seen = "" if self.p_value is None else " (of the tested ones, if the test sees the change)"
+        return [
+            *found,
+            f"probability that no changed block is drawn, by their number: {risks}{seen}",
+        ]
+
+    @property
+    def _changed(self) -> list[int]:
+        """Numbers of changed blocks of which it is said how likely they escape."""
+        return [changed for changed in CHANGED if changed <= self.num_stored]
 
     def record(self) -> dict[str, Any]:
         """Return what audit.json says, but for what it is of."""
@@ -192,7 +202,7 @@ class Audit:
             "p_value": self.p_value,
             "level": LEVEL,
             "not_exact_because": list(self.unlike),
-            "escape_probability": {str(changed): self.escape(changed) for changed in CHANGED},
+            "escape_probability": {str(changed): self.escape(changed) for changed in self._changed},
         }
 
 

@@ -88,8 +88,12 @@ def recorded_config(record: Mapping[str, Any]) -> CertifyConfig:
 
 def reopen(cert: Place, record: Mapping[str, Any]) -> Claimed:
     """Return a finished CERT as its own run left it."""
-    config, evaluation = recorded_config(record), Evaluation(**record["evaluation"])
-    return Claimed(cert, config, evaluation, run_id(config), 0.0, record["versions"])
+    config = recorded_config(record)
+    try:
+        evaluation, made_with = Evaluation(**record["evaluation"]), dict(record["versions"])
+    except (KeyError, TypeError, ValueError) as problem:
+        raise UserError(f"{cert}/{CERT_FILE} does not say how it counted: {problem}") from problem
+    return Claimed(cert, config, evaluation, run_id(config), 0.0, made_with)
 
 
 def run_id(config: CertifyConfig) -> str:

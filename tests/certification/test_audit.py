@@ -9,7 +9,7 @@ import pytest
 from test_verify import MODES, finished, is_block, rewrite_table
 
 from rsray.certification.audit import (
-    DEFAULT_FRACTION,
+    FEWEST_BLOCKS,
     LEVEL,
     Audit,
     choose_blocks,
@@ -162,8 +162,8 @@ def test_the_choice_is_random_unless_a_seed_is_given(small_run):
 def test_how_many_blocks(small_run):
     run = small_run()
     finished(run)
-    assert len(choice(run)) == max(1, round(DEFAULT_FRACTION * 60))
-    assert len(choice(run, fraction=0.5)) == 30
+    assert len(choice(run)) == FEWEST_BLOCKS == 20
+    assert len(choice(run, fraction=0.5)) == 30 and len(choice(run, fraction=0.001)) == 1
     with pytest.raises(UserError, match="blocks is 61, but only 60 are stored"):
         choice(run, blocks=61)
     with pytest.raises(UserError, match="give blocks or fraction, not both"):

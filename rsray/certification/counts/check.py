@@ -11,12 +11,26 @@ from numpy.typing import NDArray
 
 from rsray.certification.counts.gathering import GatheredCounts
 from rsray.certification.counts.store import CountStore, Selected
-from rsray.certification.counts.tables import block_numbers, column, is_selection, rows_where
+from rsray.certification.counts.tables import column, rows_where
 from rsray.certification.differences import Difference
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.errors import UserError
 
 FILE = "counts"
+
+
+def blocks_of_image(table: pa.Table) -> NDArray[np.int64]:
+    """Return which block of its image each row [R] is: 0 the selection, then the estimation.
+
+    It is -1 for what is neither.
+    """
+    stage_R, number_R = _stages(table), column(table, "block")
+    is_selection_R = (stage_R == "selection") & (number_R == 0)
+    return np.where(stage_R == "estimation", number_R + 1, np.where(is_selection_R, 0, -1))
+
+
+def _stages(table: pa.Table) -> NDArray[np.object_]:
+    return np.asarray(table["stage"].to_numpy(zero_copy_only=False), dtype=object)
 
 
 class CheckedCounts:
@@ -56,12 +70,11 @@ class CheckedCounts:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """Return which image and which block each row [R] holds, and whether there is such."""
         index_R, number_R = column(table, "index"), column(table, "block")
-        indices, block_R = self.selected.indices, block_numbers(table)
+        indices, stage_R = self.selected.indices, _stages(table)
         position_R = np.minimum(np.searchsorted(indices, index_R), len(indices) - 1)
-        stage_R = np.asarray(table["stage"].to_numpy(zero_copy_only=False), dtype=object)
-        is_stage_R = is_selection(table) & (number_R == 0) | (stage_R == "estimation")
-        is_known_R = (indices[position_R] == index_R) & is_stage_R
-        is_known_R &= (number_R >= 0) & (block_R < self.copies_NB.shape[1])
+        block_R = blocks_of_image(table)
+        is_known_R = (indices[position_R] == index_R) & (number_R >= 0)
+        is_known_R &= (block_R >= 0) & (block_R < self.copies_NB.shape[1])
         for row in np.flatnonzero(~is_known_R).tolist():
             what = f"copies of {stage_R[row]} block {number_R[row]} of image {index_R[row]}"
             self.differences.append(Difference(FILE, what, 1, 0))
