@@ -419,8 +419,10 @@ class CertifyConfig(Config):
     @property
     def total_variation(self) -> float:
         """How far the noise of a draw may be from the exact Gaussian; it comes off p_A."""
-        shape = self.image_shape or ()
-        return float(NOISES[self.noise].total_variation(self.sigma, shape))
+        noise, shape = NOISES[self.noise], self.image_shape
+        if shape is None and self.noise != "float":
+            raise UserError("image_shape is missing: how exact the noise is depends on it")
+        return float(noise.total_variation(self.sigma, shape or ()))
 
     @property
     def soft(self) -> bool:

@@ -25,15 +25,15 @@ from torch import Tensor
 from rsray.core.noise import LEVELS, STAGES, Affine, Stream, slab_draws
 from rsray.errors import UserError
 
-# Beyond it the noise does not fit into 16 bits; no published sigma is above 2.
-LARGEST_SIGMA = 12.0
+# Up to it both the values and the codes of undecided cells fit into 16 bits; no published sigma is
+# above 2.
+LARGEST_SIGMA = 5.0
 # P(|eta| > 9.3 sigma) is below 2^-65: no threshold lies beyond.
 _REACH = 9.3
 _WORD, _CELLS, _CELL = 2**64, 2**16, 2**48
-# Stands in the table for a cell that holds a threshold: more bits must decide.
-_OPEN = np.int16(-(2**15))
-# Values that one step makes on a CPU, so that all of its arrays stay in the cache.
-_STEP = 2**15
+_FIRST_CODE = -(2**15)
+# Values that are looked up at once on a CPU, so that the arrays for it stay in the cache.
+_STEP = 2**14
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,14 @@ class GridNoise:
     lowest: int
     # round(2^64 P(t <= lowest + m)) of all m for which that is neither 0 nor 2^64 [M].
     thresholds: NDArray[np.uint64]
-    # Of each cell of 2^48 uniform numbers [2^16]: the value, where all of it has the same.
+    # Of each cell of 2^48 uniform numbers [2^16]: the value, where all of it has the same, or
+    # _FIRST_CODE + u for the u-th undecided cell, which a threshold divides.
     table: NDArray[np.int16]
-    # Its first number's value, and where in the cell its only threshold lies; 2^48 if it has more.
-    first_value: NDArray[np.int16]
-    only_threshold: NDArray[np.uint64]
+    # Of the undecided cells [U]: the first number, its value, and how far into the cell the only
+    # threshold lies; 2^48 if there are more.
+    starts: NDArray[np.uint64]
+    first_values: NDArray[np.int16]
+    only_thresholds: NDArray[np.uint64]
 
     recorded_name = "grid"
 
@@ -95,23 +98,23 @@ class GridNoise:
         """Return the next values of a stream as int16 of any shape, on its device."""
         if isinstance(uniform, TorchUniform):
             return self._by_search(uniform.words(math.prod(shape))).view(shape)
-        values = np.empty(math.prod(shape), dtype=np.int16)
-        for start in range(0, len(values), _STEP):
-            self._by_table(uniform, values[start : start + _STEP])
-        return torch.from_numpy(values).view(shape)
+        return torch.from_numpy(self._by_table(uniform, math.prod(shape))).view(shape)
 
-    def _by_table(self, uniform: CounterUniform, out: NDArray[np.int16]) -> None:
+    def _by_table(self, uniform: CounterUniform, count: int) -> NDArray[np.int16]:
         """Look the upper 16 bits up; where they do not decide, draw 48 more."""
-        cells = uniform.cells(len(out))
-        np.take(self.table, cells, out=out, mode="clip")
-        is_open = np.flatnonzero(out == _OPEN)
-        cells, rest = cells[is_open], uniform.rest(len(is_open))
-        only = self.only_threshold[cells]
-        values = self.first_value[cells] + (rest >= only)
+        cells, values = uniform.cells(count), np.empty(count, dtype=np.int16)
+        for start in range(0, count, _STEP):
+            part = slice(start, start + _STEP)
+            np.take(self.table, cells[part], out=values[part], mode="clip")
+        is_undecided = np.flatnonzero(values < np.int16(_FIRST_CODE + len(self.starts)))
+        which = values[is_undecided].astype(np.int64) - _FIRST_CODE
+        rest, only = uniform.rest(len(which)), self.only_thresholds[which]
+        decided = self.first_values[which] + (rest >= only)
         is_many = np.flatnonzero(only == _CELL)
-        words = (cells[is_many].astype(np.uint64) << np.uint64(48)) | rest[is_many]
-        values[is_many] = self.lowest + np.searchsorted(self.thresholds, words, side="right")
-        out[is_open] = values
+        words = self.starts[which[is_many]] + rest[is_many]
+        decided[is_many] = self.lowest + np.searchsorted(self.thresholds, words, side="right")
+        values[is_undecided] = decided
+        return values
 
     def _by_search(self, words: Tensor) -> Tensor:
         """Search all: on a GPU it costs less than to find out where it is needed."""
@@ -182,16 +185,19 @@ def _grid_noise(sigma: float) -> GridNoise:
         for ends in (starts, starts | np.uint64(_CELL - 1))
     )
     lowest, inside = -len(below), at_last - at_first
-    only = np.where(
-        inside == 1, np.append(thresholds, np.uint64(0))[at_first] - starts, np.uint64(_CELL)
-    )
+    values = (lowest + at_first).astype(np.int16)
+    undecided = np.flatnonzero(inside)
+    table = values.copy()
+    table[undecided] = _FIRST_CODE + np.arange(len(undecided))
+    within = thresholds[at_first[undecided]] - starts[undecided]
     return GridNoise(
         sigma,
         lowest,
         thresholds,
-        table=np.where(inside == 0, lowest + at_first, _OPEN).astype(np.int16),
-        first_value=(lowest + at_first).astype(np.int16),
-        only_threshold=only,
+        table=table,
+        starts=starts[undecided],
+        first_values=values[undecided],
+        only_thresholds=np.where(inside[undecided] == 1, within, np.uint64(_CELL)),
     )
 
 
