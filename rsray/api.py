@@ -97,6 +97,7 @@ def certify(
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
     sigma: float | None = None,
+    noise: str | None = None,
     n0: int | None = None,
     n: int | None = None,
     alpha: float | None = None,
@@ -232,6 +233,7 @@ def predict(
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
     sigma: float | None = None,
+    noise: str | None = None,
     n: int | None = None,
     alpha: float | None = None,
     start: int | None = None,
@@ -271,6 +273,7 @@ def plan(
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
     sigma: float | None = None,
+    noise: str | None = None,
     n0: int | None = None,
     n: int | None = None,
     alpha: float | None = None,
@@ -498,9 +501,10 @@ def _refuse_tampered(path: str) -> None:
 
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.
 _CERTIFIED = (
-    "dataset", "data_root", "split", "model", "model_args", "sigma", "n0", "n", "alpha", "bound",
-    "sampling", "tolerance", "at_radius", "start", "skip", "limit", "actors", "gpus_per_actor",
-    "precision", "compile", "block_size", "image_size", "channels", "label_column", "seed",
+    "dataset", "data_root", "split", "model", "model_args", "sigma", "noise", "n0", "n", "alpha",
+    "bound", "sampling", "tolerance", "at_radius", "start", "skip", "limit", "actors",
+    "gpus_per_actor", "precision", "compile", "block_size", "image_size", "channels",
+    "label_column", "seed",
 )  # fmt: skip
 _TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
 _OWN = {name: name for name in TuneConfig.model_fields if name not in ("train", "search", "seed")}

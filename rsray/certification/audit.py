@@ -66,7 +66,7 @@ def open_audited(
             f"{digest[:12]}..., that of the certified ones {record['model_digest'][:12]}..."
         )
     here = ("actors", "most_actors", "gpus_per_actor", "compile")
-    kept = {k: v for k, v in record.items() if k in CertifyConfig.model_fields and k not in here}
+    kept = CertifyConfig.of_record(record).model_dump(exclude={*here})
     request = open_certification(source, {**kept, **given}, download=download)
     if differences := request.config.differences(record):
         raise UserError(f"{source} is not what {cert} certifies: {'; '.join(differences)}")

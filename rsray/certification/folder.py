@@ -17,6 +17,7 @@ from rsray.certification.counts.store import CountStore
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.config import CertifyConfig
+from rsray.core import NOISES
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, write_certificates
 from rsray.results.summary import summarise, write_summary
@@ -43,7 +44,7 @@ METADATA_SETTINGS: tuple[str, ...] = (
 # Settings that only some runs have; at these values they are not part of what a run is called.
 OPTIONAL: dict[str, Any] = {
     "tolerance": 0.01, "at_radius": [], "model_args": {}, "channels": None, "label_column": None,
-    "is_spread": False,
+    "is_spread": False, "noise": "float",
 }  # fmt: skip
 
 
@@ -81,14 +82,9 @@ def finished_record(cert: Place) -> dict[str, Any]:
     return from_yaml(cert.read(CERT_FILE), f"{cert}/{CERT_FILE}")
 
 
-def recorded_config(record: Mapping[str, Any]) -> CertifyConfig:
-    """Return the settings in a certify.yaml."""
-    return CertifyConfig.make({k: v for k, v in record.items() if k in CertifyConfig.model_fields})
-
-
 def reopen(cert: Place, record: Mapping[str, Any]) -> Claimed:
     """Return a finished CERT as its own run left it."""
-    config = recorded_config(record)
+    config = CertifyConfig.of_record(record)
     try:
         evaluation, made_with = Evaluation(**record["evaluation"]), dict(record["versions"])
     except (KeyError, TypeError, ValueError) as problem:
@@ -262,6 +258,8 @@ def table_metadata(claimed: Claimed) -> dict[str, Any]:
         values["bound"] = claimed.plan.bound.name
     return {
         **{key: values[key] for key in kept},
+        "noise": NOISES[config.noise].recorded_name,
+        "noise_total_variation": config.total_variation,
         "smoothing": "soft" if config.soft else "hard",
         "device": evaluation.device,
         "device_name": evaluation.device_name,

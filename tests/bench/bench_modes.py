@@ -27,9 +27,7 @@ from rsray.storage.yaml_files import from_yaml
 def opened(where):
     cert = Place.of(where)
     record = from_yaml(cert.read(CERT_FILE), CERT_FILE)
-    config = CertifyConfig.make(
-        {k: v for k, v in record.items() if k in CertifyConfig.model_fields}
-    )
+    config = CertifyConfig.of_record(record)
     return Claimed(cert, config, Evaluation(**record["evaluation"]), run_id(config), 0.0, {})
 
 

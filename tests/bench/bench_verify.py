@@ -27,7 +27,7 @@ def make(folder, options):
     config = CertifyConfig.make(
         {
             "source": "RUN", "model_digest": "d", "dataset": "digits", "model": "lenet",
-            "num_classes": CLASSES, "sigma": 0.5, "n": options.blocks * 1000, "bound": options.bound,
+            "num_classes": CLASSES, "image_shape": (1, 8, 8), "sigma": 0.5, "n": options.blocks * 1000, "bound": options.bound,
         }
     )  # fmt: skip
     claimed = claim(folder, config, Evaluation("cpu", "fp32", "contiguous", 8))

@@ -41,7 +41,7 @@ def audited(run, *, model=None, evaluation=None, chip=CHIP, **settings):
     evaluation = evaluation or run.evaluation
     sampler = Sampler(
         model or run.model, evaluation, image_shape=run.images.shape[1:], num_classes=4,
-        sigma=run.config.sigma, seed=run.config.seed,
+        sigma=run.config.sigma, seed=run.config.seed, noise=run.config.noise,
     )  # fmt: skip
     labels = dict(zip(run.selected.indices.tolist(), run.selected.labels.tolist(), strict=True))
     redrawn = []

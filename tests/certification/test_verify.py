@@ -15,6 +15,7 @@ import rsray
 from rsray.certification.folder import finish
 from rsray.certification.recertify import recertify
 from rsray.certification.verify import verify
+from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
 from rsray.results.cohen import write_log
@@ -315,3 +316,16 @@ def test_the_command(cert, monkeypatch, capsys):
     code, lines = status(cert, cert)
     assert code == 1 and len(lines) == 4 and "1 DIFFERENCES" in lines[0]
     assert lines[1].startswith("  certificates.parquet: radius of image 26 is 0.75, not ")
+
+
+def test_what_noise_lacks_of_the_exact_one_is_taken_off(small_run, monkeypatch):
+    exact = read_certificates(finished(small_run("exact")) / "certificates.parquet")
+    monkeypatch.setattr(CertifyConfig, "total_variation", property(lambda config: 0.01))
+    cert = finished(small_run("rough"))
+    assert texts(cert) == []
+    rough = read_certificates(cert / "certificates.parquet")
+    certified = exact.p_a_lower > 0.5
+    assert certified.any() and np.allclose((exact.p_a_lower - rough.p_a_lower)[certified], 0.01)
+    monkeypatch.undo()
+    assert any("metadata noise_total_variation is 0.01, not" in text for text in texts(cert))
+    assert any("p_a_lower of image" in text for text in texts(cert))

@@ -153,6 +153,7 @@ def _answers(
         plan=work.plan,
         evaluation=evaluation,
         seed=request.config.seed,
+        noise=request.config.noise,
         threads=fleet.threads,
         gpus=fleet.gpus,
         search_path=search_path(),
