@@ -27,6 +27,7 @@ from rsray.certification.folder import CERT_FILE, TABLE, Claimed
 from rsray.certification.request import CertificationRequest, open_certification
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.source import open_source
+from rsray.certification.verify import Verification
 from rsray.certification.work_items import WorkItem
 from rsray.config import AuditConfig, CertifyConfig
 from rsray.errors import UserError
@@ -137,7 +138,7 @@ class Audit:
     path: str
     num_audited: int
     num_stored: int
-    seed: int
+    seed: int | None
     is_seed_given: bool
     differences: tuple[Difference, ...]
     # Blocks that had to be equal; the others were tested, for the reasons in `unlike`.
@@ -146,12 +147,9 @@ class Audit:
     unlike: tuple[str, ...] = ()
 
     @classmethod
-    def of_differences(
-        cls, claimed: Claimed, choice: Choice, differences: Sequence[Difference]
-    ) -> Audit:
+    def of_differences(cls, verified: Verification, differences: Sequence[Difference]) -> Audit:
         """Return the audit of a CERT of which nothing needs to be drawn again."""
-        how = (choice.num_stored, choice.seed, choice.is_seed_given)
-        return cls(str(claimed.folder), 0, *how, tuple(differences), 0)
+        return cls(verified.path, 0, verified.num_blocks, None, False, tuple(differences), 0)
 
     @property
     def is_passed(self) -> bool:
@@ -165,6 +163,11 @@ class Audit:
     def lines(self) -> list[str]:
         """Return the outcome in lines for people."""
         outcome = "passed" if self.is_passed else "FAILED"
+        if not self.num_audited:
+            return [
+                f"{self.path}: audit {outcome}; nothing was drawn again, for what is stored does "
+                "not agree"
+            ]
         found = [
             f"{self.path}: audit {outcome}; {self.num_audited:,} of {self.num_stored:,} blocks "
             f"drawn again, chosen by seed {self.seed}",

@@ -51,13 +51,12 @@ def audit(
     Nothing is drawn where the certificates are not what the counts say, or not of these images.
     UserError when blocks cannot be drawn again.
     """
-    stored = read_rows(claimed.folder / TABLE)
-    counts = CheckedCounts(claimed.store, request.selected, claimed.plan)
-    choice = choose_blocks(counts, list(stored.failed), settings)
-    differences = [*verify(claimed.folder).differences, *image_differences(request, stored)]
-    if differences:
-        found = Audit.of_differences(claimed, choice, differences)
+    stored, verified = read_rows(claimed.folder / TABLE), verify(claimed.folder)
+    if differences := [*verified.differences, *image_differences(request, stored)]:
+        found = Audit.of_differences(verified, differences)
     else:
+        counts = CheckedCounts(claimed.store, request.selected, claimed.plan)
+        choice = choose_blocks(counts, list(stored.failed), settings)
         redrawn, evaluation = _draw(claimed, request, choice, settings, address, on_progress)
         found = compare(claimed, choice, redrawn, evaluation)
     write_audit(claimed.folder, found, claimed.config.model_digest)
