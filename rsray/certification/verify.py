@@ -122,7 +122,7 @@ def _wanted(
     """Return how many estimation blocks each image [N] is owed.
 
     Of a CERT made from another's counts: as many as the settings asked for by which they were
-    drawn, at most those of its own n.
+    drawn; those beyond its own n do not count.
     """
     drawn = record.get(DRAWN, record.get(FROM))
     if drawn is not None:
@@ -130,8 +130,7 @@ def _wanted(
         config = CertifyConfig.make({**claimed.config.model_dump(), **settings})
         plan = SamplingPlan.of(config)
         counts = CheckedCounts(claimed.store, counts.selected, plan)
-    wanted_N = counts.gathered.stored_draws().wanted_N
-    return np.minimum(wanted_N, claimed.plan.num_blocks)
+    return counts.gathered.stored_draws().wanted_N
 
 
 def _columns(
@@ -203,11 +202,21 @@ def _figures(
         failed_labels=stored.failed_labels,
         **({FROM: record[FROM]} if FROM in record else {}),
     )
-    yield from value_differences(TABLE, stored.metadata, expected.metadata, "metadata")
-    yield from value_differences(SUMMARY, summary, expected.summary)
+    for file, mine, right, what in (
+        (TABLE, stored.metadata, expected.metadata, "metadata"),
+        (SUMMARY, summary, expected.summary, ""),
+    ):
+        known = {k: v for k, v in right.items() if k in mine or k not in _unrecorded(record)}
+        yield from value_differences(file, mine, known, what)
     if expected.at_radius is not None:
         answers = _read_json(claimed.folder, AT_RADIUS)
         yield from value_differences(AT_RADIUS, answers, expected.at_radius)
+
+
+def _unrecorded(record: Mapping[str, Any]) -> set[str]:
+    """Return the metadata that a version which did not know a setting yet could not write."""
+    settings = set(CertifyConfig.model_fields) - set(record)
+    return settings | ({"noise_total_variation"} if "noise" in settings else set())
 
 
 def _read_json(cert: Place, name: str) -> dict[str, Any]:

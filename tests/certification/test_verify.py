@@ -329,3 +329,23 @@ def test_what_noise_lacks_of_the_exact_one_is_taken_off(small_run, monkeypatch):
     monkeypatch.undo()
     assert any("metadata noise_total_variation is 0.01, not" in text for text in texts(cert))
     assert any("p_a_lower of image" in text for text in texts(cert))
+
+
+def test_a_cert_from_before_a_setting_was_known_is_equal(small_run):
+    """Then neither certify.yaml nor the metadata hold it."""
+    cert = finished(small_run(noise="float")).local_path
+    new = ("noise", "noise_total_variation", "is_spread")
+    record = yaml.safe_load((cert / "certify.yaml").read_text())
+    old = {key: value for key, value in record.items() if key not in new}
+    (cert / "certify.yaml").write_text(yaml.safe_dump(old))
+    summary = json.loads((cert / "summary.json").read_text())
+    (cert / "summary.json").write_text(json.dumps({k: summary[k] for k in summary if k not in new}))
+    found = texts(cert)
+    assert found == []
+    table = pq.read_table(cert / "certificates.parquet")
+    metadata = json.loads(table.schema.metadata[b"rsray"])
+    kept = {key: value for key, value in metadata.items() if key not in new}
+    (cert / "certificates.parquet").write_bytes(parquet_bytes(table, kept))
+    assert texts(cert) == []
+    (cert / "certify.yaml").write_text(yaml.safe_dump(record))
+    assert "certificates.parquet: metadata noise is missing, not float32" in texts(cert)

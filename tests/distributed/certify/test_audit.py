@@ -30,6 +30,7 @@ def test_the_fleet_draws_blocks_again_and_tells_how_far_it_is(cert, digits_run):
     assert rsray.report(cert).table.cells()[0][-1] == "passed, 100 of 100 blocks"
 
 
+@pytest.mark.slow
 def test_other_precision_passes_by_a_test(cert, digits_run):
     found = rsray.audit(cert, digits_run, blocks=10, precision="bf16", progress=False)
     assert found.is_passed and found.num_exact == 0 and found.p_value > 0.001
