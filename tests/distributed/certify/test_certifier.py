@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from saved_weights import save_weights
 
-from rsray import models
 from rsray.certification.counts.store import CountStore
 from rsray.certification.request import selected_images
 from rsray.certification.source import open_source
@@ -138,7 +138,7 @@ def faulty(ray_session, tmp_path, monkeypatch):
         )
         monkeypatch.syspath_prepend(str(tmp_path))
         module = importlib.import_module(name)
-        models.save_weights(module.Faulty(10), tmp_path / "model.safetensors")
+        save_weights(module.Faulty(10), tmp_path / "model.safetensors")
         source = open_source(str(tmp_path / "model.safetensors")).given(
             model=f"{name}:Faulty", dataset="digits", sigma=0.01
         )
