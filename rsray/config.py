@@ -135,8 +135,9 @@ Bound = Annotated[
     str,
     member_of(BOUNDS, "bound"),
     setting(
-        "tcertify bounds the runner-up too, for larger radii; hoeffding and bernstein certify the "
-        "SOFT smoothed classifier.",
+        "tcertify bounds the runner-up too, for larger radii; randomized-clopper-pearson fails "
+        "exactly with probability alpha, and its figures are not comparable with published ones; "
+        "hoeffding and bernstein certify the SOFT smoothed classifier.",
         choices=BOUNDS,
     ),
 ]

@@ -35,6 +35,7 @@ class SamplingPlan:
     sigma: float = 1.0
     tolerance: float = 0.01
     at_radius: tuple[float, ...] = ()
+    seed: int = 0
 
     @classmethod
     def of(cls, config: CertifyConfig) -> SamplingPlan:
@@ -49,6 +50,7 @@ class SamplingPlan:
             config.sigma,
             config.tolerance,
             config.at_radius,
+            config.seed,
         )
 
     @property

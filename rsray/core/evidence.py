@@ -33,6 +33,8 @@ class Evidence:
     # Soft probabilities of the selected class in the estimation draws, and their squares, summed.
     sums: Floats
     square_sums: Floats
+    # A number in (0, 1] that the draws do not influence, for a randomized bound; 1 leaves it plain.
+    uniform: Floats | float = 1.0
 
     @classmethod
     def of_counts(

@@ -11,7 +11,12 @@ from rsray.certification.counts.certificate_columns import IncompleteError
 from rsray.certification.folder import finish, run_id
 from rsray.certification.progress import Progress
 from rsray.certification.recertify import default_target, recertify
-from rsray.core.bounds import bernstein_lower, hoeffding_lower
+from rsray.core.bounds import (
+    bernstein_lower,
+    hoeffding_lower,
+    randomized_clopper_pearson_lower,
+)
+from rsray.core.bounds.randomized_clopper_pearson import uniform_numbers
 from rsray.core.pilot import blocks_worth
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
@@ -24,6 +29,7 @@ MODES = {
     "bernstein": {"bound": "bernstein", "n": 200},
     "soft adaptive": {"bound": "hoeffding", "sampling": "adaptive", "tolerance": 0.12, "n0": 40},
     "tcertify skip": {"bound": "tcertify", "sampling": "skip"},
+    "randomized": {"bound": "randomized-clopper-pearson"},
 }
 
 
@@ -125,6 +131,20 @@ def test_at_radius_stops_early_and_says_what_fixed_says(small_run):
     assert metadata["bound"] == "confidence-sequence" and metadata["at_radius"] == [0.05, 0.2]
 
 
+def test_a_randomized_bound_is_of_the_runs_seed_and_the_image(small_run):
+    bound = MODES["randomized"]["bound"]
+    runs = {seed: small_run(f"seed{seed}", bound=bound, seed=seed) for seed in (0, 1)}
+    for seed, run in runs.items():
+        count(run)
+        assert done(run)["bound"] == bound
+        for row in table(run):
+            u = uniform_numbers(seed, [row["index"]])
+            lower = randomized_clopper_pearson_lower(row["count_a"], row["n"], 0.05, u)
+            assert row["p_a_lower"] == lower[0]
+    plain, _ = again(runs[0], "plain", bound="clopper-pearson")
+    assert plain["acr"] < json.loads((runs[0].where.local_path / "summary.json").read_text())["acr"]
+
+
 @pytest.mark.parametrize("bound", ["hoeffding", "bernstein"])
 def test_soft_sums_are_those_of_the_network(small_run, bound):
     run = small_run(bound=bound, n=200)
@@ -172,6 +192,7 @@ def again(run, name, **changes):
         {"alpha": 0.2},
         {"n": 80},
         {"bound": "tcertify"},
+        {"bound": "randomized-clopper-pearson"},
         {"n": 130, "alpha": 0.01, "bound": "tcertify"},
     ],
 )

@@ -23,6 +23,7 @@ from rsray.certification.counts.tables import (
     rows_where,
 )
 from rsray.certification.sampling_plan import SamplingPlan
+from rsray.core.bounds.randomized_clopper_pearson import uniform_numbers
 from rsray.core.evidence import Evidence
 from rsray.errors import UserError
 
@@ -170,6 +171,9 @@ class GatheredCounts:
         for row, image in enumerate(at.tolist() if self._others else ()):
             if image in self._others:
                 runner_up[row] = _most(self._others[image])
+        uniform: float | NDArray[np.float64] = 1.0
+        if self.bound.is_randomized:
+            uniform = uniform_numbers(self.plan.seed, self.selected.indices[at].tolist())
         return Evidence(
             selected_class=self._class_N[at],
             n0=self._n0_N[at],
@@ -180,6 +184,7 @@ class GatheredCounts:
             runner_up=runner_up,
             sums=self._sums_N[at],
             square_sums=self._squares_N[at],
+            uniform=uniform,
         )
 
 

@@ -24,6 +24,8 @@ class Bound(ABC):
     is_soft: ClassVar[bool] = False
     # Whether it needs the count of the most frequent class but the selected one, too.
     needs_runner_up: ClassVar[bool] = False
+    # Whether it needs a uniform number of each image.
+    is_randomized: ClassVar[bool] = False
 
     @abstractmethod
     def lower(self, hits: ArrayLike, square_sums: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
@@ -47,6 +49,11 @@ class Bound(ABC):
             n += 1
         return n
 
+    def lower_of(self, evidence: Evidence, alpha: float) -> Floats:
+        """Return the lower bound of each of N images, as `lower`."""
+        hits_N = evidence.sums if self.is_soft else evidence.hits
+        return self.lower(hits_N, evidence.square_sums, evidence.n, alpha)
+
     def decide(self, evidence: Evidence, *, sigma: float, alpha: float) -> Decision:
         """Return the certificates that the draws of N images give.
 
@@ -54,8 +61,7 @@ class Bound(ABC):
         the class everywhere within the radius. Images whose bound is at most 1/2, or without
         estimation draws, abstain with radius 0.
         """
-        hits_N = evidence.sums if self.is_soft else evidence.hits
-        lower_N = self.lower(hits_N, evidence.square_sums, evidence.n, alpha)
+        lower_N = self.lower_of(evidence, alpha)
         return Decision(
             prediction=np.where(lower_N > 0.5, evidence.selected_class, ABSTAIN).astype(np.int32),
             radius=certified_radius(lower_N, sigma),
