@@ -92,6 +92,7 @@ def certify(
     n: int | None = None,
     alpha: float | None = None,
     bound: str | None = None,
+    inverse_temperature: float | None = None,
     sampling: str | None = None,
     tolerance: float | None = None,
     at_radius: Sequence[float] | Sequence[str] | None = None,
@@ -211,6 +212,7 @@ def plan(
     n: int | None = None,
     alpha: float | None = None,
     bound: str | None = None,
+    inverse_temperature: float | None = None,
     sampling: str | None = None,
     tolerance: float | None = None,
     at_radius: Sequence[float] | Sequence[str] | None = None,
@@ -416,8 +418,9 @@ def report(
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.
 _CERTIFIED = (
     "dataset", "data_root", "split", "model", "model_args", "sigma", "n0", "n", "alpha", "bound",
-    "sampling", "tolerance", "at_radius", "start", "skip", "limit", "actors", "gpus_per_actor",
-    "precision", "compile", "block_size", "image_size", "channels", "label_column", "seed",
+    "inverse_temperature", "sampling", "tolerance", "at_radius", "start", "skip", "limit", "actors",
+    "gpus_per_actor", "precision", "compile", "block_size", "image_size", "channels",
+    "label_column", "seed",
 )  # fmt: skip
 _TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
 _OWN = {name: name for name in TuneConfig.model_fields if name not in ("train", "search", "seed")}

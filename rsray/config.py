@@ -332,6 +332,10 @@ class CertifyConfig(Config):
     n: Draws = 100_000
     alpha: Alpha = 0.001
     bound: Bound = "clopper-pearson"
+    inverse_temperature: float = setting(
+        "Of soft bounds: a draw's probabilities are softmax(BETA * logits).",
+        1.0, metavar="BETA", gt=0,
+    )  # fmt: skip
     sampling: Literal["fixed", "skip", "adaptive"] = setting(
         "fixed: n draws each; skip: none where the selection already misses the label (same ACR "
         "and curve); adaptive: as skip, and no more than --tolerance asks.",

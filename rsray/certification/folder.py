@@ -42,7 +42,7 @@ METADATA_SETTINGS: tuple[str, ...] = (
 # Settings that only some runs have; at these values they are not part of what a run is called.
 OPTIONAL: dict[str, Any] = {
     "tolerance": 0.01, "at_radius": [], "model_args": {}, "channels": None, "label_column": None,
-    "is_spread": False,
+    "is_spread": False, "inverse_temperature": 1.0,
 }  # fmt: skip
 
 
@@ -212,6 +212,8 @@ def table_metadata(claimed: Claimed) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     if config.sampling == "adaptive":
         kept = (*kept, "tolerance")
+    if config.soft:
+        kept = (*kept, "inverse_temperature")
     if config.at_radius:
         kept = (*kept, "at_radius")
         values["bound"] = claimed.plan.bound.name

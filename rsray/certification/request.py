@@ -13,6 +13,7 @@ from rsray.certification.data_check import fitted
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import READING, CertifyConfig, PredictConfig
 from rsray.data import DATASETS, ImageSplit, selected
+from rsray.errors import UserError
 
 # What a RUN says of itself unless it is given.
 KNOWN = ("model", "model_args", "dataset", "data_root", *READING, "sigma")
@@ -56,7 +57,13 @@ def open_certification(
     Settings that are not given are those of the RUN, then the defaults; without a precision, bf16
     where the actors' hardware computes it.
     """
-    CertifyConfig.make({**_PLACEHOLDERS, **given})  # what can be refused before files are read
+    # What can be refused before files are read.
+    settings = CertifyConfig.make({**_PLACEHOLDERS, **given})
+    if settings.inverse_temperature != 1 and not settings.soft:
+        raise UserError(
+            f"inverse-temperature is {settings.inverse_temperature:g}, but the bound "
+            f"{settings.bound} counts classes, whatever it is: choose bound hoeffding or bernstein"
+        )
     found, split = open_classifier(source, given, download=download)
     config = CertifyConfig.make(
         {

@@ -36,6 +36,7 @@ class SamplingPlan:
     tolerance: float = 0.01
     at_radius: tuple[float, ...] = ()
     seed: int = 0
+    inverse_temperature: float = 1.0
 
     @classmethod
     def of(cls, config: CertifyConfig) -> SamplingPlan:
@@ -51,6 +52,7 @@ class SamplingPlan:
             config.tolerance,
             config.at_radius,
             config.seed,
+            config.inverse_temperature,
         )
 
     @property

@@ -85,6 +85,7 @@ class SmallRun:
         return Sampler(
             self.model, self.evaluation, image_shape=SHAPE, num_classes=CLASSES,
             sigma=self.config.sigma, seed=self.config.seed,
+            inverse_temperature=self.config.inverse_temperature,
         )  # fmt: skip
 
     def gathered(self):

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsray.certification.counts.certificate_columns import IncompleteError
-from rsray.certification.folder import finish, run_id
+from rsray.certification.folder import finish, recorded_evaluation, run_id
 from rsray.certification.progress import Progress
 from rsray.certification.recertify import default_target, recertify
+from rsray.certification.request import open_certification
 from rsray.core.bounds import (
     bernstein_lower,
     hoeffding_lower,
@@ -20,6 +21,7 @@ from rsray.core.bounds.randomized_clopper_pearson import uniform_numbers
 from rsray.core.pilot import blocks_worth
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
+from rsray.results.compare import differences
 from rsray.storage import Place
 
 MODES = {
@@ -29,6 +31,7 @@ MODES = {
     "bernstein": {"bound": "bernstein", "n": 200},
     "soft adaptive": {"bound": "hoeffding", "sampling": "adaptive", "tolerance": 0.12, "n0": 40},
     "tcertify skip": {"bound": "tcertify", "sampling": "skip"},
+    "soft at 5": {"bound": "bernstein", "n": 200, "inverse_temperature": 5.0},
     "randomized": {"bound": "randomized-clopper-pearson"},
 }
 
@@ -169,6 +172,38 @@ def test_soft_sums_are_those_of_the_network(small_run, bound):
         )
         assert row["p_a_lower"] == lower and row["count_a"] == hits
         assert row["prediction"] == (top if lower > 0.5 else -1)
+
+
+def test_an_inverse_temperature_is_recorded_and_kept(small_run):
+    runs = [
+        small_run(f"at{beta:g}", bound="hoeffding", inverse_temperature=beta) for beta in (1, 5)
+    ]
+    for run in runs:
+        count(run)
+        done(run)
+    lower = [np.array([row["p_a_lower"] for row in table(run)]) for run in runs]
+    assert not np.isclose(*lower).any()
+    assert runs[0].claimed.run_id != runs[1].claimed.run_id
+    hard = [{row["index"]: row["count_a"] for row in table(run)} for run in runs]
+    assert hard[0] == hard[1]
+    at_5 = read_certificates(f"{runs[1].where}/certificates.parquet")
+    assert at_5.metadata["inverse_temperature"] == 5.0
+    # Counts do not depend on it, so a hard bound does not speak of it; the sums still do.
+    told, target = again(runs[1], "hard", bound="clopper-pearson")
+    assert "inverse_temperature" not in told
+    back = recertify(target, Place.of(f"{target}-back"), bound="hoeffding")
+    assert back["inverse_temperature"] == 5.0
+    again_at_5 = read_certificates(f"{target}-back/certificates.parquet")
+    assert np.array_equal(again_at_5.p_a_lower, lower[1])
+    at_1 = read_certificates(f"{runs[0].where}/certificates.parquet")
+    assert any("inverse_temperature differs: 1.0" in each for each in differences([at_1, at_5]))
+    with pytest.raises(UserError, match="inverse_temperature is 5.0 now but was 1.0"):
+        recorded_evaluation(runs[0].where, runs[1].config)
+
+
+def test_a_hard_bound_has_no_inverse_temperature():
+    with pytest.raises(UserError, match="inverse-temperature is 2, but the bound tcertify counts"):
+        open_certification("nowhere", {"inverse_temperature": 2.0, "bound": "tcertify"})
 
 
 def test_soft_and_hard_count_the_same_draws(small_run):
@@ -349,7 +384,7 @@ def test_ids_of_runs_that_use_none_of_this_stay(small_run):
     run = small_run()
     new = (
         "tolerance", "at_radius", "channels", "label_column", "is_spread", "model_args",
-        "normalisation",
+        "normalisation", "inverse_temperature",
     )  # fmt: skip
     plain = {k: v for k, v in run.config.identity().items() if k not in new}
     text = json.dumps(plain, sort_keys=True).encode()

@@ -46,13 +46,14 @@ class Sampler:
         num_classes: int,
         sigma: float,
         seed: int,
+        inverse_temperature: float = 1.0,
     ) -> None:
         """Prepare a copy of `model`, which is on the evaluation's device; compiles if it says so.
 
         Raises CompileError when the evaluation is compiled and this machine cannot compile.
         """
         self.evaluation, self.image_shape, self.num_classes = evaluation, image_shape, num_classes
-        self.sigma, self.seed = sigma, seed
+        self.sigma, self.seed, self.inverse_temperature = sigma, seed, inverse_temperature
         self._network = EvaluatedNetwork(model, evaluation, image_shape)
         self._device = self._network.device
         self._mean, self._std = self._statistics()
@@ -112,9 +113,9 @@ class Sampler:
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """Return counts, sums and sums of squares of soft probabilities, each [len(blocks), K].
 
-        Each probability is rounded down, and each square up, to a multiple of 2^-24: sound for
-        lower bounds, and sums of up to 2^29 draws are then exact in float64, so that no split or
-        order can change a bit. Raises as `counts` does.
+        The probabilities are softmax(inverse_temperature * logits). Each is rounded down, and each
+        square up, to a multiple of 2^-24: sound for lower bounds, and sums of up to 2^29 draws are
+        then exact in float64, so that no split or order can change a bit. Raises as `counts` does.
         """
         draws = [draws for _, draws in blocks]
         size, batch = (len(draws), self.num_classes), self.evaluation.batch_size
@@ -132,7 +133,7 @@ class Sampler:
                 logits_BK = logits_BK[: len(block_B)]
                 bad |= torch.isnan(logits_BK).any()
                 # An infinite logit is as large as a logit can be: of inf alone softmax makes NaN.
-                finite_BK = logits_BK.nan_to_num(0.0)
+                finite_BK = (self.inverse_temperature * logits_BK).nan_to_num(0.0)
                 soft_BK = (finite_BK.softmax(1).double() * STEPS).floor_().div_(STEPS)
                 sums.index_add_(0, block_B, soft_BK)
                 squares.index_add_(0, block_B, soft_BK.square_().mul_(STEPS).ceil_().div_(STEPS))

@@ -34,7 +34,6 @@ class ActorSettings:
     split: ImageSplit
     plan: SamplingPlan
     evaluation: Evaluation
-    seed: int
     threads: int
     gpus: float
     search_path: tuple[str, ...]
@@ -59,7 +58,8 @@ class CountingActor:
             image_shape=self.split.image_shape,
             num_classes=self.split.num_classes,
             sigma=self.plan.sigma,
-            seed=settings.seed,
+            seed=settings.plan.seed,
+            inverse_temperature=self.plan.inverse_temperature,
         )
 
     def __call__(self, task: pa.Table) -> pa.Table:

@@ -264,7 +264,6 @@ class _Certification:
             split=self.split,
             plan=self.plan,
             evaluation=self.claimed.evaluation,
-            seed=self.config.seed,
             threads=self.fleet.threads,
             gpus=self.fleet.gpus,
             search_path=search_path(),
