@@ -300,6 +300,8 @@ class CertifyConfig(Config):
             "gpus_per_actor",
             "data_root",
             "source",
+            "reuse",
+            "reuse_model",
             "compile",
             "classes",
             "image_shape",
@@ -350,6 +352,15 @@ class CertifyConfig(Config):
         "known; several: 0.25,0.5. No ACR, a fraction of the draws.",
         (), metavar="R,...", repeated=True,
     )  # fmt: skip
+    reuse: str | None = setting(
+        "A finished certification of a network near this one: draws that both make on the same "
+        "noise certify this one from its counts. n is then a tenth of CERT's unless it is given.",
+        None, metavar="CERT",
+    )  # fmt: skip
+    reuse_model: str | None = setting(
+        "Of --reuse: the network of CERT.", None, metavar="RUN|CHECKPOINT", words="as CERT says"
+    )
+    reused_run: str | None = None  # what decides the counts of CERT
     block_size: int = setting(
         "Draws per stored block of counts.", 1_000, panel=WRITTEN, metavar="DRAWS", ge=1
     )
@@ -382,7 +393,18 @@ class CertifyConfig(Config):
         check_settings(self.n, self.alpha, self.n0, self.bound)
         if self.at_radius:
             self._can_answer()
+        if self.reuse is not None:
+            self._can_reuse()
         return self
+
+    def _can_reuse(self) -> None:
+        """Raise UserError for settings with which counts cannot be used again."""
+        default = type(self).model_fields["bound"].default
+        if self.bound != default or self.sampling == "adaptive" or self.at_radius:
+            raise UserError(
+                f"reuse has a bound of its own: leave bound at {default} (it is {self.bound}), "
+                f"choose sampling fixed or skip (it is {self.sampling}) and no at-radius"
+            )
 
     def _can_answer(self) -> None:
         """Raise UserError for radii that no confidence sequence of n draws can answer."""

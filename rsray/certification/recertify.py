@@ -52,7 +52,7 @@ def recertify(
     that the stored counts cannot answer, counts that are damaged, or a target that holds something
     else; the target is then as it was.
     """
-    record = _record(source)
+    record = finished_record(source)
     old = CertifyConfig.make({k: v for k, v in record.items() if k in CertifyConfig.model_fields})
     store = CountStore(source, run_id(old))
     config = _changed(old, store, alpha=alpha, bound=bound, n=n)
@@ -123,7 +123,8 @@ def default_target(
     return address_beside(source, "".join(f"-{part}" for part in parts if part))
 
 
-def _record(source: Place) -> dict[str, Any]:
+def finished_record(source: Place) -> dict[str, Any]:
+    """Return certify.yaml of a finished certification; UserError for anything else."""
     if not source.exists(CERT_FILE):
         raise UserError(f"{source} is no CERT folder: it has no {CERT_FILE}")
     if not source.exists(TABLE):

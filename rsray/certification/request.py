@@ -10,6 +10,7 @@ import numpy as np
 from rsray import data
 from rsray.certification.counts.store import Selected
 from rsray.certification.data_check import fitted
+from rsray.certification.reuse import EarlierCertification, open_earlier
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import READING, CertifyConfig, PredictConfig
 from rsray.data import DATASETS, ImageSplit, selected
@@ -26,6 +27,8 @@ class CertificationRequest(NamedTuple):
     source: ClassifierSource
     split: ImageSplit
     selected: Selected
+    # Whose counts are used again.
+    earlier: EarlierCertification | None = None
 
     def announcement(self, where: str) -> str:
         """Return in a line what will be certified, and what is put before the network."""
@@ -57,6 +60,8 @@ def open_certification(
     Settings that are not given are those of the RUN, then the defaults; without a precision, bf16
     where the actors' hardware computes it.
     """
+    earlier = open_earlier(str(given["reuse"])) if given.get("reuse") else None
+    given = given if earlier is None else earlier.settings(given)
     # What can be refused before files are read.
     settings = CertifyConfig.make({**_PLACEHOLDERS, **given})
     if settings.inverse_temperature != 1 and not settings.soft:
@@ -76,7 +81,10 @@ def open_certification(
             **carried(found, split),
         }
     )
-    return CertificationRequest(config, found, split, selected_images(config, split))
+    if earlier is not None:
+        earlier.check(config)
+        earlier = earlier.with_source(config, split)
+    return CertificationRequest(config, found, split, selected_images(config, split), earlier)
 
 
 # Stand for what only the files can say.

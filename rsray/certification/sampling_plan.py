@@ -16,8 +16,9 @@ from rsray.config import CertifyConfig
 from rsray.core.bounds import BOUNDS
 from rsray.core.bounds._base import Bound
 from rsray.core.bounds.confidence_sequence import ConfidenceSequence
+from rsray.core.bounds.reused_counts import REUSED_COUNTS
 from rsray.core.pilot import blocks_worth, plausible
-from rsray.storage.schemas import COUNTS, SOFT_COUNTS
+from rsray.storage.schemas import COUNTS, PAIRED_COUNTS, SOFT_COUNTS
 
 Ints = NDArray[np.int64]
 
@@ -37,6 +38,8 @@ class SamplingPlan:
     at_radius: tuple[float, ...] = ()
     seed: int = 0
     inverse_temperature: float = 1.0
+    # Whether counts of an earlier network are used, and draws made by both.
+    is_paired: bool = False
 
     @classmethod
     def of(cls, config: CertifyConfig) -> SamplingPlan:
@@ -53,16 +56,21 @@ class SamplingPlan:
             config.at_radius,
             config.seed,
             config.inverse_temperature,
+            config.reused_run is not None,
         )
 
     @property
     def bound(self) -> Bound:
         """What turns the counts into certificates."""
-        return ConfidenceSequence(self.at_radius) if self.at_radius else BOUNDS[self.bound_name]
+        if self.at_radius:
+            return ConfidenceSequence(self.at_radius)
+        return REUSED_COUNTS if self.is_paired else BOUNDS[self.bound_name]
 
     @property
     def counts_schema(self) -> pa.Schema:
         """The schema in which the counts are stored."""
+        if self.is_paired:
+            return PAIRED_COUNTS
         return SOFT_COUNTS if self.bound.is_soft else COUNTS
 
     @property

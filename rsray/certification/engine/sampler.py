@@ -87,21 +87,51 @@ class Sampler:
         ShortOfMemoryError when the device runs out of memory.
         """
         draws = [draws for _, draws in blocks]
-        total, batch = sum(draws), self.evaluation.batch_size
-        rows = -(-total // batch) * batch
         try:
-            top_D = torch.empty(rows, device=self._device)
-            classes_D = torch.empty(rows, dtype=torch.int64, device=self._device)
-            for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
-                here = slice(start, start + batch)
-                torch.max(logits_BK, 1, out=(top_D[here], classes_D[here]))
-            is_bad = torch.isnan(top_D[:total]).any()  # the largest logit is NaN if any is
-            counts_K1 = self._count_by_block(classes_D[:total], draws, is_bad)
+            classes_D, is_bad = self._classes(image_CHW, index, stage, blocks)
+            counts_K1 = self._count_by_block(classes_D, draws, is_bad)
         except torch.OutOfMemoryError as problem:
+            batch = self.evaluation.batch_size
             raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
         if counts_K1[-1]:
             raise BadLogitsError(f"the network returned NaN for image {index}")
         return counts_K1[:-1].reshape(len(draws), self.num_classes)
+
+    @torch.no_grad()
+    def classes(
+        self,
+        image_CHW: NDArray[np.uint8],
+        index: int,
+        stage: Stage,
+        blocks: Sequence[tuple[int, int]],
+    ) -> NDArray[np.int64]:
+        """Return the class of every draw [D] of the blocks, in their order; raises as `counts`."""
+        try:
+            classes_D, is_bad = self._classes(image_CHW, index, stage, blocks)
+        except torch.OutOfMemoryError as problem:
+            batch = self.evaluation.batch_size
+            raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
+        if is_bad:
+            raise BadLogitsError(f"the network returned NaN for image {index}")
+        return classes_D.cpu().numpy()
+
+    def _classes(
+        self,
+        image_CHW: NDArray[np.uint8],
+        index: int,
+        stage: Stage,
+        blocks: Sequence[tuple[int, int]],
+    ) -> tuple[Tensor, Tensor]:
+        """Return the class of every draw [D], and whether any logit was NaN."""
+        total, batch = sum(draws for _, draws in blocks), self.evaluation.batch_size
+        rows = -(-total // batch) * batch
+        top_D = torch.empty(rows, device=self._device)
+        classes_D = torch.empty(rows, dtype=torch.int64, device=self._device)
+        for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
+            here = slice(start, start + batch)
+            torch.max(logits_BK, 1, out=(top_D[here], classes_D[here]))
+        # The largest logit is NaN if any is.
+        return classes_D[:total], torch.isnan(top_D[:total]).any()
 
     @torch.no_grad()
     def moments(
