@@ -65,7 +65,7 @@ class CountStore:
 
         Whoever may have to write it again names it, by `new_name`: the part is then replaced.
         """
-        schema = next(each for each in SCHEMAS if each.names == table.column_names)
+        schema = next((each for each in SCHEMAS if each.names == table.column_names), COUNTS)
         content = parquet_bytes(
             table.cast(schema),
             {"run": self.run_id},
