@@ -88,6 +88,7 @@ def certify(
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
     sigma: float | None = None,
+    noise: str | None = None,
     n0: int | None = None,
     n: int | None = None,
     alpha: float | None = None,
@@ -172,6 +173,7 @@ def predict(
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
     sigma: float | None = None,
+    noise: str | None = None,
     n: int | None = None,
     alpha: float | None = None,
     start: int | None = None,
@@ -211,6 +213,7 @@ def plan(
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
     sigma: float | None = None,
+    noise: str | None = None,
     n0: int | None = None,
     n: int | None = None,
     alpha: float | None = None,
@@ -420,9 +423,9 @@ def report(
 
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.
 _CERTIFIED = (
-    "dataset", "data_root", "split", "model", "model_args", "sigma", "n0", "n", "alpha", "bound",
-    "inverse_temperature", "sampling", "tolerance", "at_radius", "reuse", "reuse_model", "start",
-    "skip", "limit", "actors",
+    "dataset", "data_root", "split", "model", "model_args", "sigma", "noise", "n0", "n", "alpha",
+    "bound", "inverse_temperature", "sampling", "tolerance", "at_radius", "reuse", "reuse_model",
+    "start", "skip", "limit", "actors",
     "gpus_per_actor", "precision", "compile", "block_size", "image_size", "channels",
     "label_column", "seed",
 )  # fmt: skip

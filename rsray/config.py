@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from rsray.core import NOISES
 from rsray.core.bounds import BOUNDS, check_settings
 from rsray.data import DATASETS
 from rsray.errors import UserError
@@ -79,6 +80,14 @@ BF16 = "bf16 where the hardware computes it"
 _LISTED = BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text)
 _IS_OBJECTIVE = BeforeValidator(lambda name: choose(name, OBJECTIVES, "objective"))
 Positive = Annotated[int, Field(ge=1)]
+NoiseName = Annotated[
+    str,
+    member_of(NOISES, "noise"),
+    setting(
+        "grid is exact: certificates hold in floating point; float is what others use.",
+        choices=NOISES,
+    ),
+]
 Radii = Annotated[tuple[float, ...], BeforeValidator(radii)]
 Precision = Literal["fp32", "bf16"]
 # Settings that several commands share.
@@ -168,6 +177,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     where_fields: ClassVar[frozenset[str]] = frozenset()
     open_fields: ClassVar[frozenset[str]] = frozenset()  # None: as an earlier start chose
+    unrecorded: ClassVar[dict[str, Any]] = {}  # what a record that does not name it was made with
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> Self:
@@ -183,7 +193,7 @@ class Config(BaseModel):
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """Return "field is X here, Y there" for each deciding field that differs."""
-        mine = self.identity()
+        mine, other = self.identity(), {**self.unrecorded, **other}
         return [
             f"{key} is {mine.get(key)!r} now but was {other.get(key)!r}"
             for key in mine
@@ -309,6 +319,7 @@ class CertifyConfig(Config):
         }
     )
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
+    unrecorded: ClassVar[dict[str, Any]] = {"noise": "float"}
 
     source: Source
     model_digest: str
@@ -330,6 +341,7 @@ class CertifyConfig(Config):
     image_shape: tuple[int, int, int] | None = None  # channels, height, width
     data_fingerprint: dict[str, Any] = {}  # of the data trained on
     sigma: Sigma
+    noise: NoiseName = "grid"
     n0: int = setting("Selection draws per image.", 100, metavar="N0", ge=1)
     n: Draws = 100_000
     alpha: Alpha = 0.001
@@ -425,6 +437,20 @@ class CertifyConfig(Config):
                 f"n {self.n} and alpha {self.alpha:g} the largest radius is {round_down(top, 4)}"
             )
 
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Self:
+        """Return the settings that a certify.yaml holds, with what else stands there left out."""
+        known = {key: value for key, value in record.items() if key in cls.model_fields}
+        return cls.make({**cls.unrecorded, **known})
+
+    @property
+    def total_variation(self) -> float:
+        """How far the noise of a draw may be from the exact Gaussian; it comes off p_A."""
+        noise, shape = NOISES[self.noise], self.image_shape
+        if shape is None and self.noise != "float":
+            raise UserError("image_shape is missing: how exact the noise is depends on it")
+        return float(noise.total_variation(self.sigma, shape or ()))
+
     @property
     def soft(self) -> bool:
         """Whether the certified classifier is the soft smoothed one."""
@@ -434,6 +460,7 @@ class CertifyConfig(Config):
 class PredictConfig(Config):
     """How a class is predicted, beside the classifier and its images."""
 
+    noise: NoiseName = "grid"
     n: Draws = 1_000
     alpha: float = setting(
         "Probability that a class is not the smoothed classifier's.",

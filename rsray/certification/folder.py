@@ -16,6 +16,7 @@ from rsray.certification.counts.store import CountStore
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.config import CertifyConfig
+from rsray.core import NOISES
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, write_certificates
 from rsray.results.summary import summarise, write_summary
@@ -42,7 +43,7 @@ METADATA_SETTINGS: tuple[str, ...] = (
 # Settings that only some runs have; at these values they are not part of what a run is called.
 OPTIONAL: dict[str, Any] = {
     "tolerance": 0.01, "at_radius": [], "model_args": {}, "channels": None, "label_column": None,
-    "is_spread": False, "inverse_temperature": 1.0, "reused_run": None,
+    "is_spread": False, "noise": "float", "inverse_temperature": 1.0, "reused_run": None,
 }  # fmt: skip
 
 
@@ -233,6 +234,8 @@ def table_metadata(claimed: Claimed) -> dict[str, Any]:
     values["bound"] = claimed.plan.bound.name
     return {
         **{key: values[key] for key in kept},
+        "noise": NOISES[config.noise].recorded_name,
+        "noise_total_variation": config.total_variation,
         "smoothing": "soft" if config.soft else "hard",
         "device": evaluation.device,
         "device_name": evaluation.device_name,

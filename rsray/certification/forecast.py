@@ -81,6 +81,7 @@ def forecast(
         sigma=config.sigma,
         seed=config.seed,
         inverse_temperature=config.inverse_temperature,
+        noise=config.noise,
     )
     try:
         rows_per_second = _speed(sampler, split, selected, plan, seconds / 2)

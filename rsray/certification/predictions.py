@@ -37,7 +37,9 @@ def predict_images(request: PredictionRequest) -> tuple[pa.Table, dict[str, str]
         except Exception as problem:  # one image's fault must not cost the others their answer
             failed[str(index)] = one_line(problem)
             continue
-        prediction, p_value = predict_hard(counts_1K, alpha=request.config.alpha)
+        prediction, p_value = predict_hard(
+            counts_1K, alpha=request.config.alpha, total_variation=sampler.total_variation
+        )
         label = int(split.labels[index])
         values = (index, label, int(prediction[0]), float(p_value[0]))
         rows.append(dict(zip(PREDICTIONS.names, values, strict=True)))
@@ -61,6 +63,7 @@ def _sampler(request: PredictionRequest) -> Sampler:
         num_classes=split.num_classes,
         sigma=request.source.sigma,
         seed=request.seed,
+        noise=request.config.noise,
     )
 
 

@@ -53,7 +53,7 @@ def recertify(
     else; the target is then as it was.
     """
     record = finished_record(source)
-    old = CertifyConfig.make({k: v for k, v in record.items() if k in CertifyConfig.model_fields})
+    old = CertifyConfig.of_record(record)
     store = CountStore(source, run_id(old))
     config = _changed(old, store, alpha=alpha, bound=bound, n=n)
     before = read_certificates(source / TABLE)

@@ -13,6 +13,7 @@ from rsray.certification.data_check import fitted
 from rsray.certification.reuse import EarlierCertification, open_earlier
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import READING, CertifyConfig, PredictConfig
+from rsray.core import NOISES
 from rsray.data import DATASETS, ImageSplit, selected
 from rsray.errors import UserError
 
@@ -81,6 +82,7 @@ def open_certification(
             **carried(found, split),
         }
     )
+    NOISES[config.noise].of(config.sigma)  # a sigma that it cannot make is refused here
     if earlier is not None:
         earlier.check(config)
         earlier = earlier.with_source(config, split)

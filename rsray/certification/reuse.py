@@ -32,7 +32,7 @@ from rsray.storage.schemas import COUNTS, PAIRED_COUNTS
 
 # What a draw depends on beside the network, and which images are drawn.
 SAME = (
-    "dataset", "split", "image_size", "channels", "label_column", "sigma", "seed", "n0",
+    "dataset", "split", "image_size", "channels", "label_column", "sigma", "noise", "seed", "n0",
     "block_size", "start", "skip", "limit", "is_spread",
 )  # fmt: skip
 SAME_CLASSES = ("num_classes", "classes", "image_shape")
@@ -119,9 +119,7 @@ def open_earlier(where: str) -> EarlierCertification:
     """Return a finished certification; UserError for one whose counts cannot be used again."""
     cert = Place.of(where)
     record = finished_record(cert)
-    config = CertifyConfig.make(
-        {key: value for key, value in record.items() if key in CertifyConfig.model_fields}
-    )
+    config = CertifyConfig.of_record(record)
     if config.soft or config.at_radius or config.reused_run:
         what = "soft bounds" if config.soft else "--at-radius" if config.at_radius else "--reuse"
         raise UserError(f"{where} was made with {what}: its counts cannot be used with --reuse")
@@ -157,6 +155,8 @@ def _reused_rows(selected: Selected, counts_NK: np.ndarray) -> pa.Table:
     rows = []
     images = zip(selected.indices.tolist(), selected.labels.tolist(), counts_NK, strict=True)
     for index, label, counts_K in images:
+        if not counts_K.any():
+            continue
         classes = np.flatnonzero(counts_K)
         nothing = [0] * len(classes)
         values = (

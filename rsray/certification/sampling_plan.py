@@ -17,6 +17,7 @@ from rsray.core.bounds import BOUNDS
 from rsray.core.bounds._base import Bound
 from rsray.core.bounds.confidence_sequence import ConfidenceSequence
 from rsray.core.bounds.reused_counts import REUSED_COUNTS
+from rsray.core.evidence import Decision, Evidence
 from rsray.core.pilot import blocks_worth, plausible
 from rsray.storage.schemas import COUNTS, PAIRED_COUNTS, SOFT_COUNTS
 
@@ -36,6 +37,8 @@ class SamplingPlan:
     sigma: float = 1.0
     tolerance: float = 0.01
     at_radius: tuple[float, ...] = ()
+    # How far the noise of a draw may be from the exact one.
+    total_variation: float = 0.0
     seed: int = 0
     inverse_temperature: float = 1.0
     # Whether counts of an earlier network are used, and draws made by both.
@@ -54,6 +57,7 @@ class SamplingPlan:
             config.sigma,
             config.tolerance,
             config.at_radius,
+            config.total_variation,
             config.seed,
             config.inverse_temperature,
             config.reused_run is not None,
@@ -65,6 +69,12 @@ class SamplingPlan:
         if self.at_radius:
             return ConfidenceSequence(self.at_radius)
         return REUSED_COUNTS if self.is_paired else BOUNDS[self.bound_name]
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """Return the certificates that the draws of images give."""
+        return self.bound.decide(
+            evidence, sigma=self.sigma, alpha=self.alpha, total_variation=self.total_variation
+        )
 
     @property
     def counts_schema(self) -> pa.Schema:
@@ -139,7 +149,13 @@ class SamplingPlan:
     def is_answered(self, hits: ArrayLike, draws: ArrayLike) -> NDArray[np.bool_]:
         """Tell for each image whether its draws so far answer every radius that was asked."""
         asked = ConfidenceSequence(self.at_radius)
-        answers = asked.answers(hits, draws, sigma=self.sigma, alpha=self.alpha)
+        answers = asked.answers(
+            hits,
+            draws,
+            sigma=self.sigma,
+            alpha=self.alpha,
+            total_variation=self.total_variation,
+        )
         return np.asarray((answers != 0).all(axis=-1))
 
     def blocks_until_answered(self, hits_NT: NDArray[np.integer]) -> Ints:

@@ -63,7 +63,7 @@ class SmallRun:
     def __init__(self, where, model, images, **settings):
         values = {
             "source": "RUN", "model_digest": "d1", "dataset": "digits", "model": "lenet",
-            "num_classes": CLASSES, "sigma": 0.3, "n0": 10, "n": 130, "alpha": 0.05,
+            "num_classes": CLASSES, "image_shape": SHAPE, "sigma": 0.3, "n0": 10, "n": 130, "alpha": 0.05,
             "block_size": 40, "start": 5, "skip": 7, "limit": 12,
         }  # fmt: skip
         self.config = CertifyConfig.make({**values, **settings})
@@ -85,7 +85,7 @@ class SmallRun:
     def sampler(self, model=None):
         return Sampler(
             model or self.model, self.evaluation, image_shape=SHAPE, num_classes=CLASSES,
-            sigma=self.config.sigma, seed=self.config.seed,
+            sigma=self.config.sigma, seed=self.config.seed, noise=self.config.noise,
             inverse_temperature=self.config.inverse_temperature,
         )  # fmt: skip
 

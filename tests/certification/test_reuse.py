@@ -86,6 +86,7 @@ def test_certificates_are_those_of_the_formula(reusing, earlier):
             through = clopper_pearson_lower(old[index][a], N, share) - lost
             helped += through > want
             want = max(want, through)
+        want -= run.config.total_variation
         assert found.p_a_lower[position] == want and found.n[position] == PAIRS
     assert 0 < helped and 0 < sum(total.sum() > 0 for total in before.values()) < 12
     assert found.metadata["bound"] == "reused-counts"

@@ -35,6 +35,7 @@ class ActorSettings:
     split: ImageSplit
     plan: SamplingPlan
     evaluation: Evaluation
+    noise: str
     # A reference to the source of the network whose counts are reused, and its evaluation.
     earlier: tuple[Any, Evaluation] | None
     threads: int
@@ -55,6 +56,7 @@ class CountingActor:
         self.failures_in_a_row = 0
         device = torch.device(settings.evaluation.device)
         self.device_name = device_name(device)
+        self.noise = settings.noise
         self.sampler = self._sampler(ray.get(settings.source), settings.evaluation)
         self.earlier: Sampler | None = None
         if settings.earlier is not None:
@@ -69,6 +71,7 @@ class CountingActor:
             num_classes=self.split.num_classes,
             sigma=self.plan.sigma,
             seed=self.plan.seed,
+            noise=self.noise,
             inverse_temperature=self.plan.inverse_temperature,
         )
 

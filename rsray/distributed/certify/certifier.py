@@ -285,6 +285,7 @@ class _Certification:
             split=self.split,
             plan=self.plan,
             evaluation=self.claimed.evaluation,
+            noise=self.config.noise,
             earlier=self.earlier and (self.earlier_weights, self.earlier.evaluation),
             threads=self.fleet.threads,
             gpus=self.fleet.gpus,
