@@ -185,7 +185,8 @@ def test_an_inverse_temperature_is_recorded_and_kept(small_run):
     lower = [np.array([row["p_a_lower"] for row in table(run)]) for run in runs]
     assert not np.isclose(*lower).any()
     assert runs[0].claimed.run_id != runs[1].claimed.run_id
-    hard = [{row["index"]: row["count_a"] for row in table(run)} for run in runs]
+    keys = ("index", "stage", "block", "classes", "counts")
+    hard = [sorted([row[key] for key in keys] for row in stored(run)) for run in runs]
     assert hard[0] == hard[1]
     at_5 = read_certificates(f"{runs[1].where}/certificates.parquet")
     assert at_5.metadata["inverse_temperature"] == 5.0
