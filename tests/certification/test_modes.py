@@ -386,7 +386,7 @@ def test_ids_of_runs_that_use_none_of_this_stay(small_run):
     run = small_run()
     new = (
         "tolerance", "at_radius", "channels", "label_column", "is_spread", "model_args",
-        "normalisation", "inverse_temperature",
+        "normalisation", "inverse_temperature", "reused_run",
     )  # fmt: skip
     plain = {k: v for k, v in run.config.identity().items() if k not in new}
     text = json.dumps(plain, sort_keys=True).encode()
