@@ -59,6 +59,11 @@ def open_audited(
 
     UserError when that is another network than the one certified, or anything else differs.
     """
+    if record.get("reused_run"):
+        raise UserError(
+            f"{cert} rests on the counts of {record.get('reuse')}, of another network: audit that "
+            "one, and certify without --reuse what is to be audited"
+        )
     refuse_factory_of_a_file(record.get("model"), f"{cert}/{CERT_FILE}", given.get("model"))
     digest = open_source(source).digest
     if digest != record["model_digest"]:

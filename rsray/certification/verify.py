@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rsray.certification.counts.certificate_columns import certificate_columns
 from rsray.certification.counts.check import CheckedCounts
+from rsray.certification.counts.gathering import GatheredCounts
 from rsray.certification.counts.store import Selected
 from rsray.certification.differences import Difference, column_differences, value_differences
 from rsray.certification.folder import (
@@ -26,6 +27,7 @@ from rsray.certification.folder import (
     TABLE,
     Claimed,
     conclusion,
+    cost_of_reuse,
     finished_record,
     reopen,
     table_metadata,
@@ -92,7 +94,7 @@ def verify(cert: Place) -> Verification:
         columns = {name: values[~failed_N] for name, values in columns.items()}
         differences += _images(claimed.config, selected)
         differences += column_differences(TABLE, stored.index, stored.columns(), columns)
-        differences += _figures(claimed, record, stored, columns)
+        differences += _figures(claimed, record, stored, columns, counts.gathered)
         differences += _logs(claimed, stored, columns)
     bound = claimed.plan.bound.name
     return Verification(str(cert), len(stored), num_blocks, bound, tuple(differences))
@@ -190,9 +192,15 @@ def _images(config: CertifyConfig, selected: Selected) -> Iterator[Difference]:
 
 
 def _figures(
-    claimed: Claimed, record: Mapping[str, Any], stored: Certificates, columns: Columns
+    claimed: Claimed,
+    record: Mapping[str, Any],
+    stored: Certificates,
+    columns: Columns,
+    gathered: GatheredCounts,
 ) -> Iterator[Difference]:
     """Yield what differs in the metadata, the summary and the answers of at-radius."""
+    is_made_again = FROM in record
+    more = {FROM: record[FROM]} if is_made_again else cost_of_reuse(claimed, gathered, columns)
     summary = _read_json(claimed.folder, SUMMARY)
     expected = conclusion(
         claimed,
@@ -200,7 +208,7 @@ def _figures(
         seconds=summary.get("seconds"),  # measured: it follows from nothing
         failed=stored.failed,
         failed_labels=stored.failed_labels,
-        **({FROM: record[FROM]} if FROM in record else {}),
+        **more,
     )
     for file, mine, right, what in (
         (TABLE, stored.metadata, expected.metadata, "metadata"),
