@@ -1,6 +1,7 @@
 """Counts of one network that certify another near it: what is drawn, what is refused, what holds."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -89,8 +90,7 @@ def test_certificates_are_those_of_the_formula(reusing, earlier):
             want = max(want, through)
         want -= run.config.total_variation
         assert found.p_a_lower[position] == want and found.n[position] == PAIRS
-    assert 0 < helped and 0 < sum(total.sum() > 0 for total in before.values()) < 12
-    assert found.metadata["bound"] == "reused-counts"
+    assert helped > 0 and found.metadata["bound"] == "reused-counts"
     paired = sum(int(total.sum()) for total in before.values())
     spent = summary["reused"]
     assert spent["draws_of_both"] == 12 * (40 + PAIRS) + 12 * 40 + paired
@@ -109,6 +109,22 @@ def test_what_was_stored_is_verified(reusing):
     run.store.append(kept, part.name)
     lines = [str(difference) for difference in verify(run.where).differences]
     assert lines[0] == "counts: copies of reused block 0 of image 5 is 0, not 1", lines
+
+
+def test_the_earlier_network_draws_only_where_it_is_wanted(reusing):
+    run = reusing()
+    items = run.items()
+    assert any(item.is_paired for item in items)
+    for paired, alone in zip(
+        run.tables(items), run.tables(replace(item, is_paired=False) for item in items), strict=True
+    ):
+        counts = [
+            totals(table.to_pylist(), "estimation", "counts").popitem()[1].tolist()
+            for table in (paired, alone)
+        ]
+        assert counts[0] == counts[1]
+        for name in ("before", "kept"):
+            assert totals(alone.to_pylist(), "estimation", name).popitem()[1].sum() == 0
 
 
 def test_split_order_and_interruptions_change_nothing(reusing):
