@@ -159,19 +159,23 @@ def finish(
     lost = np.isin(selected.indices, list(failed))
     labels = dict(zip(selected.indices[lost].tolist(), selected.labels[lost].tolist(), strict=True))
     columns = {name: values[~lost] for name, values in columns.items()}
-    more = {"reused": _reused(claimed, gathered, columns)} if gathered.plan.is_paired else {}
+    more = cost_of_reuse(claimed, gathered, columns)
     return conclude(claimed, columns, seconds=seconds, failed=failed, failed_labels=labels, **more)
 
 
-def _reused(
+def cost_of_reuse(
     claimed: Claimed, gathered: GatheredCounts, columns: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Return what the reuse of counts cost: draws of both networks, and of a fresh run's n."""
+    """Return what the reuse of counts cost: draws of both networks, and of a fresh run's n.
+
+    Nothing of a run that reused none.
+    """
     reused = gathered.evidence().reused
-    assert reused is not None
+    if reused is None:
+        return {}
     earlier = int(reused.pairs.sum() + columns["n0"].sum())
     fresh = int(columns["n0"].sum() + reused.n.sum())
-    return {"draws_of_both": _draws(columns) + earlier, "draws_of_fresh": fresh}
+    return {"reused": {"draws_of_both": _draws(columns) + earlier, "draws_of_fresh": fresh}}
 
 
 class Conclusion(NamedTuple):

@@ -21,7 +21,7 @@ from rsray.certification.counts.tables import (
     rows_where,
 )
 from rsray.certification.engine.evaluation import Evaluation
-from rsray.certification.folder import finished_record, run_id
+from rsray.certification.folder import finished_record, reopen, run_id
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import CertifyConfig
 from rsray.data import ImageSplit
@@ -118,11 +118,12 @@ def open_earlier(where: str) -> EarlierCertification:
     """Return a finished certification; UserError for one whose counts cannot be used again."""
     cert = Place.of(where)
     record = finished_record(cert)
-    config = CertifyConfig.of_record(record)
+    earlier = reopen(cert, record)
+    config = earlier.config
     if config.soft or config.at_radius or config.reused_run:
         what = "soft bounds" if config.soft else "--at-radius" if config.at_radius else "--reuse"
         raise UserError(f"{where} was made with {what}: its counts cannot be used with --reuse")
-    return EarlierCertification(cert, config, Evaluation(**record["evaluation"]))
+    return EarlierCertification(cert, config, earlier.evaluation)
 
 
 def check_repeated(paired: pa.Table, stored: pa.Table, cert: Place) -> None:

@@ -13,6 +13,7 @@ from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import finish, run_id
 from rsray.certification.recertify import recertify
 from rsray.certification.reuse import EarlierCertification, check_repeated, open_earlier
+from rsray.certification.verify import verify
 from rsray.core.bounds import clopper_pearson_lower, clopper_pearson_upper
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
@@ -94,6 +95,20 @@ def test_certificates_are_those_of_the_formula(reusing, earlier):
     spent = summary["reused"]
     assert spent["draws_of_both"] == 12 * (40 + PAIRS) + 12 * 40 + paired
     assert spent["draws_of_fresh"] == 12 * (40 + N) > 4 * spent["draws_of_both"]
+
+
+def test_what_was_stored_is_verified(reusing):
+    run = reusing()
+    run.count()
+    done(run)
+    assert verify(run.where).differences == ()
+    recertify(run.where, Place.of(f"{run.where}-again"), alpha=0.2)
+    assert verify(Place.of(f"{run.where}-again")).differences == ()
+    part = run.where.local_path / "counts" / "part-reused.parquet"
+    kept = pq.read_table(part).slice(1)
+    run.store.append(kept, part.name)
+    lines = [str(difference) for difference in verify(run.where).differences]
+    assert lines[0] == "counts: copies of reused block 0 of image 5 is 0, not 1", lines
 
 
 def test_the_earlier_network_draws_only_where_it_is_wanted(reusing):
