@@ -134,7 +134,7 @@ def choose_blocks(counts: CheckedCounts, failed: Sequence[int], settings: AuditC
 
 
 def plan_of_blocks(plan: SamplingPlan) -> SamplingPlan:
-    """Return the plan that draws a block that is named, whatever its image's other draws say."""
+    """Return the plan that draws a block alone; at-radius would draw all those before it."""
     return replace(plan, at_radius=())
 
 
