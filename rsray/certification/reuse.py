@@ -1,7 +1,7 @@
 """Counts of a certified network, used again for another one near it: what must agree, and does.
 
 The earlier network makes stored draws again, as it was evaluated then, beside the new one; each of
-its counts must be the one that is stored. The mathematics is in rsray/core/README.md, 5.
+its counts must be the one that is stored. The mathematics is in rsray/core/README.md, 8.
 """
 
 from __future__ import annotations
