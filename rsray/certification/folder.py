@@ -148,7 +148,7 @@ def _reused(
     reused = gathered.evidence().reused
     assert reused is not None
     earlier = int(reused.pairs.sum() + columns["n0"].sum())
-    fresh = int(columns["n0"].sum() + reused.n.sum())
+    fresh = _draws(columns) + int(reused.n.sum())
     return {"draws_of_both": _draws(columns) + earlier, "draws_of_fresh": fresh}
 
 

@@ -95,11 +95,15 @@ class EarlierCertification(NamedTuple):
         found = found.given(**{name: getattr(old, name) for name in (*known, "sigma")})
         return self._replace(source=found.given(normalise=_stated(old)).settled(split))
 
-    def store_in(self, store: CountStore, selected: Selected) -> None:
-        """Write all estimation counts of each image, as a row of `reused`, into a new CERT."""
+    def store_in(self, store: CountStore, selected: Selected, num_pairs: int) -> None:
+        """Write the counts of each image beyond its first blocks, a row of `reused`, into a CERT.
+
+        The first `num_pairs` blocks are those that both networks draw.
+        """
         totals_NK = np.zeros((len(selected.indices), self.config.num_classes), dtype=np.int64)
         for table in self.counts.blocks(selected):
-            table = rows_where(table, ~is_selection(table))
+            is_beyond = ~is_selection(table) & (column(table, "block") >= num_pairs)
+            table = rows_where(table, is_beyond)
             entries = class_entries(table)
             position_R = selected.positions(column(table, "index"))
             cell = (position_R[entries.row_E], entries.class_E)

@@ -14,6 +14,7 @@ from rsray.certification.folder import finish, run_id
 from rsray.certification.recertify import recertify
 from rsray.certification.reuse import EarlierCertification, check_repeated, open_earlier
 from rsray.core.bounds import clopper_pearson_lower, clopper_pearson_upper
+from rsray.core.bounds.reused_counts import pairs_say_more
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
 from rsray.storage import Place
@@ -47,7 +48,7 @@ def reusing(small_run, earlier):
         values = {"n": PAIRS, "reuse": str(earlier.where), "reused_run": run_id(earlier.config)}
         run = small_run(name, **{**DRAWS, **values, **settings})
         run.earlier_model, run.model = earlier.model, near(earlier.model)
-        found.store_in(run.store, run.selected)
+        found.store_in(run.store, run.selected, run.claimed.plan.num_blocks)
         return run
 
     return make
@@ -72,24 +73,31 @@ def test_certificates_are_those_of_the_formula(reusing, earlier):
     run.count()
     summary = done(run)
     rows = pq.read_table(run.where.local_path / "counts").to_pylist()
-    old_rows = pq.read_table(earlier.where.local_path / "counts").to_pylist()
+    old_rows = [
+        row
+        for row in pq.read_table(earlier.where.local_path / "counts").to_pylist()
+        if row["block"] >= PAIRS // 100
+    ]
     old = totals(old_rows, "estimation", "counts")
     now, before, kept = (totals(rows, "estimation", name) for name in ("counts", "before", "kept"))
-    pilot = totals(rows, "selection", "counts")
+    pilot, pilot_before, pilot_kept = (
+        totals(rows, "selection", name) for name in ("counts", "before", "kept")
+    )
     found = read_certificates(f"{run.where}/certificates.parquet")
-    share, helped = 0.05 / 3, 0
+    branches = set()
     for position, index in enumerate(found.index.tolist()):
-        a, pairs = int(pilot[index].argmax()), int(before[index].sum())
+        a, pairs, left = int(pilot[index].argmax()), int(before[index].sum()), N - PAIRS
         assert pairs in (0, PAIRS)
-        want = clopper_pearson_lower(now[index][a], PAIRS, share)
-        if pairs:
-            lost = clopper_pearson_upper(before[index][a] - kept[index][a], PAIRS, share)
-            through = clopper_pearson_lower(old[index][a], N, share) - lost
-            helped += through > want
-            want = max(want, through)
-        want -= run.config.total_variation
+        lost = pilot_before[index][a] - pilot_kept[index][a]
+        is_through = pairs and pairs_say_more(old[index][a], left, lost, 40, PAIRS, 0.05)
+        want = clopper_pearson_lower(now[index][a], PAIRS, 0.75 * 0.05)
+        if is_through:
+            lost = clopper_pearson_upper(before[index][a] - kept[index][a], PAIRS, 0.75 * 0.05)
+            want = clopper_pearson_lower(old[index][a], left, 0.25 * 0.05) - lost
+        branches.add(bool(is_through))
+        want = max(want - run.config.total_variation, 0.0)
         assert found.p_a_lower[position] == want and found.n[position] == PAIRS
-    assert helped > 0 and found.metadata["bound"] == "reused-counts"
+    assert branches == {False, True} and found.metadata["bound"] == "reused-counts"
     paired = sum(int(total.sum()) for total in before.values())
     spent = summary["reused"]
     assert spent["draws_of_both"] == 12 * (40 + PAIRS) + 12 * 40 + paired
