@@ -12,7 +12,14 @@ from datetime import datetime
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from rsray.config import PlanConfig, RecertifyConfig, ReportConfig, TrainConfig, TuneConfig
+from rsray.config import (
+    AuditConfig,
+    PlanConfig,
+    RecertifyConfig,
+    ReportConfig,
+    TrainConfig,
+    TuneConfig,
+)
 from rsray.errors import UserError
 from rsray.outcomes import Certification, Predictions, Report, Run, Study
 from rsray.progress import Watch
@@ -20,7 +27,9 @@ from rsray.screen import duration, watching
 from rsray.storage import Place
 
 if TYPE_CHECKING:
+    from rsray.certification.audit import Audit
     from rsray.certification.cost import Plan
+    from rsray.certification.verify import Verification
     from rsray.distributed.search.request import SearchRequest
 
 Where = str | PathLike[str]
@@ -161,6 +170,61 @@ def recertify(
     where = fspath(out or default_target(fspath(cert), alpha=alpha, bound=bound, n=n))
     write(Place.of(cert), Place.of(where), alpha=alpha, bound=bound, n=n)
     return Certification(where)
+
+
+def verify(cert: Where) -> Verification:
+    """Return in what a CERT differs from what its counts say: certificates, summary, every figure.
+
+    No model, no sampling. `is_equal` tells whether it differs, `differences` in what.
+    """
+    from rsray.certification import verify as checking
+    from rsray.results.compare import cert_folder
+
+    return checking.verify(cert_folder(cert) or Place.of(cert))
+
+
+def audit(
+    cert: Where,
+    source: Where,
+    *,
+    blocks: int | None = None,
+    fraction: float | None = None,
+    seed: int | None = None,
+    model: str | None = None,
+    data_root: Where | None = None,
+    precision: str | None = None,
+    actors: int | str | None = None,
+    gpus_per_actor: float | None = None,
+    download: bool = False,
+    address: str | None = None,
+    progress: Watch | bool = True,
+) -> Audit:
+    """Draw stored blocks of a CERT again from its own network, and compare the counts.
+
+    `source` is the RUN or checkpoint that was certified. The blocks are chosen at random: without a
+    seed nobody can guess them. Counts must be equal where the evaluation can be repeated exactly;
+    elsewhere a test of homogeneity says whether both may come from one network. Verifies the CERT
+    first, and writes audit.json into it.
+    """
+    from rsray.certification.audit import open_audited
+    from rsray.certification.folder import finished_record, reopen
+    from rsray.distributed.certify import audit as auditing
+    from rsray.results.compare import cert_folder
+
+    chosen = {"cert": fspath(cert), **_given(locals(), "blocks", "fraction", "seed", "precision")}
+    settings = AuditConfig.make(chosen)
+    folder = cert_folder(cert) or Place.of(cert)
+    record = finished_record(folder)
+    given = _given(locals(), "model", "data_root", "actors", "gpus_per_actor")
+    with watching(progress) as watch:
+        request = open_audited(folder, record, fspath(source), given, download=download)
+        return auditing.audit(
+            reopen(folder, record),
+            request,
+            settings,
+            address=address,
+            on_progress=watch.certifying,
+        )
 
 
 def predict(
@@ -405,6 +469,8 @@ def report(
     if plot is not None:
         plotting.check_suffix(fspath(plot))
     results = compare.load_all(settings.paths, labels=label)
+    for path in settings.paths:
+        _refuse_tampered(path)
     if common:
         results = compare.restrict(results, compare.common_indices(results))
     warnings = [*compare.failures(results), *compare.differences(results)]
@@ -419,6 +485,23 @@ def report(
     if export_cohen is not None:
         cohen.write_log(fspath(export_cohen), results[0])
     return found
+
+
+def _refuse_tampered(path: str) -> None:
+    """Raise UserError for a CERT whose files are not what its counts, where it has any, say."""
+    from rsray.certification import verify as checking
+    from rsray.results.compare import cert_folder
+
+    cert = cert_folder(path)
+    if cert is None or not (cert.exists("counts") and cert.exists("certify.yaml")):
+        return
+    found = checking.verify(cert)
+    if not found.is_equal:
+        more = f" (and {len(found.differences) - 1:,} more)" if len(found.differences) > 1 else ""
+        raise UserError(
+            f"{cert} is not what its counts say: {found.differences[0]}{more}; "
+            "`rsray verify` names all"
+        )
 
 
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.

@@ -486,6 +486,43 @@ class RecertifyConfig(Config):
     )  # fmt: skip
 
 
+class VerifyConfig(Config):
+    """Which certificates are computed again."""
+
+    certs: list[str] = setting(
+        "Finished CERT folders.", metavar="CERT...", name="certs", min_length=1
+    )
+
+
+class AuditConfig(Config):
+    """Which blocks of a CERT are drawn again."""
+
+    cert: str = setting("A finished CERT folder.", metavar="CERT", name="cert")
+    blocks: int | None = setting("Draw this many blocks again.", None, metavar="B", ge=1)
+    fraction: float | None = setting(
+        "Draw this share of the blocks again.",
+        None,
+        metavar="F",
+        words="0.01, at least 20 blocks",
+        gt=0,
+        le=1,
+    )
+    seed: int | None = setting(
+        "Chooses the blocks. Whoever knows it beforehand knows which are checked.",
+        None, metavar="NUMBER", words="one that nobody can guess; it is printed", ge=0,
+    )  # fmt: skip
+    precision: Precision | None = setting(
+        "Of the network's arithmetic; another than CERT's is compared by a test.",
+        None, words="CERT's",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _is_one_number(self) -> Self:
+        if self.blocks is not None and self.fraction is not None:
+            raise UserError("give blocks or fraction, not both")
+        return self
+
+
 class PlanConfig(Config):
     """What a forecast needs beside the settings of the certification."""
 

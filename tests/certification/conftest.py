@@ -113,9 +113,14 @@ class SmallRun:
         return whole
 
 
-@pytest.fixture
-def small_run(tmp_path, tiny, images):
-    def make(name="cert", seed_of_model=0, **settings):
-        return SmallRun(tmp_path / name, tiny(seed=seed_of_model), images, **settings)
+@pytest.fixture(scope="session")
+def small_run_at(tiny, images):
+    def make(where, seed_of_model=0, **settings):
+        return SmallRun(where, tiny(seed=seed_of_model), images, **settings)
 
     return make
+
+
+@pytest.fixture
+def small_run(tmp_path, small_run_at):
+    return lambda name="cert", *seed, **settings: small_run_at(tmp_path / name, *seed, **settings)

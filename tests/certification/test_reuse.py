@@ -9,15 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import finish, run_id
 from rsray.certification.recertify import recertify
-from rsray.certification.reuse import EarlierCertification, check_repeated, open_earlier
+from rsray.certification.reuse import PART, EarlierCertification, check_repeated, open_earlier
+from rsray.certification.verify import verify
 from rsray.core.bounds import clopper_pearson_lower, clopper_pearson_upper
 from rsray.core.bounds.reused_counts import pairs_say_more
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
 from rsray.storage import Place
+from rsray.storage.schemas import PAIRED_COUNTS
 
 N, PAIRS = 4000, 400
 DRAWS = {"n0": 40, "block_size": 100, "sigma": 0.1}
@@ -130,6 +131,18 @@ def test_split_order_and_interruptions_change_nothing(reusing):
     assert tables[0].equals(tables[1])
 
 
+def test_verify_knows_what_is_reused(reusing):
+    run = reusing()
+    run.count()
+    done(run)
+    assert verify(run.where).is_equal
+    part = run.store.read(PART).to_pylist()
+    part[0]["counts"][0] -= 1
+    part[0]["draws"] -= 1
+    run.store.append(pa.Table.from_pylist(part, schema=PAIRED_COUNTS), PART)
+    assert not verify(run.where).is_equal
+
+
 def test_recertify_needs_neither_network_nor_earlier_counts(reusing, earlier):
     run = reusing()
     run.count()
@@ -188,9 +201,9 @@ def test_soft_counts_are_refused(small_run):
 def test_another_network_than_the_counted_one_is_refused(earlier, tmp_path):
     torch.save(earlier.model.state_dict(), tmp_path / "other.pt")
     config = earlier.config.model_copy(update={"reuse_model": str(tmp_path / "other.pt")})
-    found = EarlierCertification(earlier.where, earlier.config, Evaluation("cpu", "fp32", "x", 1))
+    found = EarlierCertification(earlier.claimed)
     with pytest.raises(UserError, match="holds other weights than"):
         found.with_source(config, None)
     of_a_file = earlier.config.model_copy(update={"model": "danger:factory"})
     with pytest.raises(UserError, match="which only your own word imports"):
-        found._replace(config=of_a_file).with_source(config, None)
+        EarlierCertification(replace(earlier.claimed, config=of_a_file)).with_source(config, None)

@@ -3,7 +3,7 @@
 Where the new network does not give class A though the earlier one does, P(A) is lost: so
 P(new gives A) >= P(earlier gives A) - P(earlier gives A, new does not). The first is bounded by the
 earlier network's counts, the second by draws that both networks made on the same noise
-(../README.md, 8).
+(../README.md, 9).
 """
 
 # Shapes: N images.
