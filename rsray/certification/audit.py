@@ -134,8 +134,8 @@ def choose_blocks(counts: CheckedCounts, failed: Sequence[int], settings: AuditC
 
 
 def plan_of_blocks(plan: SamplingPlan) -> SamplingPlan:
-    """Return the plan that draws a block whatever the image's other draws say."""
-    return replace(plan, sampling="fixed", at_radius=())
+    """Return the plan that draws a block that is named, whatever its image's other draws say."""
+    return replace(plan, at_radius=())
 
 
 @dataclass(frozen=True)
