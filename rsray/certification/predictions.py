@@ -38,8 +38,9 @@ def predict_images(request: PredictionRequest) -> tuple[pa.Table, dict[str, str]
             failed[str(index)] = one_line(problem)
             continue
         prediction, p_value = predict_hard(counts_1K, alpha=request.config.alpha)
-        label = int(split.labels[index])
-        values = (index, label, int(prediction[0]), float(p_value[0]))
+        label, predicted = int(split.labels[index]), int(prediction[0])
+        names = (split.classes[label], split.classes[predicted] if predicted >= 0 else None)
+        values = (index, label, predicted, float(p_value[0]), *names)
         rows.append(dict(zip(PREDICTIONS.names, values, strict=True)))
     if failed and not rows:
         index, reason = next(iter(failed.items()))
