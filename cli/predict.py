@@ -37,9 +37,7 @@ def predict(source: str, **given: Any) -> None:
     rows = made.table.to_pylist()
     print("\t".join(made.table.column_names))
     for row in rows:
-        shown = {**row, "p_value": f"{row['p_value']:.3g}"}
-        shown["prediction_name"] = row["prediction_name"] or "abstain"
-        print("\t".join(map(str, shown.values())))
+        print("\t".join(map(str, {**row, "p_value": f"{row['p_value']:.3g}"}.values())))
     right = sum(row["prediction"] == row["label"] for row in rows)
     abstained = sum(row["prediction"] < 0 for row in rows)
     settings = PredictConfig(**{k: v for k, v in given.items() if k in ("n", "alpha")})

@@ -10,7 +10,7 @@ from rsray.data import DATASETS, ImageSplit
 from rsray.family import choose
 from rsray.objectives import OBJECTIVES
 from rsray.presets.catalogue import Preset, matching, preset, presets, published_for
-from rsray.presets.own_pictures import own_pictures
+from rsray.presets.own_pictures import own_picture_settings
 
 __all__ = [
     "Preset",
@@ -67,7 +67,8 @@ def search_config(
 def fit_to_data(config: TrainConfig, flat: dict[str, Any], split: ImageSplit) -> TrainConfig:
     """Return the configuration that `flat` makes of what its user's own training images want."""
     images = min(len(split), config.limit or len(split))
-    return train_config(flat, usual=own_pictures(config.objective, split.image_shape, images))
+    usual = own_picture_settings(config.objective, split.image_shape, images)
+    return train_config(flat, usual=usual)
 
 
 def _defaults(flat: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ MACER = {"trade_off": 1.0, "deferred": True}
 MOST_DRAWS = 2
 
 
-def own_pictures(
+def own_picture_settings(
     objective: str, image_shape: tuple[int, int, int], num_images: int
 ) -> dict[str, Any]:
     """Return flat training settings for so many pictures of a shape (C, H, W), by objective."""

@@ -6,16 +6,20 @@ from rsray.config import TrainConfig, nest
 from rsray.data import DATASETS
 from rsray.objectives import OBJECTIVES
 from rsray.presets import train_config
-from rsray.presets.own_pictures import own_pictures
+from rsray.presets.own_pictures import own_picture_settings
 
-FEW = own_pictures("macer", (3, 32, 32), 480)
+FEW = own_picture_settings("macer", (3, 32, 32), 480)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("num_images", [1, 480, 50_000])
 def test_it_is_a_possible_setting_of_every_objective(objective, num_images):
     config = train_config(
-        {}, usual={"dataset": "imagefolder", **own_pictures(objective, (1, 28, 28), num_images)}
+        {},
+        usual={
+            "dataset": "imagefolder",
+            **own_picture_settings(objective, (1, 28, 28), num_images),
+        },
     )
     assert config.objective == objective and config.settings["num_draws"] <= 2
     assert all(0 < drop < config.epochs for drop in config.lr_drops)
@@ -31,12 +35,12 @@ def test_macer_begins_with_cross_entropy():
 def test_few_pictures_are_seen_more_often():
     steps = FEW["epochs"] * 480 / FEW["batch_size"]
     assert 270 <= steps <= 400
-    assert own_pictures("macer", (3, 32, 32), 100_000)["epochs"] < FEW["epochs"]
+    assert own_picture_settings("macer", (3, 32, 32), 100_000)["epochs"] < FEW["epochs"]
 
 
 def test_the_network_grows_with_the_set_and_its_pictures():
     def network(side, num_images):
-        return own_pictures("gaussian", (3, side, side), num_images)["model"]
+        return own_picture_settings("gaussian", (3, side, side), num_images)["model"]
 
     assert network(32, 480) == network(224, 480) == "resnet8"
     assert network(32, 50_000) == "resnet20" and network(224, 50_000) == "resnet50"

@@ -6,6 +6,8 @@ from PIL import Image
 
 import rsray
 from rsray.data import open_split
+from rsray.distributed.train import trainer
+from rsray.presets import own_pictures
 from rsray.progress import Watch
 from rsray.storage.yaml_files import from_yaml
 
@@ -28,18 +30,22 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(pictures, tmp_path_factory):
+    """A run whose every setting comes from the data, but its length: a quarter of it."""
     said = []
     out = tmp_path_factory.mktemp("out") / "run"
-    run = rsray.train(
-        dataset="imagefolder", data_root=pictures, out=out, progress=Watch(say=said.append)
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_pictures, "LEAST_STEPS", 75)
+        patch.setattr(trainer, "available_cpus", lambda: 1)
+        run = rsray.train(
+            dataset="imagefolder", data_root=pictures, out=out, progress=Watch(say=said.append)
+        )
     return run, said
 
 
 def test_it_ends_well_above_chance(trained):
     run, said = trained
     last = run.metrics["noisy_accuracy"].to_pylist()[-1]
-    assert last > 3 / len(NAMES)
+    assert last > 2 / len(NAMES)
     assert not any(line.startswith("warning") for line in said)
 
 
@@ -58,6 +64,6 @@ def test_predictions_name_the_classes(trained, tmp_path):
     names = sorted(NAMES)
     for row in table:
         assert row["label_name"] == names[row["label"]]
-        wanted = names[row["prediction"]] if row["prediction"] >= 0 else None
+        wanted = names[row["prediction"]] if row["prediction"] >= 0 else "abstain"
         assert row["prediction_name"] == wanted
     assert sum(row["label"] == row["prediction"] for row in table) >= 4
