@@ -25,7 +25,7 @@ from rsray.data import open_split
 from rsray.training.validation import project_acr
 
 CLASSES_OF_CIFAR, PICTURES_OF_CIFAR, PICTURES_OF_MNIST = 6, 100, 200
-CROPS, SIDE_OF_CROPS = 60, 64
+CROPS, SIDE_OF_CROPS = 60, 32
 TEST_PICTURES, DRAWS = 150, 128
 
 

@@ -81,8 +81,8 @@ def _speed(search: Search, plan: TrialPlan) -> Speed:
         return measure_speed(train, torch.device("cpu"), threads)
     import ray
 
-    resources = {"num_cpus": plan.cpus, "num_gpus": min(search.gpus_per_worker, 1)}
-    task = ray.remote(**resources)(_measure_there)
+    gpus = min(search.gpus_per_worker, 1)
+    task = ray.remote(num_cpus=plan.cpus, num_gpus=gpus)(_measure_there)
     found: Speed = ray.get(task.remote(search, threads, search_path()))
     return found
 
