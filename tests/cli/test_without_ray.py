@@ -340,7 +340,7 @@ def test_predict_agrees_with_the_library(rsray_command, place):
     smoothed = SmoothedClassifier(open_source(str(place / "run")).build(test), 0.25, 10)
     generator, compared = torch.Generator().manual_seed(5), 0
     for line in result.out.splitlines()[1:]:
-        index, _, prediction, _ = line.split("\t")
+        index, _, prediction, *_ = line.split("\t")
         image = torch.from_numpy(test.images([int(index)])[0]).float() / 255
         other = smoothed.predict(image, n=1000, generator=generator).prediction
         if int(prediction) >= 0 and other >= 0:
