@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import typer
 
+from rsray_cli.certificates import audit, recertify, verify
 from rsray_cli.certify import certify
 from rsray_cli.cluster import app as cluster
 from rsray_cli.data import data
@@ -15,7 +16,6 @@ from rsray_cli.doctor import doctor
 from rsray_cli.plan import plan
 from rsray_cli.predict import predict
 from rsray_cli.presets import presets
-from rsray_cli.recertify import recertify
 from rsray_cli.report import report
 from rsray_cli.train import train
 from rsray_cli.tune import tune
@@ -50,7 +50,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (tune, train, certify, recertify, plan, predict, report, presets, doctor):
+for command in (
+    tune, train, certify, recertify, verify, audit, plan, predict, report, presets, doctor,
+):  # fmt: skip
     app.command()(command)
 app.add_typer(cluster, name="cluster")
 app.add_typer(data, name="data")

@@ -10,13 +10,23 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from rsray import models, objectives
-    from rsray.api import certify, plan, predict, recertify, report, train, tune
+    from rsray.api import audit, certify, plan, predict, recertify, report, train, tune, verify
     from rsray.core import bounds
     from rsray.core.smoothed import SmoothedClassifier
     from rsray.errors import UserError
     from rsray.progress import Watch
 
-_FUNCTIONS = ("train", "tune", "certify", "recertify", "predict", "plan", "report")
+_FUNCTIONS = (
+    "train",
+    "tune",
+    "certify",
+    "recertify",
+    "predict",
+    "plan",
+    "report",
+    "verify",
+    "audit",
+)
 _WHERE = {
     **{name: f"rsray.api:{name}" for name in _FUNCTIONS},
     "Watch": "rsray.progress:Watch",
@@ -28,8 +38,8 @@ _WHERE = {
 }
 
 __all__ = [
-    "SmoothedClassifier", "UserError", "Watch", "bounds", "certify", "models", "objectives",
-    "plan", "predict", "recertify", "report", "train", "tune",
+    "SmoothedClassifier", "UserError", "Watch", "audit", "bounds", "certify", "models",
+    "objectives", "plan", "predict", "recertify", "report", "train", "tune", "verify",
 ]  # fmt: skip
 
 

@@ -12,7 +12,14 @@ from datetime import datetime
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from rsray.config import PlanConfig, RecertifyConfig, ReportConfig, TrainConfig, TuneConfig
+from rsray.config import (
+    AuditConfig,
+    PlanConfig,
+    RecertifyConfig,
+    ReportConfig,
+    TrainConfig,
+    TuneConfig,
+)
 from rsray.errors import UserError
 from rsray.outcomes import Certification, Predictions, Report, Run, Study
 from rsray.progress import Watch, duration
@@ -20,7 +27,9 @@ from rsray.screen import watching
 from rsray.storage import Place
 
 if TYPE_CHECKING:
+    from rsray.certification.audit import Audit
     from rsray.certification.cost import Plan
+    from rsray.certification.verify import Verification
     from rsray.distributed.search.request import SearchRequest
 
 Where = str | PathLike[str]
@@ -89,6 +98,7 @@ def certify(
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
     sigma: float | None = None,
+    noise: str | None = None,
     n0: int | None = None,
     n: int | None = None,
     alpha: float | None = None,
@@ -159,6 +169,61 @@ def recertify(
     return Certification(where)
 
 
+def verify(cert: Where) -> Verification:
+    """Return in what a CERT differs from what its counts say: certificates, summary, every figure.
+
+    No model, no sampling. `is_equal` tells whether it differs, `differences` in what.
+    """
+    from rsray.certification import verify as checking
+    from rsray.results.compare import cert_folder
+
+    return checking.verify(cert_folder(cert) or Place.of(cert))
+
+
+def audit(
+    cert: Where,
+    source: Where,
+    *,
+    blocks: int | None = None,
+    fraction: float | None = None,
+    seed: int | None = None,
+    model: str | None = None,
+    data_root: Where | None = None,
+    precision: str | None = None,
+    actors: int | str | None = None,
+    gpus_per_actor: float | None = None,
+    download: bool = False,
+    address: str | None = None,
+    progress: Watch | bool = True,
+) -> Audit:
+    """Draw stored blocks of a CERT again from its own network, and compare the counts.
+
+    `source` is the RUN or checkpoint that was certified. The blocks are chosen at random: without a
+    seed nobody can guess them. Counts must be equal where the evaluation can be repeated exactly;
+    elsewhere a test of homogeneity says whether both may come from one network. Verifies the CERT
+    first, and writes audit.json into it.
+    """
+    from rsray.certification.audit import open_audited
+    from rsray.certification.folder import finished_record, reopen
+    from rsray.distributed.certify import audit as auditing
+    from rsray.results.compare import cert_folder
+
+    chosen = {"cert": fspath(cert), **_given(locals(), "blocks", "fraction", "seed", "precision")}
+    settings = AuditConfig.make(chosen)
+    folder = cert_folder(cert) or Place.of(cert)
+    record = finished_record(folder)
+    given = _given(locals(), "model", "data_root", "actors", "gpus_per_actor")
+    with watching(progress) as watch:
+        request = open_audited(folder, record, fspath(source), given, download=download)
+        return auditing.audit(
+            reopen(folder, record),
+            request,
+            settings,
+            address=address,
+            on_progress=watch.certifying,
+        )
+
+
 def predict(
     source: Where,
     *,
@@ -169,6 +234,7 @@ def predict(
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
     sigma: float | None = None,
+    noise: str | None = None,
     n: int | None = None,
     alpha: float | None = None,
     start: int | None = None,
@@ -208,6 +274,7 @@ def plan(
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
     sigma: float | None = None,
+    noise: str | None = None,
     n0: int | None = None,
     n: int | None = None,
     alpha: float | None = None,
@@ -398,6 +465,8 @@ def report(
     if plot is not None:
         plotting.check_suffix(fspath(plot))
     results = compare.load_all(settings.paths, labels=label)
+    for path in settings.paths:
+        _refuse_tampered(path)
     if common:
         results = compare.restrict(results, compare.common_indices(results))
     warnings = [*compare.failures(results), *compare.differences(results)]
@@ -414,11 +483,29 @@ def report(
     return found
 
 
+def _refuse_tampered(path: str) -> None:
+    """Raise UserError for a CERT whose files are not what its counts, where it has any, say."""
+    from rsray.certification import verify as checking
+    from rsray.results.compare import cert_folder
+
+    cert = cert_folder(path)
+    if cert is None or not (cert.exists("counts") and cert.exists("certify.yaml")):
+        return
+    found = checking.verify(cert)
+    if not found.is_equal:
+        more = f" (and {len(found.differences) - 1:,} more)" if len(found.differences) > 1 else ""
+        raise UserError(
+            f"{cert} is not what its counts say: {found.differences[0]}{more}; "
+            "`rsray verify` names all"
+        )
+
+
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.
 _CERTIFIED = (
-    "dataset", "data_root", "split", "model", "model_args", "sigma", "n0", "n", "alpha", "bound",
-    "sampling", "tolerance", "at_radius", "start", "skip", "limit", "actors", "gpus_per_actor",
-    "precision", "compile", "block_size", "image_size", "channels", "label_column", "seed",
+    "dataset", "data_root", "split", "model", "model_args", "sigma", "noise", "n0", "n", "alpha",
+    "bound", "sampling", "tolerance", "at_radius", "start", "skip", "limit", "actors",
+    "gpus_per_actor", "precision", "compile", "block_size", "image_size", "channels",
+    "label_column", "seed",
 )  # fmt: skip
 _TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
 _OWN = {name: name for name in TuneConfig.model_fields if name not in ("train", "search", "seed")}

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from rsray.core import NOISES
 from rsray.core.bounds import BOUNDS, check_settings
 from rsray.data import DATASETS
 from rsray.errors import UserError
@@ -79,6 +80,14 @@ BF16 = "bf16 where the hardware computes it"
 _LISTED = BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text)
 _IS_OBJECTIVE = BeforeValidator(lambda name: choose(name, OBJECTIVES, "objective"))
 Positive = Annotated[int, Field(ge=1)]
+NoiseName = Annotated[
+    str,
+    member_of(NOISES, "noise"),
+    setting(
+        "grid is exact: certificates hold in floating point; float is what others use.",
+        choices=NOISES,
+    ),
+]
 Radii = Annotated[tuple[float, ...], BeforeValidator(radii)]
 Precision = Literal["fp32", "bf16"]
 # Settings that several commands share.
@@ -167,6 +176,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     where_fields: ClassVar[frozenset[str]] = frozenset()
     open_fields: ClassVar[frozenset[str]] = frozenset()  # None: as an earlier start chose
+    unrecorded: ClassVar[dict[str, Any]] = {}  # what a record that does not name it was made with
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> Self:
@@ -182,7 +192,7 @@ class Config(BaseModel):
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """Return "field is X here, Y there" for each deciding field that differs."""
-        mine = self.identity()
+        mine, other = self.identity(), {**self.unrecorded, **other}
         return [
             f"{key} is {mine.get(key)!r} now but was {other.get(key)!r}"
             for key in mine
@@ -306,6 +316,7 @@ class CertifyConfig(Config):
         }
     )
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
+    unrecorded: ClassVar[dict[str, Any]] = {"noise": "float"}
 
     source: Source
     model_digest: str
@@ -327,6 +338,7 @@ class CertifyConfig(Config):
     image_shape: tuple[int, int, int] | None = None  # channels, height, width
     data_fingerprint: dict[str, Any] = {}  # of the data trained on
     sigma: Sigma
+    noise: NoiseName = "grid"
     n0: int = setting("Selection draws per image.", 100, metavar="N0", ge=1)
     n: Draws = 100_000
     alpha: Alpha = 0.001
@@ -398,6 +410,20 @@ class CertifyConfig(Config):
                 f"n {self.n} and alpha {self.alpha:g} the largest radius is {round_down(top, 4)}"
             )
 
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Self:
+        """Return the settings that a certify.yaml holds, with what else stands there left out."""
+        known = {key: value for key, value in record.items() if key in cls.model_fields}
+        return cls.make({**cls.unrecorded, **known})
+
+    @property
+    def total_variation(self) -> float:
+        """How far the noise of a draw may be from the exact Gaussian; it comes off p_A."""
+        noise, shape = NOISES[self.noise], self.image_shape
+        if shape is None and self.noise != "float":
+            raise UserError("image_shape is missing: how exact the noise is depends on it")
+        return float(noise.total_variation(self.sigma, shape or ()))
+
     @property
     def soft(self) -> bool:
         """Whether the certified classifier is the soft smoothed one."""
@@ -407,6 +433,7 @@ class CertifyConfig(Config):
 class PredictConfig(Config):
     """How a class is predicted, beside the classifier and its images."""
 
+    noise: NoiseName = "grid"
     n: Draws = 1_000
     alpha: float = setting(
         "Probability that a class is not the smoothed classifier's.",
@@ -430,6 +457,43 @@ class RecertifyConfig(Config):
         "Folder or URI for the new CERT.",
         None, panel=WRITTEN, metavar="FOLDER", words="CERT with the changes added",
     )  # fmt: skip
+
+
+class VerifyConfig(Config):
+    """Which certificates are computed again."""
+
+    certs: list[str] = setting(
+        "Finished CERT folders.", metavar="CERT...", name="certs", min_length=1
+    )
+
+
+class AuditConfig(Config):
+    """Which blocks of a CERT are drawn again."""
+
+    cert: str = setting("A finished CERT folder.", metavar="CERT", name="cert")
+    blocks: int | None = setting("Draw this many blocks again.", None, metavar="B", ge=1)
+    fraction: float | None = setting(
+        "Draw this share of the blocks again.",
+        None,
+        metavar="F",
+        words="0.01, at least 20 blocks",
+        gt=0,
+        le=1,
+    )
+    seed: int | None = setting(
+        "Chooses the blocks. Whoever knows it beforehand knows which are checked.",
+        None, metavar="NUMBER", words="one that nobody can guess; it is printed", ge=0,
+    )  # fmt: skip
+    precision: Precision | None = setting(
+        "Of the network's arithmetic; another than CERT's is compared by a test.",
+        None, words="CERT's",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _is_one_number(self) -> Self:
+        if self.blocks is not None and self.fraction is not None:
+            raise UserError("give blocks or fraction, not both")
+        return self
 
 
 class PlanConfig(Config):

@@ -9,6 +9,7 @@ import torch
 import rsray
 from rsray import api
 from rsray.config import (
+    AuditConfig,
     CertifyConfig,
     PlanConfig,
     PredictConfig,
@@ -32,6 +33,7 @@ OPTIONS = {
     "predict": [(CertifyConfig, IMAGES), (PredictConfig, ())],
     "plan": [(CertifyConfig, ("actors", "block_size")), (PlanConfig, ())],
     "recertify": [(RecertifyConfig, ())],
+    "audit": [(AuditConfig, ())],
     "report": [(ReportConfig, ())],
     "tune": [(TrainConfig, ("workers",)), (TuneConfig, ("limit",)), (Searching, ()), (Running, ())],
 }

@@ -53,7 +53,7 @@ ALLOWED = {
         "errors", "given_values", "outcomes", "presets", "progress", "results", "screen", "storage", "versions",
     },
 }  # fmt: skip
-MATHEMATICS = {"torch", "numpy", "scipy"}
+MATHEMATICS = {"mpmath", "torch", "numpy", "scipy"}
 THIRD_PARTY = {"core": MATHEMATICS, "objectives": MATHEMATICS}
 
 

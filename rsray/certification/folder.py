@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from rsray.certification.counts.store import CountStore
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.config import CertifyConfig
+from rsray.core import NOISES
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, write_certificates
 from rsray.results.summary import summarise, write_summary
@@ -42,7 +44,7 @@ METADATA_SETTINGS: tuple[str, ...] = (
 # Settings that only some runs have; at these values they are not part of what a run is called.
 OPTIONAL: dict[str, Any] = {
     "tolerance": 0.01, "at_radius": [], "model_args": {}, "channels": None, "label_column": None,
-    "is_spread": False,
+    "is_spread": False, "noise": "float",
 }  # fmt: skip
 
 
@@ -67,6 +69,27 @@ class Claimed:
     def plan(self) -> SamplingPlan:
         """Which draws each image gets."""
         return SamplingPlan.of(self.config)
+
+
+def finished_record(cert: Place) -> dict[str, Any]:
+    """Return what certify.yaml says of a certification; UserError for one that is not finished."""
+    if not cert.exists(CERT_FILE):
+        raise UserError(f"{cert} is no CERT folder: it has no {CERT_FILE}")
+    if not cert.exists(TABLE):
+        raise UserError(
+            f"{cert} is an unfinished certification: run `rsray certify` again with its --out"
+        )
+    return from_yaml(cert.read(CERT_FILE), f"{cert}/{CERT_FILE}")
+
+
+def reopen(cert: Place, record: Mapping[str, Any]) -> Claimed:
+    """Return a finished CERT as its own run left it."""
+    config = CertifyConfig.of_record(record)
+    try:
+        evaluation, made_with = Evaluation(**record["evaluation"]), dict(record["versions"])
+    except (KeyError, TypeError, ValueError) as problem:
+        raise UserError(f"{cert}/{CERT_FILE} does not say how it counted: {problem}") from problem
+    return Claimed(cert, config, evaluation, run_id(config), 0.0, made_with)
 
 
 def run_id(config: CertifyConfig) -> str:
@@ -139,7 +162,29 @@ def finish(
     return conclude(claimed, columns, seconds=seconds, failed=failed, failed_labels=labels)
 
 
-def conclude(
+class Conclusion(NamedTuple):
+    """What certificates come to, as it is written beside them."""
+
+    metadata: dict[str, Any]
+    summary: dict[str, Any]
+    # What at_radius.json holds, of runs that decide a few radii alone.
+    at_radius: dict[str, Any] | None
+
+
+def conclude(claimed: Claimed, columns: dict[str, np.ndarray], **known: Any) -> dict[str, Any]:
+    """Write certificates.parquet and summary.json of the certificates; returns the summary.
+
+    `known` is as for `conclusion`.
+    """
+    found = conclusion(claimed, columns, **known)
+    write_certificates(claimed.folder / TABLE, columns, found.metadata)
+    if found.at_radius is not None:
+        claimed.folder.write(AT_RADIUS, json.dumps(found.at_radius, indent=2).encode())
+    write_summary(claimed.folder / SUMMARY, found.summary)
+    return found.summary
+
+
+def conclusion(
     claimed: Claimed,
     columns: dict[str, np.ndarray],
     *,
@@ -147,28 +192,32 @@ def conclude(
     failed: dict[int, str],
     failed_labels: dict[int, int],
     **more: Any,
-) -> dict[str, Any]:
-    """Write certificates.parquet and summary.json of the certificates; returns the summary.
+) -> Conclusion:
+    """Return the metadata, the summary and what else follows from the certificates.
 
-    Images in `failed` are named in both, since they count 0 in every figure.
+    Images in `failed` are named in both, since they count 0 in every figure; `more` is added to the
+    summary.
     """
     config, metadata = claimed.config, table_metadata(claimed)
     if failed:
         metadata["failed"] = {str(index): reason for index, reason in failed.items()}
         metadata["failed_labels"] = {str(index): label for index, label in failed_labels.items()}
+    certificates = Certificates(name=str(claimed.folder), metadata=metadata, **columns)
+    record = _at_radii(claimed, certificates) if config.at_radius else None
     extra = {
         "seconds": seconds,
         "draws": _draws(columns),
         "indices": {"start": config.start, "skip": config.skip, "limit": config.limit},
         **more,
     }
-    write_certificates(claimed.folder / TABLE, columns, metadata)
-    certificates = Certificates(name=str(claimed.folder), metadata=metadata, **columns)
-    if config.at_radius:
-        extra |= _at_radii(claimed, certificates)
-    summary = summarise(certificates, extra=extra)
-    write_summary(claimed.folder / SUMMARY, summary)
-    return summary
+    if record is not None:
+        extra |= {
+            "at_radius": record["certified_accuracy"],
+            "undecided": record["undecided"],
+            "acr_is_lower_bound": True,
+            "certified_accuracy_is_lower_bound": True,
+        }
+    return Conclusion(metadata, summarise(certificates, extra=extra), record)
 
 
 def _draws(columns: dict[str, np.ndarray]) -> int:
@@ -176,7 +225,7 @@ def _draws(columns: dict[str, np.ndarray]) -> int:
 
 
 def _at_radii(claimed: Claimed, certificates: Certificates) -> dict[str, Any]:
-    """Write at_radius.json and return what the summary says of it.
+    """Return what at_radius.json says.
 
     The draws of an image stop once the radii that were asked are answered, so its radius, and all
     figures at other radii, are bounds from below.
@@ -185,23 +234,15 @@ def _at_radii(claimed: Claimed, certificates: Certificates) -> dict[str, Any]:
     accuracy = certificates.accuracy_at(radii)
     # All digits, not %g's six: a radius is never rounded up.
     texts = [repr(float(radius)).removesuffix(".0") for radius in radii]
-    table = dict(zip(texts, accuracy.tolist(), strict=True))
     drawn = columns["n"] > 0
     is_open = drawn & ~plan.is_answered(columns["count_a"], columns["n"])
-    record = {
-        "certified_accuracy": table,
+    return {
+        "certified_accuracy": dict(zip(texts, accuracy.tolist(), strict=True)),
         "num_images": len(columns["index"]),
         # At n draws, and counted as not certified.
         "undecided": int(is_open.sum()),
         "draws": _draws(columns),
         "draws_of_fixed": len(columns["index"]) * (claimed.config.n0 + claimed.config.n),
-    }
-    claimed.folder.write(AT_RADIUS, json.dumps(record, indent=2).encode())
-    return {
-        "at_radius": table,
-        "undecided": record["undecided"],
-        "acr_is_lower_bound": True,
-        "certified_accuracy_is_lower_bound": True,
     }
 
 
@@ -217,6 +258,8 @@ def table_metadata(claimed: Claimed) -> dict[str, Any]:
         values["bound"] = claimed.plan.bound.name
     return {
         **{key: values[key] for key in kept},
+        "noise": NOISES[config.noise].recorded_name,
+        "noise_total_variation": config.total_variation,
         "smoothing": "soft" if config.soft else "hard",
         "device": evaluation.device,
         "device_name": evaluation.device_name,

@@ -80,6 +80,7 @@ def forecast(
         num_classes=split.num_classes,
         sigma=config.sigma,
         seed=config.seed,
+        noise=config.noise,
     )
     try:
         rows_per_second = _speed(sampler, split, selected, plan, seconds / 2)

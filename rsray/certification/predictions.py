@@ -40,7 +40,9 @@ def predict_images(request: PredictionRequest) -> tuple[pa.Table, dict[str, str]
         except Exception as problem:  # one image's fault must not cost the others their answer
             failed[str(index)] = one_line(problem)
             continue
-        prediction, p_value = predict_hard(counts_1K, alpha=request.config.alpha)
+        prediction, p_value = predict_hard(
+            counts_1K, alpha=request.config.alpha, total_variation=sampler.total_variation
+        )
         label, predicted = int(split.labels[index]), int(prediction[0])
         names = (split.classes[label], split.classes[predicted] if predicted >= 0 else ABSTAIN)
         values = (index, label, predicted, float(p_value[0]), *names)
@@ -65,6 +67,7 @@ def _sampler(request: PredictionRequest) -> Sampler:
         num_classes=split.num_classes,
         sigma=request.source.sigma,
         seed=request.seed,
+        noise=request.config.noise,
     )
 
 

@@ -48,9 +48,7 @@ class Progress:
             self._score(fresh)
 
     def _score(self, position: np.ndarray) -> None:
-        decision = self.gathered.bound.decide(
-            self.gathered.evidence(position), sigma=self.plan.sigma, alpha=self.plan.alpha
-        )
+        decision = self.plan.decide(self.gathered.evidence(position))
         is_correct = decision.prediction == self.gathered.selected.labels[position]
         radius = np.where(is_correct, decision.radius, 0.0)
         self._radius_sum += float(radius.sum())

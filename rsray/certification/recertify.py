@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ from rsray.certification.counts.certificate_columns import certificate_columns
 from rsray.certification.counts.gathering import gather
 from rsray.certification.counts.store import CountStore, Selected
 from rsray.certification.counts.tables import column, is_selection, rows_where
-from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import (
     CERT_FILE,
     SUMMARY,
     TABLE,
     Claimed,
     conclude,
+    finished_record,
+    reopen,
     run_id,
 )
 from rsray.config import CertifyConfig
@@ -29,10 +31,11 @@ from rsray.results.certificates import Certificates, read_certificates
 from rsray.storage import Place
 from rsray.storage.address import address_beside
 from rsray.storage.ownership import read_own_record
-from rsray.storage.yaml_files import from_yaml, to_yaml
+from rsray.storage.yaml_files import to_yaml
 
 log = logging.getLogger(__name__)
-FROM = "recertified_from"
+# In certify.yaml: the CERT that the counts are of, and the settings by which they were drawn.
+FROM, DRAWN = "recertified_from", "drawn_with"
 
 
 def recertify(
@@ -52,15 +55,14 @@ def recertify(
     that the stored counts cannot answer, counts that are damaged, or a target that holds something
     else; the target is then as it was.
     """
-    record = _record(source)
-    old = CertifyConfig.make({k: v for k, v in record.items() if k in CertifyConfig.model_fields})
-    store = CountStore(source, run_id(old))
+    record = finished_record(source)
+    was = reopen(source, record)
+    old, store = was.config, was.store
     config = _changed(old, store, alpha=alpha, bound=bound, n=n)
     before = read_certificates(source / TABLE)
     made_from = {"cert": str(source), "alpha": old.alpha, "bound": old.bound, "n": old.n}
     _check_target(source, target, config, made_from)
-    evaluation = Evaluation(**record["evaluation"])
-    claimed = Claimed(target, config, evaluation, run_id(config), 0.0, record["versions"])
+    claimed = replace(was, folder=target, config=config, run_id=run_id(config))
     selected = Selected(before.index.astype(np.int64), before.label.astype(np.int64))
     counts = _CountsUsed(source, store.run_id, selected, claimed.plan.num_blocks)
     columns = _columns(counts, selected, claimed, old)
@@ -68,7 +70,8 @@ def recertify(
     target.make()
     with target.locked():
         _check_target(source, target, config, made_from)  # another may have ended meanwhile
-        record = {**record, **config.model_dump(mode="json"), FROM: made_from}
+        drawn = record.get(DRAWN, {name: getattr(old, name) for name in ("alpha", "bound", "n")})
+        record = {**record, **config.model_dump(mode="json"), FROM: made_from, DRAWN: drawn}
         _copy(counts, selected, claimed, record)
         return _conclude(source, claimed, columns, before, made_from)
 
@@ -80,10 +83,15 @@ def _columns(
     config = claimed.config
     evidence = gather(counts, selected, claimed.plan).evidence()
     columns = certificate_columns(selected, evidence, claimed.plan)
-    undrawn_N = (columns["n"] == 0) & (config.sampling != "fixed")
+    undrawn_N = undrawn(columns["n"], config)
     missed_N = claimed.plan.skips(evidence.selected_class, selected.labels)
     _warn_of_undrawn(undrawn_N & ~missed_N, old, config)
     return {**columns, "skipped": undrawn_N}
+
+
+def undrawn(n_N: np.ndarray, config: CertifyConfig) -> np.ndarray:
+    """Tell which images of a CERT made from another's counts are called skipped."""
+    return np.asarray((n_N == 0) & (config.sampling != "fixed"))
 
 
 def _copy(counts: CountStore, selected: Selected, claimed: Claimed, record: dict[str, Any]) -> None:
@@ -121,16 +129,6 @@ def default_target(
     """Return the source's address with the changes added: `runs/c-alpha0.01-tcertify`."""
     parts = [f"alpha{alpha:g}" if alpha is not None else "", bound or "", f"n{n}" if n else ""]
     return address_beside(source, "".join(f"-{part}" for part in parts if part))
-
-
-def _record(source: Place) -> dict[str, Any]:
-    if not source.exists(CERT_FILE):
-        raise UserError(f"{source} is no CERT folder: it has no {CERT_FILE}")
-    if not source.exists(TABLE):
-        raise UserError(
-            f"{source} is an unfinished certification: run `rsray certify` again with its --out"
-        )
-    return from_yaml(source.read(CERT_FILE), f"{source}/{CERT_FILE}")
 
 
 def _changed(old: CertifyConfig, store: CountStore, **changes: Any) -> CertifyConfig:

@@ -12,6 +12,7 @@ from rsray.certification.counts.store import Selected
 from rsray.certification.data_check import fitted
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import READING, CertifyConfig, PredictConfig
+from rsray.core import NOISES
 from rsray.data import DATASETS, ImageSplit, selected
 
 # What a RUN says of itself unless it is given.
@@ -69,6 +70,7 @@ def open_certification(
             **carried(found, split),
         }
     )
+    NOISES[config.noise].of(config.sigma)  # a sigma that it cannot make is refused here
     return CertificationRequest(config, found, split, selected_images(config, split))
 
 

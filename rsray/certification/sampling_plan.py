@@ -16,6 +16,7 @@ from rsray.config import CertifyConfig
 from rsray.core.bounds import BOUNDS
 from rsray.core.bounds._base import Bound
 from rsray.core.bounds.confidence_sequence import ConfidenceSequence
+from rsray.core.evidence import Decision, Evidence
 from rsray.core.pilot import blocks_worth, plausible
 from rsray.storage.schemas import COUNTS, SOFT_COUNTS
 
@@ -35,6 +36,8 @@ class SamplingPlan:
     sigma: float = 1.0
     tolerance: float = 0.01
     at_radius: tuple[float, ...] = ()
+    # How far the noise of a draw may be from the exact one.
+    total_variation: float = 0.0
 
     @classmethod
     def of(cls, config: CertifyConfig) -> SamplingPlan:
@@ -49,12 +52,19 @@ class SamplingPlan:
             config.sigma,
             config.tolerance,
             config.at_radius,
+            config.total_variation,
         )
 
     @property
     def bound(self) -> Bound:
         """What turns the counts into certificates."""
         return ConfidenceSequence(self.at_radius) if self.at_radius else BOUNDS[self.bound_name]
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """Return the certificates that the draws of images give."""
+        return self.bound.decide(
+            evidence, sigma=self.sigma, alpha=self.alpha, total_variation=self.total_variation
+        )
 
     @property
     def counts_schema(self) -> pa.Schema:
@@ -127,7 +137,13 @@ class SamplingPlan:
     def is_answered(self, hits: ArrayLike, draws: ArrayLike) -> NDArray[np.bool_]:
         """Tell for each image whether its draws so far answer every radius that was asked."""
         asked = ConfidenceSequence(self.at_radius)
-        answers = asked.answers(hits, draws, sigma=self.sigma, alpha=self.alpha)
+        answers = asked.answers(
+            hits,
+            draws,
+            sigma=self.sigma,
+            alpha=self.alpha,
+            total_variation=self.total_variation,
+        )
         return np.asarray((answers != 0).all(axis=-1))
 
     def blocks_until_answered(self, hits_NT: NDArray[np.integer]) -> Ints:

@@ -13,7 +13,7 @@ from torch import nn
 
 from rsray import models
 from rsray.certification.clean_accuracy import clean_accuracies
-from rsray.config import READING, TrainConfig
+from rsray.config import READING
 from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError
 from rsray.models.checkpoint_file import PUBLISHED, safetensors_metadata
@@ -235,9 +235,3 @@ def _metadata(weights: bytes, where: str) -> dict[str, Any]:
 
 def _digest(weights: bytes) -> str:
     return hashlib.sha256(weights).hexdigest()
-
-
-def training_of(run: Place) -> TrainConfig:
-    """Return the configuration in a RUN's run.yaml."""
-    record = from_yaml(run.read("run.yaml"), f"{run}/run.yaml")
-    return TrainConfig.make({k: v for k, v in record.items() if k in TrainConfig.model_fields})

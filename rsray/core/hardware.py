@@ -82,7 +82,10 @@ def resolve_precision(precision: str | None, device: torch.device) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of the chip, as its maker calls it."""
+    """Return the name of the chip, as its maker calls it.
+
+    Of a CPU with the instructions that torch uses: virtual machines have them in part.
+    """
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     info = Path("/proc/cpuinfo")
@@ -91,4 +94,5 @@ def device_name(device: torch.device) -> str:
         for line in (info.read_text().splitlines() if info.exists() else [])
         if line.startswith("model name")
     )
-    return next(models, platform.processor() or platform.machine())
+    name = next(models, platform.processor() or platform.machine())
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"

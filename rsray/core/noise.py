@@ -25,6 +25,7 @@ SLAB_VALUES = {
     "cpu": 2**16,
     "cuda": 2**24,
 }  # values per slab: L2 cache on a CPU, a full grid on a GPU
+LEVELS = 255  # a pixel p in [0, 1] is the whole number 255 p
 _MASK = 0xFFFFFFFF
 
 
@@ -69,33 +70,80 @@ def slab_draws(image_shape: tuple[int, ...], device: torch.device) -> int:
     return max(1, values // math.prod(image_shape))
 
 
-def slabs(
-    stream: Stream,
-    draws: int,
-    image_shape: tuple[int, int, int],
-    sigma: float,
-    device: torch.device,
-) -> Iterator[Tensor]:
-    """Yield the stream's first `draws` draws of N(0, sigma^2 I) as float32 slabs [S, C, H, W].
+@dataclass(frozen=True)
+class Affine:
+    """From pixels in whole steps of 1/255 to what the network wants: (p - mean) / std, or p."""
 
-    Slabs are channels-last views of one buffer that the next slab overwrites: use before advancing.
+    # 1 / (255 std) and -mean / std, for every value of an image: the loops over a slab are long.
+    scale_HWC: Tensor | None = None
+    shift_HWC: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        mean_C: Tensor | None,
+        std_C: Tensor | None,
+        image_shape: tuple[int, ...],
+        device: torch.device,
+    ) -> Affine:
+        """Return the normalisation of images [C, H, W] by channel, if there is one."""
+        if mean_C is None or std_C is None:
+            return cls()
+        channels, height, width = image_shape
+        mean, std = mean_C.to(device, torch.float64), std_C.to(device, torch.float64)
+        scale_HWC, shift_HWC = (
+            each.float().expand(height, width, channels).contiguous()
+            for each in (1 / (LEVELS * std), -mean / std)
+        )
+        return cls(scale_HWC, shift_HWC)
+
+    def apply(self, levels_SHWC: Tensor) -> Tensor:
+        """Turn whole steps into what the network wants, in place, and return it.
+
+        One rounded operation after the other, never fused: each value is a function of the whole
+        number and of its place alone.
+        """
+        if self.scale_HWC is None or self.shift_HWC is None:
+            return levels_SHWC.div_(LEVELS)
+        return levels_SHWC.mul_(self.scale_HWC).add_(self.shift_HWC)
+
+    def stretch(self, noise_SHWC: Tensor) -> Tensor:
+        """Turn noise of pixels in [0, 1] into noise of what the network wants, in place."""
+        return noise_SHWC if self.scale_HWC is None else noise_SHWC.mul_(self.scale_HWC * LEVELS)
+
+
+@dataclass(frozen=True)
+class FloatNoise:
+    """N(0, sigma^2) as float32 numbers, for comparison with published certificates.
+
+    A sum of pixel and noise is rounded, and on a CPU no number is beyond 5.77 sigma: a network that
+    looks for either can be given a false certificate (README.md, section 7).
     """
-    channels, height, width = image_shape
-    generator = stream.generator(device)
-    size = min(draws, slab_draws(image_shape, device))
-    buffer_SHWC = torch.empty((size, height, width, channels), device=device)
-    for start in range(0, draws, size):
-        slab_SHWC = buffer_SHWC[: min(size, draws - start)]
-        slab_SHWC.normal_(0.0, sigma, generator=generator)
-        yield slab_SHWC.permute(0, 3, 1, 2)
 
+    sigma: float
+    recorded_name = "float32"
 
-def block_noise(
-    stream: Stream,
-    draws: int,
-    image_shape: tuple[int, int, int],
-    sigma: float,
-    device: torch.device,
-) -> Tensor:
-    """Return the stream's first `draws` draws at once [draws, C, H, W]."""
-    return torch.cat([slab.clone() for slab in slabs(stream, draws, image_shape, sigma, device)])
+    @classmethod
+    def of(cls, sigma: float) -> FloatNoise:
+        """Return the noise of a standard deviation, in pixels of [0, 1]."""
+        return cls(sigma)
+
+    @staticmethod
+    def total_variation(sigma: float, image_shape: tuple[int, ...]) -> float:
+        """Return 0: how far it is from exact noise is not known, and nothing is taken off."""
+        return 0.0
+
+    def noisy_slabs(
+        self, image_HWC: Tensor, stream: Stream, draws: int, normalise: Affine
+    ) -> Iterator[Tensor]:
+        """Yield noisy copies of an image of integers, normalised, as float32 slabs [S, C, H, W].
+
+        Slabs are channels-last views of one buffer that the next slab overwrites.
+        """
+        centre_HWC, device = normalise.apply(image_HWC.float()), image_HWC.device
+        generator, size = stream.generator(device), slab_draws(tuple(image_HWC.shape), device)
+        buffer_SHWC = torch.empty((min(draws, size), *image_HWC.shape), device=device)
+        for start in range(0, draws, size):
+            slab_SHWC = buffer_SHWC[: min(size, draws - start)]
+            normalise.stretch(slab_SHWC.normal_(0.0, self.sigma, generator=generator))
+            yield slab_SHWC.add_(centre_HWC).permute(0, 3, 1, 2)

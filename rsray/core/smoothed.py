@@ -16,7 +16,9 @@ from rsray.core.bounds import check_settings
 from rsray.core.bounds.clopper_pearson import CLOPPER_PEARSON
 from rsray.core.decide import predict_hard
 from rsray.core.evidence import ABSTAIN, Evidence
+from rsray.core.grid_noise import LARGEST_SIGMA, GridNoise, TorchUniform, uniform_source
 from rsray.core.independence import check_independence, logits_of
+from rsray.core.noise import LEVELS, FloatNoise, Stream
 from rsray.errors import UserError
 
 Image = Tensor | NDArray[Any]
@@ -35,6 +37,8 @@ class Certificate:
     n0: int
     n: int
     alpha: float
+    # "grid", or "float32" for an image that is not whole steps of 1/255: see rsray/core/README.md.
+    noise: str
 
     @property
     def abstained(self) -> bool:
@@ -56,7 +60,9 @@ class SmoothedClassifier:
     """The smoothed classifier g(x) = argmax_c P(f(x + N(0, sigma^2 I)) = c) of a base classifier f.
 
     `model` maps images [B, C, H, W] in [0, 1] plus noise to logits [B, K]; it stays on its device
-    and is put in evaluation mode while draws are made.
+    and is put in evaluation mode while draws are made. An image whose pixels are all whole steps of
+    1/255 gets exact noise on that grid, so that its certificate holds in floating point; any other
+    image gets float32 noise, and its certificate says so.
     """
 
     def __init__(
@@ -94,7 +100,10 @@ class SmoothedClassifier:
             selection_1K = self._counts(image_CHW, n0, generator)[None]
             estimation_1K = self._counts(image_CHW, n, generator)[None]
             evidence = Evidence.of_counts(selection_1K, estimation_1K)
-            decision = CLOPPER_PEARSON.decide(evidence, sigma=self.sigma, alpha=alpha)
+            noise, off = self._noise(image_CHW)
+            decision = CLOPPER_PEARSON.decide(
+                evidence, sigma=self.sigma, alpha=alpha, total_variation=off
+            )
             return Certificate(
                 prediction=int(decision.prediction[0]),
                 radius=float(decision.radius[0]),
@@ -104,6 +113,7 @@ class SmoothedClassifier:
                 n0=n0,
                 n=n,
                 alpha=alpha,
+                noise=noise,
             )
 
         return _for_each(image, one)
@@ -125,7 +135,8 @@ class SmoothedClassifier:
 
         def one(image_CHW: Tensor) -> Prediction:
             counts_1K = self._counts(image_CHW, n, generator)[None]
-            prediction, p_value = predict_hard(counts_1K, alpha=alpha)
+            off = self._noise(image_CHW)[1]
+            prediction, p_value = predict_hard(counts_1K, alpha=alpha, total_variation=off)
             return Prediction(int(prediction[0]), float(p_value[0]), n, alpha)
 
         return _for_each(image, one)
@@ -157,28 +168,64 @@ class SmoothedClassifier:
             check_independence(self.model, image_shape)
             self._checked.add(image_shape)
 
+    def _noise(self, image_CHW: Tensor) -> tuple[str, float]:
+        """Return the noise that an image gets, and its total variation from the exact Gaussian."""
+        kind = GridNoise if levels_of(image_CHW) is not None else FloatNoise
+        return kind.recorded_name, kind.total_variation(self.sigma, tuple(image_CHW.shape))
+
     @torch.inference_mode()
     def _count(self, image: Tensor, n: int, generator: torch.Generator | None) -> NDArray[np.int64]:
         parameter = next(self.model.parameters(), None)
         device = image.device if parameter is None else parameter.device
         dtype = torch.float32 if parameter is None else parameter.dtype
-        source = device if generator is None else generator.device
-        image = image.to(device, torch.float32)
+        noisy_copies = self._noisy_copies(image.cpu(), device, generator)
         counts_K = torch.zeros(self.num_classes, dtype=torch.int64, device=device)
         for start in range(0, n, self.batch_size):
-            shape = (min(self.batch_size, n - start), *image.shape)
-            noise = torch.randn(shape, generator=generator, device=source).to(device)
-            noisy_BCHW = noise.mul_(self.sigma).add_(image).to(dtype)
-            logits_BK = logits_of(self.model(noisy_BCHW))
-            if logits_BK.shape != (shape[0], self.num_classes):
+            size = min(self.batch_size, n - start)
+            logits_BK = logits_of(self.model(noisy_copies(size).to(dtype)))
+            if logits_BK.shape != (size, self.num_classes):
                 raise UserError(
                     f"the model returned shape {tuple(logits_BK.shape)}: expected "
-                    f"[{shape[0]}, {self.num_classes}] logits"
+                    f"[{size}, {self.num_classes}] logits"
                 )
             if torch.isnan(logits_BK).any():
                 raise ArithmeticError("the model returned NaN for a noisy copy of the image")
             counts_K += logits_BK.argmax(1).bincount(minlength=self.num_classes)
         return counts_K.cpu().numpy()
+
+    def _noisy_copies(
+        self, image_CHW: Tensor, device: torch.device, generator: torch.Generator | None
+    ) -> Callable[[int], Tensor]:
+        """Return the function that makes the next so many noisy copies, float32 on the device."""
+        source = device if generator is None else generator.device
+        levels = levels_of(image_CHW)
+        if levels is None or not self.sigma <= LARGEST_SIGMA:
+            image = image_CHW.to(device)
+
+            def with_float_noise(count: int) -> Tensor:
+                shape = (count, *image.shape)
+                noise = torch.randn(shape, generator=generator, device=source).to(device)
+                return noise.mul_(self.sigma).add_(image)
+
+            return with_float_noise
+        whole, noise = levels.to(source), GridNoise.of(self.sigma)
+        if source.type == "cpu":
+            name = torch.randint(2**62, (2,), generator=generator).tolist()
+            uniform = uniform_source(Stream(name[0], name[1], "estimation", 0), source)
+        else:
+            uniform = TorchUniform(generator or torch.cuda.default_generators[source.index or 0])
+
+        def on_the_grid(count: int) -> Tensor:
+            sums_BCHW = noise.draw(uniform, (count, *whole.shape)).add_(whole)
+            return sums_BCHW.to(device, torch.float32).div_(LEVELS)
+
+        return on_the_grid
+
+
+def levels_of(image: Tensor) -> Tensor | None:
+    """Return the pixels as whole steps of 1/255, int16; None if any is none."""
+    nearest = image.mul(LEVELS).round()
+    return nearest.to(torch.int16) if torch.equal(nearest.div(LEVELS), image) else None
 
 
 def _for_each(image: Image, ask: Callable[[Tensor], Any]) -> Any:

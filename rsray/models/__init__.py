@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rsray.models.assembly import build, check
     from rsray.models.normalise import Normalisation, Normalise, Statistics
     from rsray.models.published import Checkpoint
-    from rsray.models.weights import load_weights, save_weights, weights_bytes
+    from rsray.models.weights import load_weights, weights_bytes
 
 # A member is called with the shape (C, H, W) of an image and the number of classes.
 MODELS: Family[Callable[[tuple[int, int, int], int], nn.Module]] = Family(
@@ -43,7 +43,6 @@ __all__ = [
     "build",
     "check",
     "load_weights",
-    "save_weights",
     "weights_bytes",
 ]
 
@@ -56,7 +55,6 @@ __getattr__ = lazy_names(
         "check": "rsray.models.assembly",
         "Checkpoint": "rsray.models.published",
         "load_weights": "rsray.models.weights",
-        "save_weights": "rsray.models.weights",
         "weights_bytes": "rsray.models.weights",
     }
 )

@@ -15,19 +15,6 @@ from rsray.errors import UserError
 MAX_NAMED = 3  # keys named in an error message
 
 
-def save_weights(
-    model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write the weights and a string-to-string `metadata` to `path`; the file appears complete."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(weights_bytes(model, metadata))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def weights_bytes(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
     """Return the weights and a string-to-string `metadata` as the bytes of a safetensors file."""
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}

@@ -136,8 +136,16 @@ def _table(columns: Mapping[str, np.ndarray]) -> pa.Table:
 def read_certificates(path: PathLike, *, name: str | None = None) -> Certificates:
     """Return the certificates in a file under that name (default: the path).
 
-    Raises UserError that names a file that is missing, truncated, or no certificates file.
+    Raises UserError that names a file that is missing, truncated, or no certificates file, or that
+    holds rows which no run writes.
     """
+    result = read_rows(path, name=name)
+    _check_rows(path, result)
+    return result
+
+
+def read_rows(path: PathLike, *, name: str | None = None) -> Certificates:
+    """Return what a certificates file holds, whatever its rows say."""
     table = _read_table(path)
     missing = [column for column in CERTIFICATES.names if column not in table.column_names]
     if missing:
@@ -150,9 +158,7 @@ def read_certificates(path: PathLike, *, name: str | None = None) -> Certificate
             f"{path} is not a certificates file: {' '.join(str(error).split())}"
         ) from error
     columns = {column: table[column].to_numpy() for column in CERTIFICATES.names}
-    result = Certificates(name=name or str(path), metadata=metadata, **columns)
-    _check_rows(path, result)
-    return result
+    return Certificates(name=name or str(path), metadata=metadata, **columns)
 
 
 def _read_table(path: PathLike) -> pa.Table:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from rsray.errors import UserError
+from rsray.results.audited import read_audit
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.results.cohen import is_log, read_log
 from rsray.storage import PathLike, Place
-from rsray.storage.address import printable_address
+from rsray.storage.address import parent_and_name, printable_address
 
 EXPECTED = (
     "a CERT folder (with certificates.parquet), a TUNE folder (with best/certificates), "
@@ -118,7 +119,7 @@ def _restrict_one(result: Certificates, indices: np.ndarray) -> Certificates:
 def part_of(result: Certificates, indices: np.ndarray, *, name: str) -> Certificates:
     """Return a result on some of its images, under that name; images that failed stay failed."""
     # These no longer describe what is left.
-    stale = ("indices", "seconds", "draws", "failed", "failed_labels")
+    stale = ("indices", "seconds", "draws", "failed", "failed_labels", "audit")
     metadata = {key: value for key, value in result.metadata.items() if key not in stale}
     metadata |= {"n": result.parameter("n"), "n0": result.parameter("n0")}
     for key, values in (("failed", result.failed), ("failed_labels", result.failed_labels)):
@@ -145,11 +146,24 @@ def by_class(result: Certificates) -> list[Certificates]:
     ]
 
 
-def _load_folder(place: Place, folder: str) -> Certificates:
+def cert_folder(path: PathLike) -> Place | None:
+    """Return the CERT at a path, inside the TUNE there, or around the file; None without one."""
+    place = Place.of(path)
+    if place.is_file():
+        place = Place(parent_and_name(place.uri)[0])
     for inside in (place, place / "best" / "certificates", place / "certificates"):
         if inside.is_file("certificates.parquet"):
-            table = inside / "certificates.parquet"
-            return read_certificates(table, name=_run_name(_absolute(folder)))
+            return inside
+    return None
+
+
+def _load_folder(place: Place, folder: str) -> Certificates:
+    inside = cert_folder(place)
+    if inside is not None:
+        table = inside / "certificates.parquet"
+        found = read_certificates(table, name=_run_name(_absolute(folder)))
+        audit = read_audit(inside)
+        return replace(found, metadata={**found.metadata, "audit": audit}) if audit else found
     entries = place.names()
     reason = next((text for name, text in UNFINISHED.items() if name in entries), None)
     raise UserError(f"{folder} is {reason or f'a folder that is no run; expected {EXPECTED}'}")

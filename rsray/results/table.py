@@ -14,6 +14,7 @@ import numpy as np
 
 from rsray.core.radius import round_down
 from rsray.errors import UserError
+from rsray.results.audited import audit_text
 from rsray.results.certificates import Certificates
 from rsray.results.summary import largest_certifiable_radius
 
@@ -27,7 +28,7 @@ LATEX_ESCAPES = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 )
-FAILED = "failed"
+FAILED, AUDIT = "failed", "audit"
 # The columns after the radii: how each value is printed, and its title in LaTeX.
 TAIL = {
     "ACR": (".3f", "ACR"),
@@ -35,6 +36,7 @@ TAIL = {
     FAILED: ("d", "Failed"),
     "n": ("d", "$n$"),
     "alpha": ("g", r"$\alpha$"),
+    AUDIT: ("s", "Audit"),
 }
 
 
@@ -53,11 +55,14 @@ class Row:
     num_failed: int
     n: int | None
     alpha: float | None
+    audit: str | None
 
     @property
     def tail(self) -> dict[str, Any]:
         """The values of the columns after the radii."""
-        values = (self.acr, self.num_selected, self.num_failed, self.n, self.alpha)
+        values = (
+            self.acr, self.num_selected, self.num_failed, self.n, self.alpha, self.audit
+        )  # fmt: skip
         return dict(zip(TAIL, values, strict=True))
 
 
@@ -77,8 +82,11 @@ class ReportTable:
     @property
     def tail(self) -> list[str]:
         """The titles of the columns after the radii."""
-        has_failed = any(row.num_failed for row in self.rows)
-        return [title for title in TAIL if title != FAILED or has_failed]
+        is_shown = {
+            FAILED: any(row.num_failed for row in self.rows),
+            AUDIT: any(row.audit for row in self.rows),
+        }
+        return [title for title in TAIL if is_shown.get(title, True)]
 
     @property
     def header(self) -> list[str]:
@@ -133,6 +141,7 @@ def _row(result: Certificates, radii: np.ndarray) -> Row:
         num_failed=len(result.failed),
         n=result.parameter("n"),
         alpha=result.parameter("alpha"),
+        audit=audit_text(result.metadata.get("audit")),
     )
 
 

@@ -35,7 +35,7 @@ def claimed(where, num_images, soft):
     config = CertifyConfig.make(
         {
             "source": "RUN", "model_digest": "d", "dataset": "imagenet", "model": "resnet50",
-            "num_classes": CLASSES, "sigma": 0.5, "limit": num_images,
+            "num_classes": CLASSES, "image_shape": (3, 224, 224), "sigma": 0.5, "limit": num_images,
             **settings,
         }
     )  # fmt: skip

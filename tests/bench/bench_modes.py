@@ -23,13 +23,13 @@ from rsray.results.certificates import read_certificates
 from rsray.storage import Place
 from rsray.storage.yaml_files import from_yaml
 
+TOLERANCES = (0.005, 0.01, 0.02, 0.05)
+
 
 def opened(where):
     cert = Place.of(where)
     record = from_yaml(cert.read(CERT_FILE), CERT_FILE)
-    config = CertifyConfig.make(
-        {k: v for k, v in record.items() if k in CertifyConfig.model_fields}
-    )
+    config = CertifyConfig.of_record(record)
     return Claimed(cert, config, Evaluation(**record["evaluation"]), run_id(config), 0.0, {})
 
 
@@ -69,8 +69,11 @@ def main():
     selected = images_of(options.cert)
     print(f"{len(selected.indices)} images, n {run.config.n:,}, sigma {run.config.sigma:g}")
     print("| mode | draws | ACR |\n|---|---|---|")
-    for sampling in ("fixed", "skip", "adaptive"):
+    for sampling in ("fixed", "skip"):
         show(sampling, run, selected, sampling=sampling)
+    for tolerance in TOLERANCES:
+        changes = {"sampling": "adaptive", "tolerance": tolerance}
+        show(f"adaptive, tolerance {tolerance:g}", run, selected, **changes)
     for sampling in ("fixed", "adaptive"):
         show(f"{sampling}, tcertify", run, selected, bound_name="tcertify", sampling=sampling)
     show("at-radius", run, selected, at_radius=tuple(options.at_radius))

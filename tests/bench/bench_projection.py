@@ -102,7 +102,8 @@ def _measure(options, number):
     settings = CertifyConfig.make(
         {
             "source": source.where, "model_digest": source.digest, "dataset": config.dataset,
-            "model": source.model, "num_classes": split.num_classes, "sigma": options.sigma,
+            "model": source.model, "num_classes": split.num_classes, "image_shape": split.image_shape,
+            "sigma": options.sigma,
             "n": options.n, "skip": options.skip, "precision": PRECISION, "sampling": "skip",
         }
     )  # fmt: skip

@@ -63,7 +63,7 @@ class SmallRun:
     def __init__(self, where, model, images, **settings):
         values = {
             "source": "RUN", "model_digest": "d1", "dataset": "digits", "model": "lenet",
-            "num_classes": CLASSES, "sigma": 0.3, "n0": 10, "n": 130, "alpha": 0.05,
+            "num_classes": CLASSES, "image_shape": SHAPE, "sigma": 0.3, "n0": 10, "n": 130, "alpha": 0.05,
             "block_size": 40, "start": 5, "skip": 7, "limit": 12,
         }  # fmt: skip
         self.config = CertifyConfig.make({**values, **settings})
@@ -84,7 +84,7 @@ class SmallRun:
     def sampler(self):
         return Sampler(
             self.model, self.evaluation, image_shape=SHAPE, num_classes=CLASSES,
-            sigma=self.config.sigma, seed=self.config.seed,
+            sigma=self.config.sigma, seed=self.config.seed, noise=self.config.noise,
         )  # fmt: skip
 
     def gathered(self):
@@ -110,9 +110,14 @@ class SmallRun:
         return whole
 
 
-@pytest.fixture
-def small_run(tmp_path, tiny, images):
-    def make(name="cert", seed_of_model=0, **settings):
-        return SmallRun(tmp_path / name, tiny(seed=seed_of_model), images, **settings)
+@pytest.fixture(scope="session")
+def small_run_at(tiny, images):
+    def make(where, seed_of_model=0, **settings):
+        return SmallRun(where, tiny(seed=seed_of_model), images, **settings)
 
     return make
+
+
+@pytest.fixture
+def small_run(tmp_path, small_run_at):
+    return lambda name="cert", *seed, **settings: small_run_at(tmp_path / name, *seed, **settings)

@@ -174,10 +174,7 @@ def test_claim_writes_what_was_asked_and_chosen(small_run):
     assert Evaluation(**record["evaluation"]) == run.evaluation
     assert record["versions"] == run.claimed.versions and "torch" in record["versions"]
     assert run.claimed.spent_seconds == 0 and run.claimed.run_id == run_id(run.config)
-    assert (
-        CertifyConfig.make({k: v for k, v in record.items() if k in CertifyConfig.model_fields})
-        == run.config
-    )
+    assert CertifyConfig.of_record(record) == run.config
 
 
 def test_a_new_folder_has_no_recorded_evaluation(tmp_path, small_run):

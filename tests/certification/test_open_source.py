@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from saved_weights import save_weights
 
 from rsray import models
-from rsray.certification.source import open_source, training_of
+from rsray.certification.source import open_source
 from rsray.config import TrainConfig
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.models import Normalisation
-from rsray.storage import Place
 from rsray.storage.yaml_files import to_yaml
 
 
@@ -58,7 +58,7 @@ def run(tmp_path, lenet):
     (folder / "run.yaml").write_bytes(
         to_yaml({**config.model_dump(mode="json"), "versions": {"torch": "2"}})
     )
-    models.save_weights(lenet, folder / "model.safetensors")
+    save_weights(lenet, folder / "model.safetensors")
     return folder
 
 
@@ -83,11 +83,6 @@ def test_a_run(run, lenet, images):
 
 def test_a_run_by_uri(run):
     assert open_source(f"file://{run}").digest == open_source(str(run)).digest
-
-
-def test_the_training_of_a_run(run):
-    config = training_of(Place.of(run))
-    assert (config.dataset, config.sigma, config.objective) == ("digits", 0.5, "gaussian")
 
 
 def test_what_the_user_says_comes_first(run):
@@ -131,7 +126,7 @@ def test_damaged_weights(run, lenet, garbage):
 
 
 def test_weights_of_another_network(run):
-    models.save_weights(
+    save_weights(
         models.build("resnet20", image_shape=(1, 8, 8), num_classes=10), run / "model.safetensors"
     )
     with pytest.raises(UserError, match="does not fit model LeNet"):
@@ -144,14 +139,14 @@ def test_weights_of_another_network(run):
 
 def test_a_safetensors_file_may_describe_itself(tmp_path, lenet, images):
     record = {"model": "lenet", "dataset": "digits", "sigma": 0.12}
-    models.save_weights(lenet, tmp_path / "a.safetensors", {"rsray": json.dumps(record)})
+    save_weights(lenet, tmp_path / "a.safetensors", {"rsray": json.dumps(record)})
     source = open_source(str(tmp_path / "a.safetensors"))
     assert (source.model, source.dataset, source.sigma) == ("lenet", "digits", 0.12)
     assert same(source.build(SPLIT), lenet, images)
 
 
 def test_a_bare_safetensors_file_needs_its_architecture(tmp_path, lenet, images):
-    models.save_weights(lenet, tmp_path / "a.safetensors")
+    save_weights(lenet, tmp_path / "a.safetensors")
     source = open_source(str(tmp_path / "a.safetensors"))
     assert source.model is None and source.sigma is None
     with pytest.raises(UserError, match="does not say its architecture: give --model"):
@@ -183,7 +178,7 @@ def saved(tmp_path, network, layout):
     """Write a checkpoint and return it as certify opens it."""
     state = dict(network.state_dict())
     if layout == "safetensors":
-        models.save_weights(network, tmp_path / "a.safetensors")
+        save_weights(network, tmp_path / "a.safetensors")
         return open_source(str(tmp_path / "a.safetensors")).given(model="lenet", dataset="cifar10")
     contents = {
         "plain": state,
@@ -341,6 +336,6 @@ def test_a_file_of_another_kind(tmp_path):
 
 @pytest.mark.parametrize("text", ["{garbage", "[1]"])
 def test_safetensors_metadata_that_is_no_record(tmp_path, lenet, text):
-    models.save_weights(lenet, tmp_path / "a.safetensors", {"rsray": text})
+    save_weights(lenet, tmp_path / "a.safetensors", {"rsray": text})
     with pytest.raises(UserError, match=r"a\.safetensors"):
         open_source(str(tmp_path / "a.safetensors"))

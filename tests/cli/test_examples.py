@@ -16,6 +16,8 @@ IN_ORDER = [
     "train",
     "certify",
     "recertify",
+    "verify",
+    "audit",
     "predict",
     "plan",
     "report",

@@ -35,7 +35,7 @@ def command(monkeypatch, capsys):
 def cert(tmp_path):
     """A CERT of 20 images, 3 classes, 2,000 draws in two blocks."""
     values = {
-        "source": "RUN", "model_digest": "d", "dataset": "digits", "model": "lenet", "num_classes": 3,
+        "source": "RUN", "model_digest": "d", "dataset": "digits", "model": "lenet", "num_classes": 3, "image_shape": (1, 8, 8),
         "sigma": 0.5, "n": 2000, "limit": 20,
     }  # fmt: skip
     claimed = claim(

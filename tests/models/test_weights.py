@@ -1,11 +1,12 @@
 import pytest
 import torch
 from safetensors import safe_open
+from saved_weights import save_weights
 from torch import nn
 
 from rsray.data import DATASETS
 from rsray.errors import UserError
-from rsray.models import build, load_weights, save_weights
+from rsray.models import build, load_weights
 
 SHAPE = (3, 32, 32)
 

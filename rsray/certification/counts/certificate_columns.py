@@ -22,7 +22,7 @@ def certificate_columns(
     selected: Selected, evidence: Evidence, plan: SamplingPlan
 ) -> dict[str, NDArray[np.generic]]:
     """Return the certificates of the selected images as columns, by the plan's bound."""
-    decision = plan.bound.decide(evidence, sigma=plan.sigma, alpha=plan.alpha)
+    decision = plan.decide(evidence)
     return {
         "index": selected.indices,
         "label": selected.labels.astype(np.int32),

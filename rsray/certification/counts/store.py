@@ -49,8 +49,8 @@ class CountStore:
     """The parts of one run. Only the driver writes; `run_id` keeps other runs' parts out."""
 
     def __init__(self, cert: Place, run_id: str) -> None:
-        """Open CERT/counts, creating it."""
-        self.folder = (cert / "counts").make()
+        """Open CERT/counts, whether or not it is there."""
+        self.folder = cert / "counts"
         self.run_id = run_id
 
     def append(self, table: pa.Table, name: str | None = None) -> None:
@@ -65,6 +65,7 @@ class CountStore:
             compression="zstd",
             write_page_checksum=True,
         )
+        self.folder.make()
         self.folder.write(name or self.new_name(), content)
 
     def new_name(self) -> str:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rsray.certification.engine.evaluation import EvaluatedNetwork, Evaluation
-from rsray.core.noise import Stage, Stream, slabs
+from rsray.core import NOISES
+from rsray.core.noise import Affine, Stage, Stream
 
 
 class BadLogitsError(ArithmeticError):
@@ -46,31 +47,24 @@ class Sampler:
         num_classes: int,
         sigma: float,
         seed: int,
+        noise: str = "grid",
     ) -> None:
         """Prepare a copy of `model`, which is on the evaluation's device; compiles if it says so.
 
         Raises CompileError when the evaluation is compiled and this machine cannot compile.
         """
         self.evaluation, self.image_shape, self.num_classes = evaluation, image_shape, num_classes
-        self.sigma, self.seed = sigma, seed
+        self.seed, self._noise = seed, NOISES[noise].of(sigma)
         self._network = EvaluatedNetwork(model, evaluation, image_shape)
         self._device = self._network.device
-        self._mean, self._std = self._statistics()
-        self._scale = None if self._std is None else 1.0 / self._std
+        self._normalise = Affine.of(
+            self._network.mean_C, self._network.std_C, image_shape, self._device
+        )
 
-    def _statistics(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return the mean and standard deviation of each channel [C, 1, 1], if any."""
-        mean_C, std_C = self._network.mean_C, self._network.std_C
-        if mean_C is None or std_C is None:
-            return None, None
-        return mean_C.to(self._device)[:, None, None], std_C.to(self._device)[:, None, None]
-
-    def _centre(self, image_CHW: NDArray[np.uint8]) -> Tensor:
-        """Return the clean image as the network sees it: in [0, 1], then normalised."""
-        image = torch.from_numpy(image_CHW).to(self._device).float() / 255  # a float image stays
-        if self._mean is not None and self._std is not None:
-            image = (image - self._mean) / self._std
-        return image
+    @property
+    def total_variation(self) -> float:
+        """How far the noise of one draw may be from the exact Gaussian."""
+        return float(self._noise.total_variation(self._noise.sigma, self.image_shape))
 
     @torch.no_grad()
     def counts(
@@ -155,11 +149,10 @@ class Sampler:
 
         The last batch keeps its full shape: its rows beyond the last draw mean nothing.
         """
-        batch, centre = self.evaluation.batch_size, self._centre(image_CHW)
+        batch = self.evaluation.batch_size
         done = filled = 0
-        for part_SCHW in self._parts(index, stage, blocks):
+        for part_SCHW in self._parts(image_CHW, index, stage, blocks):
             taken, size = 0, len(part_SCHW)
-            self._add(centre, part_SCHW)
             while taken < size:
                 room = min(batch - filled, size - taken)
                 target = self._network.buffer_BCHW[filled : filled + room]
@@ -174,17 +167,17 @@ class Sampler:
             yield done, self._network.logits()
 
     def _parts(
-        self, index: int, stage: Stage, blocks: Sequence[tuple[int, int]]
+        self,
+        image_CHW: NDArray[np.uint8],
+        index: int,
+        stage: Stage,
+        blocks: Sequence[tuple[int, int]],
     ) -> Iterator[Tensor]:
+        """Yield noisy, normalised copies: a slab at once, in the cache."""
+        image_HWC = torch.from_numpy(image_CHW).to(self._device).permute(1, 2, 0)
         for block, draws in blocks:
             stream = Stream(self.seed, index, stage, block)
-            yield from slabs(stream, draws, self.image_shape, self.sigma, self._device)
-
-    def _add(self, centre_CHW: Tensor, noise_SCHW: Tensor) -> None:
-        """Turn noise into noisy (normalised) images, in place: a slab at once, in the cache."""
-        if self._scale is not None:
-            noise_SCHW.mul_(self._scale)
-        noise_SCHW.add_(centre_CHW)
+            yield from self._noise.noisy_slabs(image_HWC, stream, draws, self._normalise)
 
     def _count_by_block(
         self, classes_D: Tensor, draws: list[int], is_bad: Tensor

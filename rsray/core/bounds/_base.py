@@ -47,15 +47,19 @@ class Bound(ABC):
             n += 1
         return n
 
-    def decide(self, evidence: Evidence, *, sigma: float, alpha: float) -> Decision:
+    def decide(
+        self, evidence: Evidence, *, sigma: float, alpha: float, total_variation: float = 0.0
+    ) -> Decision:
         """Return the certificates that the draws of N images give.
 
         With probability at least 1 - alpha over an image's draws, its smoothed classifier predicts
         the class everywhere within the radius. Images whose bound is at most 1/2, or without
-        estimation draws, abstain with radius 0.
+        estimation draws, abstain with radius 0. `total_variation` is how far the noise of a draw
+        may be from the exact Gaussian: it comes off the bound.
         """
         hits_N = evidence.sums if self.is_soft else evidence.hits
         lower_N = self.lower(hits_N, evidence.square_sums, evidence.n, alpha)
+        lower_N = np.maximum(lower_N - total_variation, 0.0)
         return Decision(
             prediction=np.where(lower_N > 0.5, evidence.selected_class, ABSTAIN).astype(np.int32),
             radius=certified_radius(lower_N, sigma),

@@ -40,19 +40,29 @@ class ConfidenceSequence(Bound):
         return math.log(alpha) / math.log(0.5)
 
     def answers(
-        self, hits: ArrayLike, draws: ArrayLike, *, sigma: float, alpha: float
+        self,
+        hits: ArrayLike,
+        draws: ArrayLike,
+        *,
+        sigma: float,
+        alpha: float,
+        total_variation: float = 0.0,
     ) -> NDArray[np.int64]:
         """Return the answer to each radius [..., R]: 1 yes, -1 no, 0 while it is open."""
         thresholds_R = special.ndtr(np.asarray(self.at_radius, dtype=np.float64) / sigma)
+        thresholds_R += total_variation
         return answers(hits, draws, thresholds_R, alpha)
 
-    def decide(self, evidence: Evidence, *, sigma: float, alpha: float) -> Decision:
+    def decide(
+        self, evidence: Evidence, *, sigma: float, alpha: float, total_variation: float = 0.0
+    ) -> Decision:
         """Return the certificates of N images, whose radius is at least the largest answered yes.
 
         The answer and the bound say the same; taking both keeps rounding from telling them apart.
         """
-        decision = super().decide(evidence, sigma=sigma, alpha=alpha)
-        above_NR = self.answers(evidence.hits, evidence.n, sigma=sigma, alpha=alpha) > 0
+        levels = {"sigma": sigma, "alpha": alpha, "total_variation": total_variation}
+        decision = super().decide(evidence, **levels)
+        above_NR = self.answers(evidence.hits, evidence.n, **levels) > 0
         reached_N = np.where(above_NR, self.at_radius, 0.0).max(axis=1, initial=0.0)
         certified = decision.prediction != ABSTAIN
         return replace(

@@ -35,10 +35,13 @@ class TCertify(ClopperPearson):
     name = "tcertify"
     needs_runner_up = True
 
-    def decide(self, evidence: Evidence, *, sigma: float, alpha: float) -> Decision:
+    def decide(
+        self, evidence: Evidence, *, sigma: float, alpha: float, total_variation: float = 0.0
+    ) -> Decision:
         """Return T-CERTIFY's certificates of N images; the guarantee is that of `Bound.decide`."""
         level_N = choose_alpha(evidence, alpha)
         p_a = clopper_pearson_lower(evidence.hits, evidence.n, level_N)
+        p_a = np.maximum(p_a - total_variation, 0.0)
         is_two_sided = (p_a > 0.5) & (level_N < alpha)
         p_b = 1.0 - p_a
         p_b[is_two_sided] = np.minimum(
@@ -47,7 +50,8 @@ class TCertify(ClopperPearson):
                 evidence.runner_up[is_two_sided],
                 evidence.n[is_two_sided],
                 alpha - level_N[is_two_sided],
-            ),
+            )
+            + total_variation,
         )
         is_wider = p_b < 1.0 - p_a
         radius = np.where(is_wider, two_sided_radius(p_a, p_b, sigma), certified_radius(p_a, sigma))

@@ -35,6 +35,7 @@ class ActorSettings:
     plan: SamplingPlan
     evaluation: Evaluation
     seed: int
+    noise: str
     threads: int
     gpus: float
     search_path: tuple[str, ...]
@@ -60,6 +61,7 @@ class CountingActor:
             num_classes=self.split.num_classes,
             sigma=self.plan.sigma,
             seed=settings.seed,
+            noise=settings.noise,
         )
 
     def __call__(self, task: pa.Table) -> pa.Table:

@@ -265,6 +265,7 @@ class _Certification:
             plan=self.plan,
             evaluation=self.claimed.evaluation,
             seed=self.config.seed,
+            noise=self.config.noise,
             threads=self.fleet.threads,
             gpus=self.fleet.gpus,
             search_path=search_path(),

@@ -328,7 +328,7 @@ def test_another_runs_part_is_refused_not_deleted(store, tmp_path):
 def test_a_parquet_file_of_no_run_is_refused(store):
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"a": [1]}), sink)
-    store.folder.write("part-000000-x.parquet", sink.getvalue().to_pybytes())
+    store.folder.make().write("part-000000-x.parquet", sink.getvalue().to_pybytes())
     with pytest.raises(UserError, match="another run"):
         store.drop_damaged()
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from drawn_noise import block
 
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler
-from rsray.core.noise import Stream, block_noise
+from rsray.core.noise import Stream
 from rsray.data import open_split
 from rsray.presets import train_config
 from rsray.training.loop import Training
@@ -29,7 +30,7 @@ def trained(request):
 @pytest.mark.parametrize(("precision", "share"), [("fp32", 0.9999), ("bf16", 0.995)])
 def test_top_1_and_counts_are_the_originals(trained, precision, share):
     """On the same noise: hardly a draw changes class, and counts stay within Monte Carlo error."""
-    split, cpu = open_split("digits", "test"), torch.device("cpu")
+    split = open_split("digits", "test")
     evaluation = Evaluation("cpu", precision, "channels_last", 96)
     shape, classes = split.image_shape, split.num_classes
     engine = Sampler(
@@ -39,7 +40,7 @@ def test_top_1_and_counts_are_the_originals(trained, precision, share):
     for index in range(0, 450, 30):
         image = split.images([index])[0]
         got = engine.counts(image, index, "estimation", [(0, DRAWS)])[0]
-        noise = block_noise(Stream(0, index, "estimation", 0), DRAWS, shape, SIGMA, cpu)
+        noise = block("grid", Stream(0, index, "estimation", 0), DRAWS, shape, SIGMA)
         top = trained(torch.from_numpy(image).float() / 255 + noise).argmax(1)
         want = np.bincount(top.numpy(), minlength=classes)
         moved += int(np.abs(got - want).sum()) // 2

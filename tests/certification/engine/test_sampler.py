@@ -5,11 +5,12 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+from drawn_noise import slabs
 from torch import nn
 
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import BadLogitsError, Sampler, ShortOfMemoryError
-from rsray.core.noise import Stream, slabs
+from rsray.core.noise import Stream
 from rsray.models import Normalise
 
 SIGMA, SEED = 0.4, 11
@@ -23,13 +24,13 @@ def sampler(model, batch_size=32, shape=(1, 8, 8), classes=4, precision="fp32", 
 
 
 @torch.no_grad()
-def naive(model, image_CHW, index, stage, blocks, classes=4, seed=SEED):
+def naive(model, image_CHW, index, stage, blocks, classes=4, seed=SEED, kind="grid"):
     """Counts with nothing but the noise and the model as it is."""
     counts, image = [], torch.from_numpy(image_CHW).float() / 255
     for block, draws in blocks:
         counts.append(np.zeros(classes, dtype=np.int64))
         stream = Stream(seed, index, stage, block)
-        for noise in slabs(stream, draws, image.shape, SIGMA, torch.device("cpu")):
+        for noise in slabs(kind, stream, draws, image.shape, SIGMA):
             for row in noise:
                 counts[-1][int(model((image + row)[None]).argmax())] += 1
     return np.stack(counts)
@@ -39,11 +40,12 @@ def picture(shape=(1, 8, 8), seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_counts_are_those_of_the_naive_loop(tiny):
+@pytest.mark.parametrize("kind", ["grid", "float"])
+def test_counts_are_those_of_the_naive_loop(tiny, kind):
     model = tiny()
     for stage, index in (("selection", 0), ("estimation", 12)):
-        got = sampler(model).counts(picture(), index, stage, BLOCKS)
-        want = naive(model, picture(), index, stage, BLOCKS)
+        got = sampler(model, noise=kind).counts(picture(), index, stage, BLOCKS)
+        want = naive(model, picture(), index, stage, BLOCKS, kind=kind)
         assert np.array_equal(got, want)
         assert got.dtype == np.int64 and got.sum(axis=1).tolist() == [70, 70, 33, 1]
         assert (got.sum(axis=0) > 0).sum() >= 3  # several classes: the test can fail

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from saved_weights import save_weights
 
-from rsray import models
 from rsray.certification.counts.store import CountStore
 from rsray.certification.request import selected_images
 from rsray.certification.source import open_source
@@ -30,7 +30,8 @@ def job(ray_session, digits_run, tmp_path):
     def run(name, on_progress=lambda snapshot: None, source=source, **settings):
         values = {
             "source": source.where, "model_digest": source.digest, "dataset": "digits",
-            "model": source.model, "num_classes": 10, "sigma": 0.25, "n": 2000, "skip": 30,
+            "model": source.model, "num_classes": 10, "image_shape": split.image_shape, "sigma": 0.25,
+            "n": 2000, "skip": 30,
             "block_size": 500, "precision": "fp32", "actors": 2,
         }  # fmt: skip
         config = CertifyConfig.make({**values, **settings})
@@ -137,7 +138,7 @@ def faulty(ray_session, tmp_path, monkeypatch):
         )
         monkeypatch.syspath_prepend(str(tmp_path))
         module = importlib.import_module(name)
-        models.save_weights(module.Faulty(10), tmp_path / "model.safetensors")
+        save_weights(module.Faulty(10), tmp_path / "model.safetensors")
         source = open_source(str(tmp_path / "model.safetensors")).given(
             model=f"{name}:Faulty", dataset="digits", sigma=0.01
         )
@@ -146,6 +147,7 @@ def faulty(ray_session, tmp_path, monkeypatch):
             {
                 "source": source.where, "model_digest": source.digest, "dataset": "digits",
                 "model": source.model, "num_classes": 10, "sigma": 0.01, "n": 1000, "skip": skip,
+                "image_shape": split.image_shape,
                 "precision": "fp32", "compile": "off",
             }
         )  # fmt: skip

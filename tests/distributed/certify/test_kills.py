@@ -26,7 +26,7 @@ def settings(run, **changes):
     source = open_source(str(run))
     values = {
         "source": source.where, "model_digest": source.digest, "dataset": "digits",
-        "model": source.model, "num_classes": 10, "sigma": 0.25, "n": DRAWS, "skip": 30,
+        "model": source.model, "num_classes": 10, "image_shape": (1, 8, 8), "sigma": 0.25, "n": DRAWS, "skip": 30,
         "precision": "fp32", "actors": 2,
     }  # fmt: skip
     return source, CertifyConfig.make({**values, **changes})

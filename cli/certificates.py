@@ -1,0 +1,84 @@
+"""`rsray recertify`, `verify` and `audit`: what is done with certificates that are there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from rsray.config import AuditConfig, CertifyConfig, RecertifyConfig, Running, VerifyConfig
+from rsray_cli.options import command, options_of, shown_fields
+
+# Differences of a CERT that are printed.
+MOST_SHOWN = 20
+
+
+@command(options_of(RecertifyConfig, *shown_fields(RecertifyConfig)))
+def recertify(cert: str, **given: Any) -> None:
+    """Certify again from the counts of CERT, with another alpha, bound or n: no model, no sampling.
+
+    Writes a complete CERT: the counts it rests on, certificates.parquet and summary.json.
+
+    Example: rsray recertify runs/digits-cert --alpha 0.01 --bound tcertify
+    """
+    from rsray import api
+    from rsray.screen import say
+    from rsray_cli.results import show
+
+    made = api.recertify(cert, **given)
+    show(made)
+    images, draws = made.summary["num_images"], made.summary["draws"]
+    say(f"{images:,} images from {draws:,} stored draws -> {made.path}")
+    say(f"next: rsray report {cert} {made.path}")
+
+
+@command(options_of(VerifyConfig, *shown_fields(VerifyConfig)))
+def verify(certs: list[str]) -> None:
+    """Compute certificates, summary and figures again from the counts of CERT, and compare.
+
+    Needs no model. Clopper-Pearson bounds come from statsmodels, others from rsray's own code. The
+    exit status is 0 where all is equal, and 1 where something differs: each difference is named.
+
+    Example: rsray verify runs/digits-cert
+    """
+    from rsray import api
+
+    found = [api.verify(cert) for cert in certs]
+    for each in found:
+        print(each)
+        _print_differences(each.differences)
+    if not all(each.is_equal for each in found):
+        raise typer.Exit(1)
+
+
+@command(
+    options_of(AuditConfig, "cert"),
+    options_of(CertifyConfig, "source"),
+    options_of(AuditConfig, *shown_fields(AuditConfig, without=("cert",))),
+    options_of(CertifyConfig, "model", "data_root", "actors", "gpus_per_actor"),
+    options_of(Running, "download", "address"),
+)
+def audit(cert: str, source: str, **given: Any) -> None:
+    """Draw some blocks of CERT again from the network that it certifies, and compare the counts.
+
+    They must be equal on the same kind of hardware; elsewhere a test says whether both may come
+    from one network. CERT is verified first, too. The exit status is 0 where it passes and 1 where
+    not: what differs is named. Writes CERT/audit.json, which rsray report shows.
+
+    Example: rsray audit runs/digits-cert runs/digits --blocks 20
+    """
+    from rsray import api
+
+    found = api.audit(cert, source, **given)
+    for line in found.lines():
+        print(line)
+    _print_differences(found.differences)
+    if not found.is_passed:
+        raise typer.Exit(1)
+
+
+def _print_differences(differences: tuple[object, ...]) -> None:
+    for difference in differences[:MOST_SHOWN]:
+        print(f"  {difference}")
+    if len(differences) > MOST_SHOWN:
+        print(f"  ... and {len(differences) - MOST_SHOWN:,} more")

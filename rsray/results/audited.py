@@ -1,0 +1,42 @@
+"""audit.json: what became of drawing some of a CERT's blocks again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from rsray.storage import Place
+
+log = logging.getLogger(__name__)
+AUDIT = "audit.json"
+TABLE = "certificates.parquet"
+
+
+def certificates_digest(cert: Place) -> str:
+    """Return the SHA-256 of certificates.parquet, by which an audit says what it was of."""
+    return hashlib.sha256(cert.read(TABLE)).hexdigest()
+
+
+def read_audit(cert: Place) -> dict[str, Any] | None:
+    """Return what audit.json says; None where there is none of these certificates."""
+    if not cert.exists(AUDIT):
+        return None
+    try:
+        found = json.loads(cert.read(AUDIT))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or found.get("certificates_digest") != certificates_digest(cert):
+        log.warning("%s is no audit of these certificates and is not shown", cert / AUDIT)
+        return None
+    return found
+
+
+def audit_text(audit: Mapping[str, Any] | None) -> str | None:
+    """Return an audit in a few words, for a table."""
+    if audit is None:
+        return None
+    outcome = "passed" if audit.get("passed") is True else "FAILED"
+    return f"{outcome}, {audit.get('blocks'):,} of {audit.get('stored_blocks'):,} blocks"
