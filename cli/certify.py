@@ -37,7 +37,8 @@ def certify(source: str, **given: Any) -> None:
 
 
 def _say_what_was_made(cert: Certification) -> None:
-    from rsray.screen import duration, say
+    from rsray.progress import duration
+    from rsray.screen import say
 
     summary = cert.summary
     speed = summary["draws_per_second"] or 0.0

@@ -36,7 +36,7 @@ def plan(source: str, **given: Any) -> None:
 
 
 def _print(plan: Plan) -> None:
-    from rsray.screen import duration
+    from rsray.progress import duration
 
     config, found, settings = plan.request.config, plan.forecast, plan.settings
     kind = "GPU" if plan.evaluation.device == "cuda" else "core"

@@ -24,7 +24,8 @@ def predict(source: str, **given: Any) -> None:
     """Predict by hard randomized smoothing (Cohen et al. 2019, PREDICT); abstain when in doubt.
 
     A class that is printed is the smoothed classifier's own with probability at least 1 - alpha.
-    Prints a line per image (index, label, prediction, p-value; -1 = abstain) and the accuracy.
+    Prints a line per image (index, label, prediction, p-value, the names of both classes; -1 =
+    abstain) and the accuracy.
 
     Example: rsray predict runs/digits --limit 20
     """
@@ -34,9 +35,9 @@ def predict(source: str, **given: Any) -> None:
 
     made = api.predict(source, **given)
     rows = made.table.to_pylist()
-    print("index\tlabel\tprediction\tp_value")
+    print("\t".join(made.table.column_names))
     for row in rows:
-        print(f"{row['index']}\t{row['label']}\t{row['prediction']}\t{row['p_value']:.3g}")
+        print("\t".join(map(str, {**row, "p_value": f"{row['p_value']:.3g}"}.values())))
     right = sum(row["prediction"] == row["label"] for row in rows)
     abstained = sum(row["prediction"] < 0 for row in rows)
     settings = PredictConfig(**{k: v for k, v in given.items() if k in ("n", "alpha")})

@@ -33,7 +33,8 @@ def tune(**given: Any) -> None:
     from rsray.errors import UserError
     from rsray.given_values import numbers, parse_assignments
     from rsray.outcomes import Study
-    from rsray.screen import duration, say
+    from rsray.progress import duration
+    from rsray.screen import say
     from rsray_cli.results import show_results
 
     started, num_failed = time.perf_counter(), 0

@@ -22,8 +22,8 @@ from rsray.config import (
 )
 from rsray.errors import UserError
 from rsray.outcomes import Certification, Predictions, Report, Run, Study
-from rsray.progress import Watch
-from rsray.screen import duration, watching
+from rsray.progress import Watch, duration
+from rsray.screen import watching
 from rsray.storage import Place
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def train(
         request = open_training(flat, config_file=config, download=download)
         chosen = request.config
         where = fspath(out or new_folder("train", chosen.dataset, chosen.objective, chosen.sigma))
-        watch.say(request.announcement(where))
+        for line in request.announcement(where):
+            watch.say(line)
         started = datetime.now()
         did_train = trainer.train(
             chosen, Place.of(where), request.split, address=address, on_progress=watch.training

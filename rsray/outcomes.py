@@ -112,11 +112,16 @@ class Certification(Result):
         """Return the certificates as arrays, for `report` and comparisons."""
         return load(self.path)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes by label, as the run knows them."""
+        return tuple(self.summary.get("classes") or ())
+
     def warn(self, watch: Watch) -> None:
         """Tell when the certificates look like a constant predictor's, or nothing is certified."""
         if "at_radius" not in self.summary:
             predictions = np.asarray(self.table["prediction"])
-            _warn(watch, sanity.certificates_warning(predictions, self.acr))
+            _warn(watch, sanity.certificates_warning(predictions, self.acr, self.classes))
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,8 @@ class Study(Result):
 class Predictions(NamedTuple):
     """The smoothed classifier's class of each image, or abstention."""
 
-    table: pa.Table  # index, label, prediction (-1 = abstain), p_value
+    # index, label, prediction (-1 = abstain), p_value, label_name, prediction_name
+    table: pa.Table
     failed: dict[str, str]  # image index -> why it has no row
     normalisation: str  # what was done to images before the network
 

@@ -20,3 +20,12 @@ class Watch:
     training: Callable[[Any], None] = _ignore  # a rsray.training.loop.Progress
     certifying: Callable[[dict[str, Any]], None] = _ignore  # the figures of progress.json
     trial: Callable[[Any], None] = _ignore  # a rsray.distributed.search.watch.TrialEvent
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

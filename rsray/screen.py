@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rsray.progress import Watch
+from rsray.progress import Watch, duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -156,15 +156,8 @@ def _trial_line(event: TrialEvent) -> str:
     )
     if event.kind == "failed":
         result = f"failed: {event.error or 'its process was lost'}"
+    elif event.acr == 0:
+        result = f"no better than guessing at epoch {event.epoch}"
     else:
         result = f"projected ACR {event.acr:.3f} at epoch {event.epoch}"
     return f"trial {event.finished}/{event.trials}: {setting}: {result}"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from rsray.screen import CertifyBar, bars, duration
+from rsray.progress import duration
+from rsray.screen import CertifyBar, bars
 
 NOW = {
     "images_done": 1234, "images": 10_000, "draws": 250, "draws_owed": 1000, "draws_per_second": 41_234.5,

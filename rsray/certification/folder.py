@@ -159,23 +159,21 @@ def finish(
     lost = np.isin(selected.indices, list(failed))
     labels = dict(zip(selected.indices[lost].tolist(), selected.labels[lost].tolist(), strict=True))
     columns = {name: values[~lost] for name, values in columns.items()}
-    more = cost_of_reuse(claimed, gathered, columns)
+    more = reuse_figures(gathered, columns)
     return conclude(claimed, columns, seconds=seconds, failed=failed, failed_labels=labels, **more)
 
 
-def cost_of_reuse(
-    claimed: Claimed, gathered: GatheredCounts, columns: dict[str, np.ndarray]
-) -> dict[str, Any]:
-    """Return what the reuse of counts cost: draws of both networks, and of a fresh run's n.
+def reuse_figures(gathered: GatheredCounts, columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return what the summary says of reused counts: draws of both networks, and of a fresh run.
 
-    Nothing of a run that reused none.
+    It is empty of a run that uses none.
     """
     reused = gathered.evidence().reused
     if reused is None:
         return {}
-    earlier = int(reused.pairs.sum() + columns["n0"].sum())
-    fresh = int(columns["n0"].sum() + reused.n.sum())
-    return {"reused": {"draws_of_both": _draws(columns) + earlier, "draws_of_fresh": fresh}}
+    both = _draws(columns) + int(reused.pairs.sum() + columns["n0"].sum())
+    fresh = _draws(columns) + int(reused.n.sum())
+    return {"reused": {"draws_of_both": both, "draws_of_fresh": fresh}}
 
 
 class Conclusion(NamedTuple):

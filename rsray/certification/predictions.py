@@ -14,6 +14,9 @@ from rsray.errors import UserError
 from rsray.storage import one_line, write_file
 from rsray.storage.schemas import PREDICTIONS, parquet_bytes
 
+# What stands for the name of no class.
+ABSTAIN = "abstain"
+
 
 def predict_images(request: PredictionRequest) -> tuple[pa.Table, dict[str, str]]:
     """Return a row of PREDICTIONS for each image (Cohen et al. 2019, PREDICT), and what failed.
@@ -40,8 +43,9 @@ def predict_images(request: PredictionRequest) -> tuple[pa.Table, dict[str, str]
         prediction, p_value = predict_hard(
             counts_1K, alpha=request.config.alpha, total_variation=sampler.total_variation
         )
-        label = int(split.labels[index])
-        values = (index, label, int(prediction[0]), float(p_value[0]))
+        label, predicted = int(split.labels[index]), int(prediction[0])
+        names = (split.classes[label], split.classes[predicted] if predicted >= 0 else ABSTAIN)
+        values = (index, label, predicted, float(p_value[0]), *names)
         rows.append(dict(zip(PREDICTIONS.names, values, strict=True)))
     if failed and not rows:
         index, reason = next(iter(failed.items()))

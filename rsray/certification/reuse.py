@@ -1,7 +1,7 @@
 """Counts of a certified network, used again for another one near it: what must agree, and does.
 
 The earlier network makes stored draws again, as it was evaluated then, beside the new one; each of
-its counts must be the one that is stored. The mathematics is in rsray/core/README.md, 5.
+its counts must be the one that is stored. The mathematics is in rsray/core/README.md, 9.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rsray.certification.counts.tables import (
     rows_where,
 )
 from rsray.certification.engine.evaluation import Evaluation
-from rsray.certification.folder import finished_record, reopen, run_id
+from rsray.certification.folder import Claimed, finished_record, reopen
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import CertifyConfig
 from rsray.data import ImageSplit
@@ -41,15 +41,23 @@ PART = "part-reused.parquet"
 class EarlierCertification(NamedTuple):
     """A finished certification of a network that can be evaluated again."""
 
-    cert: Place
-    config: CertifyConfig
-    evaluation: Evaluation
+    was: Claimed
     source: ClassifierSource | None = None
 
     @property
-    def counts(self) -> CountStore:
-        """Its counts."""
-        return CountStore(self.cert, run_id(self.config))
+    def cert(self) -> Place:
+        """Its folder."""
+        return self.was.folder
+
+    @property
+    def config(self) -> CertifyConfig:
+        """Its settings."""
+        return self.was.config
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """How its network was evaluated."""
+        return self.was.evaluation
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what was given, and of the rest what must be, or usually is, as it was here."""
@@ -57,8 +65,8 @@ class EarlierCertification(NamedTuple):
         tenth = min(old.n, max(1, old.n // 10 // block) * block)
         known = {name: getattr(old, name) for name in SAME}
         sampling = "skip" if old.sampling == "adaptive" else old.sampling
-        rest = {"n": tenth, "alpha": old.alpha, "sampling": sampling, "reused_run": run_id(old)}
-        return {**known, **rest, **given}
+        rest = {"n": tenth, "alpha": old.alpha, "sampling": sampling}
+        return {**known, **rest, **given, "reused_run": self.was.run_id}
 
     def check(self, config: CertifyConfig) -> None:
         """Raise UserError where the new certification has other images, noise or classes."""
@@ -94,11 +102,15 @@ class EarlierCertification(NamedTuple):
         found = found.given(**{name: getattr(old, name) for name in (*known, "sigma")})
         return self._replace(source=found.given(normalise=_stated(old)).settled(split))
 
-    def store_in(self, store: CountStore, selected: Selected) -> None:
-        """Write all estimation counts of each image, as a row of `reused`, into a new CERT."""
+    def store_in(self, store: CountStore, selected: Selected, num_pairs: int) -> None:
+        """Write the counts of each image beyond its first blocks, a row of `reused`, into a CERT.
+
+        The first `num_pairs` blocks are those that both networks draw.
+        """
         totals_NK = np.zeros((len(selected.indices), self.config.num_classes), dtype=np.int64)
-        for table in self.counts.blocks(selected):
-            table = rows_where(table, ~is_selection(table))
+        for table in self.was.store.blocks(selected):
+            is_beyond = ~is_selection(table) & (column(table, "block") >= num_pairs)
+            table = rows_where(table, is_beyond)
             entries = class_entries(table)
             position_R = selected.positions(column(table, "index"))
             cell = (position_R[entries.row_E], entries.class_E)
@@ -108,7 +120,7 @@ class EarlierCertification(NamedTuple):
     def stored_blocks(self, selected: Selected, num_blocks: int) -> pa.Table:
         """Return the counts of the selection and of the first blocks of each image."""
         tables = [COUNTS.empty_table()]
-        for table in self.counts.blocks(selected):
+        for table in self.was.store.blocks(selected):
             is_used = is_selection(table) | (column(table, "block") < num_blocks)
             tables.append(rows_where(table.select(COUNTS.names), is_used).cast(COUNTS))
         return pa.concat_tables(tables).combine_chunks()
@@ -117,13 +129,12 @@ class EarlierCertification(NamedTuple):
 def open_earlier(where: str) -> EarlierCertification:
     """Return a finished certification; UserError for one whose counts cannot be used again."""
     cert = Place.of(where)
-    record = finished_record(cert)
-    earlier = reopen(cert, record)
-    config = earlier.config
+    was = reopen(cert, finished_record(cert))
+    config = was.config
     if config.soft or config.at_radius or config.reused_run:
         what = "soft bounds" if config.soft else "--at-radius" if config.at_radius else "--reuse"
         raise UserError(f"{where} was made with {what}: its counts cannot be used with --reuse")
-    return EarlierCertification(cert, config, earlier.evaluation)
+    return EarlierCertification(was)
 
 
 def check_repeated(paired: pa.Table, stored: pa.Table, cert: Place) -> None:

@@ -27,9 +27,9 @@ from rsray.certification.folder import (
     TABLE,
     Claimed,
     conclusion,
-    cost_of_reuse,
     finished_record,
     reopen,
+    reuse_figures,
     table_metadata,
 )
 from rsray.certification.recertify import DRAWN, FROM, undrawn
@@ -205,7 +205,7 @@ def _figures(
 ) -> Iterator[Difference]:
     """Yield what differs in the metadata, the summary and the answers of at-radius."""
     is_made_again = FROM in record
-    more = {FROM: record[FROM]} if is_made_again else cost_of_reuse(claimed, gathered, columns)
+    more = {FROM: record[FROM]} if is_made_again else reuse_figures(gathered, columns)
     summary = _read_json(claimed.folder, SUMMARY)
     expected = conclusion(
         claimed,

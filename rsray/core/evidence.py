@@ -17,12 +17,14 @@ ABSTAIN = -1
 class Reused:
     """What is known of the selected class [N each] by an earlier network's counts and by pairs."""
 
-    # Estimation draws of the earlier network, all and those of the class.
+    # Estimation draws of the earlier network that are no pairs, all and those of the class.
     n: Ints
     hits: Ints
     # Draws that both networks made, all and those that the earlier one alone gave the class.
     pairs: Ints
     lost: Ints
+    # The latter in the selection draws, which are pairs too.
+    lost_in_selection: Ints
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,3 @@ class DatasetSpec:
     def is_own(self) -> bool:
         """Whether it is data of the user's own, of which nothing is known beforehand."""
         return self.image_shape is None
-
-
-# What training on somebody's own pictures starts from.
-OWN_PICTURES = {"model": "resnet20", "epochs": 30, "lr_drops": (15, 25)}

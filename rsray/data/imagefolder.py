@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from rsray.data._base import (
-    OWN_PICTURES,
     DataNotFoundError,
     DatasetSpec,
     ImageSplit,
@@ -124,5 +123,4 @@ IMAGEFOLDER = DatasetSpec(
     open=open_imagefolder,
     how_to_get="one folder of pictures per class, in train/ and test/ or without split folders",
     resizable=True,
-    training=OWN_PICTURES,
 )

@@ -9,7 +9,6 @@ import numpy as np
 
 from rsray.data._base import (
     AS_IT_IS,
-    OWN_PICTURES,
     DataNotFoundError,
     DatasetSpec,
     ImageSplit,
@@ -243,5 +242,4 @@ PARQUET = DatasetSpec(
     how_to_get="Parquet files named train* and test*, or with a column 'split', or neither",
     has_label_column=True,
     resizable=True,
-    training=OWN_PICTURES,
 )

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from rsray.data._base import (
     AS_IT_IS,
-    OWN_PICTURES,
     DataNotFoundError,
     DatasetSpec,
     ImageSplit,
@@ -269,5 +268,4 @@ WEBDATASET = DatasetSpec(
     how_to_get="WebDataset tar files named *train* and *test* (or val), or neither",
     has_label_column=True,
     resizable=True,
-    training=OWN_PICTURES,
 )

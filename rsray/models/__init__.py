@@ -23,6 +23,7 @@ MODELS: Family[Callable[[tuple[int, int, int], int], nn.Module]] = Family(
     "model",
     {
         "lenet": "rsray.models.lenet:LeNet",
+        "resnet8": "rsray.models.resnet_cifar:resnet8",
         "resnet20": "rsray.models.resnet_cifar:resnet20",
         "resnet110": "rsray.models.resnet_cifar:resnet110",
         "resnet50": "rsray.models.resnet_imagenet:resnet50",

@@ -11,6 +11,18 @@ ONE_CLASS_SHARE = 0.95  # of the predictions
 WHAT_TO_TRY = "more epochs, a smaller sigma, or for macer --set deferred=true --set trade_off=1"
 
 
+def has_learnt(right_K: Sequence[int], images_K: Sequence[int]) -> bool:
+    """Tell whether a network is better than guessing, from each class's images and right ones.
+
+    The mean over the classes of their accuracy is what counts: a network that always names one
+    class has 1 / K, however many of the images are of that class.
+    """
+    images = np.asarray(images_K)
+    present = images > 0
+    recall = np.asarray(right_K)[present] / images[present]
+    return bool(recall.mean() > CHANCE_FACTOR / present.sum()) or present.sum() == 1
+
+
 def training_warning(noisy_accuracy: float, num_classes: int) -> str | None:
     """Return what to say of a training that ends at the accuracy of guessing; None otherwise."""
     if noisy_accuracy > CHANCE_FACTOR / num_classes:
@@ -22,7 +34,9 @@ def training_warning(noisy_accuracy: float, num_classes: int) -> str | None:
     )
 
 
-def certificates_warning(prediction_N: np.ndarray, acr: float) -> str | None:
+def certificates_warning(
+    prediction_N: np.ndarray, acr: float, names: Sequence[str] = ()
+) -> str | None:
     """Return what to say of certificates (-1 = abstain) of a constant predictor."""
     if len(prediction_N) and acr == 0:
         return f"the ACR is 0: no image is certified and correct; try {WHAT_TO_TRY}"
@@ -32,14 +46,21 @@ def certificates_warning(prediction_N: np.ndarray, acr: float) -> str | None:
     share = counts.max() / counts.sum()
     if share < ONE_CLASS_SHARE:
         return None
+    top = int(classes[counts.argmax()])
+    name = f" ({names[top]})" if names and names[top] != str(top) else ""
     return (
-        f"{share:.0%} of the predictions are class {classes[counts.argmax()]}: the network may be "
+        f"{share:.0%} of the predictions are class {top}{name}: the network may be "
         f"constant (or these images of one class); try {WHAT_TO_TRY}"
     )
 
 
 def search_warning(projected_acrs: Sequence[float]) -> str | None:
-    """Return what to say of a search whose complete trials are all alike; None otherwise."""
+    """Return what to say of a search whose complete trials are all alike; None otherwise.
+
+    A trial that learnt nothing has a projected ACR of 0.
+    """
+    if projected_acrs and not any(projected_acrs):
+        return f"no complete trial is better than guessing; try {WHAT_TO_TRY}"
     if len(projected_acrs) < 2 or np.ptp(projected_acrs) > 1e-3:
         return None
     return (

@@ -72,6 +72,8 @@ PREDICTIONS = pa.schema(
         _field("label", pa.int32(), "class", "the true class"),
         _field("prediction", pa.int32(), "class", "the predicted class; -1 = abstain"),
         _field("p_value", pa.float64(), "probability", "of the binomial test behind it"),
+        _field("label_name", pa.string(), "", "name of the true class"),
+        _field("prediction_name", pa.string(), "", "name of the predicted class, or abstain"),
     ]
 )
 

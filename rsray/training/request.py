@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from rsray import data
 from rsray.config import TrainConfig
-from rsray.data import ImageSplit
+from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError
 from rsray.models.factory import refuse_factory_of_a_file
-from rsray.presets import train_config
+from rsray.presets import fit_to_data, train_config
 from rsray.storage import PathLike, Place, read_file
 from rsray.storage.yaml_files import from_yaml
 
@@ -20,25 +20,31 @@ RECORDED = {
     "evaluation",
 }  # fmt: skip
 
+# Of an objective's settings, those that the data decide.
+FITTED_SETTINGS = ("num_draws", "trade_off", "deferred")
+
 
 class TrainingRequest(NamedTuple):
     """A training run that could begin."""
 
     config: TrainConfig
     split: ImageSplit
+    # Whether the data decided what the user left open (presets/own_pictures.py).
+    is_fitted: bool = False
 
     @property
     def num_images(self) -> int:
         """How many images it trains on."""
         return min(len(self.split), self.config.limit or len(self.split))
 
-    def announcement(self, where: str) -> str:
-        """Return in a line what will be trained."""
+    def announcement(self, where: str) -> list[str]:
+        """Return in lines what will be trained, and with which settings that nobody gave."""
         config = self.config
-        return (
+        what = (
             f"{config.objective} on {config.dataset}: {config.model}, sigma {config.sigma:g}, "
             f"{config.epochs} epochs, {self.num_images:,} images -> {where}"
         )
+        return [what, fitted_line(config, self.split)] if self.is_fitted else [what]
 
 
 def open_training(
@@ -62,7 +68,31 @@ def open_training(
     split = data.open_split(
         config.dataset, "train", config.data_root, download=download, **config.reading
     )
-    return TrainingRequest(config, split)
+    is_fitted = is_fit_to_data(config, has_settings=preset is not None or base is not None)
+    if is_fitted:
+        config = fit_to_data(config, given, split)
+    return TrainingRequest(config, split, is_fitted)
+
+
+def is_fit_to_data(config: TrainConfig, *, has_settings: bool) -> bool:
+    """Tell whether settings come from the data: the user's own, without a preset or a file."""
+    return DATASETS[config.dataset].is_own and not has_settings
+
+
+def fitted_line(config: TrainConfig, split: ImageSplit) -> str:
+    """Return in a line the settings that a run has of its data, where the user gave no others."""
+    settings = {
+        "model": config.model,
+        **{name: getattr(config, name) for name in ("epochs", "batch_size", "lr")},
+        "lr_drops": ",".join(map(str, config.lr_drops)),
+        **{name: config.settings[name] for name in FITTED_SETTINGS if name in config.settings},
+    }
+    channels, height, width = split.image_shape
+    return (
+        f"no paper has settings for these pictures of {channels}x{height}x{width} in "
+        f"{split.num_classes} classes; for their number and size: "
+        + ", ".join(f"{name} {value}" for name, value in settings.items())
+    )
 
 
 def read_settings(file: PathLike) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,8 +25,13 @@ class Projection:
 
     # The average of the radii that n = 100,000 draws would certify, in pixels.
     acr: float
-    # The fraction of images whose most frequent class is the label.
-    accuracy: float
+    # Which images' most frequent class is the label [N].
+    correct_N: tuple[bool, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of images whose most frequent class is the label."""
+        return sum(self.correct_N) / len(self.correct_N)
 
 
 @torch.inference_mode()
@@ -65,7 +69,7 @@ def project_acr(
     p_hat = torch.cat([fraction for _, fraction in top]).double().cpu().numpy()
     correct = (class_N == labels_N).cpu().numpy()
     radius = projected_radius(p_hat, sigma=sigma, n=PROJECTED_N, alpha=PROJECTED_ALPHA)
-    return Projection(average_certified_radius(radius, correct), float(np.mean(correct)))
+    return Projection(average_certified_radius(radius, correct), tuple(correct.tolist()))
 
 
 def _top_fraction(

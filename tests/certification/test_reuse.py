@@ -9,15 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import finish, run_id
 from rsray.certification.recertify import recertify
-from rsray.certification.reuse import EarlierCertification, check_repeated, open_earlier
+from rsray.certification.reuse import PART, EarlierCertification, check_repeated, open_earlier
 from rsray.certification.verify import verify
 from rsray.core.bounds import clopper_pearson_lower, clopper_pearson_upper
+from rsray.core.bounds.reused_counts import pairs_say_more
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
 from rsray.storage import Place
+from rsray.storage.schemas import PAIRED_COUNTS
 
 N, PAIRS = 4000, 400
 DRAWS = {"n0": 40, "block_size": 100, "sigma": 0.1}
@@ -48,7 +49,7 @@ def reusing(small_run, earlier):
         values = {"n": PAIRS, "reuse": str(earlier.where), "reused_run": run_id(earlier.config)}
         run = small_run(name, **{**DRAWS, **values, **settings})
         run.earlier_model, run.model = earlier.model, near(earlier.model)
-        found.store_in(run.store, run.selected)
+        found.store_in(run.store, run.selected, run.claimed.plan.num_blocks)
         return run
 
     return make
@@ -73,24 +74,31 @@ def test_certificates_are_those_of_the_formula(reusing, earlier):
     run.count()
     summary = done(run)
     rows = pq.read_table(run.where.local_path / "counts").to_pylist()
-    old_rows = pq.read_table(earlier.where.local_path / "counts").to_pylist()
+    old_rows = [
+        row
+        for row in pq.read_table(earlier.where.local_path / "counts").to_pylist()
+        if row["block"] >= PAIRS // 100
+    ]
     old = totals(old_rows, "estimation", "counts")
     now, before, kept = (totals(rows, "estimation", name) for name in ("counts", "before", "kept"))
-    pilot = totals(rows, "selection", "counts")
+    pilot, pilot_before, pilot_kept = (
+        totals(rows, "selection", name) for name in ("counts", "before", "kept")
+    )
     found = read_certificates(f"{run.where}/certificates.parquet")
-    share, helped = 0.05 / 3, 0
+    branches = set()
     for position, index in enumerate(found.index.tolist()):
-        a, pairs = int(pilot[index].argmax()), int(before[index].sum())
+        a, pairs, left = int(pilot[index].argmax()), int(before[index].sum()), N - PAIRS
         assert pairs in (0, PAIRS)
-        want = clopper_pearson_lower(now[index][a], PAIRS, share)
-        if pairs:
-            lost = clopper_pearson_upper(before[index][a] - kept[index][a], PAIRS, share)
-            through = clopper_pearson_lower(old[index][a], N, share) - lost
-            helped += through > want
-            want = max(want, through)
-        want -= run.config.total_variation
+        lost = pilot_before[index][a] - pilot_kept[index][a]
+        is_through = pairs and pairs_say_more(old[index][a], left, lost, 40, PAIRS, 0.05)
+        want = clopper_pearson_lower(now[index][a], PAIRS, 0.75 * 0.05)
+        if is_through:
+            lost = clopper_pearson_upper(before[index][a] - kept[index][a], PAIRS, 0.75 * 0.05)
+            want = clopper_pearson_lower(old[index][a], left, 0.25 * 0.05) - lost
+        branches.add(bool(is_through))
+        want = max(want - run.config.total_variation, 0.0)
         assert found.p_a_lower[position] == want and found.n[position] == PAIRS
-    assert helped > 0 and found.metadata["bound"] == "reused-counts"
+    assert branches == {False, True} and found.metadata["bound"] == "reused-counts"
     paired = sum(int(total.sum()) for total in before.values())
     spent = summary["reused"]
     assert spent["draws_of_both"] == 12 * (40 + PAIRS) + 12 * 40 + paired
@@ -135,6 +143,18 @@ def test_split_order_and_interruptions_change_nothing(reusing):
     assert cut.items() == [] and done(whole) | {"seconds": 0} == done(cut) | {"seconds": 0}
     tables = [pq.read_table(f"{run.where}/certificates.parquet") for run in (whole, cut)]
     assert tables[0].equals(tables[1])
+
+
+def test_verify_knows_what_is_reused(reusing):
+    run = reusing()
+    run.count()
+    done(run)
+    assert verify(run.where).is_equal
+    part = run.store.read(PART).to_pylist()
+    part[0]["counts"][0] -= 1
+    part[0]["draws"] -= 1
+    run.store.append(pa.Table.from_pylist(part, schema=PAIRED_COUNTS), PART)
+    assert not verify(run.where).is_equal
 
 
 def test_recertify_needs_neither_network_nor_earlier_counts(reusing, earlier):
@@ -195,9 +215,9 @@ def test_soft_counts_are_refused(small_run):
 def test_another_network_than_the_counted_one_is_refused(earlier, tmp_path):
     torch.save(earlier.model.state_dict(), tmp_path / "other.pt")
     config = earlier.config.model_copy(update={"reuse_model": str(tmp_path / "other.pt")})
-    found = EarlierCertification(earlier.where, earlier.config, Evaluation("cpu", "fp32", "x", 1))
+    found = EarlierCertification(earlier.claimed)
     with pytest.raises(UserError, match="holds other weights than"):
         found.with_source(config, None)
     of_a_file = earlier.config.model_copy(update={"model": "danger:factory"})
     with pytest.raises(UserError, match="which only your own word imports"):
-        found._replace(config=of_a_file).with_source(config, None)
+        EarlierCertification(replace(earlier.claimed, config=of_a_file)).with_source(config, None)

@@ -285,7 +285,8 @@ def test_predict_prints_the_table(rsray_command, place, tmp_path):
     result = rsray_command(*arguments, "--out", tmp_path / "p.parquet")
     assert result.status == 0
     head, *lines = result.out.splitlines()
-    assert head.split("\t") == ["index", "label", "prediction", "p_value"]
+    names = ["label_name", "prediction_name"]
+    assert head.split("\t") == ["index", "label", "prediction", "p_value", *names]
     rows = [line.split("\t") for line in lines]
     assert [int(row[0]) for row in rows] == list(range(2, 38, 3))
     test = open_split("digits", "test")
@@ -294,6 +295,8 @@ def test_predict_prints_the_table(rsray_command, place, tmp_path):
     right = sum(int(row[1]) == int(row[2]) for row in rows)
     assert right >= 6 and set(classes) <= set(range(-1, 10))
     assert all((float(row[3]) <= 0.001) == (int(row[2]) >= 0) for row in rows)
+    assert [row[4] for row in rows] == [row[1] for row in rows], "digits are named as numbered"
+    assert all(row[5] == row[2].replace("-1", "abstain") for row in rows)
     (said,) = result.err.splitlines()
     assert said.startswith(f"12 images: {right} right, {classes.count(-1)} abstained")
     stored = pq.read_table(tmp_path / "p.parquet").to_pydict()
@@ -337,7 +340,7 @@ def test_predict_agrees_with_the_library(rsray_command, place):
     smoothed = SmoothedClassifier(open_source(str(place / "run")).build(test), 0.25, 10)
     generator, compared = torch.Generator().manual_seed(5), 0
     for line in result.out.splitlines()[1:]:
-        index, _, prediction, _ = line.split("\t")
+        index, _, prediction, *_ = line.split("\t")
         image = torch.from_numpy(test.images([int(index)])[0]).float() / 255
         other = smoothed.predict(image, n=1000, generator=generator).prediction
         if int(prediction) >= 0 and other >= 0:

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from rsray.results.sanity import certificates_warning, search_warning, training_warning
+from rsray.results.sanity import (
+    certificates_warning,
+    has_learnt,
+    search_warning,
+    training_warning,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +27,37 @@ def test_a_constant_predictor_and_an_acr_of_0_are_said():
     assert certificates_warning(np.zeros(10, dtype=int), 0.1) is None
     assert "the ACR is 0" in certificates_warning(np.full(10, -1), 0.0)
     assert certificates_warning(np.array([], dtype=int), 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "learnt"),
+    [
+        ([10, 0, 0], [10, 10, 10], False),
+        # A constant network is right nine times of ten here, and knows nothing.
+        ([90, 0], [90, 10], False),
+        ([80, 5], [90, 10], True),
+        ([4, 4, 3], [10, 10, 10], False),
+        ([5, 5, 4], [10, 10, 10], True),
+        # A class without images says nothing.
+        ([9, 0, 1], [10, 0, 10], False),
+        ([9, 0, 5], [10, 0, 10], True),
+    ],
+)
+def test_always_naming_one_class_is_not_learning(right, images, learnt):
+    assert has_learnt(right, images) == learnt
+
+
+def test_the_class_of_a_constant_predictor_is_named():
+    constant = np.full(200, 1)
+    said = certificates_warning(constant, 0.1, ("cat", "dog"))
+    assert "class 1 (dog)" in said
+    assert "class 1:" in certificates_warning(constant, 0.1, ("0", "1"))
+
+
+def test_a_search_that_learnt_nothing_is_said():
+    assert "no complete trial" in search_warning([0.0])
+    assert "no complete trial" in search_warning([0.0, 0.0])
+    assert search_warning([]) is None and search_warning([0.0, 0.2]) is None
 
 
 def test_trials_that_tie_are_said():

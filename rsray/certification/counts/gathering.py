@@ -25,12 +25,12 @@ from rsray.certification.counts.tables import (
 )
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.core.bounds.randomized_clopper_pearson import uniform_numbers
-from rsray.core.bounds.reused_counts import is_worth_pairing
+from rsray.core.bounds.reused_counts import pairs_say_more
 from rsray.core.evidence import Evidence, Reused
 from rsray.errors import UserError
 
 Ints = NDArray[np.int64]
-REUSED = ("n", "top", "hits", "pairs", "lost")
+REUSED = ("n", "top", "hits", "pairs", "lost", "lost_in_selection")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class GatheredCounts:
         self._selection_hits_N, self._selection_runner_up_N, self._sums_N, self._squares_N = (
             np.zeros(size) for _ in range(4)
         )
-        # Of an earlier network: all draws, those of its most frequent class and of the selected
-        # one; the draws that both made, and those that the earlier one alone gave the class.
+        # Of an earlier network, by the fields of Reused; and the draws of its most frequent class.
         self._reused = {name: np.zeros(size, dtype=np.int64) for name in REUSED}
         # The selected class's hits in each block, where the draws stop by them: four bytes a block.
         shape = self.estimation_NT.shape if plan.at_radius else (0, 0)
@@ -110,6 +109,9 @@ class GatheredCounts:
         self._class_N[position_R] = entries.class_E[first_R]
         self._selection_hits_N[position_R] = counts_E[first_R]
         next_R = np.minimum(first_R + 1, len(counts_E) - 1)
+        if self.plan.is_paired:
+            lost_R = self._lost(class_entries(table), position_R)
+            self._reused["lost_in_selection"][position_R] = lost_R
         has_next_R = (next_R > first_R) & (entries.row_E[next_R] == entries.row_E[first_R])
         self._selection_runner_up_N[position_R] = np.where(has_next_R, counts_E[next_R], 0.0)
 
@@ -147,17 +149,23 @@ class GatheredCounts:
         """Add what an earlier network says of the selected class; returns the other rows."""
         entries, is_reused_R = class_entries(table), is_reused(table)
         is_top_E = entries.class_E == self._class_N[position_R][entries.row_E]
-        hits_R, before_R, kept_R, pairs_R = (
+        all_E = np.ones_like(is_top_E)
+        hits_R, pairs_R = (
             _sum_by_row(entries, chosen_E, name, len(table)).astype(np.int64)
-            for chosen_E, name in (
-                (is_top_E, "counts"), (is_top_E, "before"), (is_top_E, "kept"),
-                (np.ones_like(is_top_E), "before"),
-            )
-        )  # fmt: skip
+            for chosen_E, name in ((is_top_E, "counts"), (all_E, "before"))
+        )
         np.add.at(self._reused["hits"], position_R, np.where(is_reused_R, hits_R, 0))
-        np.add.at(self._reused["lost"], position_R, before_R - kept_R)
+        np.add.at(self._reused["lost"], position_R, self._lost(entries, position_R))
         np.add.at(self._reused["pairs"], position_R, pairs_R)
         return rows_where(table, ~is_reused_R), position_R[~is_reused_R]
+
+    def _lost(self, entries: ClassEntries, position_R: Ints) -> Ints:
+        """Return how many draws [R] the earlier network alone gave the selected class."""
+        is_top_E = entries.class_E == self._class_N[position_R][entries.row_E]
+        before_R, kept_R = (
+            _sum_by_row(entries, is_top_E, name, len(position_R)) for name in ("before", "kept")
+        )
+        return (before_R - kept_R).astype(np.int64)
 
     def _add_others(
         self, entries: ClassEntries, is_other_E: NDArray[np.bool_], position_R: Ints
@@ -202,7 +210,8 @@ class GatheredCounts:
         is_paired_N = np.zeros(len(wanted_N), dtype=bool)
         if self.plan.is_paired:
             top_N, n_N = self._reused["top"], self._reused["n"]
-            is_paired_N = is_worth_pairing(top_N, n_N, self.plan.n, self.plan.alpha)
+            plan = self.plan
+            is_paired_N = pairs_say_more(top_N, n_N, 0, plan.n0, plan.n, plan.alpha)
         return StoredDraws(
             self.selection_N, self.estimation_NT, self._class_N, wanted_N, is_paired_N
         )

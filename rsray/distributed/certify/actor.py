@@ -36,11 +36,11 @@ class ActorSettings:
     plan: SamplingPlan
     evaluation: Evaluation
     noise: str
-    # A reference to the source of the network whose counts are reused, and its evaluation.
-    earlier: tuple[Any, Evaluation] | None
     threads: int
     gpus: float
     search_path: tuple[str, ...]
+    # A reference to the source of the network whose counts are reused, and its evaluation.
+    earlier: tuple[Any, Evaluation] | None = None
 
 
 class CountingActor:

@@ -138,7 +138,7 @@ class _Certification:
         self.earlier = earlier
         if earlier is not None:
             self.earlier_weights = ray.put(earlier.source)
-            earlier.store_in(self.store, selected)
+            earlier.store_in(self.store, selected, self.plan.num_blocks)
             self.earlier_blocks = earlier.stored_blocks(selected, self.plan.num_blocks)
         # Damaged parts are dropped here, before anything is planned by them.
         self.progress = Progress(self._gather(drop_damaged=True))

@@ -7,21 +7,25 @@ from typing import Any, NamedTuple
 
 from rsray import data
 from rsray.config import CertifyConfig, TrainConfig, TuneConfig
+from rsray.data import ImageSplit
 from rsray.distributed.search.defaults import search_defaults
 from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.space import grid_points, parse_grid, parse_space, read_space
 from rsray.errors import UserError
 from rsray.models.factory import refuse_factory_of_a_file
-from rsray.presets import search_config
+from rsray.presets import fit_to_data, search_config
 from rsray.storage import PathLike
-from rsray.training.request import read_settings
+from rsray.training.request import fitted_line, is_fit_to_data, read_settings
 
 
 class SearchRequest(NamedTuple):
     """A search that could begin."""
 
     config: TuneConfig
+    train: ImageSplit
     num_test_images: int
+    # Whether the data decided what the user left open (presets/own_pictures.py).
+    is_fitted: bool = False
 
     def announcement(self, where: str) -> list[str]:
         """Return in lines what will be searched and certified."""
@@ -29,7 +33,9 @@ class SearchRequest(NamedTuple):
         number = f"{config.trials} trials of up to {search.most_epochs} epochs"
         about = f"{base.objective} on {base.dataset}, sigma {base.sigma:g}"
         lines = [f"searching {', '.join(config.search)} of {about}: {number} -> {where}"]
-        if not search.published:
+        if self.is_fitted:
+            lines.append(fitted_line(base, self.train))
+        elif not search.published:
             lines.append(f"no paper has a setting for {about}")
         elif search.why_untried and config.sampler != "grid":
             lines.append(f"the published setting is not among the trials: {search.why_untried}")
@@ -70,8 +76,13 @@ def open_search(
         raise UserError("give --dataset, --preset or --config")
 
     given = dict(flat)
-    base = search_config(given, preset_name=given.pop("preset", None), base=file.pop("train", None))
-    images, test_images = _open_data(base, download)
+    preset, start = given.pop("preset", None), file.pop("train", None)
+    base = search_config(given, preset_name=preset, base=start)
+    train, num_test_images = _open_data(base, download)
+    is_fitted = is_fit_to_data(base, has_settings=preset is not None or start is not None)
+    if is_fitted:
+        base = fit_to_data(base, given, train)
+    images = min(len(train), base.limit or len(train))
     space = dict(file.pop("search", {}))
     if search or grid or not space:
         parse = parse_grid if grid else parse_space
@@ -83,7 +94,7 @@ def open_search(
     if chosen.get("sampler") == "grid":
         defaults["trials"] = len(grid_points(read_space(space)))
     config = TuneConfig.make({"train": base, "search": space, **defaults, **chosen})
-    return SearchRequest(config, test_images)
+    return SearchRequest(config, train, num_test_images, is_fitted)
 
 
 def _of_file(config_file: PathLike | None) -> dict[str, Any]:
@@ -94,8 +105,8 @@ def _of_file(config_file: PathLike | None) -> dict[str, Any]:
     return dict(values if "train" in values else {"train": values})
 
 
-def _open_data(base: TrainConfig, download: bool) -> tuple[int, int]:
-    """Return how many images there are to train on, and to test.
+def _open_data(base: TrainConfig, download: bool) -> tuple[ImageSplit, int]:
+    """Return the images to train on, and how many there are to test.
 
     A missing data set is an error now, not after hours.
     """
@@ -103,4 +114,4 @@ def _open_data(base: TrainConfig, download: bool) -> tuple[int, int]:
         name: data.open_split(base.dataset, name, base.data_root, download=download, **base.reading)
         for name in ("train", "test")
     }
-    return min(len(splits["train"]), base.limit or len(splits["train"])), len(splits["test"])
+    return splits["train"], len(splits["test"])

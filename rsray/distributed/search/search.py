@@ -14,6 +14,7 @@ are compared with what they reach.
 
 from __future__ import annotations
 
+import logging
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -25,15 +26,17 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from rsray.config import TUNE_OBJECTIVES, TuneConfig
+from rsray.distributed.search.forecast import forecast
 from rsray.distributed.search.resolved_search import GIVEN, Search
 from rsray.distributed.search.study import ended_trials
 from rsray.distributed.search.trial import TrialJob, run_trial
-from rsray.distributed.search.trial_resources import DRIVER_CPUS, plan_trials
+from rsray.distributed.search.trial_resources import DRIVER_CPUS, TrialPlan, plan_trials
 from rsray.distributed.search.watch import Watcher
 from rsray.distributed.session import quiet_logs, search_path
 from rsray.progress import Watch
 from rsray.storage import Place, open_filesystem
 
+log = logging.getLogger(__name__)
 # A trial whose process or node was lost is run again so often.
 MOST_RERUNS_OF_LOST_TRIALS = 2
 # In TUNE while a search runs: a folder that all nodes see.
@@ -50,6 +53,7 @@ def run_search(search: Search, study: optuna.Study, out: Place, watch: Watch) ->
         return
     quiet_logs()
     plan = plan_trials(search, missing)
+    _say_how_long(search, plan, missing, watch)
     job = TrialJob(search, plan, search_path(), out / SCRATCH_FOLDER)
     searcher = StudySearcher(search, study)
     tuner = ray.tune.Tuner(
@@ -68,6 +72,14 @@ def run_search(search: Search, study: optuna.Study, out: Place, watch: Watch) ->
         tuner.fit()
     finally:
         out.delete(SCRATCH_FOLDER)
+
+
+def _say_how_long(search: Search, plan: TrialPlan, missing: int, watch: Watch) -> None:
+    try:
+        watch.say(forecast(search, plan, missing).line(plan, missing))
+    except Exception as problem:
+        # What cannot be trained at all fails in a trial, which is recorded with its reason.
+        log.info("no forecast of the search: %s", problem)
 
 
 def _resources(job: TrialJob) -> dict[str, float]:

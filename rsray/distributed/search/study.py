@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
             ("number", pa.int64(), "order in which the settings were proposed, from 0"),
             ("state", pa.string(), "complete, pruned (stopped early by ASHA) or fail"),
             ("source", pa.string(), "paper, start, grid, or the sampler that proposed it"),
-            ("projected_acr", pa.float64(), "at the last look; l2, pixels in [0, 1]"),
+            ("projected_acr", pa.float64(), "at the last look, pixels; 0: no better than guessing"),
             ("clean_accuracy", pa.float64(), "of the smoothed classifier at the last look"),
             ("pareto", pa.bool_(), "no complete trial is better in every objective"),
             ("epoch", pa.int64(), "epochs trained at the last look"),

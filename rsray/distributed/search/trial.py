@@ -22,6 +22,7 @@ from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.failures import cause_of, is_machines_fault
 from rsray.distributed.train.worker import join_team, torch_config, worker_resources
 from rsray.errors import UserError
+from rsray.results.sanity import has_learnt
 from rsray.storage import Place, open_filesystem
 from rsray.training.loop import DivergedError, Team, Training
 from rsray.training.step import MemoryShortError
@@ -113,6 +114,9 @@ def _look_at(
 ) -> dict[str, float]:
     """Return the projected ACR and clean accuracy over all held-out images.
 
+    The projected ACR is 0 where the network has learnt nothing: one that always names the same
+    class has large radii around the images of that class, and would win.
+
     Each worker looks at its share. The draws depend on the seed, the number of workers and the
     image's place only: the trials of a search are compared on the same ones.
     """
@@ -126,11 +130,18 @@ def _look_at(
         seed=training.config.seed * team.world + team.rank,
         num_draws=num_draws,
     )
-    sums = torch.tensor([found.acr, found.accuracy, 1.0], dtype=torch.float64) * len(labels)
-    acr, accuracy, count = team.sum_over(sums.to(training.device)).tolist()
+    classes = training.split.num_classes
+    right_K = torch.bincount(labels[torch.tensor(found.correct_N)], minlength=classes)
+    images_K = torch.bincount(labels, minlength=classes)
+    acr_1 = torch.tensor([found.acr * len(labels)], device=labels.device, dtype=torch.float64)
+    acr, *counts = team.sum_over(torch.cat((acr_1, right_K.double(), images_K.double()))).tolist()
     if not math.isfinite(acr):
         raise DivergedError("the projected ACR is not a number")
-    return {METRIC: acr / count, "clean_accuracy": accuracy / count}
+    right, each = counts[:classes], counts[classes:]
+    return {
+        METRIC: acr / sum(each) if has_learnt(right, each) else 0.0,
+        "clean_accuracy": sum(right) / sum(each),
+    }
 
 
 def _train_in_group(point: Point, job: TrialJob) -> None:

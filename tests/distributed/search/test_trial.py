@@ -19,6 +19,7 @@ from rsray.distributed.train.failures import is_machines_fault
 from rsray.errors import UserError
 from rsray.presets import train_config
 from rsray.storage import Place
+from rsray.training.loop import Team, Training
 from rsray.training.step import MemoryShortError
 
 ASSERTED = "CUDA error: device-side assert triggered"
@@ -106,3 +107,15 @@ def test_only_the_machines_fault_is_raised(
     else:
         run_trial({}, job_of(tmp_path, workers=workers))
     assert len(reported) == (not expected)
+
+
+def test_a_network_that_always_names_one_class_has_no_projected_acr(tmp_path):
+    job = job_of(tmp_path)
+    training = Training(job.search.trial({}), None, torch.device("cpu"))
+    share = trials._share_of_held_out(training, Team())
+    last = list(training.model.parameters())[-1]
+    with torch.no_grad():
+        last[3] = 1e3
+    look = trials._look_at(training, share, Team(), 16)
+    assert look["projected_acr"] == 0 and look["clean_accuracy"] == pytest.approx(0.1, abs=0.02)
+    assert training.project_acr(16).acr > 0.05, "its radii are as large as they can be"

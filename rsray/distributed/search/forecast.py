@@ -1,0 +1,93 @@
+"""About how long a search will take, said before it starts: measured steps times their number."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from rsray.config import CertifyConfig
+from rsray.core.hardware import default_device
+from rsray.data import open_split, selected
+from rsray.distributed.search.resolved_search import Search
+from rsray.distributed.search.trial_resources import TrialPlan
+from rsray.distributed.session import extend_search_path, search_path
+from rsray.progress import duration
+from rsray.training.run import open_training_split
+from rsray.training.speed import Speed, measure_speed
+
+# Processes and imports, before the trials and before the certification.
+START_SECONDS = 15.0
+
+
+class Forecast(NamedTuple):
+    """Seconds of one trial that is not stopped, of all trials, and of what follows them."""
+
+    trial: float
+    trials: float
+    finals: float
+
+    def line(self, plan: TrialPlan, missing: int) -> str:
+        """Return what to tell before the search starts."""
+        rest = f", then {duration(self.finals)} to train and certify" if self.finals else ""
+        return (
+            f"about {duration(self.trials + self.finals)}: {missing} trials of up to "
+            f"{duration(self.trial)}, {plan.concurrent} at a time{rest}"
+        )
+
+
+def forecast(search: Search, plan: TrialPlan, missing: int) -> Forecast:
+    """Return how long `missing` trials and the finals take, from a second of training."""
+    train = search.trial({})
+    images = min(len(open_training_split(train)), train.limit or 2**62)
+    test = len(open_split(train.dataset, "test", train.data_root, **train.reading))
+    return forecast_from(search, plan, missing, _speed(search, plan), images, test)
+
+
+def forecast_from(
+    search: Search, plan: TrialPlan, missing: int, speed: Speed, images: int, test_images: int
+) -> Forecast:
+    """Return the same for a worker of this speed and so many training and test images."""
+    config, train = search.config, search.trial({})
+    held_out = round(images * config.validation)
+    draws = train.build_objective().num_draws
+    looks = math.ceil(search.most_epochs / config.report_every)
+    trial = (
+        (images - held_out) * draws * search.most_epochs / speed.training
+        + looks * held_out * config.num_draws / speed.forward
+    ) / plan.workers
+    trials = START_SECONDS + math.ceil(missing / plan.concurrent) * trial
+    if not config.final:
+        return Forecast(trial, trials, 0.0)
+    training = images * draws * config.train.epochs / speed.training / plan.workers
+    chosen = len(selected(test_images, 0, config.skip, config.limit))
+    each = CertifyConfig.model_fields["n0"].default + config.n
+    certifying = chosen * each / speed.forward / _engines(search, plan)
+    return Forecast(trial, trials, (1 + config.compare) * (training + certifying + START_SECONDS))
+
+
+def _engines(search: Search, plan: TrialPlan) -> float:
+    """Return how many workers of the measured kind the cluster has room for."""
+    if search.gpus_per_worker:
+        return max(1.0, sum(node["GPU"] for node in search.nodes) / search.gpus_per_worker)
+    return max(1.0, sum(node["CPU"] for node in search.nodes) / max(1.0, plan.cpus))
+
+
+def _speed(search: Search, plan: TrialPlan) -> Speed:
+    """Return a worker's speed: in this process on a single node without GPUs, else in a task."""
+    train, threads = search.trial({}), max(1, round(plan.cpus))
+    if len(search.nodes) == 1 and not search.gpus_per_worker:
+        return measure_speed(train, torch.device("cpu"), threads)
+    import ray
+
+    gpus = min(search.gpus_per_worker, 1)
+    task = ray.remote(num_cpus=plan.cpus, num_gpus=gpus)(_measure_there)
+    found: Speed = ray.get(task.remote(search, threads, search_path()))
+    return found
+
+
+def _measure_there(search: Search, threads: int, path: tuple[str, ...]) -> Speed:
+    extend_search_path(path)
+    device = default_device() if search.gpus_per_worker else torch.device("cpu")
+    return measure_speed(search.trial({}), device, threads)
