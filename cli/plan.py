@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @command(
     options_of(
         CertifyConfig,
-        *shown_fields(CertifyConfig, without=("actors", "block_size")),
+        *shown_fields(CertifyConfig, without=("actors", "block_size", "reuse", "reuse_model")),
         rename=NORMALISE,
     ),
     options_of(PlanConfig, *shown_fields(PlanConfig)),

@@ -103,9 +103,12 @@ def certify(
     n: int | None = None,
     alpha: float | None = None,
     bound: str | None = None,
+    inverse_temperature: float | None = None,
     sampling: str | None = None,
     tolerance: float | None = None,
     at_radius: Sequence[float] | Sequence[str] | None = None,
+    reuse: Where | None = None,
+    reuse_model: Where | None = None,
     start: int | None = None,
     skip: int | None = None,
     limit: int | None = None,
@@ -127,7 +130,8 @@ def certify(
 
     `source` is a Run, a RUN folder or a checkpoint file. Each certificate holds with probability at
     least 1 - alpha over the draws: the smoothed classifier predicts its class everywhere within the
-    l2 radius (pixels in [0, 1]). Draws that `out` holds already are not made again.
+    l2 radius (pixels in [0, 1]). Draws that `out` holds already are not made again. With `reuse`, a
+    Certification or CERT of a network near this one, its counts save most of the draws.
     """
     from rsray.certification.request import open_certification
     from rsray.distributed.certify import certifier
@@ -279,6 +283,7 @@ def plan(
     n: int | None = None,
     alpha: float | None = None,
     bound: str | None = None,
+    inverse_temperature: float | None = None,
     sampling: str | None = None,
     tolerance: float | None = None,
     at_radius: Sequence[float] | Sequence[str] | None = None,
@@ -503,7 +508,8 @@ def _refuse_tampered(path: str) -> None:
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.
 _CERTIFIED = (
     "dataset", "data_root", "split", "model", "model_args", "sigma", "noise", "n0", "n", "alpha",
-    "bound", "sampling", "tolerance", "at_radius", "start", "skip", "limit", "actors",
+    "bound", "inverse_temperature", "sampling", "tolerance", "at_radius", "reuse", "reuse_model",
+    "start", "skip", "limit", "actors",
     "gpus_per_actor", "precision", "compile", "block_size", "image_size", "channels",
     "label_column", "seed",
 )  # fmt: skip

@@ -144,8 +144,9 @@ Bound = Annotated[
     str,
     member_of(BOUNDS, "bound"),
     setting(
-        "tcertify bounds the runner-up too, for larger radii; hoeffding and bernstein certify the "
-        "SOFT smoothed classifier.",
+        "tcertify bounds the runner-up too, for larger radii; randomized-clopper-pearson fails "
+        "exactly with probability alpha, and its figures are not comparable with published ones; "
+        "hoeffding and bernstein certify the SOFT smoothed classifier.",
         choices=BOUNDS,
     ),
 ]
@@ -309,6 +310,8 @@ class CertifyConfig(Config):
             "gpus_per_actor",
             "data_root",
             "source",
+            "reuse",
+            "reuse_model",
             "compile",
             "classes",
             "image_shape",
@@ -343,6 +346,10 @@ class CertifyConfig(Config):
     n: Draws = 100_000
     alpha: Alpha = 0.001
     bound: Bound = "clopper-pearson"
+    inverse_temperature: float = setting(
+        "Of soft bounds: a draw's probabilities are softmax(BETA * logits).",
+        1.0, metavar="BETA", gt=0,
+    )  # fmt: skip
     sampling: Literal["fixed", "skip", "adaptive"] = setting(
         "fixed: n draws each; skip: none where the selection already misses the label (same ACR "
         "and curve); adaptive: as skip, and no more than --tolerance asks.",
@@ -357,6 +364,15 @@ class CertifyConfig(Config):
         "known; several: 0.25,0.5. No ACR, a fraction of the draws.",
         (), metavar="R,...", repeated=True,
     )  # fmt: skip
+    reuse: str | None = setting(
+        "A finished certification of a network near this one: draws that both make on the same "
+        "noise certify this one from its counts. n is then a tenth of CERT's unless it is given.",
+        None, metavar="CERT",
+    )  # fmt: skip
+    reuse_model: str | None = setting(
+        "Of --reuse: the network of CERT.", None, metavar="RUN|CHECKPOINT", words="as CERT says"
+    )
+    reused_run: str | None = None  # what decides the counts of CERT
     block_size: int = setting(
         "Draws per stored block of counts.", 1_000, panel=WRITTEN, metavar="DRAWS", ge=1
     )
@@ -389,7 +405,18 @@ class CertifyConfig(Config):
         check_settings(self.n, self.alpha, self.n0, self.bound)
         if self.at_radius:
             self._can_answer()
+        if self.reuse is not None:
+            self._can_reuse()
         return self
+
+    def _can_reuse(self) -> None:
+        """Raise UserError for settings with which counts cannot be used again."""
+        default = type(self).model_fields["bound"].default
+        if self.bound != default or self.sampling == "adaptive" or self.at_radius:
+            raise UserError(
+                f"reuse has a bound of its own: leave bound at {default} (it is {self.bound}), "
+                f"choose sampling fixed or skip (it is {self.sampling}) and no at-radius"
+            )
 
     def _can_answer(self) -> None:
         """Raise UserError for radii that no confidence sequence of n draws can answer."""

@@ -40,6 +40,8 @@ from rsray.versions import versions
 log = logging.getLogger(__name__)
 Ints = NDArray[np.int64]
 DEFAULT_FRACTION, FEWEST_BLOCKS = 0.01, 20
+# Differences that are named in audit.json.
+MOST_RECORDED = 100
 # Where counts cannot be equal, an audit of the same network fails with this probability at most.
 LEVEL = 0.001
 CHANGED = (1, 10, 100, 1000)
@@ -59,6 +61,11 @@ def open_audited(
 
     UserError when that is another network than the one certified, or anything else differs.
     """
+    if record.get("reused_run"):
+        raise UserError(
+            f"{cert} rests on the counts of {record.get('reuse')}, of another network: audit that "
+            "one, and certify without --reuse what is to be audited"
+        )
     refuse_factory_of_a_file(record.get("model"), f"{cert}/{CERT_FILE}", given.get("model"))
     digest = open_source(source).digest
     if digest != record["model_digest"]:
@@ -127,8 +134,8 @@ def choose_blocks(counts: CheckedCounts, failed: Sequence[int], settings: AuditC
 
 
 def plan_of_blocks(plan: SamplingPlan) -> SamplingPlan:
-    """Return the plan that draws a block whatever the image's other draws say."""
-    return replace(plan, sampling="fixed", at_radius=())
+    """Return the plan that draws a block that is named, whatever its image's other draws say."""
+    return replace(plan, at_radius=())
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,8 @@ class Audit:
             "seed": self.seed,
             "seed_was_given": self.is_seed_given,
             "compared_exactly": self.num_exact,
-            "differences": [str(difference) for difference in self.differences],
+            "num_differences": len(self.differences),
+            "differences": [str(difference) for difference in self.differences[:MOST_RECORDED]],
             "p_value": self.p_value,
             "level": LEVEL,
             "not_exact_because": list(self.unlike),

@@ -50,7 +50,7 @@ def measure_plan(request: CertificationRequest, settings: PlanConfig) -> Plan:
     With --sampling skip or adaptive the draws of a few images are decided as the run would, and the
     mean is taken. Raises UserError where the hardware that is asked about is not here.
     """
-    config, source, split, selected = request
+    config, source, split, selected, _ = request
     device = torch.device("cpu") if config.gpus_per_actor == 0 else default_device()
     if config.gpus_per_actor and device.type == "cpu":
         raise UserError(

@@ -44,7 +44,7 @@ METADATA_SETTINGS: tuple[str, ...] = (
 # Settings that only some runs have; at these values they are not part of what a run is called.
 OPTIONAL: dict[str, Any] = {
     "tolerance": 0.01, "at_radius": [], "model_args": {}, "channels": None, "label_column": None,
-    "is_spread": False, "noise": "float",
+    "is_spread": False, "noise": "float", "inverse_temperature": 1.0, "reused_run": None,
 }  # fmt: skip
 
 
@@ -159,7 +159,21 @@ def finish(
     lost = np.isin(selected.indices, list(failed))
     labels = dict(zip(selected.indices[lost].tolist(), selected.labels[lost].tolist(), strict=True))
     columns = {name: values[~lost] for name, values in columns.items()}
-    return conclude(claimed, columns, seconds=seconds, failed=failed, failed_labels=labels)
+    more = reuse_figures(gathered, columns)
+    return conclude(claimed, columns, seconds=seconds, failed=failed, failed_labels=labels, **more)
+
+
+def reuse_figures(gathered: GatheredCounts, columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return what the summary says of reused counts: draws of both networks, and of a fresh run.
+
+    It is empty of a run that uses none.
+    """
+    reused = gathered.evidence().reused
+    if reused is None:
+        return {}
+    both = _draws(columns) + int(reused.pairs.sum() + columns["n0"].sum())
+    fresh = _draws(columns) + int(reused.n.sum())
+    return {"reused": {"draws_of_both": both, "draws_of_fresh": fresh}}
 
 
 class Conclusion(NamedTuple):
@@ -253,9 +267,13 @@ def table_metadata(claimed: Claimed) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     if config.sampling == "adaptive":
         kept = (*kept, "tolerance")
+    if config.soft:
+        kept = (*kept, "inverse_temperature")
     if config.at_radius:
         kept = (*kept, "at_radius")
-        values["bound"] = claimed.plan.bound.name
+    if config.reused_run:
+        kept = (*kept, "reuse", "reused_run")
+    values["bound"] = claimed.plan.bound.name
     return {
         **{key: values[key] for key in kept},
         "noise": NOISES[config.noise].recorded_name,

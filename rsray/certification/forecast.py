@@ -80,6 +80,7 @@ def forecast(
         num_classes=split.num_classes,
         sigma=config.sigma,
         seed=config.seed,
+        inverse_temperature=config.inverse_temperature,
         noise=config.noise,
     )
     try:

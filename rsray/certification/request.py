@@ -10,10 +10,12 @@ import numpy as np
 from rsray import data
 from rsray.certification.counts.store import Selected
 from rsray.certification.data_check import fitted
+from rsray.certification.reuse import EarlierCertification, open_earlier
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import READING, CertifyConfig, PredictConfig
 from rsray.core import NOISES
 from rsray.data import DATASETS, ImageSplit, selected
+from rsray.errors import UserError
 
 # What a RUN says of itself unless it is given.
 KNOWN = ("model", "model_args", "dataset", "data_root", *READING, "sigma")
@@ -26,6 +28,8 @@ class CertificationRequest(NamedTuple):
     source: ClassifierSource
     split: ImageSplit
     selected: Selected
+    # Whose counts are used again.
+    earlier: EarlierCertification | None = None
 
     def announcement(self, where: str) -> str:
         """Return in a line what will be certified, and what is put before the network."""
@@ -57,7 +61,15 @@ def open_certification(
     Settings that are not given are those of the RUN, then the defaults; without a precision, bf16
     where the actors' hardware computes it.
     """
-    CertifyConfig.make({**_PLACEHOLDERS, **given})  # what can be refused before files are read
+    earlier = open_earlier(str(given["reuse"])) if given.get("reuse") else None
+    given = given if earlier is None else earlier.settings(given)
+    # What can be refused before files are read.
+    settings = CertifyConfig.make({**_PLACEHOLDERS, **given})
+    if settings.inverse_temperature != 1 and not settings.soft:
+        raise UserError(
+            f"inverse-temperature is {settings.inverse_temperature:g}, but the bound "
+            f"{settings.bound} counts classes, whatever it is: choose bound hoeffding or bernstein"
+        )
     found, split = open_classifier(source, given, download=download)
     config = CertifyConfig.make(
         {
@@ -71,7 +83,10 @@ def open_certification(
         }
     )
     NOISES[config.noise].of(config.sigma)  # a sigma that it cannot make is refused here
-    return CertificationRequest(config, found, split, selected_images(config, split))
+    if earlier is not None:
+        earlier.check(config)
+        earlier = earlier.with_source(config, split)
+    return CertificationRequest(config, found, split, selected_images(config, split), earlier)
 
 
 # Stand for what only the files can say.

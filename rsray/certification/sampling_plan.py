@@ -16,9 +16,10 @@ from rsray.config import CertifyConfig
 from rsray.core.bounds import BOUNDS
 from rsray.core.bounds._base import Bound
 from rsray.core.bounds.confidence_sequence import ConfidenceSequence
+from rsray.core.bounds.reused_counts import REUSED_COUNTS
 from rsray.core.evidence import Decision, Evidence
 from rsray.core.pilot import blocks_worth, plausible
-from rsray.storage.schemas import COUNTS, SOFT_COUNTS
+from rsray.storage.schemas import COUNTS, PAIRED_COUNTS, SOFT_COUNTS
 
 Ints = NDArray[np.int64]
 
@@ -38,6 +39,10 @@ class SamplingPlan:
     at_radius: tuple[float, ...] = ()
     # How far the noise of a draw may be from the exact one.
     total_variation: float = 0.0
+    seed: int = 0
+    inverse_temperature: float = 1.0
+    # Whether counts of an earlier network are used, and draws made by both.
+    is_paired: bool = False
 
     @classmethod
     def of(cls, config: CertifyConfig) -> SamplingPlan:
@@ -53,12 +58,17 @@ class SamplingPlan:
             config.tolerance,
             config.at_radius,
             config.total_variation,
+            config.seed,
+            config.inverse_temperature,
+            config.reused_run is not None,
         )
 
     @property
     def bound(self) -> Bound:
         """What turns the counts into certificates."""
-        return ConfidenceSequence(self.at_radius) if self.at_radius else BOUNDS[self.bound_name]
+        if self.at_radius:
+            return ConfidenceSequence(self.at_radius)
+        return REUSED_COUNTS if self.is_paired else BOUNDS[self.bound_name]
 
     def decide(self, evidence: Evidence) -> Decision:
         """Return the certificates that the draws of images give."""
@@ -69,6 +79,8 @@ class SamplingPlan:
     @property
     def counts_schema(self) -> pa.Schema:
         """The schema in which the counts are stored."""
+        if self.is_paired:
+            return PAIRED_COUNTS
         return SOFT_COUNTS if self.bound.is_soft else COUNTS
 
     @property

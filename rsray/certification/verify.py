@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rsray.certification.counts.certificate_columns import certificate_columns
 from rsray.certification.counts.check import CheckedCounts
+from rsray.certification.counts.gathering import GatheredCounts
 from rsray.certification.counts.store import Selected
 from rsray.certification.differences import Difference, column_differences, value_differences
 from rsray.certification.folder import (
@@ -28,6 +29,7 @@ from rsray.certification.folder import (
     conclusion,
     finished_record,
     reopen,
+    reuse_figures,
     table_metadata,
 )
 from rsray.certification.recertify import DRAWN, FROM, undrawn
@@ -80,37 +82,42 @@ def verify(cert: Place) -> Verification:
     if not cert.exists("counts"):
         raise UserError(f"{cert} has no counts: its certificates cannot be computed again")
     claimed, stored = reopen(cert, record), read_rows(cert / TABLE)
-    differences: list[Difference] = []
-    num_blocks = 0
-    if selected := _selected(stored, differences):
-        counts = CheckedCounts(claimed.store, selected, claimed.plan)
-        num_blocks = int(counts.copies_NB.sum())
-        differences += counts.differences
-        failed_N = np.isin(selected.indices, list(stored.failed))
-        differences += counts.copies(_wanted(claimed, record, counts), failed_N)
-        columns = _columns(claimed, record, selected, counts.gathered.evidence())
-        columns = {name: values[~failed_N] for name, values in columns.items()}
-        differences += _images(claimed.config, selected)
-        differences += column_differences(TABLE, stored.index, stored.columns(), columns)
-        differences += _figures(claimed, record, stored, columns)
-        differences += _logs(claimed, stored, columns)
-    bound = claimed.plan.bound.name
-    return Verification(str(cert), len(stored), num_blocks, bound, tuple(differences))
+    found = Verification(str(cert), len(stored), 0, claimed.plan.bound.name, (*_rows(stored),))
+    if not found.is_equal:
+        return found
+    selected = _selected(stored)
+    counts = CheckedCounts(claimed.store, selected, claimed.plan)
+    failed_N = np.isin(selected.indices, list(stored.failed))
+    columns = _columns(claimed, record, selected, counts.gathered.evidence())
+    columns = {name: values[~failed_N] for name, values in columns.items()}
+    differences = (
+        *_images(claimed.config, selected),
+        *counts.differences,
+        *counts.copies(_wanted(claimed, record, counts), failed_N),
+        *column_differences(TABLE, stored.index, stored.columns(), columns),
+        *_figures(claimed, record, stored, columns, counts.gathered),
+        *_logs(claimed, stored, columns),
+    )
+    return replace(found, num_blocks=int(counts.copies_NB.sum()), differences=differences)
 
 
-def _selected(stored: Certificates, differences: list[Difference]) -> Selected | None:
-    """Return the images that the run was to certify; None where a row is not an image of its own.
+def _rows(stored: Certificates) -> Iterator[Difference]:
+    """Yield a difference where the rows are not one for each image, or there is none."""
+    if not len(stored):
+        yield Difference(TABLE, "index", "empty", "that of the selected images")
+    for index in stored.index[1:][np.diff(stored.index) <= 0][:1].tolist():
+        yield Difference(TABLE, "index", f"{index} after one not below", "ascending")
+    for index in np.intersect1d(stored.index, list(stored.failed))[:1].tolist():
+        yield Difference(TABLE, f"image {index}", "certified", "failed")
+
+
+def _selected(stored: Certificates) -> Selected:
+    """Return the images that the run was to certify.
 
     The label of an image that failed is -1 where it is not known.
     """
     failed = stored.failed_labels
     index_N = np.concatenate([stored.index, np.array(list(stored.failed), dtype=np.int64)])
-    for index in stored.index[1:][np.diff(stored.index) <= 0][:1].tolist():
-        differences.append(Difference(TABLE, "index", f"{index} after one not below", "ascending"))
-    for index in np.intersect1d(stored.index, list(stored.failed))[:1].tolist():
-        differences.append(Difference(TABLE, f"image {index}", "certified", "failed"))
-    if differences or not len(index_N):
-        return None
     labels_N = [*stored.label.tolist(), *(failed.get(index, -1) for index in stored.failed)]
     order = np.argsort(index_N)
     return Selected(index_N[order], np.array(labels_N, dtype=np.int64)[order])
@@ -190,9 +197,15 @@ def _images(config: CertifyConfig, selected: Selected) -> Iterator[Difference]:
 
 
 def _figures(
-    claimed: Claimed, record: Mapping[str, Any], stored: Certificates, columns: Columns
+    claimed: Claimed,
+    record: Mapping[str, Any],
+    stored: Certificates,
+    columns: Columns,
+    gathered: GatheredCounts,
 ) -> Iterator[Difference]:
     """Yield what differs in the metadata, the summary and the answers of at-radius."""
+    is_made_again = FROM in record
+    more = {FROM: record[FROM]} if is_made_again else reuse_figures(gathered, columns)
     summary = _read_json(claimed.folder, SUMMARY)
     expected = conclusion(
         claimed,
@@ -200,7 +213,7 @@ def _figures(
         seconds=summary.get("seconds"),  # measured: it follows from nothing
         failed=stored.failed,
         failed_labels=stored.failed_labels,
-        **({FROM: record[FROM]} if FROM in record else {}),
+        **more,
     )
     for file, mine, right, what in (
         (TABLE, stored.metadata, expected.metadata, "metadata"),

@@ -33,6 +33,8 @@ class WorkItem:
     selection: bool
     # Known from stored selection draws; -1 when not.
     selected_class: int
+    # Whether an earlier network makes the estimation draws too.
+    is_paired: bool = False
 
     def draws(self, plan: SamplingPlan) -> int:
         """Return the number of draws the item makes at most."""
@@ -53,7 +55,10 @@ def owed_items(
             ranges = [(0, 0)]
         selected_class = int(stored.selected_class_N[i])
         for first, length in ranges:
-            yield WorkItem(index, label, first, length, needs_selection, selected_class)
+            yield WorkItem(
+                index, label, first, length, needs_selection, selected_class,
+                bool(stored.is_paired_N[i]),
+            )  # fmt: skip
             needs_selection = False
 
 

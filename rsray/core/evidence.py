@@ -14,6 +14,20 @@ ABSTAIN = -1
 
 
 @dataclass(frozen=True)
+class Reused:
+    """What is known of the selected class [N each] by an earlier network's counts and by pairs."""
+
+    # Estimation draws of the earlier network that are no pairs, all and those of the class.
+    n: Ints
+    hits: Ints
+    # Draws that both networks made, all and those that the earlier one alone gave the class.
+    pairs: Ints
+    lost: Ints
+    # The latter in the selection draws, which are pairs too.
+    lost_in_selection: Ints
+
+
+@dataclass(frozen=True)
 class Evidence:
     """The counts of N images [N each], reduced to the selected class and the runner-up.
 
@@ -33,6 +47,10 @@ class Evidence:
     # Soft probabilities of the selected class in the estimation draws, and their squares, summed.
     sums: Floats
     square_sums: Floats
+    # A number in (0, 1] that the draws do not influence, for a randomized bound; 1 leaves it plain.
+    uniform: Floats | float = 1.0
+    # Where the counts of an earlier network are used too.
+    reused: Reused | None = None
 
     @classmethod
     def of_counts(

@@ -21,6 +21,7 @@ EXPECTED = (
     "a certificates.parquet or a Cohen-format log (idx, label, predict, radius, correct, time)"
 )
 COMPARED = ("dataset", "split", "sigma", "n0", "n", "alpha", "bound")
+COMPARED_WHERE_KNOWN = ("inverse_temperature",)
 # What a folder without certificates holds, and what it then is.
 UNFINISHED = {
     "certify.yaml": "an unfinished certification: run `rsray certify` again with its --out",
@@ -88,7 +89,7 @@ def differences(results: Sequence[Certificates]) -> list[str]:
     if len(results) < 2:
         return []
     warnings = [*_unlike_indices(results), *_unlike_labels(results)]
-    for name in COMPARED:
+    for name in (*COMPARED, *COMPARED_WHERE_KNOWN):
         holders = _holders(results, name)
         if len(holders) > 1:
             values = (f"{value} ({', '.join(names)})" for value, names in holders.items())

@@ -21,7 +21,7 @@ COUNTS = pa.schema(
     [
         _field("index", pa.int64(), "position in the split", "which image"),
         _field("label", pa.int32(), "class", "the true class"),
-        _field("stage", pa.string(), "", "selection or estimation"),
+        _field("stage", pa.string(), "", "selection, estimation, or reused (earlier counts)"),
         _field("block", pa.int32(), "", "number of the block of draws within image and stage"),
         _field("draws", pa.int64(), "draws", "noisy copies in the block"),
         _field("classes", pa.list_(pa.int32()), "class", "classes that were seen, ascending"),
@@ -39,6 +39,14 @@ SOFT_COUNTS = pa.schema(
             "soft probabilities of each of them, summed",
         ),
         _field("square_sums", pa.list_(pa.float64()), "probability^2", "their squares, summed"),
+    ]
+)
+# Of draws that an earlier network made too, on the same noise; none where it did not.
+PAIRED_COUNTS = pa.schema(
+    [
+        *COUNTS,
+        _field("before", pa.list_(pa.int64()), "draws", "draws that it gave each of them"),
+        _field("kept", pa.list_(pa.int64()), "draws", "draws that both networks gave it"),
     ]
 )
 CERTIFICATES = pa.schema(

@@ -71,6 +71,7 @@ class SmallRun:
         self.evaluation = Evaluation("cpu", "fp32", "channels_last", 32, device_name="a chip")
         self.claimed = claim(self.where, self.config, self.evaluation)
         self.store = self.claimed.store
+        self.earlier_model = None
         indices = np.arange(12) * 7 + 5
         self.selected = Selected(indices.astype(np.int64), self._labels())
 
@@ -81,10 +82,11 @@ class SmallRun:
         labels[::4] = (labels[::4] + 1) % CLASSES
         return labels.astype(np.int64)
 
-    def sampler(self):
+    def sampler(self, model=None):
         return Sampler(
-            self.model, self.evaluation, image_shape=SHAPE, num_classes=CLASSES,
+            model or self.model, self.evaluation, image_shape=SHAPE, num_classes=CLASSES,
             sigma=self.config.sigma, seed=self.config.seed, noise=self.config.noise,
+            inverse_temperature=self.config.inverse_temperature,
         )  # fmt: skip
 
     def gathered(self):
@@ -97,9 +99,10 @@ class SmallRun:
     def tables(self, items):
         """Do the items; yields the table of each."""
         sampler = self.sampler()
+        earlier = self.sampler(self.earlier_model) if self.earlier_model else None
         for item in items:
             image = self.images[np.flatnonzero(self.selected.indices == item.index)[0]]
-            yield count_item(sampler, image, item, self.claimed.plan)
+            yield count_item(sampler, image, item, self.claimed.plan, earlier)
 
     def count(self, items=None, per_part=9):
         """Do the items (default: all that are owed) and store their rows in parts."""

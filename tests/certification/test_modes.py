@@ -8,13 +8,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsray.certification.counts.certificate_columns import IncompleteError
-from rsray.certification.folder import finish, run_id
+from rsray.certification.folder import finish, recorded_evaluation, run_id
 from rsray.certification.progress import Progress
 from rsray.certification.recertify import default_target, recertify
-from rsray.core.bounds import bernstein_lower, hoeffding_lower
+from rsray.certification.request import open_certification
+from rsray.core.bounds import (
+    bernstein_lower,
+    hoeffding_lower,
+    randomized_clopper_pearson_lower,
+)
+from rsray.core.bounds.randomized_clopper_pearson import uniform_numbers
 from rsray.core.pilot import blocks_worth
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
+from rsray.results.compare import differences
 from rsray.storage import Place
 
 MODES = {
@@ -24,6 +31,8 @@ MODES = {
     "bernstein": {"bound": "bernstein", "n": 200},
     "soft adaptive": {"bound": "hoeffding", "sampling": "adaptive", "tolerance": 0.12, "n0": 40},
     "tcertify skip": {"bound": "tcertify", "sampling": "skip"},
+    "soft at 5": {"bound": "bernstein", "n": 200, "inverse_temperature": 5.0},
+    "randomized": {"bound": "randomized-clopper-pearson"},
 }
 
 
@@ -125,6 +134,20 @@ def test_at_radius_stops_early_and_says_what_fixed_says(small_run):
     assert metadata["bound"] == "confidence-sequence" and metadata["at_radius"] == [0.05, 0.2]
 
 
+def test_a_randomized_bound_is_of_the_runs_seed_and_the_image(small_run):
+    bound = MODES["randomized"]["bound"]
+    runs = {seed: small_run(f"seed{seed}", bound=bound, seed=seed) for seed in (0, 1)}
+    for seed, run in runs.items():
+        count(run)
+        assert done(run)["bound"] == bound
+        for row in table(run):
+            u = uniform_numbers(seed, [row["index"]])
+            lower = randomized_clopper_pearson_lower(row["count_a"], row["n"], 0.05, u)
+            assert row["p_a_lower"] == lower[0] - run.config.total_variation
+    plain, _ = again(runs[0], "plain", bound="clopper-pearson")
+    assert plain["acr"] < json.loads((runs[0].where.local_path / "summary.json").read_text())["acr"]
+
+
 @pytest.mark.parametrize("bound", ["hoeffding", "bernstein"])
 def test_soft_sums_are_those_of_the_network(small_run, bound):
     run = small_run(bound=bound, n=200)
@@ -152,6 +175,39 @@ def test_soft_sums_are_those_of_the_network(small_run, bound):
         assert row["prediction"] == (top if lower > 0.5 else -1)
 
 
+def test_an_inverse_temperature_is_recorded_and_kept(small_run):
+    runs = [
+        small_run(f"at{beta:g}", bound="hoeffding", inverse_temperature=beta) for beta in (1, 5)
+    ]
+    for run in runs:
+        count(run)
+        done(run)
+    lower = [np.array([row["p_a_lower"] for row in table(run)]) for run in runs]
+    assert not np.isclose(*lower).any()
+    assert runs[0].claimed.run_id != runs[1].claimed.run_id
+    keys = ("index", "stage", "block", "classes", "counts")
+    hard = [sorted([row[key] for key in keys] for row in stored(run)) for run in runs]
+    assert hard[0] == hard[1]
+    at_5 = read_certificates(f"{runs[1].where}/certificates.parquet")
+    assert at_5.metadata["inverse_temperature"] == 5.0
+    # Counts do not depend on it, so a hard bound does not speak of it; the sums still do.
+    told, target = again(runs[1], "hard", bound="clopper-pearson")
+    assert "inverse_temperature" not in told
+    back = recertify(target, Place.of(f"{target}-back"), bound="hoeffding")
+    assert back["inverse_temperature"] == 5.0
+    again_at_5 = read_certificates(f"{target}-back/certificates.parquet")
+    assert np.array_equal(again_at_5.p_a_lower, lower[1])
+    at_1 = read_certificates(f"{runs[0].where}/certificates.parquet")
+    assert any("inverse_temperature differs: 1.0" in each for each in differences([at_1, at_5]))
+    with pytest.raises(UserError, match="inverse_temperature is 5.0 now but was 1.0"):
+        recorded_evaluation(runs[0].where, runs[1].config)
+
+
+def test_a_hard_bound_has_no_inverse_temperature():
+    with pytest.raises(UserError, match="inverse-temperature is 2, but the bound tcertify counts"):
+        open_certification("nowhere", {"inverse_temperature": 2.0, "bound": "tcertify"})
+
+
 def test_soft_and_hard_count_the_same_draws(small_run):
     soft, hard = small_run("soft", bound="hoeffding"), small_run("hard")
     count(soft)
@@ -173,6 +229,7 @@ def again(run, name, **changes):
         {"alpha": 0.2},
         {"n": 80},
         {"bound": "tcertify"},
+        {"bound": "randomized-clopper-pearson"},
         {"n": 130, "alpha": 0.01, "bound": "tcertify"},
     ],
 )
@@ -329,7 +386,7 @@ def test_ids_of_runs_that_use_none_of_this_stay(small_run):
     run = small_run()
     new = (
         "tolerance", "at_radius", "channels", "label_column", "is_spread", "model_args",
-        "normalisation",
+        "normalisation", "inverse_temperature", "reused_run",
     )  # fmt: skip
     plain = {k: v for k, v in run.config.identity().items() if k not in new}
     text = json.dumps(plain, sort_keys=True).encode()

@@ -207,6 +207,10 @@ TAMPERING = {
     "correct": (of_certificates("correct", True, row=0), "certificates.parquet: correct of image 5 is True, not False"),
     "draws used": (of_certificates("n", 131), "certificates.parquet: n of image 26 is 131, not 130"),
     "the order": (of_certificates("index", 5), "certificates.parquet: index is"),
+    "no rows": (
+        lambda cert: rewrite_table(cert / "certificates.parquet", lambda rows: []),
+        "certificates.parquet: index is empty, not that of the selected images",
+    ),
     "an image left out": (without_image, "certificates.parquet: index is 11 images, not as start 5, skip 7"),
     "the ACR": (of_json("summary.json", "acr", value=0.9), "summary.json: acr is 0.9, not"),
     "an accuracy": (

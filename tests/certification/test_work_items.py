@@ -34,6 +34,7 @@ def random_state(seed):
         rng.random((size, draws.num_blocks)) < rng.random(),
         np.where(selection, rng.integers(0, CLASSES, size), -1),
         np.full(size, draws.num_blocks),
+        np.zeros(size, dtype=bool),
     )
     return indices, labels, done, draws, int(rng.integers(1, 9))
 

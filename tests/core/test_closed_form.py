@@ -14,6 +14,7 @@ from torch import nn
 
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler
+from rsray.core.bounds import BOUNDS
 from rsray.core.bounds.clopper_pearson import CLOPPER_PEARSON
 from rsray.core.decide import predict_hard
 from rsray.core.evidence import ABSTAIN, Evidence
@@ -135,6 +136,40 @@ def test_real_draws_through_the_counting_engine(linear):
     z = ((np.stack(estimation)[:, 1] - N * p) / np.sqrt(N * p * (1 - p)))[unsaturated]
     assert abs(z.mean()) < 4 / np.sqrt(len(z))
     assert abs(z.std() - 1) < 4 / np.sqrt(2 * len(z))
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+def test_soft_bounds_at_an_inverse_temperature(linear, beta):
+    """The mean of softmax(beta * logits) is an integral; blocks of draws are trials of the bounds."""
+    model, images, margin = linear
+    i = int(np.abs(margin - 0.1).argmin())
+    norm = float(model[1].weight[1].detach().norm())
+    at, weight = np.polynomial.hermite_e.hermegauss(200)
+    steep = special.expit(beta * norm * (margin[i] + SIGMA * at))
+    truth = np.dot(steep, weight) / np.sqrt(2 * np.pi)
+
+    def sums_at(inverse_temperature):
+        engine = Sampler(
+            model, Evaluation("cpu", "fp32", "channels_last", 500), image_shape=(1, 8, 8),
+            num_classes=2, sigma=SIGMA, seed=0, inverse_temperature=inverse_temperature,
+        )  # fmt: skip
+        _, sums, squares = engine.moments(images[i], i, "estimation", blocks)
+        return sums[:, 1], squares[:, 1]
+
+    draws, trials = 100, 400
+    blocks = [(block, draws) for block in range(trials)]
+    sums, squares = sums_at(beta)
+
+    def is_mean(sums):
+        return abs(sums.mean() / draws - truth) < 4 * sums.std() / draws / np.sqrt(trials)
+
+    def failed(bound, alpha):
+        lower = BOUNDS[bound].lower(sums, squares, draws, alpha)
+        return (lower > truth).sum()
+
+    assert is_mean(sums) and not is_mean(sums_at(2.0)[0])
+    for bound, wrong_level in (("hoeffding", 0.999), ("bernstein", 1.999)):
+        assert failed(bound, ALPHA) <= at_most(ALPHA, trials) < failed(bound, wrong_level)
 
 
 def test_the_class_changes_where_the_closed_form_says(linear):

@@ -10,7 +10,7 @@ from scipy import stats
 
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.core.bounds import BOUNDS, clopper_pearson_lower, clopper_pearson_upper
-from rsray.core.bounds.confidence_sequence import ConfidenceSequence, answers
+from rsray.core.bounds.confidence_sequence import ConfidenceSequence, answers, log_evidence
 from rsray.core.evidence import Evidence
 from rsray.core.pilot import blocks_worth
 
@@ -219,17 +219,39 @@ def test_skip_end_to_end(num_classes, bound):
 
 @pytest.mark.parametrize("p", [0.55, 0.7, 0.95])
 def test_a_confidence_sequence_under_a_rule_that_cheats(p):
-    """Stop at the first draw at which the sequence would say too much; a fixed-n bound is caught."""
-    trials, longest = 2000, 1500
+    """Stop at the first look at which the sequence would say too much; a fixed-n bound is caught."""
+    trials, looks = 2000, np.arange(10, 1001, 10)
     rng = np.random.default_rng(3)
-    hits = np.cumsum(rng.random((trials, longest)) < p, axis=1)
-    draws = np.arange(1, longest + 1)
-    said = np.stack([answers(h, draws, [p - 1e-12], ALPHA)[:, 0] > 0 for h in hits])
-    caught = said.any(axis=1).sum()
-    assert 0 < caught <= allowed(trials)
-    looks = draws[9::10]
-    naive = (clopper_pearson_lower(hits[:, 9::10], looks, ALPHA) > p).any(axis=1).sum()
+    hits = np.cumsum(rng.binomial(10, p, (trials, len(looks))), axis=1)
+    most = log_evidence(hits, looks, p).max(axis=1)
+
+    def caught(alpha):
+        return (most >= np.log(1 / alpha)).sum()
+
+    assert 0 < caught(ALPHA) <= allowed(trials)
+    assert caught(10 * ALPHA) > allowed(trials)
+    naive = (clopper_pearson_lower(hits, looks, ALPHA) > p).any(axis=1).sum()
     assert naive > allowed(trials)  # the rule does cheat
+
+
+def test_many_radii_share_one_alpha():
+    """Asked on both sides of the truth, stopped as soon as any radius beyond it is answered yes."""
+    trials, looks, p = 1000, np.arange(10, 501, 10), 0.7
+    rng = np.random.default_rng(5)
+    beyond = np.array([p, 0.705, 0.72])
+    hits = np.cumsum(rng.binomial(10, p, (trials, len(looks))), axis=1)
+    most_NT = log_evidence(hits[..., None], looks[:, None], beyond).max(axis=2)
+    bound = ConfidenceSequence((0.0, 0.25, *stats.norm.ppf(beyond).tolist()))
+
+    def wrong(alpha):
+        stop_N = (most_NT >= np.log(1 / alpha)).argmax(axis=1)
+        counts = np.stack([hits, looks - hits], axis=2)[np.arange(trials), stop_N]
+        evidence = Evidence.of_counts(np.tile([1, 0], (trials, 1)), counts)
+        decision = bound.decide(evidence, sigma=1.0, alpha=alpha)
+        return (decision.radius >= bound.at_radius[2]).sum()
+
+    assert 0 < wrong(ALPHA) <= allowed(trials)
+    assert wrong(10 * ALPHA) > allowed(trials)
 
 
 @pytest.mark.parametrize("num_classes", CLASSES)

@@ -1,6 +1,7 @@
 """Stored counts looked at block by block: is each there that is owed, and no other."""
 
-# Shapes: N images, B blocks of each: the selection, then those of the estimation; R rows.
+# Shapes: N images, B blocks of each: the selection, reused counts where there are, and those of
+# the estimation; R rows.
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -19,14 +20,16 @@ from rsray.errors import UserError
 FILE = "counts"
 
 
-def blocks_of_image(table: pa.Table) -> NDArray[np.int64]:
-    """Return which block of its image each row [R] is: 0 the selection, then the estimation.
+def blocks_of_image(table: pa.Table, first: int = 1) -> NDArray[np.int64]:
+    """Return which block of its image each row [R] is: 0 the selection, `first` ... the estimation.
 
-    It is -1 for what is neither.
+    Reused counts are 1 where they come before the estimation. It is -1 for what is none of these.
     """
     stage_R, number_R = _stages(table), column(table, "block")
-    is_selection_R = (stage_R == "selection") & (number_R == 0)
-    return np.where(stage_R == "estimation", number_R + 1, np.where(is_selection_R, 0, -1))
+    block_R = np.where(stage_R == "estimation", number_R + first, -1)
+    block_R[(stage_R == "selection") & (number_R == 0)] = 0
+    block_R[(stage_R == "reused") & (number_R == 0) & (first > 1)] = 1
+    return block_R
 
 
 def _stages(table: pa.Table) -> NDArray[np.object_]:
@@ -40,9 +43,13 @@ class CheckedCounts:
         """Read every part once; what cannot be read or is of no use is a difference."""
         self.selected, self.plan = selected, plan
         self.gathered = GatheredCounts(selected, plan)
-        self.copies_NB = np.zeros((len(selected.indices), plan.num_blocks + 1), dtype=np.int64)
+        # Reused counts are any number of draws; whether they are those of the CERT that they come
+        # from is not looked at here.
+        before = [plan.n0, -1] if plan.is_paired else [plan.n0]
+        self.first = len(before)
+        self._draws_B = np.array([*before, *map(plan.block_draws, range(plan.num_blocks))])
+        self.copies_NB = np.zeros((len(selected.indices), len(self._draws_B)), dtype=np.int64)
         self.differences: list[Difference] = []
-        self._draws_B = np.array([plan.n0, *map(plan.block_draws, range(plan.num_blocks))])
         for name in store.names():
             try:
                 table = store.read(name)
@@ -72,7 +79,7 @@ class CheckedCounts:
         index_R, number_R = column(table, "index"), column(table, "block")
         indices, stage_R = self.selected.indices, _stages(table)
         position_R = np.minimum(np.searchsorted(indices, index_R), len(indices) - 1)
-        block_R = blocks_of_image(table)
+        block_R = blocks_of_image(table, self.first)
         is_known_R = (indices[position_R] == index_R) & (number_R >= 0)
         is_known_R &= (block_R >= 0) & (block_R < self.copies_NB.shape[1])
         for row in np.flatnonzero(~is_known_R).tolist():
@@ -82,7 +89,7 @@ class CheckedCounts:
 
     def _compare(self, table: pa.Table, name: str, expected_R: NDArray[np.int64]) -> None:
         stored_R = column(table, name)
-        for row in np.flatnonzero(stored_R != expected_R).tolist():
+        for row in np.flatnonzero((stored_R != expected_R) & (expected_R >= 0)).tolist():
             index, stage, block = (table[key][row].as_py() for key in ("index", "stage", "block"))
             what = f"{name} in {stage} block {block} of image {index}"
             self.differences.append(
@@ -96,12 +103,14 @@ class CheckedCounts:
 
         Images that failed may lack some, and do lack one.
         """
-        owed_NB = (np.arange(self.copies_NB.shape[1]) <= wanted_N[:, None]).astype(np.int64)
+        owed_N1 = wanted_N[:, None] + self.first
+        owed_NB = (np.arange(self.copies_NB.shape[1]) < owed_N1).astype(np.int64)
         is_wrong_NB = self.copies_NB != owed_NB
         whole_N = ~is_wrong_NB.any(axis=1)
         is_wrong_NB[failed_N] &= self.copies_NB[failed_N] > owed_NB[failed_N]
         for image, block in np.argwhere(is_wrong_NB).tolist():
-            stage = f"estimation block {block - 1}" if block else "selection block 0"
+            before = ("selection block 0", "reused block 0")[: self.first]
+            stage = [*before, f"estimation block {block - self.first}"][min(block, self.first)]
             what = f"copies of {stage} of image {self.selected.indices[image]}"
             stored, owed = self.copies_NB[image, block].item(), owed_NB[image, block].item()
             yield Difference(FILE, what, stored, owed)

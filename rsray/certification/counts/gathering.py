@@ -19,14 +19,18 @@ from rsray.certification.counts.tables import (
     ClassEntries,
     class_entries,
     column,
+    is_reused,
     is_selection,
     rows_where,
 )
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.core.evidence import Evidence
+from rsray.core.bounds.randomized_clopper_pearson import uniform_numbers
+from rsray.core.bounds.reused_counts import pairs_say_more
+from rsray.core.evidence import Evidence, Reused
 from rsray.errors import UserError
 
 Ints = NDArray[np.int64]
+REUSED = ("n", "top", "hits", "pairs", "lost", "lost_in_selection")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class StoredDraws:
     # -1 where the selection is not stored.
     selected_class_N: Ints
     wanted_N: Ints
+    # Whether an earlier network makes the estimation draws too.
+    is_paired_N: NDArray[np.bool_]
 
 
 class GatheredCounts:
@@ -60,6 +66,8 @@ class GatheredCounts:
         self._selection_hits_N, self._selection_runner_up_N, self._sums_N, self._squares_N = (
             np.zeros(size) for _ in range(4)
         )
+        # Of an earlier network, by the fields of Reused; and the draws of its most frequent class.
+        self._reused = {name: np.zeros(size, dtype=np.int64) for name in REUSED}
         # The selected class's hits in each block, where the draws stop by them: four bytes a block.
         shape = self.estimation_NT.shape if plan.at_radius else (0, 0)
         self._hits_NT = np.full(shape, -1, dtype=np.int32)
@@ -78,9 +86,13 @@ class GatheredCounts:
         selection_rows = rows_where(table, is_selection_R)
         self._add_selection(selection_rows, position_R[is_selection_R])
         estimation_rows = rows_where(table, ~is_selection_R)
+        is_reused_R = is_reused(estimation_rows)
         position, block = position_R[~is_selection_R], column(estimation_rows, "block")
-        self.estimation_NT[position, block] = True
-        np.add.at(self._n_N, position, column(estimation_rows, "draws"))
+        self.estimation_NT[position[~is_reused_R], block[~is_reused_R]] = True
+        draws = np.where(is_reused_R, 0, column(estimation_rows, "draws"))
+        np.add.at(self._n_N, position, draws)
+        if is_reused_R.any():
+            self._add_reused(rows_where(estimation_rows, is_reused_R), position[is_reused_R])
         if len(selection_rows) and self._early:
             estimation_rows = pa.concat_tables([*self._early, estimation_rows])
             self._early = []
@@ -97,6 +109,9 @@ class GatheredCounts:
         self._class_N[position_R] = entries.class_E[first_R]
         self._selection_hits_N[position_R] = counts_E[first_R]
         next_R = np.minimum(first_R + 1, len(counts_E) - 1)
+        if self.plan.is_paired:
+            lost_R = self._lost(class_entries(table), position_R)
+            self._reused["lost_in_selection"][position_R] = lost_R
         has_next_R = (next_R > first_R) & (entries.row_E[next_R] == entries.row_E[first_R])
         self._selection_runner_up_N[position_R] = np.where(has_next_R, counts_E[next_R], 0.0)
 
@@ -109,6 +124,8 @@ class GatheredCounts:
             table, position_R = rows_where(table, is_known_R), position_R[is_known_R]
         if not len(table):
             return
+        if self.plan.is_paired:
+            table, position_R = self._add_pairs(table, position_R)
         entries = class_entries(table)
         is_top_E = entries.class_E == self._class_N[position_R][entries.row_E]
         hits_R = _sum_by_row(entries, is_top_E, "counts", len(table)).astype(np.int64)
@@ -120,6 +137,35 @@ class GatheredCounts:
                 np.add.at(total_N, position_R, _sum_by_row(entries, is_top_E, name, len(table)))
         if self.bound.needs_runner_up:
             self._add_others(entries, ~is_top_E, position_R)
+
+    def _add_reused(self, table: pa.Table, position_R: Ints) -> None:
+        """Add an earlier network's draws, whatever class will be selected."""
+        entries, counts_E = _sorted_by_value(table, "counts")
+        first_R = np.searchsorted(entries.row_E, np.arange(len(table)))
+        self._reused["n"][position_R] = column(table, "draws")
+        self._reused["top"][position_R] = counts_E[first_R]
+
+    def _add_pairs(self, table: pa.Table, position_R: Ints) -> tuple[pa.Table, Ints]:
+        """Add what an earlier network says of the selected class; returns the other rows."""
+        entries, is_reused_R = class_entries(table), is_reused(table)
+        is_top_E = entries.class_E == self._class_N[position_R][entries.row_E]
+        all_E = np.ones_like(is_top_E)
+        hits_R, pairs_R = (
+            _sum_by_row(entries, chosen_E, name, len(table)).astype(np.int64)
+            for chosen_E, name in ((is_top_E, "counts"), (all_E, "before"))
+        )
+        np.add.at(self._reused["hits"], position_R, np.where(is_reused_R, hits_R, 0))
+        np.add.at(self._reused["lost"], position_R, self._lost(entries, position_R))
+        np.add.at(self._reused["pairs"], position_R, pairs_R)
+        return rows_where(table, ~is_reused_R), position_R[~is_reused_R]
+
+    def _lost(self, entries: ClassEntries, position_R: Ints) -> Ints:
+        """Return how many draws [R] the earlier network alone gave the selected class."""
+        is_top_E = entries.class_E == self._class_N[position_R][entries.row_E]
+        before_R, kept_R = (
+            _sum_by_row(entries, is_top_E, name, len(position_R)) for name in ("before", "kept")
+        )
+        return (before_R - kept_R).astype(np.int64)
 
     def _add_others(
         self, entries: ClassEntries, is_other_E: NDArray[np.bool_], position_R: Ints
@@ -161,7 +207,14 @@ class GatheredCounts:
     def stored_draws(self) -> StoredDraws:
         """Return which draws are there, and which are wanted."""
         wanted_N = self.wanted(np.arange(len(self.selected.indices)))
-        return StoredDraws(self.selection_N, self.estimation_NT, self._class_N, wanted_N)
+        is_paired_N = np.zeros(len(wanted_N), dtype=bool)
+        if self.plan.is_paired:
+            top_N, n_N = self._reused["top"], self._reused["n"]
+            plan = self.plan
+            is_paired_N = pairs_say_more(top_N, n_N, 0, plan.n0, plan.n, plan.alpha)
+        return StoredDraws(
+            self.selection_N, self.estimation_NT, self._class_N, wanted_N, is_paired_N
+        )
 
     def evidence(self, position: Ints | None = None) -> Evidence:
         """Return what the counts of some images show (default: of all)."""
@@ -170,6 +223,9 @@ class GatheredCounts:
         for row, image in enumerate(at.tolist() if self._others else ()):
             if image in self._others:
                 runner_up[row] = _most(self._others[image])
+        uniform: float | NDArray[np.float64] = 1.0
+        if self.bound.is_randomized:
+            uniform = uniform_numbers(self.plan.seed, self.selected.indices[at].tolist())
         return Evidence(
             selected_class=self._class_N[at],
             n0=self._n0_N[at],
@@ -180,7 +236,12 @@ class GatheredCounts:
             runner_up=runner_up,
             sums=self._sums_N[at],
             square_sums=self._squares_N[at],
+            uniform=uniform,
+            reused=self._reused_evidence(at) if self.plan.is_paired else None,
         )
+
+    def _reused_evidence(self, position: Ints) -> Reused:
+        return Reused(**{k: v[position] for k, v in self._reused.items() if k != "top"})
 
 
 def gather(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +18,19 @@ from rsray.core.noise import Stage
 
 
 def count_item(
-    sampler: Sampler, image_CHW: NDArray[np.uint8], item: WorkItem, plan: SamplingPlan
+    sampler: Sampler,
+    image_CHW: NDArray[np.uint8],
+    item: WorkItem,
+    plan: SamplingPlan,
+    earlier: Sampler | None = None,
 ) -> pa.Table:
-    """Return the rows of COUNTS (SOFT_COUNTS for soft bounds) that an item owes.
+    """Return the rows, in the plan's schema, that an item owes.
 
     An item that does not know its image's selected class makes the selection draws itself: they
     are the same wherever they are made, and 0.1 % of the work. Only the item that owes them
     stores them.
     """
-    work = _ItemWork(sampler, image_CHW, item, plan)
+    work = _ItemWork(sampler, image_CHW, item, plan, earlier)
     tables = [plan.counts_schema.empty_table()]
     selected = item.selected_class
     last = item.first_block + item.num_blocks
@@ -50,11 +55,15 @@ class _ItemWork:
     image_CHW: NDArray[np.uint8]
     item: WorkItem
     plan: SamplingPlan
+    # Of the earlier network, whose counts are reused.
+    earlier: Sampler | None
 
     def draw(
         self, stage: Stage, blocks: list[tuple[int, int]]
-    ) -> tuple[NDArray[np.int64], *tuple[NDArray[np.float64], ...]]:
-        """Return the counts [T, K] of the blocks; of soft bounds, the sums and square sums too."""
+    ) -> tuple[NDArray[np.int64], *tuple[NDArray[Any], ...]]:
+        """Return the counts [T, K] of the blocks, and what else the plan's schema has of them."""
+        if self.earlier is not None:
+            return self._draw_pairs(self.earlier, stage, blocks)
         if self.plan.bound.is_soft:
             return self.sampler.moments(self.image_CHW, self.item.index, stage, blocks)
         return (self.sampler.counts(self.image_CHW, self.item.index, stage, blocks),)
@@ -63,9 +72,29 @@ class _ItemWork:
         self,
         stage: Stage,
         blocks: list[tuple[int, int]],
-        values_TK: tuple[NDArray[np.int64], *tuple[NDArray[np.float64], ...]],
+        values_TK: tuple[NDArray[np.int64], *tuple[NDArray[Any], ...]],
     ) -> pa.Table:
         return counts_table(self.item.index, self.item.label, stage, blocks, *values_TK)
+
+    def _draw_pairs(
+        self, earlier: Sampler, stage: Stage, blocks: list[tuple[int, int]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the counts, those of the earlier network, and those on which both agree [T, K].
+
+        Of estimation draws that an image does not want from both, the last two are 0.
+        """
+        own = (self.image_CHW, self.item.index, stage, blocks)
+        if stage == "estimation" and not self.item.is_paired:
+            counts_TK = self.sampler.counts(*own)
+            return counts_TK, np.zeros_like(counts_TK), np.zeros_like(counts_TK)
+        now_D, before_D = self.sampler.classes(*own), earlier.classes(*own)
+        block_D = np.repeat(np.arange(len(blocks)), [draws for _, draws in blocks])
+        tables = np.zeros((3, len(blocks), self.sampler.num_classes), dtype=np.int64)
+        is_same_D = now_D == before_D
+        np.add.at(tables[0], (block_D, now_D), 1)
+        np.add.at(tables[1], (block_D, before_D), 1)
+        np.add.at(tables[2], (block_D[is_same_D], now_D[is_same_D]), 1)
+        return tables[0], tables[1], tables[2]
 
     def wanted_blocks(self, selected: int, selection_hits: float) -> int:
         """Return how many blocks the image wants, given its selection draws."""

@@ -17,9 +17,16 @@ from numpy.typing import NDArray
 from rsray.certification.counts.tables import StoredBlocks, column, first_difference, rows_where
 from rsray.errors import UserError
 from rsray.storage import Place, one_line, read_file
-from rsray.storage.schemas import COUNTS, SOFT_COUNTS, parquet_bytes, run_metadata
+from rsray.storage.schemas import (
+    COUNTS,
+    PAIRED_COUNTS,
+    SOFT_COUNTS,
+    parquet_bytes,
+    run_metadata,
+)
 
 log = logging.getLogger(__name__)
+SCHEMAS = (COUNTS, SOFT_COUNTS, PAIRED_COUNTS)
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class CountStore:
 
         Whoever may have to write it again names it, by `new_name`: the part is then replaced.
         """
-        schema = SOFT_COUNTS if "sums" in table.column_names else COUNTS
+        schema = next((each for each in SCHEMAS if each.names == table.column_names), COUNTS)
         content = parquet_bytes(
             table.cast(schema),
             {"run": self.run_id},
@@ -169,7 +176,7 @@ class CountStore:
 
 def _check_sums(table: pa.Table) -> None:
     """Raise ValueError unless every row's classes have a count each, which add up to its draws."""
-    if table.column_names not in (COUNTS.names, SOFT_COUNTS.names):
+    if table.column_names not in [schema.names for schema in SCHEMAS]:
         raise ValueError(f"unknown columns {', '.join(table.column_names)}")
     lists: Any = [table[name].combine_chunks() for name in ("classes", "counts")]
     lengths, lengths_of_counts = (np.diff(each.offsets.to_numpy()) for each in lists)

@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rsray.core.noise import Stage
-from rsray.storage.schemas import COUNTS, SOFT_COUNTS
+from rsray.storage.schemas import COUNTS, PAIRED_COUNTS, SOFT_COUNTS
 
 Ints = NDArray[np.int64]
+LISTS = ("counts", "sums", "square_sums", "before", "kept")  # of each row's classes
 
 
 class ClassEntries(NamedTuple):
@@ -22,7 +23,7 @@ class ClassEntries(NamedTuple):
 
     row_E: Ints
     class_E: Ints
-    # By name: counts, and where they are stored sums and square_sums.
+    # By name: counts, and others of LISTS that are stored.
     values: dict[str, NDArray[Any]]
 
 
@@ -32,15 +33,18 @@ def counts_table(
     stage: Stage,
     blocks: Sequence[tuple[int, int]],
     counts_TK: NDArray[np.int64],
-    *soft_TK: NDArray[np.float64],
+    *more_TK: NDArray[Any],
 ) -> pa.Table:
     """Return an image's blocks, given as (block, draws), in the stored schema.
 
-    `soft_TK` are the sums and the square sums of soft probabilities, where a bound needs them.
+    `more_TK` are the sums and the square sums of soft probabilities, where a bound needs them; or,
+    as integers, how many draws an earlier network gave each class, and how many both did.
     """
     if len(blocks) != len(counts_TK):
         raise ValueError(f"{len(counts_TK)} rows of counts for {len(blocks)} blocks")
-    schema, tables = (SOFT_COUNTS if soft_TK else COUNTS), (counts_TK, *soft_TK)
+    schema, tables = COUNTS, (counts_TK, *more_TK)
+    if more_TK:
+        schema = PAIRED_COUNTS if more_TK[0].dtype == np.int64 else SOFT_COUNTS
     # Where there are sums, a class is kept that any draw gave a probability.
     is_kept_TK = np.logical_or.reduce([each_TK > 0 for each_TK in tables[:2]])
     row_E, class_E = np.nonzero(is_kept_TK)
@@ -71,9 +75,16 @@ def is_selection(table: pa.Table) -> NDArray[np.bool_]:
     return np.asarray(pc.equal(table["stage"], pa.scalar("selection")).to_numpy(), dtype=np.bool_)
 
 
+def is_reused(table: pa.Table) -> NDArray[np.bool_]:
+    """Tell of each row [R] whether it holds all estimation draws of an earlier network."""
+    return np.asarray(pc.equal(table["stage"], pa.scalar("reused")).to_numpy(), dtype=np.bool_)
+
+
 def block_numbers(table: pa.Table) -> Ints:
-    """Return which of its image's blocks each row [R] holds: 0 the selection, then estimation."""
-    return np.where(is_selection(table), 0, column(table, "block") + 1)
+    """Return which row of its image each [R] is: selection, reused counts, then estimation."""
+    first_R = np.where(is_selection(table), 0, 1)
+    is_estimation_R = ~(is_selection(table) | is_reused(table))
+    return np.where(is_estimation_R, column(table, "block") + 2, first_R)
 
 
 def rows_where(table: pa.Table, chosen_R: NDArray[np.bool_]) -> pa.Table:
@@ -83,7 +94,7 @@ def rows_where(table: pa.Table, chosen_R: NDArray[np.bool_]) -> pa.Table:
 
 def class_entries(table: pa.Table) -> ClassEntries:
     """Return the class lists of the rows as flat arrays, in the order of the rows."""
-    names = [name for name in ("counts", "sums", "square_sums") if name in table.column_names]
+    names = [name for name in table.column_names if name in LISTS]
     lists: Any = {name: table[name].combine_chunks() for name in ("classes", *names)}
     lengths = np.diff(lists["classes"].offsets.to_numpy()) if len(table) else []
     flat = {name: each.flatten().to_numpy(zero_copy_only=False) for name, each in lists.items()}

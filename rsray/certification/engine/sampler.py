@@ -48,6 +48,7 @@ class Sampler:
         sigma: float,
         seed: int,
         noise: str = "grid",
+        inverse_temperature: float = 1.0,
     ) -> None:
         """Prepare a copy of `model`, which is on the evaluation's device; compiles if it says so.
 
@@ -55,6 +56,7 @@ class Sampler:
         """
         self.evaluation, self.image_shape, self.num_classes = evaluation, image_shape, num_classes
         self.seed, self._noise = seed, NOISES[noise].of(sigma)
+        self.inverse_temperature = inverse_temperature
         self._network = EvaluatedNetwork(model, evaluation, image_shape)
         self._device = self._network.device
         self._normalise = Affine.of(
@@ -80,21 +82,51 @@ class Sampler:
         ShortOfMemoryError when the device runs out of memory.
         """
         draws = [draws for _, draws in blocks]
-        total, batch = sum(draws), self.evaluation.batch_size
-        rows = -(-total // batch) * batch
         try:
-            top_D = torch.empty(rows, device=self._device)
-            classes_D = torch.empty(rows, dtype=torch.int64, device=self._device)
-            for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
-                here = slice(start, start + batch)
-                torch.max(logits_BK, 1, out=(top_D[here], classes_D[here]))
-            is_bad = torch.isnan(top_D[:total]).any()  # the largest logit is NaN if any is
-            counts_K1 = self._count_by_block(classes_D[:total], draws, is_bad)
+            classes_D, is_bad = self._classes(image_CHW, index, stage, blocks)
+            counts_K1 = self._count_by_block(classes_D, draws, is_bad)
         except torch.OutOfMemoryError as problem:
+            batch = self.evaluation.batch_size
             raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
         if counts_K1[-1]:
             raise BadLogitsError(f"the network returned NaN for image {index}")
         return counts_K1[:-1].reshape(len(draws), self.num_classes)
+
+    @torch.no_grad()
+    def classes(
+        self,
+        image_CHW: NDArray[np.uint8],
+        index: int,
+        stage: Stage,
+        blocks: Sequence[tuple[int, int]],
+    ) -> NDArray[np.int64]:
+        """Return the class of every draw [D] of the blocks, in their order; raises as `counts`."""
+        try:
+            classes_D, is_bad = self._classes(image_CHW, index, stage, blocks)
+        except torch.OutOfMemoryError as problem:
+            batch = self.evaluation.batch_size
+            raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
+        if is_bad:
+            raise BadLogitsError(f"the network returned NaN for image {index}")
+        return classes_D.cpu().numpy()
+
+    def _classes(
+        self,
+        image_CHW: NDArray[np.uint8],
+        index: int,
+        stage: Stage,
+        blocks: Sequence[tuple[int, int]],
+    ) -> tuple[Tensor, Tensor]:
+        """Return the class of every draw [D], and whether any logit was NaN."""
+        total, batch = sum(draws for _, draws in blocks), self.evaluation.batch_size
+        rows = -(-total // batch) * batch
+        top_D = torch.empty(rows, device=self._device)
+        classes_D = torch.empty(rows, dtype=torch.int64, device=self._device)
+        for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
+            here = slice(start, start + batch)
+            torch.max(logits_BK, 1, out=(top_D[here], classes_D[here]))
+        # The largest logit is NaN if any is.
+        return classes_D[:total], torch.isnan(top_D[:total]).any()
 
     @torch.no_grad()
     def moments(
@@ -106,9 +138,9 @@ class Sampler:
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """Return counts, sums and sums of squares of soft probabilities, each [len(blocks), K].
 
-        Each probability is rounded down, and each square up, to a multiple of 2^-24: sound for
-        lower bounds, and sums of up to 2^29 draws are then exact in float64, so that no split or
-        order can change a bit. Raises as `counts` does.
+        The probabilities are softmax(inverse_temperature * logits). Each is rounded down, and each
+        square up, to a multiple of 2^-24: sound for lower bounds, and sums of up to 2^29 draws are
+        then exact in float64, so that no split or order can change a bit. Raises as `counts` does.
         """
         draws = [draws for _, draws in blocks]
         size, batch = (len(draws), self.num_classes), self.evaluation.batch_size
@@ -126,7 +158,7 @@ class Sampler:
                 logits_BK = logits_BK[: len(block_B)]
                 bad |= torch.isnan(logits_BK).any()
                 # An infinite logit is as large as a logit can be: of inf alone softmax makes NaN.
-                finite_BK = logits_BK.nan_to_num(0.0)
+                finite_BK = (self.inverse_temperature * logits_BK).nan_to_num(0.0)
                 soft_BK = (finite_BK.softmax(1).double() * STEPS).floor_().div_(STEPS)
                 sums.index_add_(0, block_B, soft_BK)
                 squares.index_add_(0, block_B, soft_BK.square_().mul_(STEPS).ceil_().div_(STEPS))

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from rsray.core.bounds.clopper_pearson import clopper_pearson_lower, clopper_pearson_upper
     from rsray.core.bounds.confidence_sequence import sequence_lower
     from rsray.core.bounds.hoeffding import hoeffding_lower
+    from rsray.core.bounds.randomized_clopper_pearson import randomized_clopper_pearson_lower
 
 BOUNDS: "Family[Bound]" = Family(
     "bound",
     {
         "clopper-pearson": "rsray.core.bounds.clopper_pearson:CLOPPER_PEARSON",
+        "randomized-clopper-pearson": "rsray.core.bounds.randomized_clopper_pearson:"
+        "RANDOMIZED_CLOPPER_PEARSON",
         "tcertify": "rsray.core.bounds.tcertify:TCERTIFY",
         "hoeffding": "rsray.core.bounds.hoeffding:HOEFFDING",
         "bernstein": "rsray.core.bounds.bernstein:BERNSTEIN",
@@ -30,6 +33,7 @@ BOUNDS: "Family[Bound]" = Family(
 _MODULES = {
     "clopper_pearson_lower": "clopper_pearson",
     "clopper_pearson_upper": "clopper_pearson",
+    "randomized_clopper_pearson_lower": "randomized_clopper_pearson",
     "hoeffding_lower": "hoeffding",
     "bernstein_lower": "bernstein",
     "sequence_lower": "confidence_sequence",
@@ -41,6 +45,7 @@ __all__ = [
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "hoeffding_lower",
+    "randomized_clopper_pearson_lower",
     "sequence_lower",
 ]
 

@@ -24,6 +24,8 @@ class Bound(ABC):
     is_soft: ClassVar[bool] = False
     # Whether it needs the count of the most frequent class but the selected one, too.
     needs_runner_up: ClassVar[bool] = False
+    # Whether it needs a uniform number of each image.
+    is_randomized: ClassVar[bool] = False
 
     @abstractmethod
     def lower(self, hits: ArrayLike, square_sums: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
@@ -47,6 +49,11 @@ class Bound(ABC):
             n += 1
         return n
 
+    def lower_of(self, evidence: Evidence, alpha: float) -> Floats:
+        """Return the lower bound of each of N images, as `lower`."""
+        hits_N = evidence.sums if self.is_soft else evidence.hits
+        return self.lower(hits_N, evidence.square_sums, evidence.n, alpha)
+
     def decide(
         self, evidence: Evidence, *, sigma: float, alpha: float, total_variation: float = 0.0
     ) -> Decision:
@@ -57,9 +64,7 @@ class Bound(ABC):
         estimation draws, abstain with radius 0. `total_variation` is how far the noise of a draw
         may be from the exact Gaussian: it comes off the bound.
         """
-        hits_N = evidence.sums if self.is_soft else evidence.hits
-        lower_N = self.lower(hits_N, evidence.square_sums, evidence.n, alpha)
-        lower_N = np.maximum(lower_N - total_variation, 0.0)
+        lower_N = np.maximum(self.lower_of(evidence, alpha) - total_variation, 0.0)
         return Decision(
             prediction=np.where(lower_N > 0.5, evidence.selected_class, ABSTAIN).astype(np.int32),
             radius=certified_radius(lower_N, sigma),

@@ -1,7 +1,9 @@
 """Confidence sequences: bounds of a probability that stay valid however one decides to stop.
 
-A beta mixture of likelihood ratios is a martingale that starts at 1 (Robbins 1970), so by Ville's
-inequality it ever reaches 1/alpha at the true p with probability at most alpha.
+To reject "the probability is at most p", likelihood ratios are mixed over the values ABOVE p alone,
+by a beta prior cut there. If the probability is at most p, the mixture is a supermartingale that
+starts at 1, so by Ville's inequality it ever reaches 1/alpha with probability at most alpha
+(Robbins 1970; ../README.md, 4).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class ConfidenceSequence(Bound):
     stopping rule. An image stopped early has a smaller radius than n draws would have given.
     """
 
+    # Ascending.
     at_radius: tuple[float, ...]
     name = "confidence-sequence"
 
@@ -58,11 +61,14 @@ class ConfidenceSequence(Bound):
     ) -> Decision:
         """Return the certificates of N images, whose radius is at least the largest answered yes.
 
-        The answer and the bound say the same; taking both keeps rounding from telling them apart.
+        A radius counts if all smaller ones do: then whatever is false needs the smallest that is
+        false, and no alpha is split between them. The answer and the bound say the same; taking
+        both keeps rounding from telling them apart.
         """
         levels = {"sigma": sigma, "alpha": alpha, "total_variation": total_variation}
         decision = super().decide(evidence, **levels)
         above_NR = self.answers(evidence.hits, evidence.n, **levels) > 0
+        above_NR = np.logical_and.accumulate(above_NR, axis=1)
         reached_N = np.where(above_NR, self.at_radius, 0.0).max(axis=1, initial=0.0)
         certified = decision.prediction != ABSTAIN
         return replace(
@@ -71,24 +77,30 @@ class ConfidenceSequence(Bound):
 
 
 def log_evidence(hits: ArrayLike, draws: ArrayLike, p: ArrayLike) -> Floats:
-    """Return the logarithm of the evidence against p after `hits` in `draws`, in nats.
+    """Return the logarithm of the evidence that the probability is above p, in nats.
 
-    With probability at least 1 - alpha over the draws it stays below ln(1/alpha) at the true p at
-    all times at once: under any stopping rule, whatever the rule has seen (../README.md, 4).
+    Where it is at most p, the evidence of `hits` in `draws` ever reaches ln(1/alpha) with
+    probability at most alpha: under any stopping rule, whatever the rule has seen.
     """
     hits_, draws_ = np.asarray(hits, dtype=np.float64), np.asarray(draws, dtype=np.float64)
-    misses = draws_ - hits_
+    misses, p_ = draws_ - hits_, np.asarray(p, dtype=np.float64)
     mixture = special.betaln(hits_ + 0.5, misses + 0.5) - special.betaln(0.5, 0.5)
-    p_ = np.asarray(p, dtype=np.float64)
     likelihood = special.xlogy(hits_, p_) + special.xlog1py(misses, -p_)
-    return np.asarray(mixture - likelihood, dtype=np.float64)
+    # The shares of the posterior and of the prior above p: what is cut off at p.
+    posterior, prior = (
+        special.betaincc(hits_ + 0.5, misses + 0.5, p_),
+        special.betaincc(0.5, 0.5, p_),
+    )
+    with np.errstate(divide="ignore"):
+        return np.asarray(mixture - likelihood + np.log(posterior) - np.log(prior))
 
 
 def sequence_lower(hits: ArrayLike, draws: ArrayLike, alpha: float) -> Floats:
-    """Return the largest rejected p below hits/draws; 0 where none is.
+    """Return the largest p below hits/draws of which "at most p" is rejected; 0 where none is.
 
-    With probability at least 1 - alpha over the draws it is at most the true p at all times at
-    once, so it may be read whenever one likes. A little below Clopper-Pearson's for fixed n.
+    Every smaller p is rejected too, for the evidence falls in p. With probability at least
+    1 - alpha over the draws it is at most the true p at all times at once, so it may be read
+    whenever one likes. A little below Clopper-Pearson's for fixed n.
     """
     hits_, draws_ = np.broadcast_arrays(
         np.asarray(hits, dtype=np.float64), np.asarray(draws, dtype=np.float64)
@@ -113,6 +125,7 @@ def answers(
     """
     hits_ = np.asarray(hits, dtype=np.float64)[..., None]
     draws_ = np.asarray(draws, dtype=np.float64)[..., None]
-    at = np.asarray(thresholds, dtype=np.float64)
-    side = np.sign(hits_ - at * draws_).astype(np.int64)
-    return np.where(log_evidence(hits_, draws_, at) >= -math.log(alpha), side, 0)
+    at, needed = np.asarray(thresholds, dtype=np.float64), -math.log(alpha)
+    is_above = (hits_ > at * draws_) & (log_evidence(hits_, draws_, at) >= needed)
+    is_below = (hits_ < at * draws_) & (log_evidence(draws_ - hits_, draws_, 1.0 - at) >= needed)
+    return is_above.astype(np.int64) - is_below

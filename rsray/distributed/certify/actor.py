@@ -14,6 +14,7 @@ from rsray.certification.counts.item import count_item
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler, ShortOfMemoryError
 from rsray.certification.sampling_plan import SamplingPlan
+from rsray.certification.source import ClassifierSource
 from rsray.certification.work_items import WorkItem
 from rsray.core.hardware import dedicate_process, device_name
 from rsray.data import ImageSplit
@@ -34,11 +35,12 @@ class ActorSettings:
     split: ImageSplit
     plan: SamplingPlan
     evaluation: Evaluation
-    seed: int
     noise: str
     threads: int
     gpus: float
     search_path: tuple[str, ...]
+    # A reference to the source of the network whose counts are reused, and its evaluation.
+    earlier: tuple[Any, Evaluation] | None = None
 
 
 class CountingActor:
@@ -54,14 +56,23 @@ class CountingActor:
         self.failures_in_a_row = 0
         device = torch.device(settings.evaluation.device)
         self.device_name = device_name(device)
-        self.sampler = Sampler(
-            ray.get(settings.source).build(self.split).to(device),
-            settings.evaluation,
+        self.noise = settings.noise
+        self.sampler = self._sampler(ray.get(settings.source), settings.evaluation)
+        self.earlier: Sampler | None = None
+        if settings.earlier is not None:
+            source, evaluation = settings.earlier
+            self.earlier = self._sampler(ray.get(source), evaluation)
+
+    def _sampler(self, source: ClassifierSource, evaluation: Evaluation) -> Sampler:
+        return Sampler(
+            source.build(self.split).to(torch.device(evaluation.device)),
+            evaluation,
             image_shape=self.split.image_shape,
             num_classes=self.split.num_classes,
             sigma=self.plan.sigma,
-            seed=settings.seed,
-            noise=settings.noise,
+            seed=self.plan.seed,
+            noise=self.noise,
+            inverse_temperature=self.plan.inverse_temperature,
         )
 
     def __call__(self, task: pa.Table) -> pa.Table:
@@ -73,7 +84,7 @@ class CountingActor:
             item = WorkItem(**values)
             try:
                 image = self.split.images([item.index])[0]
-                tables.append(count_item(self.sampler, image, item, self.plan))
+                tables.append(count_item(self.sampler, image, item, self.plan, self.earlier))
                 self.failures_in_a_row = 0
             except ShortOfMemoryError as problem:  # the actor's trouble, not the image's
                 stop = str(problem).splitlines()[0]

@@ -20,6 +20,7 @@ _TASK_FIELDS: dict[str, pa.DataType] = {
     "num_blocks": pa.int32(),
     "selection": pa.bool_(),
     "selected_class": pa.int32(),
+    "is_paired": pa.bool_(),
 }
 TASK = pa.schema(_TASK_FIELDS)
 _ANSWER_FIELDS: dict[str, pa.DataType] = {

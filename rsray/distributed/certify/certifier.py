@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from rsray.certification.counts.gathering import GatheredCounts, StoredDraws, gather
 from rsray.certification.counts.store import Selected
+from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import (
     PROGRESS,
     Claimed,
@@ -25,6 +26,7 @@ from rsray.certification.folder import (
     recorded_evaluation,
 )
 from rsray.certification.progress import Progress
+from rsray.certification.reuse import EarlierCertification, check_repeated
 from rsray.certification.source import ClassifierSource
 from rsray.certification.work_items import WorkItem, owed_items, share_out
 from rsray.config import CertifyConfig
@@ -62,6 +64,7 @@ def certify(
     source: ClassifierSource,
     split: ImageSplit,
     selected: Selected,
+    earlier: EarlierCertification | None = None,
     *,
     address: str | None = None,
     on_progress: OnProgress = lambda snapshot: None,
@@ -91,7 +94,17 @@ def certify(
             )
         config = config.model_copy(update={"precision": evaluation.precision})
         claimed = claim(cert, config, evaluation)
-        return _Certification(claimed, source, split, selected, fleet, on_progress).run()
+        if earlier is not None:
+            _check_device(earlier, evaluation)
+        return _Certification(claimed, source, split, selected, fleet, on_progress, earlier).run()
+
+
+def _check_device(earlier: EarlierCertification, evaluation: Evaluation) -> None:
+    if earlier.evaluation.device != evaluation.device:
+        raise UserError(
+            f"{earlier.cert} counted on {earlier.evaluation.device}, and {evaluation.device} is "
+            "used here: its network would round otherwise; use the same, or certify without --reuse"
+        )
 
 
 class _Certification:
@@ -105,6 +118,7 @@ class _Certification:
         selected: Selected,
         fleet: Fleet,
         on_progress: OnProgress,
+        earlier: EarlierCertification | None,
     ) -> None:
         import ray
 
@@ -121,6 +135,11 @@ class _Certification:
         self.owed_draws = 0
         self.started = self.flushed = self.reported = time.perf_counter()
         self.weights = ray.put(source)
+        self.earlier = earlier
+        if earlier is not None:
+            self.earlier_weights = ray.put(earlier.source)
+            earlier.store_in(self.store, selected, self.plan.num_blocks)
+            self.earlier_blocks = earlier.stored_blocks(selected, self.plan.num_blocks)
         # Damaged parts are dropped here, before anything is planned by them.
         self.progress = Progress(self._gather(drop_damaged=True))
 
@@ -208,6 +227,8 @@ class _Certification:
             self.failed[index] = reason
             self._check_hope(index, reason)
         if len(answer.counts):
+            if self.earlier is not None:
+                check_repeated(answer.counts, self.earlier_blocks, self.earlier.cert)
             self._look_at_device(answer.device_name)
             self.waiting.append(answer.counts)
             self.progress.add(answer.counts)
@@ -264,8 +285,8 @@ class _Certification:
             split=self.split,
             plan=self.plan,
             evaluation=self.claimed.evaluation,
-            seed=self.config.seed,
             noise=self.config.noise,
+            earlier=self.earlier and (self.earlier_weights, self.earlier.evaluation),
             threads=self.fleet.threads,
             gpus=self.fleet.gpus,
             search_path=search_path(),

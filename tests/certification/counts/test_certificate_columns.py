@@ -69,7 +69,8 @@ def state(sampling):
     """Images 0..4 of label 0, all stored; image 3 was selected as class 1."""
     selected, classes = Selected(np.arange(5) * 10, np.zeros(5, int)), np.array([0, 0, 0, 1, 0])
     wanted = replace(PLAN, sampling=sampling).wanted_blocks(selected.labels, classes, np.zeros(5))
-    return selected, StoredDraws(np.ones(5, bool), np.ones((5, 4), bool), classes, wanted)
+    no_pairs = np.zeros(5, bool)
+    return selected, StoredDraws(np.ones(5, bool), np.ones((5, 4), bool), classes, wanted, no_pairs)
 
 
 def test_complete_runs_pass():

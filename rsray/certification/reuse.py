@@ -1,0 +1,183 @@
+"""Counts of a certified network, used again for another one near it: what must agree, and does.
+
+The earlier network makes stored draws again, as it was evaluated then, beside the new one; each of
+its counts must be the one that is stored. The mathematics is in rsray/core/README.md, 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from rsray.certification.counts.store import CountStore, Selected
+from rsray.certification.counts.tables import (
+    class_entries,
+    column,
+    first_difference,
+    is_selection,
+    rows_where,
+)
+from rsray.certification.engine.evaluation import Evaluation
+from rsray.certification.folder import Claimed, finished_record, reopen
+from rsray.certification.source import ClassifierSource, open_source
+from rsray.config import CertifyConfig
+from rsray.data import ImageSplit
+from rsray.errors import UserError
+from rsray.storage import Place
+from rsray.storage.schemas import COUNTS, PAIRED_COUNTS
+
+# What a draw depends on beside the network, and which images are drawn.
+SAME = (
+    "dataset", "split", "image_size", "channels", "label_column", "sigma", "noise", "seed", "n0",
+    "block_size", "start", "skip", "limit", "is_spread",
+)  # fmt: skip
+SAME_CLASSES = ("num_classes", "classes", "image_shape")
+PART = "part-reused.parquet"
+
+
+class EarlierCertification(NamedTuple):
+    """A finished certification of a network that can be evaluated again."""
+
+    was: Claimed
+    source: ClassifierSource | None = None
+
+    @property
+    def cert(self) -> Place:
+        """Its folder."""
+        return self.was.folder
+
+    @property
+    def config(self) -> CertifyConfig:
+        """Its settings."""
+        return self.was.config
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """How its network was evaluated."""
+        return self.was.evaluation
+
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was given, and of the rest what must be, or usually is, as it was here."""
+        old, block = self.config, self.config.block_size
+        tenth = min(old.n, max(1, old.n // 10 // block) * block)
+        known = {name: getattr(old, name) for name in SAME}
+        sampling = "skip" if old.sampling == "adaptive" else old.sampling
+        rest = {"n": tenth, "alpha": old.alpha, "sampling": sampling}
+        return {**known, **rest, **given, "reused_run": self.was.run_id}
+
+    def check(self, config: CertifyConfig) -> None:
+        """Raise UserError where the new certification has other images, noise or classes."""
+        for name in (*SAME, *SAME_CLASSES):
+            mine, theirs = getattr(config, name), getattr(self.config, name)
+            if mine != theirs:
+                raise UserError(
+                    f"the counts of {self.cert} cannot be used: {name} is {mine!r} now but was "
+                    f"{theirs!r}"
+                )
+        block = config.block_size
+        if config.n > self.config.n or (config.n != self.config.n and config.n % block):
+            raise UserError(
+                f"n is {config.n}: with --reuse at most the {self.config.n} draws of {self.cert}, "
+                f"and a multiple of its block size {block}"
+            )
+
+    def with_source(self, config: CertifyConfig, split: ImageSplit) -> EarlierCertification:
+        """Return it with its network opened; UserError where that is not the one it counted."""
+        old, where = self.config, config.reuse_model or self.config.source
+        if old.model.partition(":")[1] and old.model != config.model:
+            raise UserError(
+                f"{self.cert} is of a network that the factory {old.model} makes, which only your "
+                "own word imports: its counts can be used for a --model of that factory alone"
+            )
+        found = open_source(where)
+        if found.digest != old.model_digest:
+            raise UserError(
+                f"{where} holds other weights than {self.cert} was made with: give the network of "
+                "that certification with --reuse-model"
+            )
+        known = ("model", "model_args", "dataset", "image_size", "channels", "label_column")
+        found = found.given(**{name: getattr(old, name) for name in (*known, "sigma")})
+        return self._replace(source=found.given(normalise=_stated(old)).settled(split))
+
+    def store_in(self, store: CountStore, selected: Selected, num_pairs: int) -> None:
+        """Write the counts of each image beyond its first blocks, a row of `reused`, into a CERT.
+
+        The first `num_pairs` blocks are those that both networks draw.
+        """
+        totals_NK = np.zeros((len(selected.indices), self.config.num_classes), dtype=np.int64)
+        for table in self.was.store.blocks(selected):
+            is_beyond = ~is_selection(table) & (column(table, "block") >= num_pairs)
+            table = rows_where(table, is_beyond)
+            entries = class_entries(table)
+            position_R = selected.positions(column(table, "index"))
+            cell = (position_R[entries.row_E], entries.class_E)
+            np.add.at(totals_NK, cell, entries.values["counts"])
+        store.append(_reused_rows(selected, totals_NK), PART)
+
+    def stored_blocks(self, selected: Selected, num_blocks: int) -> pa.Table:
+        """Return the counts of the selection and of the first blocks of each image."""
+        tables = [COUNTS.empty_table()]
+        for table in self.was.store.blocks(selected):
+            is_used = is_selection(table) | (column(table, "block") < num_blocks)
+            tables.append(rows_where(table.select(COUNTS.names), is_used).cast(COUNTS))
+        return pa.concat_tables(tables).combine_chunks()
+
+
+def open_earlier(where: str) -> EarlierCertification:
+    """Return a finished certification; UserError for one whose counts cannot be used again."""
+    cert = Place.of(where)
+    was = reopen(cert, finished_record(cert))
+    config = was.config
+    if config.soft or config.at_radius or config.reused_run:
+        what = "soft bounds" if config.soft else "--at-radius" if config.at_radius else "--reuse"
+        raise UserError(f"{where} was made with {what}: its counts cannot be used with --reuse")
+    return EarlierCertification(was)
+
+
+def check_repeated(paired: pa.Table, stored: pa.Table, cert: Place) -> None:
+    """Raise UserError where the earlier network counts otherwise now than it did."""
+    row = first_difference(_before(paired), stored)
+    if row is not None:
+        found = _before(paired).slice(row, 1).to_pylist()[0]
+        raise UserError(
+            f"the network of {cert} counts otherwise here, in {found['stage']} block "
+            f"{found['block']} of image {found['index']}: on another chip or with other versions "
+            "its counts cannot be used; certify without --reuse"
+        )
+
+
+def _before(paired: pa.Table) -> pa.Table:
+    """Return the earlier network's counts of the draws that it made, as COUNTS."""
+    rows = []
+    for row in paired.to_pylist():
+        seen = [pair for pair in zip(row["classes"], row["before"], strict=True) if pair[1]]
+        if seen:
+            classes, counts = zip(*seen, strict=True)
+            rows.append({**row, "classes": list(classes), "counts": list(counts)})
+    return pa.Table.from_pylist(
+        [{name: row[name] for name in COUNTS.names} for row in rows], schema=COUNTS
+    )
+
+
+def _reused_rows(selected: Selected, counts_NK: np.ndarray) -> pa.Table:
+    rows = []
+    images = zip(selected.indices.tolist(), selected.labels.tolist(), counts_NK, strict=True)
+    for index, label, counts_K in images:
+        if not counts_K.any():
+            continue
+        classes = np.flatnonzero(counts_K)
+        nothing = [0] * len(classes)
+        values = (
+            index, label, "reused", 0, int(counts_K.sum()), classes.tolist(),
+            counts_K[classes].tolist(), nothing, nothing,
+        )  # fmt: skip
+        rows.append(dict(zip(PAIRED_COUNTS.names, values, strict=True)))
+    return pa.Table.from_pylist(rows, schema=PAIRED_COUNTS)
+
+
+def _stated(config: CertifyConfig) -> str | None:
+    """Return what --normalise takes to state a recorded normalisation once more."""
+    return config.normalisation if ":" not in config.model else None
