@@ -15,6 +15,8 @@ from typing import Any
 from rsray.errors import UserError
 
 CONNECT_SECONDS = 5.0
+# Ray gives its processes 30 seconds, which a busy machine may not keep, and takes no other limit.
+START_TIMED_OUT, MOST_STARTS = "timed out during startup", 3
 STORE_BYTES = 300 * 2**20  # object store of the embedded Ray: counts and images in flight are small
 
 
@@ -73,12 +75,23 @@ def _start(ray: Any, where: str | None, dashboard: bool) -> None:
         if where is not None and where != "local":
             ray.init(address=where, **quiet)
             return
-        ray.init(
-            address="local",
-            include_dashboard=dashboard,
-            object_store_memory=STORE_BYTES,
-            **quiet,
-        )
+        for _ in range(MOST_STARTS):
+            try:
+                ray.init(
+                    address="local",
+                    include_dashboard=dashboard,
+                    object_store_memory=STORE_BYTES,
+                    **quiet,
+                )
+                return
+            except Exception as problem:  # Ray raises no type of its own
+                if START_TIMED_OUT not in str(problem):
+                    raise
+                ray.shutdown()
+    raise UserError(
+        f"Ray did not start within 30 seconds, {MOST_STARTS} times: this machine is too busy now; "
+        "run the same command again"
+    )
 
 
 @contextmanager
