@@ -536,7 +536,11 @@ def _certification_settings(parameters: Mapping[str, Any], config: Where | None)
     from rsray.training.request import read_settings
 
     kept = (*_CERTIFIED, "normalisation")
-    file = {key: value for key, value in read_settings(config).items() if key in kept}
+    settings = read_settings(config)
+    # A limit alone was given there: start and skip, which it records, would take other images.
+    if settings.get("is_spread"):
+        settings = {key: value for key, value in settings.items() if key not in ("start", "skip")}
+    file = {key: value for key, value in settings.items() if key in kept}
     refuse_factory_of_a_file(file.get("model"), fspath(config), given.get("model"))
     return file | given
 

@@ -56,6 +56,15 @@ def test_no_function_repeats_a_default():
             assert parameter.default in (inspect.Parameter.empty, None, False, True, ()), parameter
 
 
+def test_a_certification_again_from_its_certify_yaml_takes_the_same_images(tmp_path):
+    record = tmp_path / "certify.yaml"
+    record.write_text("{start: 0, skip: 1, limit: 20, is_spread: true, n: 500}")
+    given = api._certification_settings({"seed": 3}, record)
+    assert given == {"limit": 20, "n": 500, "seed": 3}
+    record.write_text("{start: 4, skip: 2, limit: 20, is_spread: false}")
+    assert api._certification_settings({}, record) == {"start": 4, "skip": 2, "limit": 20}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     told = []
