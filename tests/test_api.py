@@ -31,7 +31,10 @@ OPTIONS = {
     "train": [(TrainConfig, ()), (Running, ())],
     "certify": [(CertifyConfig, ()), (Running, ("set",))],
     "predict": [(CertifyConfig, IMAGES), (PredictConfig, ())],
-    "plan": [(CertifyConfig, ("actors", "block_size")), (PlanConfig, ())],
+    "plan": [
+        (CertifyConfig, ("actors", "block_size", "reuse", "reuse_model")),
+        (PlanConfig, ()),
+    ],
     "recertify": [(RecertifyConfig, ())],
     "audit": [(AuditConfig, ())],
     "report": [(ReportConfig, ())],

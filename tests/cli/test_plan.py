@@ -9,6 +9,7 @@ from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Place
 from rsray.training.run import open_training_split
+from rsray_cli import main
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +69,14 @@ def test_tolerance_is_the_runs(run):
     assert number(shown.stdout, "draws per image") < 3000  # with 0.01 most want all 10,000
 
 
-def test_mistakes(run):
+def test_mistakes(run, monkeypatch, capsys):
     mistakes = [["--actors", "0"], ["--seconds", "0"], ["--price", "-1"]]
     if not torch.cuda.is_available():
         mistakes.append(["--gpus-per-actor", "0.5"])
     for wrong in mistakes:
-        shown = plan(run, *wrong)
-        assert shown.returncode == 2 and shown.stderr.startswith("error: ")
+        monkeypatch.setattr(sys, "argv", ["rsray", "plan", str(run), *wrong])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        with pytest.raises(SystemExit) as stopped:
+            main.run()
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err.startswith("error: ")

@@ -46,6 +46,7 @@ def rows(folder):
     return pq.read_table(folder / "certificates.parquet").to_pylist()
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_actors_or_split(job, tmp_path):
     one = job("one", actors=1)
     two = job("two", actors=2)
@@ -253,6 +254,7 @@ def test_counts_of_other_data_are_not_gone_on_with(job, monkeypatch):
         job("run", n=500, skip=150)
 
 
+@pytest.mark.slow
 def test_an_image_that_failed_once_is_tried_again(faulty, tmp_path):
     """A fault of the moment, or of one node, costs no certificate."""
     # Copies of one image: the looks that choose the evaluation take unlike images.

@@ -20,6 +20,7 @@ def cert(ray_session, digits_run, tmp_path_factory):
     ).place.local_path  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_fleet_draws_blocks_again_and_tells_how_far_it_is(cert, digits_run):
     told = []
     found = rsray.audit(cert, digits_run, fraction=1.0, progress=Watch(certifying=told.append))
@@ -37,6 +38,7 @@ def test_other_precision_passes_by_a_test(cert, digits_run):
     assert found.unlike == ("precision is bf16, was fp32",)
 
 
+@pytest.mark.slow
 def test_another_network_is_refused_or_found_out(cert, digits_run, tmp_path):
     run = rsray.train(
         dataset="digits", objective="gaussian", epochs=1, lr=0.1, seed=9, out=tmp_path / "other",
@@ -46,6 +48,7 @@ def test_another_network_is_refused_or_found_out(cert, digits_run, tmp_path):
         rsray.audit(cert, run, progress=False)
 
 
+@pytest.mark.slow
 def test_a_cert_that_differs_is_not_drawn_again(cert, digits_run, tmp_path):
     copy = tmp_path / "cert"
     shutil.copytree(cert, copy)

@@ -19,6 +19,7 @@ def earlier(ray_session, digits_run, tmp_path_factory):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_counts_of_another_precision_are_reused(earlier, digits_run, tmp_path):
     out = tmp_path / "new"
     new = api.certify(digits_run, precision="fp32", reuse=earlier.path, out=out, **RUN)
@@ -37,6 +38,7 @@ def test_counts_of_another_precision_are_reused(earlier, digits_run, tmp_path):
     assert json.loads((out / "summary.json").read_text())["reuse"] == str(earlier.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -45,6 +45,7 @@ def without_times(rows):
     return [{key: row[key] for key in row if key != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_search_ends_in_a_winner_certified_beside_the_published_setting(ray_session, tmp_path):
     phases, out = [], tmp_path / "tune"
     # Starts from a rate at which nothing is learned, so that another setting must win.
