@@ -356,7 +356,7 @@ class CertifyConfig(Config):
         "fixed",
     )
     tolerance: float = setting(
-        "Of adaptive: radius over sigma that an image may lose against n draws.",
+        "Of adaptive: radius over sigma that an image is expected to lose, at most.",
         0.01, metavar="T", gt=0,
     )  # fmt: skip
     at_radius: Radii = setting(
