@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from rsray.core.independence import logits_of
 from rsray.errors import UserError
+
+# A factory may fetch weights; one that waits for something else is stopped.
+MOST_SECONDS = 300
 
 
 def from_factory(
@@ -25,19 +31,40 @@ def from_factory(
 
     The factory is called with `arguments`, and with image_shape and num_classes if it takes them.
     The module returns logits where the factory's own returns more. Raises UserError when the
-    factory cannot be imported, raises, or returns something else.
+    factory cannot be imported, raises, takes minutes, or returns something else.
     """
     factory = _find(name)
+    ours = {"image_shape": image_shape, "num_classes": num_classes}
     try:
-        model = _called(
-            factory, {"image_shape": image_shape, "num_classes": num_classes}, arguments
-        )
+        with _time_limit(f"model {name!r} has not returned in {MOST_SECONDS} seconds"):
+            model = _called(factory, ours, arguments)
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:  # whatever a stranger's code raises is theirs
         raise UserError(f"model {name!r} raised {type(error).__name__}: {_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"model {name!r} must return a torch.nn.Module, got {type(model).__name__}")
     model.float().register_forward_hook(_logits_alone)
     return model
+
+
+@contextlib.contextmanager
+def _time_limit(words: str) -> Iterator[None]:
+    """Raise UserError with these words when the block lasts too long; only a main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise UserError(words)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def refuse_factory_of_a_file(model: str | None, where: str, named: object) -> None:
@@ -76,6 +103,8 @@ def _find(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise UserError(f"model {name!r} must be of the form package.module:factory")
+    if module_name.partition(".")[0] in sys.stdlib_module_names:
+        raise UserError(f"model {name!r}: {module_name!r} is a part of Python, not of yours")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: it hides nothing that is installed
     try:

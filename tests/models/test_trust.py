@@ -6,6 +6,7 @@ import pytest
 
 import rsray
 from rsray.errors import UserError
+from rsray.models import factory
 from rsray.models.factory import from_factory
 from rsray.storage.yaml_files import from_yaml, to_yaml
 
@@ -70,6 +71,22 @@ def test_the_current_folder_is_looked_at_last(marked, tmp_path):
     assert sys.path[-1] == str(tmp_path)
 
 
-def test_a_factory_that_ends_the_process_is_refused():
-    with pytest.raises(UserError, match="SystemExit"):
-        from_factory("sys:exit", (1, 8, 8), 10, {})
+@pytest.mark.parametrize("name", ["sys:exit", "signal:pause", "os:abort", "os.path:join"])
+def test_nothing_of_python_itself_is_called(name):
+    with pytest.raises(UserError, match="is a part of Python, not of yours"):
+        from_factory(name, (1, 8, 8), 10, {})
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [("exit(3)", "SystemExit"), ("import time; time.sleep(30)", "has not returned in 0.2 seconds")],
+)
+def test_a_factory_that_ends_the_process_or_does_not_end_is_refused(
+    tmp_path, monkeypatch, body, words
+):
+    monkeypatch.setattr(factory, "MOST_SECONDS", 0.2)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = f"ends_{len(body)}"
+    (tmp_path / f"{name}.py").write_text(f"def make():\n    {body}\n")
+    with pytest.raises(UserError, match=words):
+        from_factory(f"{name}:make", (1, 8, 8), 10, {})
