@@ -95,6 +95,8 @@ def run() -> NoReturn:
 
 
 def _stop(message: str, status: int) -> NoReturn:
-    line = " ".join(message.split())
+    from rsray.errors import printable
+
+    line = printable(" ".join(message.split()))
     print(f"error: {line}" if status == MISTAKE else line, file=sys.stderr)
     sys.exit(status)

@@ -30,6 +30,7 @@ def predict(source: str, **given: Any) -> None:
     Example: rsray predict runs/digits --limit 20
     """
     from rsray import api
+    from rsray.errors import printable
     from rsray.screen import say
     from rsray_cli.results import name_failures
 
@@ -37,7 +38,8 @@ def predict(source: str, **given: Any) -> None:
     rows = made.table.to_pylist()
     print("\t".join(made.table.column_names))
     for row in rows:
-        print("\t".join(map(str, {**row, "p_value": f"{row['p_value']:.3g}"}.values())))
+        cells = {**row, "p_value": f"{row['p_value']:.3g}"}.values()
+        print("\t".join(printable(str(cell)) for cell in cells))
     right = sum(row["prediction"] == row["label"] for row in rows)
     abstained = sum(row["prediction"] < 0 for row in rows)
     settings = PredictConfig(**{k: v for k, v in given.items() if k in ("n", "alpha")})

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can put this right"."""
+"""What people read: the one exception that they can put right, and names that anybody gave."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,12 @@ class UserError(ValueError):
 
     The command line prints it as `error: ...` and exits with status 2, without a traceback.
     """
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Return the text with what is no visible character, and not in `keep`, written out.
+
+    Names of folders, classes and results may come from anybody: an escape sequence in one must not
+    reach a terminal, nor a mark that turns the direction of writing a page.
+    """
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)

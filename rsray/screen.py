@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rsray.errors import printable
 from rsray.progress import Watch, duration
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 def say(text: str) -> None:
     """Write a line for people to stderr: stdout is for results."""
-    sys.stderr.write(f"{text}\n")
+    lines = printable(text, keep="\n")
+    sys.stderr.write(f"{lines}\n")
     sys.stderr.flush()
 
 

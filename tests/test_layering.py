@@ -38,7 +38,7 @@ ALLOWED = {
         "certification", "config", "core", "data", "models", "objectives", "presets", "progress",
         "results", "storage", "training", "versions",
     },
-    "screen": {"distributed", "progress", "training"},
+    "screen": {"distributed", "errors", "progress", "training"},
     "outcomes": {
         "certification", "config", "distributed", "progress", "results", "storage", "training",
     },

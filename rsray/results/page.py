@@ -1,9 +1,9 @@
 """One self-contained HTML file: curves, table, parameters and warnings of some results."""
 
+import html
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from importlib.metadata import version
 from typing import Any
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from rsray import storage
 from rsray.core.radius import acr_standard_error, round_down
+from rsray.errors import printable
 from rsray.results import plot, table
 from rsray.results.certificates import Certificates
 from rsray.results.compare import by_class, describe_indices
@@ -86,6 +87,11 @@ def _class_table(result: Certificates, step: float) -> str:
     built = table.build(chosen, step=step)
     heading = f"<h2>Classes of {escape(result.name)}{kept}</h2>"
     return f"{heading}\n{table_html(built.header, built.cells())}\n"
+
+
+def escape(text: str) -> str:
+    """Return a text of somebody's as text of a page."""
+    return html.escape(printable(text))
 
 
 def document(title: str, heading: str, body: str) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from rsray import storage
-from rsray.errors import UserError
+from rsray.errors import UserError, printable
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike
 from rsray.storage.address import printable_address
@@ -94,7 +94,7 @@ def points(result: Certificates) -> tuple[np.ndarray, np.ndarray]:
 def _label(result: Certificates) -> str:
     text = result.name if result.at_radius else f"{result.name} (ACR {result.acr:.3f})"
     # matplotlib reads what stands between two dollars as mathematics.
-    return text.replace("$", r"\$")
+    return printable(text).replace("$", r"\$")
 
 
 def _style_axes(axes: Axes, *, widest: float) -> None:

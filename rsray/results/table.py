@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rsray.core.radius import round_down
-from rsray.errors import UserError
+from rsray.errors import UserError, printable
 from rsray.results.audited import audit_text
 from rsray.results.certificates import Certificates
 from rsray.results.summary import largest_certifiable_radius
@@ -133,7 +133,7 @@ def _row(result: Certificates, radii: np.ndarray) -> Row:
     if result.at_radius:
         accuracy[~np.isin(radii, result.at_radius)] = np.nan
     return Row(
-        name=result.name,
+        name=printable(result.name),
         sigma=result.parameter("sigma"),
         accuracy=accuracy,
         acr=None if result.at_radius else result.acr,

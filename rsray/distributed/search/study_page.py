@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from html import escape
 from typing import Any
 
 import optuna
@@ -118,7 +117,7 @@ def _certificates_html(out: Place) -> list[str]:
     if not done:
         return []
     results = compare.load_all([str(folder / "certificates") for folder in done])
-    notes = (escape(text) for text in compare.differences(results))
+    notes = (page.escape(text) for text in compare.differences(results))
     said = "".join(f'<div class="warning" role="note">{note}</div>' for note in notes)
     return ["<h2>Certified on the test images</h2>", said, page.sections(results)]
 
