@@ -1,5 +1,7 @@
 """One Ray for all tests of the fleet, and one small trained RUN."""
 
+import contextlib
+
 import pytest
 
 from rsray.distributed.session import session
@@ -13,6 +15,23 @@ from rsray.training.run import open_training_split
 def ray_session():
     with session("local") as ray:
         yield ray
+
+
+@pytest.fixture(scope="session")
+def open_sessions():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(autouse=True)
+def ray_again(request):
+    """A test that kills nodes shuts the one Ray down: those after it get another."""
+    if "ray_session" in request.fixturenames:
+        import ray
+
+        if not ray.is_initialized():
+            stack = request.getfixturevalue("open_sessions")
+            stack.enter_context(session("local"))
 
 
 @pytest.fixture(scope="session")

@@ -132,6 +132,8 @@ from rsray.models import build
 LOG = pathlib.Path({log!r})
 
 def model(image_shape, num_classes):
+    if os.getpid() == {driver}:  # which measures a step, to say how long the search will take
+        return build("lenet", image_shape=image_shape, num_classes=num_classes)
     before = LOG.read_text().split() if LOG.exists() else []
     LOG.write_text(" ".join([*before, str(os.getpid())]))
     if not before:
@@ -143,7 +145,7 @@ def model(image_shape, num_classes):
 @pytest.mark.slow
 def test_a_trial_whose_gpu_breaks_runs_again_in_another_process(tmp_path, monkeypatch):
     log = tmp_path / "pids"
-    (tmp_path / "breaks_once.py").write_text(MODEL.format(log=str(log)))
+    (tmp_path / "breaks_once.py").write_text(MODEL.format(log=str(log), driver=os.getpid()))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     config = config_of(["lr=log(0.01,0.1)"], 2, epochs=1, model="breaks_once:model", limit=200)
     out = Place.of(tmp_path / "tune").make()
