@@ -170,7 +170,7 @@ class SmoothedClassifier:
 
     def _noise(self, image_CHW: Tensor) -> tuple[str, float]:
         """Return the noise that an image gets, and its total variation from the exact Gaussian."""
-        kind = GridNoise if levels_of(image_CHW) is not None else FloatNoise
+        kind = FloatNoise if self._levels(image_CHW) is None else GridNoise
         return kind.recorded_name, kind.total_variation(self.sigma, tuple(image_CHW.shape))
 
     @torch.inference_mode()
@@ -198,8 +198,8 @@ class SmoothedClassifier:
     ) -> Callable[[int], Tensor]:
         """Return the function that makes the next so many noisy copies, float32 on the device."""
         source = device if generator is None else generator.device
-        levels = levels_of(image_CHW)
-        if levels is None or not self.sigma <= LARGEST_SIGMA:
+        levels = self._levels(image_CHW)
+        if levels is None:
             image = image_CHW.to(device)
 
             def with_float_noise(count: int) -> Tensor:
@@ -221,11 +221,15 @@ class SmoothedClassifier:
 
         return on_the_grid
 
+    def _levels(self, image_CHW: Tensor) -> Tensor | None:
+        """Return the pixels as whole steps of 1/255, int16; None where noise on them cannot be.
 
-def levels_of(image: Tensor) -> Tensor | None:
-    """Return the pixels as whole steps of 1/255, int16; None if any is none."""
-    nearest = image.mul(LEVELS).round()
-    return nearest.to(torch.int16) if torch.equal(nearest.div(LEVELS), image) else None
+        That is where a pixel is no whole step, and for a sigma too large for such noise.
+        """
+        nearest = image_CHW.mul(LEVELS).round()
+        if self.sigma > LARGEST_SIGMA or not torch.equal(nearest.div(LEVELS), image_CHW):
+            return None
+        return nearest.to(torch.int16)
 
 
 def _for_each(image: Image, ask: Callable[[Tensor], Any]) -> Any:

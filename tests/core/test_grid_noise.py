@@ -297,6 +297,8 @@ def test_an_image_off_the_grid_gets_float_noise_and_its_certificate_says_so():
     assert smoothed.certify(image, n=200).noise == "float32"
     assert smoothed.certify((image * 255).round() / 255, n=200).noise == "grid"
     assert smoothed.certify((image * 255).to(torch.uint8), n=200).noise == "grid"
+    wide = SmoothedClassifier(ReadsLowBits(), LARGEST_SIGMA + 1, 2)
+    assert wide.certify((image * 255).to(torch.uint8), n=200).noise == "float32"
 
 
 def test_the_total_variation_comes_off_the_bound():

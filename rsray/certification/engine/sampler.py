@@ -4,6 +4,7 @@
 # K classes.
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -82,12 +83,9 @@ class Sampler:
         ShortOfMemoryError when the device runs out of memory.
         """
         draws = [draws for _, draws in blocks]
-        try:
+        with self._memory_watched():
             classes_D, is_bad = self._classes(image_CHW, index, stage, blocks)
             counts_K1 = self._count_by_block(classes_D, draws, is_bad)
-        except torch.OutOfMemoryError as problem:
-            batch = self.evaluation.batch_size
-            raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
         if counts_K1[-1]:
             raise BadLogitsError(f"the network returned NaN for image {index}")
         return counts_K1[:-1].reshape(len(draws), self.num_classes)
@@ -101,11 +99,8 @@ class Sampler:
         blocks: Sequence[tuple[int, int]],
     ) -> NDArray[np.int64]:
         """Return the class of every draw [D] of the blocks, in their order; raises as `counts`."""
-        try:
+        with self._memory_watched():
             classes_D, is_bad = self._classes(image_CHW, index, stage, blocks)
-        except torch.OutOfMemoryError as problem:
-            batch = self.evaluation.batch_size
-            raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
         if is_bad:
             raise BadLogitsError(f"the network returned NaN for image {index}")
         return classes_D.cpu().numpy()
@@ -144,7 +139,7 @@ class Sampler:
         """
         draws = [draws for _, draws in blocks]
         size, batch = (len(draws), self.num_classes), self.evaluation.batch_size
-        try:
+        with self._memory_watched():
             blocks_D = torch.repeat_interleave(
                 torch.arange(len(draws), device=self._device),
                 torch.tensor(draws, device=self._device),
@@ -164,11 +159,18 @@ class Sampler:
                 squares.index_add_(0, block_B, soft_BK.square_().mul_(STEPS).ceil_().div_(STEPS))
                 cell_B = block_B * self.num_classes + logits_BK.argmax(1)
                 counts.view(-1).index_add_(0, cell_B, torch.ones_like(cell_B))
-        except torch.OutOfMemoryError as problem:
-            raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
         if bad:
             raise BadLogitsError(f"the network returned NaN for image {index}")
         return counts.cpu().numpy(), sums.cpu().numpy(), squares.cpu().numpy()
+
+    @contextlib.contextmanager
+    def _memory_watched(self) -> Iterator[None]:
+        """Raise ShortOfMemoryError when the device runs out of memory in the block."""
+        try:
+            yield
+        except torch.OutOfMemoryError as problem:
+            batch = self.evaluation.batch_size
+            raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
 
     def _batches(
         self,
