@@ -42,10 +42,11 @@ def verify(certs: list[str]) -> None:
     Example: rsray verify runs/digits-cert
     """
     from rsray import api
+    from rsray.errors import printable
 
     found = [api.verify(cert) for cert in certs]
     for each in found:
-        print(each)
+        print(printable(str(each)))
         _print_differences(each.differences)
     if not all(each.is_equal for each in found):
         raise typer.Exit(1)
@@ -68,17 +69,20 @@ def audit(cert: str, source: str, **given: Any) -> None:
     Example: rsray audit runs/digits-cert runs/digits --blocks 20
     """
     from rsray import api
+    from rsray.errors import printable
 
     found = api.audit(cert, source, **given)
     for line in found.lines():
-        print(line)
+        print(printable(line))
     _print_differences(found.differences)
     if not found.is_passed:
         raise typer.Exit(1)
 
 
 def _print_differences(differences: tuple[object, ...]) -> None:
+    from rsray.errors import printable
+
     for difference in differences[:MOST_SHOWN]:
-        print(f"  {difference}")
+        print(f"  {printable(str(difference))}")
     if len(differences) > MOST_SHOWN:
         print(f"  ... and {len(differences) - MOST_SHOWN:,} more")

@@ -509,9 +509,8 @@ def _refuse_tampered(path: str) -> None:
 _CERTIFIED = (
     "dataset", "data_root", "split", "model", "model_args", "sigma", "noise", "n0", "n", "alpha",
     "bound", "inverse_temperature", "sampling", "tolerance", "at_radius", "reuse", "reuse_model",
-    "start", "skip", "limit", "actors",
-    "gpus_per_actor", "precision", "compile", "block_size", "image_size", "channels",
-    "label_column", "seed",
+    "start", "skip", "limit", "actors", "gpus_per_actor", "precision", "compile", "block_size",
+    "image_size", "channels", "label_column", "seed",
 )  # fmt: skip
 _TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
 _OWN = {name: name for name in TuneConfig.model_fields if name not in ("train", "search", "seed")}
