@@ -32,8 +32,6 @@ LARGEST_SIGMA = 5.0
 _REACH = 9.3
 _WORD, _CELLS, _CELL = 2**64, 2**16, 2**48
 _FIRST_CODE = -(2**15)
-# Values that are looked up at once on a CPU, so that the arrays for it stay in the cache.
-_STEP = 2**14
 
 
 @dataclass(frozen=True)
@@ -103,9 +101,7 @@ class GridNoise:
     def _by_table(self, uniform: CounterUniform, count: int) -> NDArray[np.int16]:
         """Look the upper 16 bits up; where they do not decide, draw 48 more."""
         cells, values = uniform.cells(count), np.empty(count, dtype=np.int16)
-        for start in range(0, count, _STEP):
-            part = slice(start, start + _STEP)
-            np.take(self.table, cells[part], out=values[part], mode="clip")
+        np.take(self.table, cells, out=values, mode="clip")
         is_undecided = np.flatnonzero(values < np.int16(_FIRST_CODE + len(self.starts)))
         which = values[is_undecided].astype(np.int64) - _FIRST_CODE
         rest, only = uniform.rest(len(which)), self.only_thresholds[which]
