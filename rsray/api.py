@@ -143,7 +143,7 @@ def certify(
         where = fspath(out or new_folder("certify", chosen.dataset, chosen.sigma))
         watch.say(request.announcement(where))
         certifier.certify(
-            chosen, Place.of(where), *request[1:], address=address, on_progress=watch.certifying
+            request, Place.of(where), address=address, on_progress=watch.certifying, say=watch.say
         )
         cert = Certification(where)
         cert.warn(watch)

@@ -70,6 +70,7 @@ def share_out(
     actors: int,
     draws_per_second: float,
     may_cut: bool = True,
+    longest: float = TASK_SECONDS,
 ) -> Iterator[list[WorkItem]]:
     """Yield the items, of `total` draws, in order, in tasks long at first and short at the end.
 
@@ -84,7 +85,7 @@ def share_out(
             if room <= 0:
                 if task:
                     yield task
-                task, room = [], task_draws(left, actors, draws_per_second)
+                task, room = [], task_draws(left, actors, draws_per_second, longest)
             part, rest = _cut(rest, plan, room) if may_cut else (rest, None)
             task.append(part)
             made = part.draws(plan)
@@ -106,14 +107,16 @@ def _cut(item: WorkItem, plan: SamplingPlan, room: int) -> tuple[WorkItem, WorkI
     )
 
 
-def task_draws(draws_left: int, actors: int, draws_per_second: float) -> int:
+def task_draws(
+    draws_left: int, actors: int, draws_per_second: float, longest: float = TASK_SECONDS
+) -> int:
     """Return how many draws the next task should make, of those not yet in a task.
 
     Several seconds of work for one actor; less towards the end, where actors would otherwise wait
     for one another.
     """
     fair = draws_left / max(1, actors * TASKS_LEFT_PER_ACTOR)
-    seconds = min(TASK_SECONDS, max(SMALLEST_TASK_SECONDS, fair / draws_per_second))
+    seconds = min(longest, max(SMALLEST_TASK_SECONDS, fair / draws_per_second))
     return max(1, round(seconds * draws_per_second))
 
 

@@ -1,6 +1,9 @@
 """scikit-learn's handwritten digits: 1,797 images of 8 x 8, installed with the library."""
 
+import gzip
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
@@ -14,12 +17,15 @@ GREY_LEVELS = 16
 
 def load(split: str) -> tuple[Pixels, Labels]:
     """Return images uint8 [N, 1, 8, 8] and labels int64 [N]."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-
-    data = load_digits()
+    # Of scikit-learn only this file is needed: its import takes seconds.
+    where = find_spec("sklearn")
+    assert where is not None and where.submodule_search_locations
+    file = Path(where.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
+    with gzip.open(file, "rt") as lines:
+        table = np.loadtxt(lines, delimiter=",")
     rows = slice(None, NUM_TRAIN) if split == "train" else slice(NUM_TRAIN, None)
-    pixels = np.rint(data.images[rows, None] * (255 / GREY_LEVELS)).astype(np.uint8)
-    return pixels, data.target[rows].astype(np.int64)
+    images, labels = table[rows, :-1].reshape(-1, 1, 8, 8), table[rows, -1]
+    return np.rint(images * (255 / GREY_LEVELS)).astype(np.uint8), labels.astype(np.int64)
 
 
 def open_digits(split: str, root: Place, options: ReadOptions) -> ImageSplit:

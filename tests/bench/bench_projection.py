@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau, spearmanr
 
-from rsray.certification.request import selected_images
+from rsray.certification.request import CertificationRequest, selected_images
 from rsray.certification.source import open_source
 from rsray.config import CertifyConfig
 from rsray.core.hardware import resolve_precision
@@ -108,7 +108,9 @@ def _measure(options, number):
         }
     )  # fmt: skip
     selected = selected_images(settings, split)
-    certified = certify(settings, run / "certificates", source, split, selected)
+    certified = certify(
+        CertificationRequest(settings, source, split, selected), run / "certificates"
+    )
     name = f"trade_off {trade_off:g}, {epochs} epochs"
     return [name, certified["acr"], *_project(options, source, split)]
 

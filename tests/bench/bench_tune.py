@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from rsray.certification.request import selected_images
+from rsray.certification.request import CertificationRequest, selected_images
 from rsray.certification.source import open_source
 from rsray.config import TuneConfig
 from rsray.data import open_split
@@ -159,7 +159,8 @@ def _certified(options, name, seed, point):
     train(wanted, run, open_training_split(wanted))
     source, split = open_source(str(run)), open_split(wanted.dataset, "test", wanted.data_root)
     settings = certify_config(search, wanted, source, split)
-    certify(settings, run / "certificates", source, split, selected_images(settings, split))
+    images = selected_images(settings, split)
+    certify(CertificationRequest(settings, source, split, images), run / "certificates")
     table = pq.read_table(Path(run.uri) / "certificates" / "certificates.parquet").sort_by("index")
     radii = np.where(table["correct"], table["radius"], 0.0)
     print(f"{name} {seed}: certified ACR {radii.mean():.4f} with {_spelled(point)}", flush=True)

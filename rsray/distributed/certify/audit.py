@@ -1,14 +1,16 @@
-"""Blocks of a CERT drawn again by the certification fleet."""
+"""Blocks of a CERT drawn again: on this machine alone, or by a fleet of Ray's actors."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
+from rsray.certification.answers import Answer
 from rsray.certification.audit import (
     Audit,
     Choice,
@@ -18,24 +20,25 @@ from rsray.certification.audit import (
     plan_of_blocks,
     write_audit,
 )
+from rsray.certification.certification_run import GIVE_UP_AFTER_SILENT_SECONDS, Fleet, OnProgress
+from rsray.certification.counter import CounterSettings
 from rsray.certification.counts.check import CheckedCounts
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import TABLE, Claimed
+from rsray.certification.own_processes import LONGEST_SECONDS, OwnProcesses
 from rsray.certification.request import CertificationRequest
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.verify import verify
 from rsray.certification.work_items import WorkItem, share_out
 from rsray.config import AuditConfig
-from rsray.distributed.capacity import Fleet, capacity, plan_fleet
-from rsray.distributed.certify.actor import ActorSettings, CountingActor
-from rsray.distributed.certify.answers import Answer, read_answers, task_table
+from rsray.distributed.capacity import Fleet as Actors
+from rsray.distributed.capacity import capacity, plan_fleet
 from rsray.distributed.certify.choose_evaluation import choose_evaluation
-from rsray.distributed.certify.stream import stream
-from rsray.distributed.session import search_path, session
+from rsray.distributed.certify.one_machine import fleet_of_one_machine
+from rsray.distributed.certify.ray_fleet import RayFleet
+from rsray.distributed.session import session
 from rsray.errors import UserError
 from rsray.results.certificates import read_rows
-
-OnProgress = Callable[[dict[str, Any]], None]
 
 
 def audit(
@@ -76,9 +79,8 @@ def _draw(
     labels = dict(zip(selected.indices.tolist(), selected.labels.tolist(), strict=True))
     work = _Work(choice.items(labels), plan_of_blocks(claimed.plan))
     redrawn: list[tuple[pa.Table, str]] = []
-    with session(address):
-        fleet, evaluation = _fleet(claimed, request, settings)
-        for answer in _answers(request, work, fleet, evaluation):
+    with _fleet_of(claimed, request, work, settings, address) as (fleet, evaluation):
+        for answer in _answers(work, fleet, evaluation):
             if answer.stop is not None:
                 raise UserError(answer.stop)
             failed |= answer.failed
@@ -118,26 +120,50 @@ class _Work:
         }
 
 
-def _fleet(
-    claimed: Claimed, request: CertificationRequest, settings: AuditConfig
-) -> tuple[Fleet, Evaluation]:
-    """Return the actors, and the evaluation of the CERT; for CPUs where there is no GPU here."""
-    config, evaluation, room = request.config, claimed.evaluation, capacity()
+@contextmanager
+def _fleet_of(
+    claimed: Claimed,
+    request: CertificationRequest,
+    work: _Work,
+    settings: AuditConfig,
+    address: str | None,
+) -> Iterator[tuple[Fleet, Evaluation]]:
+    """Yield who draws, and the evaluation of the CERT: this machine alone where that is enough."""
+    evaluation = claimed.evaluation
     if settings.precision is not None:
         evaluation = replace(evaluation, precision=settings.precision)
+    counter = CounterSettings(
+        source=request.source,
+        split=request.split,
+        plan=work.plan,
+        evaluation=evaluation,
+        noise=request.config.noise,
+        threads=1,
+    )
+    here = fleet_of_one_machine(request.config, address) if evaluation.device == "cpu" else None
+    seconds = work.draws / max(evaluation.draws_per_second, 1.0)
+    if here is not None and seconds < LONGEST_SECONDS * here.actors:
+        counter = replace(counter, threads=here.threads)
+        yield OwnProcesses(counter, here.actors, seconds), evaluation
+        return
+    with session(address):
+        plan, evaluation = _actors(request, evaluation)
+        counter = replace(counter, evaluation=evaluation, threads=plan.threads, gpus=plan.gpus)
+        yield RayFleet(plan, counter), evaluation
+
+
+def _actors(request: CertificationRequest, evaluation: Evaluation) -> tuple[Actors, Evaluation]:
+    """Return the actors, and the evaluation; for CPUs where there is no GPU here."""
+    config, room = request.config, capacity()
     gpus = 0.0 if evaluation.device == "cpu" or not room.most_gpus else config.gpus_per_actor
-    fleet = plan_fleet(room, config.actors, gpus, config.most_actors)
-    if evaluation.device == "cuda" and not fleet.gpus:
+    plan = plan_fleet(room, config.actors, gpus, config.most_actors)
+    if evaluation.device == "cuda" and not plan.gpus:
         config = config.model_copy(update={"precision": evaluation.precision, "compile": "off"})
-        evaluation = choose_evaluation(config, request.source, request.split, 1, fleet, room)
-    return fleet, evaluation
+        evaluation = choose_evaluation(request._replace(config=config), plan, room)
+    return plan, evaluation
 
 
-def _answers(
-    request: CertificationRequest, work: _Work, fleet: Fleet, evaluation: Evaluation
-) -> Iterator[Answer]:
-    import ray
-
+def _answers(work: _Work, fleet: Fleet, evaluation: Evaluation) -> Iterator[Answer]:
     tasks = share_out(
         work.items,
         work.plan,
@@ -145,18 +171,6 @@ def _answers(
         actors=fleet.largest,
         draws_per_second=max(evaluation.draws_per_second, 1.0),
         may_cut=False,
+        longest=fleet.task_seconds,
     )
-    settings = ActorSettings(
-        source=ray.put(request.source),
-        split=request.split,
-        plan=work.plan,
-        evaluation=evaluation,
-        noise=request.config.noise,
-        earlier=None,
-        threads=fleet.threads,
-        gpus=fleet.gpus,
-        search_path=search_path(),
-    )
-    tables = [task_table(items) for items in tasks]
-    for table in stream(tables, CountingActor, settings, fleet):
-        yield from read_answers(table)
+    yield from fleet.answers(tasks, GIVE_UP_AFTER_SILENT_SECONDS)

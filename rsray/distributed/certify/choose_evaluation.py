@@ -2,70 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from rsray.certification.engine import evaluation as engine
-from rsray.certification.engine.compiled import nominal_speed
 from rsray.certification.engine.evaluation import Evaluation
-from rsray.certification.source import ClassifierSource
-from rsray.config import CertifyConfig
-from rsray.core.hardware import dedicate_process, resolve_precision
-from rsray.data import ImageSplit
+from rsray.certification.measure_evaluation import measure_evaluation
+from rsray.certification.request import CertificationRequest
 from rsray.distributed.capacity import Capacity, Fleet
 from rsray.distributed.session import extend_search_path, search_path
 from rsray.errors import UserError
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What a machine needs to measure."""
-
-    source: ClassifierSource
-    split: ImageSplit
-    config: CertifyConfig
-    # Of all images together.
-    draws: int
-    # GPUs or CPU cores of the whole cluster.
-    processors: float
-    threads: int
-    gpus: float
-    search_path: tuple[str, ...]
-
-
-def choose_evaluation(
-    config: CertifyConfig,
-    source: ClassifierSource,
-    split: ImageSplit,
-    num_images: int,
-    fleet: Fleet,
-    room: Capacity,
-) -> Evaluation:
+def choose_evaluation(request: CertificationRequest, fleet: Fleet, room: Capacity) -> Evaluation:
     """Return the fastest evaluation, measured here where actors run here, else by a Ray task."""
     import ray
 
-    request = _Request(
-        source=source,
-        split=split,
-        config=config,
-        draws=num_images * config.n,
-        # By the cluster's size, not by the number of actors: that must not change the result.
-        processors=room.most_gpus if fleet.gpus > 0 else room.most_cpus,
-        threads=fleet.threads,
-        gpus=fleet.gpus,
-        search_path=search_path(),
-    )
+    # By the cluster's size, not by the number of actors: that must not change the result.
+    processors = room.most_gpus if fleet.gpus > 0 else room.most_cpus
     is_here = fleet.gpus == 0 and len(room.nodes) == 1 and not ray.util.client.ray.is_connected()
     if is_here:
-        before = torch.get_num_threads()
-        try:
-            return _measure(request)
-        finally:
-            torch.set_num_threads(before)
-    task = ray.remote(num_cpus=fleet.cpus, num_gpus=fleet.gpus)(_measure)
+        return evaluation_of_this_machine(request, fleet, processors)
+    task = ray.remote(num_cpus=fleet.cpus, num_gpus=fleet.gpus)(_measure_there)
+    request = request._replace(earlier=None)
     try:
-        chosen: Evaluation = ray.get(task.remote(request))
+        chosen: Evaluation = ray.get(task.remote(request, fleet, processors, search_path()))
     except ray.exceptions.RayTaskError as problem:
         if isinstance(problem.cause, UserError):
             raise problem.cause from None
@@ -73,20 +32,21 @@ def choose_evaluation(
     return chosen
 
 
-def _measure(request: _Request) -> Evaluation:
-    extend_search_path(request.search_path)
-    device = torch.device("cuda" if request.gpus > 0 else "cpu")
-    dedicate_process(request.threads, gpus=request.gpus)
-    model = request.source.build(request.split).to(device)
-    shape = request.split.image_shape
-    # An actor's, not the driver's.
-    precision = resolve_precision(request.config.precision, device)
-    speed = nominal_speed(model, shape, precision, device.type)
-    return engine.choose_evaluation(
-        model,
-        shape,
-        precision=precision,
-        device=device,
-        compile=request.config.compile,
-        work_seconds=request.draws / (speed * request.processors),
+def evaluation_of_this_machine(
+    request: CertificationRequest, fleet: Fleet, processors: float
+) -> Evaluation:
+    """Return the same, measured in this process, which keeps its number of threads."""
+    before = torch.get_num_threads()
+    try:
+        return measure_evaluation(request, processors=processors, threads=fleet.threads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure_there(
+    request: CertificationRequest, fleet: Fleet, processors: float, path: tuple[str, ...]
+) -> Evaluation:
+    extend_search_path(path)
+    return measure_evaluation(
+        request, processors=processors, threads=fleet.threads, gpus=fleet.gpus
     )

@@ -9,14 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from rsray.certification.certification_run import GIVE_UP_AFTER_SILENT_SECONDS
 from rsray.distributed.capacity import Fleet
 from rsray.distributed.session import quiet_logs
 from rsray.errors import UserError
 
 # The next task waits at the actor while the first is worked on.
 TASKS_IN_FLIGHT_PER_ACTOR = 2
-# Without any answer for so long, something hangs.
-GIVE_UP_AFTER_SILENT_SECONDS = 1800.0
 # Of actors as they start, one after the other.
 GIVE_UP_AFTER_DEATHS = 5
 # Of a task whose actor died; it is then left out of the answers.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from rsray.certification.data_check import fitted
-from rsray.certification.request import carried, selected_images
+from rsray.certification.request import CertificationRequest, carried, selected_images
 from rsray.certification.source import ClassifierSource, open_source
 from rsray.config import CertifyConfig, TrainConfig
 from rsray.data import ImageSplit, open_split
@@ -71,9 +71,13 @@ def _train_and_certify_one(
     split = fitted(split, source.trained, str(run))
     source = source.settled(split)
     settings = certify_config(search, wanted, source, split)
-    images = selected_images(settings, split)
+    request = CertificationRequest(settings, source, split, selected_images(settings, split))
     return certify(
-        settings, run / CERTIFICATES, source, split, images, on_progress=watch.certifying
+        request,
+        run / CERTIFICATES,
+        address=address,
+        on_progress=watch.certifying,
+        say=watch.say,
     )
 
 

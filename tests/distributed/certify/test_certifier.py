@@ -8,14 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 from saved_weights import save_weights
 
+from rsray.certification import certification_run
+from rsray.certification.answers import Answer, read_answers
 from rsray.certification.counts.store import CountStore
-from rsray.certification.request import selected_images
+from rsray.certification.request import CertificationRequest, selected_images
 from rsray.certification.source import open_source
 from rsray.config import CertifyConfig
 from rsray.core.hardware import default_device, resolve_precision
 from rsray.data import open_split
-from rsray.distributed.certify import certifier
-from rsray.distributed.certify.answers import Answer, read_answers
+from rsray.distributed.certify import ray_fleet
 from rsray.distributed.certify.certifier import certify
 from rsray.errors import UserError
 from rsray.storage import Place
@@ -36,8 +37,8 @@ def job(ray_session, digits_run, tmp_path):
         }  # fmt: skip
         config = CertifyConfig.make({**values, **settings})
         folder = Place.of(tmp_path / name)
-        chosen = selected_images(config, split)
-        return certify(config, folder, source, split, chosen, on_progress=on_progress)
+        request = CertificationRequest(config, source, split, selected_images(config, split))
+        return certify(request, folder, address="local", on_progress=on_progress)
 
     return run
 
@@ -153,7 +154,8 @@ def faulty(ray_session, tmp_path, monkeypatch):
             }
         )  # fmt: skip
         chosen = selected_images(config, split)
-        summary = certify(config, Place.of(tmp_path / "cert"), source, split, chosen)
+        request = CertificationRequest(config, source, split, chosen)
+        summary = certify(request, Place.of(tmp_path / "cert"), address="local")
         return summary, split, chosen
 
     return run
@@ -197,7 +199,7 @@ def test_a_failure_after_which_nothing_is_owed_costs_no_certificate(job, monkeyp
                 failed = {said[0]: "a passing fault"}
                 yield Answer(made.counts.slice(0, 0), made.device_name, failed).table()
 
-    monkeypatch.setattr(certifier, "stream", in_this_process)
+    monkeypatch.setattr(ray_fleet, "stream", in_this_process)
     summary = job("run", n=500, actors=1)
     assert said and not summary["failed"] and summary["num_images"] == 15
 
@@ -215,8 +217,8 @@ def test_a_run_reads_its_counts_once_at_the_end(job, tmp_path, monkeypatch):
         for task in tasks:
             yield from (count(task.slice(row, 1)) for row in range(len(task)))
 
-    monkeypatch.setattr(certifier, "stream", in_this_process)
-    monkeypatch.setattr(certifier, "FLUSH_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(ray_fleet, "stream", in_this_process)
+    monkeypatch.setattr(certification_run, "FLUSH_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(CountStore, "read", counted)
     summary = job("run", n=500, skip=150, actors=1)
     names = {part.name for part in (tmp_path / "run" / "counts").iterdir()}
@@ -236,7 +238,7 @@ def test_a_chip_that_the_evaluation_was_not_chosen_on_is_named_once(job, monkeyp
             for part in (made.counts.slice(0, 3), made.counts.slice(3)):
                 yield Answer(part, "Abacus").table()
 
-    monkeypatch.setattr(certifier, "stream", in_this_process)
+    monkeypatch.setattr(ray_fleet, "stream", in_this_process)
     summary = job("run", n=500, actors=1)
     assert summary["num_images"] == 15
     warnings = [record.getMessage() for record in caplog.records if "counts beside" in record.msg]

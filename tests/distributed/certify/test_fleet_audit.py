@@ -15,7 +15,7 @@ from rsray.storage.schemas import parquet_bytes
 @pytest.fixture(scope="module")
 def cert(ray_session, digits_run, tmp_path_factory):
     return rsray.certify(
-        digits_run, n=1000, block_size=250, limit=20, precision="fp32", actors=2, progress=False,
+        digits_run, n=1000, block_size=250, limit=20, precision="fp32", actors=2, progress=False, address="local",
         out=tmp_path_factory.mktemp("audit") / "cert",
     ).place.local_path  # fmt: skip
 
@@ -23,7 +23,9 @@ def cert(ray_session, digits_run, tmp_path_factory):
 @pytest.mark.slow
 def test_the_fleet_draws_blocks_again_and_tells_how_far_it_is(cert, digits_run):
     told = []
-    found = rsray.audit(cert, digits_run, fraction=1.0, progress=Watch(certifying=told.append))
+    found = rsray.audit(
+        cert, digits_run, fraction=1.0, address="local", progress=Watch(certifying=told.append)
+    )
     assert found.is_passed and found.num_exact == found.num_stored == 100, found
     assert told[-1]["draws"] == told[-1]["draws_owed"] == 20 * 1100
     record = json.loads((cert / "audit.json").read_text())
@@ -33,7 +35,9 @@ def test_the_fleet_draws_blocks_again_and_tells_how_far_it_is(cert, digits_run):
 
 @pytest.mark.slow
 def test_other_precision_passes_by_a_test(cert, digits_run):
-    found = rsray.audit(cert, digits_run, blocks=10, precision="bf16", progress=False)
+    found = rsray.audit(
+        cert, digits_run, blocks=10, precision="bf16", address="local", progress=False
+    )
     assert found.is_passed and found.num_exact == 0 and found.p_value > 0.001
     assert found.unlike == ("precision is bf16, was fp32",)
 

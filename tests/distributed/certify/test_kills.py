@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from processes import titled
 
-from rsray.certification.request import selected_images
+from rsray.certification.request import CertificationRequest, selected_images
 from rsray.certification.source import open_source
 from rsray.config import CertifyConfig
 from rsray.data import open_split
@@ -35,10 +35,8 @@ def settings(run, **changes):
 def run_certify(run, out, on_progress=lambda snapshot: None, address=None, **changes):
     source, config = settings(run, **changes)
     split = open_split("digits", "test")
-    chosen = selected_images(config, split)
-    return certify(
-        config, Place.of(out), source, split, chosen, on_progress=on_progress, address=address
-    )
+    request = CertificationRequest(config, source, split, selected_images(config, split))
+    return certify(request, Place.of(out), on_progress=on_progress, address=address or "local")
 
 
 def rows(folder):
@@ -83,7 +81,18 @@ def test_an_actor_killed_mid_run(ray_session, digits_run, undisturbed, tmp_path)
 
 def start_command(run, out):
     script = "import sys; from rsray_cli.main import run; run()"
-    arguments = ["certify", str(run), "--n", str(DRAWS), "--skip", "30", "--precision", "fp32"]
+    arguments = [
+        "certify",
+        str(run),
+        "--n",
+        str(DRAWS),
+        "--skip",
+        "30",
+        "--precision",
+        "fp32",
+        "--address",
+        "local",
+    ]
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments, "--out", str(out)],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, text=True,

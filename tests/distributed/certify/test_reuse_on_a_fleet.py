@@ -8,7 +8,7 @@ import pytest
 from rsray import api
 from rsray.errors import UserError
 
-RUN = {"actors": 2, "progress": False}
+RUN = {"actors": 2, "progress": False, "address": "local"}
 
 
 @pytest.fixture(scope="module")

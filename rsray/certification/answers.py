@@ -1,4 +1,4 @@
-"""What travels between the driver and an actor: work items there, counts back.
+"""What travels between the driver and a counting process: work items there, counts back.
 
 Counts come back in the schema in which they are stored, as Arrow's own bytes; beside them stands
 which images failed, and why.
@@ -34,13 +34,13 @@ ANSWER = pa.schema(_ANSWER_FIELDS)
 
 @dataclass(frozen=True)
 class Answer:
-    """What an actor made of a task."""
+    """What a counting process made of a task."""
 
     counts: pa.Table
     device_name: str
     # The reason by the index of each image that failed.
     failed: dict[int, str] = field(default_factory=dict)
-    # Why the run cannot go on, where it is the actor's trouble and not an image's.
+    # Why the run cannot go on, where it is the process's trouble and not an image's.
     stop: str | None = None
 
     def table(self) -> pa.Table:
@@ -58,6 +58,11 @@ def read_answers(table: pa.Table) -> Iterator[Answer]:
         with pa.ipc.open_stream(row["counts"]) as stream:
             counts = stream.read_all()
         yield Answer(counts, row["device_name"], dict(row["failed"]), row["stop"])
+
+
+def read_items(task: pa.Table) -> list[WorkItem]:
+    """Return the items of a table of TASK."""
+    return [WorkItem(**values) for values in task.to_pylist()]
 
 
 def task_table(items: Sequence[WorkItem]) -> pa.Table:

@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from rsray.certification.answers import Answer, read_answers, task_table
 from rsray.certification.counts.tables import counts_table
 from rsray.certification.work_items import WorkItem
-from rsray.distributed.certify.answers import Answer, read_answers, task_table
 from rsray.storage.schemas import COUNTS, SOFT_COUNTS
 
 COUNTS_TK = np.array([[0, 7, 3], [5, 0, 5]])

@@ -1,0 +1,189 @@
+"""Counting on one machine without Ray: this process begins at once, others join it.
+
+Ray takes 20 seconds to the first count, which a run of under a minute does not win back. Each
+process does what an actor does, by the same code, so the counts are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+
+import torch
+
+from rsray.certification.answers import Answer
+from rsray.certification.counter import Counter, CounterSettings
+from rsray.certification.work_items import WorkItem
+from rsray.errors import UserError
+from rsray.storage import one_line
+
+# From here on Ray is worth its start.
+LONGEST_SECONDS = 60.0
+# Work of one process that another one is worth its imports for.
+SECONDS_WORTH_ANOTHER = 8.0
+# A task is answered as a whole, and the progress is told between two tasks.
+TASK_SECONDS = 0.5
+# Of processes as they start, one after the other.
+GIVE_UP_AFTER_DEATHS = 5
+
+
+class OwnProcesses:
+    """A fleet of this process and others on its machine; a fleet for CertificationRun."""
+
+    task_seconds = TASK_SECONDS
+
+    def __init__(self, settings: CounterSettings, processes: int, seconds: float) -> None:
+        """Plan for `seconds` of work of one process.
+
+        A factory of the user's own may end the process that runs it: then this one only watches.
+        """
+        self.settings = settings
+        self.counts_itself = ":" not in str(settings.source.model)
+        is_worth_it = seconds > SECONDS_WORTH_ANOTHER
+        self.others = processes - self.counts_itself if is_worth_it else 1 - self.counts_itself
+
+    @property
+    def largest(self) -> int:
+        """How many processes count."""
+        return self.others + self.counts_itself
+
+    def answers(self, tasks: Iterator[list[WorkItem]], patience: float) -> Iterator[Answer]:
+        """Yield an answer for each task, as they are ready; none for one whose process died.
+
+        Raises UserError when the processes die as they start, or nothing is answered for `patience`
+        seconds.
+        """
+        others = [_Other(self.settings) for _ in range(self.others)]
+        threads_before = torch.get_num_threads()
+        try:
+            counter = Counter(self.settings) if self.counts_itself else None
+            yield from _work(deque(tasks), counter, others, patience)
+        finally:
+            torch.set_num_threads(threads_before)
+            for other in others:
+                other.end()
+
+
+def _work(
+    queue: deque[list[WorkItem]], counter: Counter | None, others: list[_Other], patience: float
+) -> Iterator[Answer]:
+    deaths = 0
+    while queue or any(other.is_counting for other in others):
+        is_busy = counter is not None and bool(queue)
+        if counter is not None and queue:
+            yield counter.count(queue.popleft())
+        ready = _ready(others, 0.0 if is_busy else patience)
+        if not (ready or is_busy):
+            raise UserError(
+                f"no process has answered for {patience / 60:,.0f} minutes: see that the data can "
+                "be read, and run the same command again"
+            )
+        for other in ready:
+            was_started = other.is_started
+            try:
+                answer = other.receive()
+                if other.is_started and queue:
+                    other.give(queue.popleft())
+            except (EOFError, OSError):
+                deaths = 0 if was_started else deaths + 1
+                if deaths >= GIVE_UP_AFTER_DEATHS:
+                    raise UserError(
+                        f"counting processes die as they start: {other.end()}"
+                    ) from None
+                other.start()
+                continue
+            if answer is not None:
+                yield answer
+
+
+def _ready(others: Sequence[_Other], seconds: float) -> list[_Other]:
+    """Return the processes that have something to say, after at most so many seconds."""
+    if not others:
+        return []
+    speaking = wait([other.connection for other in others], seconds)
+    return [other for other in others if other.connection in speaking]
+
+
+class _Other:
+    """Another process that counts. It asks for its settings once it has imported what it needs."""
+
+    def __init__(self, settings: CounterSettings) -> None:
+        self.settings = settings
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, anew where it died."""
+        self.is_started = self.is_counting = self.has_settings = False
+        mine, theirs = socket.socketpair()
+        with theirs:
+            command = (
+                f"from rsray.certification.own_processes import serve; serve({theirs.fileno()})"
+            )
+            # No package of the current folder comes before the installed ones.
+            path = os.pathsep.join(path for path in sys.path if path)
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", command],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                # Ctrl-C is for the process that writes.
+                start_new_session=True,
+            )
+        self.connection = Connection(mine.detach())
+
+    def receive(self) -> Answer | None:
+        """Return the answer to its task, or None where it has only come so far in its start."""
+        answer: Answer | None = self.connection.recv()
+        self.is_counting = False
+        if self.has_settings:
+            self.is_started = True
+        else:
+            self.connection.send(self.settings)
+            self.has_settings = True
+        return answer
+
+    def give(self, task: list[WorkItem]) -> None:
+        """Let it count a task."""
+        self.connection.send(task)
+        self.is_counting = True
+
+    def end(self) -> str:
+        """End it at once, and return how it ended."""
+        self.connection.close()
+        self.process.kill()
+        return f"exit status {self.process.wait()}"
+
+
+def serve(descriptor: int) -> None:
+    """Count what the process at the other end of a socket asks for, until it is gone."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    connection = Connection(descriptor)
+    with suppress(EOFError, OSError):
+        connection.send(None)
+        settings: CounterSettings = connection.recv()
+        try:
+            counter = Counter(settings)
+        except Exception as problem:
+            nothing = settings.plan.counts_schema.empty_table()
+            connection.send(Answer(nothing, "", stop=one_line(problem)))
+            return
+        connection.send(None)
+        while True:
+            connection.send(counter.count(connection.recv()))
+
+
+def _end_with(parent: int) -> None:
+    """End this process, in the middle of a task too, when its parent is no more."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
