@@ -93,11 +93,9 @@ def _work(
                 if other.is_started and queue:
                     other.give(queue.popleft())
             except (EOFError, OSError):
-                deaths = 0 if was_started else deaths + 1
+                deaths, how = 0 if was_started else deaths + 1, other.end()
                 if deaths >= GIVE_UP_AFTER_DEATHS:
-                    raise UserError(
-                        f"counting processes die as they start: {other.end()}"
-                    ) from None
+                    raise UserError(f"counting processes die as they start: {how}") from None
                 other.start()
                 continue
             if answer is not None:
@@ -137,7 +135,7 @@ class _Other:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 # Ctrl-C is for the process that writes.
-                start_new_session=True,
+                process_group=0,
             )
         self.connection = Connection(mine.detach())
 

@@ -364,3 +364,20 @@ def test_predict_of_the_weights_file_alone(rsray_command, place):
         for name in ("run", "run/model.safetensors")
     )
     assert file.status == 0 and file.out == folder.out
+
+
+def test_a_short_certification_needs_no_ray(rsray_command, place, tmp_path, monkeypatch):
+    """It is counted on this machine, resumed, and drawn again by an audit."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    out = tmp_path / "cert"
+    arguments = ("certify", place / "run", "--n", 200, "--limit", 5, "--out", out)
+    first = rsray_command(*arguments)
+    assert first.status == 0 and "counts on this machine, without Ray: about" in first.err
+    assert pq.read_table(out / "certificates.parquet").num_rows == 5
+    again = rsray_command(*arguments)
+    assert (again.status, again.out) == (0, first.out) and "without Ray" not in again.err
+    audited = rsray_command("audit", out, place / "run", "--fraction", 1)
+    assert audited.status == 0 and "passed" in audited.out + audited.err
+    assert json.loads((out / "audit.json").read_text())["passed"]
+    refused = rsray_command(*arguments[:-1], tmp_path / "other", "--actors", 100_000)
+    assert refused.status == 2 and "actors is 100000" in refused.err

@@ -31,7 +31,7 @@ def search_defaults(
     if trial_epochs is None and spec.shorter_trials > 1 and "epochs" not in space:
         trial_epochs = -(-train.epochs // spec.shorter_trials)
         found["trial_epochs"] = trial_epochs
-    looks = LOOKS_PER_TRIAL // 2 if spec.is_own else LOOKS_PER_TRIAL
+    looks = LOOKS_PER_TRIAL // 2 if spec.is_own or spec.embedded else LOOKS_PER_TRIAL
     found["report_every"] = max(1, (trial_epochs or train.epochs) // looks)
     found["validation"] = min(VALIDATION_SHARE, round(MOST_VALIDATION_IMAGES / images, 6))
     return found

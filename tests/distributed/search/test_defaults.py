@@ -6,7 +6,7 @@ from rsray.presets import train_config
 
 @pytest.mark.parametrize(
     ("dataset", "skip"),
-    [("digits", 1), ("mnist", 20), ("svhn", 20), ("cifar10", 20), ("imagenet", 100)],
+    [("digits", 5), ("mnist", 20), ("svhn", 20), ("cifar10", 20), ("imagenet", 100)],
 )
 def test_a_test_set_is_certified_in_hours_not_days(dataset, skip):
     train = train_config({"dataset": dataset})
@@ -16,6 +16,7 @@ def test_a_test_set_is_certified_in_hours_not_days(dataset, skip):
 def test_what_a_search_starts_from_is_the_data_sets():
     digits = search_defaults(train_config({"dataset": "digits"}), 1347, None, {})
     assert (digits["trials"], digits["n"], digits["compare"]) == (5, 10_000, False)
+    assert (digits["trial_epochs"], digits["num_draws"]) == (8, 64)
     imagenet = train_config({"dataset": "imagenet"})
     assert search_defaults(imagenet, 10**6, None, {})["trial_epochs"] == 30, "a quarter of 120"
     assert "trial_epochs" not in search_defaults(imagenet, 10**6, 7, {})
