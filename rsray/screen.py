@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from rsray.training.loop import Progress
 
 
+# Figures of 78 characters have room on a terminal of so many columns: the bar only beyond.
+COLUMNS_OF_A_BAR, COLUMNS_OF_A_CLOCK = 110, 90
+# Without a terminal, of long work: a line a minute, and for each so much of the work.
+LINE_EVERY_SECONDS, LINE_EVERY_SHARE, LEAST_SECONDS_BETWEEN_LINES = 60.0, 0.05, 5.0
+
+
 def say(text: str) -> None:
     """Write a line for people to stderr: stdout is for results."""
     lines = printable(text, keep="\n")
@@ -28,16 +35,16 @@ def say(text: str) -> None:
 def bars() -> Iterator[Bars]:
     """Show progress bars while the block runs; none where they cannot be drawn."""
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Shown
 
-    columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(24),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-    )
     console = Console(stderr=True)
+    columns: list[ProgressColumn] = [TextColumn("{task.description}")]
+    if console.width >= COLUMNS_OF_A_BAR:
+        columns = [TextColumn("{task.description:<10}"), BarColumn(24)]
+    columns.append(TextColumn("{task.fields[figures]}"))
+    if console.width >= COLUMNS_OF_A_CLOCK:
+        columns.append(TimeElapsedColumn())
     can_draw = console.is_terminal or console.is_jupyter
     with Shown(*columns, console=console, disable=not can_draw, transient=False) as shown:
         yield shown
@@ -55,39 +62,82 @@ def watching(progress: Watch | bool) -> Iterator[Watch]:
             yield Screen(shown).watch()
 
 
+class PacedLines:
+    """Lines for whoever reads a log: rare ones, however often there is news."""
+
+    def __init__(self) -> None:
+        """Begin with the first news; the first line is due a while after it."""
+        self.began: tuple[float, float] | None = None  # when, and how much was done
+        self.said = (0.0, 0.0)
+
+    def _begin(self, share: float) -> tuple[float, float]:
+        if self.began is None:
+            self.began = self.said = (time.monotonic(), share)
+        return self.began
+
+    def say(self, share: float, text: str) -> None:
+        """Say a line if one is due, with so much of the work done."""
+        self._begin(share)
+        since, further = time.monotonic() - self.said[0], share - self.said[1]
+        is_far = further >= LINE_EVERY_SHARE and since >= LEAST_SECONDS_BETWEEN_LINES
+        if is_far or since >= LINE_EVERY_SECONDS:
+            say(text)
+            self.told(share)
+
+    def told(self, share: float) -> None:
+        """Take it that a line was said now."""
+        self._begin(share)
+        self.said = (time.monotonic(), share)
+
+    def left(self, share: float) -> str:
+        """Return the time that is left, at the pace so far; nothing where that is not known."""
+        when, before = self._begin(share)
+        if share <= before:
+            return ""
+        return f"  {duration((time.monotonic() - when) * (1 - share) / (share - before))} left"
+
+
 class TrainingBar:
-    """An epoch-by-epoch bar; where none can be drawn, a line for each epoch."""
+    """An epoch-by-epoch bar; where none can be drawn, lines for each epoch and within long ones."""
 
     def __init__(self, shown: Bars) -> None:
         """Add the bar."""
-        self.shown = shown
+        self.shown, self.lines, self.loss = shown, PacedLines(), ""
         self.task = shown.add_task("train", figures="starting", total=1.0)
 
     def __call__(self, progress: Progress) -> None:
         """Show where training is."""
-        row = progress.epoch_figures
-        if row is None:
-            done = progress.epoch + progress.step / progress.steps
-            self.shown.update(self.task, total=progress.epochs, completed=done)
+        row, epochs = progress.epoch_figures, progress.epochs
+        done = progress.epoch + (1 if row else progress.step / progress.steps)
+        share = done / epochs
+        if row is not None:
+            self.loss = f"  loss {row['loss']:.4f}"
+            figures = (
+                f"epoch {row['epoch'] + 1}/{epochs}{self.loss}  noisy accuracy "
+                f"{row['noisy_accuracy']:.1%}  {row['draws_per_second']:,.0f} draws/s"
+            )
+        else:
+            figures = (
+                f"epoch {progress.epoch + 1}/{epochs}  step {progress.step:,}/{progress.steps:,}"
+                f"{self.loss}{self.lines.left(share)}"
+            )
+        self.shown.update(self.task, total=epochs, completed=done, figures=figures)
+        if not self.shown.disable:
             return
-        figures = (
-            f"epoch {row['epoch'] + 1}/{progress.epochs}  loss {row['loss']:.4f}  "
-            f"noisy accuracy {row['noisy_accuracy']:.1%}  {row['draws_per_second']:,.0f} draws/s"
-        )
-        self.shown.update(
-            self.task, total=progress.epochs, completed=row["epoch"] + 1, figures=figures
-        )
-        if self.shown.disable:
+        if row is None:
+            self.lines.say(share, figures)
+        else:
             say(figures)
+            self.lines.told(share)
 
 
 class CertifyBar:
-    """Images done, draws per second, running ACR, time left; quiet where no bar can be drawn."""
+    """Images done, draws per second, running ACR, time left; lines where no bar can be drawn."""
 
     def __init__(self, shown: Bars) -> None:
         """Add the bar."""
-        self.shown = shown
-        self.task = shown.add_task("certify", figures="starting actors", total=1.0)
+        self.shown, self.lines = shown, PacedLines()
+        self.task = shown.add_task("certify", figures="starting", total=1.0)
 
     def __call__(self, now: dict[str, Any]) -> None:
         """Show where certification is."""
@@ -99,8 +149,10 @@ class CertifyBar:
             parts.append(f"ACR {now['acr']:.3f}" + (f" ± {error:.3f}" if error is not None else ""))
         if now["seconds_left"] is not None:
             parts.append(f"{duration(now['seconds_left'])} left")
-        total = max(now["draws_owed"], 1)
-        self.shown.update(self.task, total=total, completed=now["draws"], figures="  ".join(parts))
+        total, figures = max(now["draws_owed"], 1), "  ".join(parts)
+        self.shown.update(self.task, total=total, completed=now["draws"], figures=figures)
+        if self.shown.disable:
+            self.lines.say(now["draws"] / total, figures)
 
 
 class Screen:
@@ -112,6 +164,7 @@ class Screen:
         self.training_bar: TrainingBar | None = None
         self.certify_bar: CertifyBar | None = None
         self.search_task: Any = None
+        self.search_lines = PacedLines()
 
     def watch(self) -> Watch:
         """Return the callbacks that draw."""
@@ -141,12 +194,16 @@ class Screen:
     def trial(self, event: TrialEvent) -> None:
         """Show a look at a trial, or how it ended."""
         best = f"best projected ACR {event.best:.3f}" if event.best is not None else ""
-        figures = f"{event.finished}/{event.trials} trials  {best}"
+        figures = f"{event.finished}/{event.trials} trials  {best}{event.running}"
         self.shown.update(
             self.search_task, total=event.trials, completed=event.finished, figures=figures
         )
+        share = event.finished / event.trials
         if event.kind == "report":
+            if self.shown.disable:
+                self.search_lines.say(share, figures)
             return
+        self.search_lines.told(share)
         line = _trial_line(event)
         self.shown.console.print(line, highlight=False) if not self.shown.disable else say(line)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.tune import Callback
@@ -10,13 +11,15 @@ from ray.tune import Callback
 from rsray.progress import Watch
 
 METRIC = "projected_acr"
+TELL_EVERY_SECONDS = 10.0
+MOST_LISTED = 8
 
 
 @dataclass(frozen=True)
 class TrialEvent:
     """Something to show: a trial reported, finished or failed."""
 
-    # "report", "done" or "failed".
+    # "report" (of a look, or that the search goes on), "done" or "failed".
     kind: str
     finished: int
     trials: int
@@ -25,6 +28,8 @@ class TrialEvent:
     acr: float | None = None
     best: float | None = None
     error: str | None = None
+    # Where the trials under way are, in words.
+    running: str = ""
 
 
 class Watcher(Callback):  # type: ignore[misc]
@@ -33,6 +38,9 @@ class Watcher(Callback):  # type: ignore[misc]
     def __init__(self, trials: int, already: int, watch: Watch) -> None:
         self.trials, self.finished, self.watch = trials, already, watch
         self.best: float | None = None
+        self.told = time.monotonic()
+        # The epoch of each trial's last look.
+        self.epochs: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the functions that draw."""
@@ -46,7 +54,20 @@ class Watcher(Callback):  # type: ignore[misc]
         finished, trials, params = self.finished, self.trials, dict(trial.config)
         epoch = result.get("epoch")
         told = TrialEvent(kind, finished, trials, params, epoch, acr, self.best, error)
-        self.watch.trial(told)
+        self._pass_on(told)
+
+    def _pass_on(self, event: TrialEvent) -> None:
+        self.watch.trial(event)
+        self.told = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Tell, now and then, that trials are under way: a look may be hours after the last."""
+        if time.monotonic() - self.told < TELL_EVERY_SECONDS:
+            return
+        looks = [self.epochs.get(each.trial_id, 0) for each in trials if each.status == "RUNNING"]
+        running = f"  {len(looks)} running, last looks at epoch {_listed(looks)}" if looks else ""
+        event = TrialEvent("report", self.finished, self.trials, {}, best=self.best)
+        self._pass_on(replace(event, running=running))
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
@@ -54,6 +75,7 @@ class Watcher(Callback):  # type: ignore[misc]
         """Tell of a look at a trial."""
         # An error is told at the trial's end, which follows.
         if "error" not in result:
+            self.epochs[trial.trial_id] = result.get("epoch", 0)
             self._tell("report", trial, result)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -66,3 +88,8 @@ class Watcher(Callback):  # type: ignore[misc]
         """Tell of a trial whose process was lost too often."""
         self.finished += 1
         self._tell("failed", trial, trial.last_result or {})
+
+
+def _listed(epochs: list[int]) -> str:
+    more = ", ..." if len(epochs) > MOST_LISTED else ""
+    return ", ".join(map(str, epochs[:MOST_LISTED])) + more

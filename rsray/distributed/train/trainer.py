@@ -23,6 +23,7 @@ from rsray.training.checkpoint import latest_epoch
 from rsray.training.loop import Progress, Training
 from rsray.training.metrics import read_metrics
 from rsray.training.run import claim_run
+from rsray.training.step_record import STEP_FILE, read_step
 
 FOLLOW_SECONDS = 1.0
 OnProgress = Callable[[Progress], None]
@@ -102,15 +103,20 @@ def _report_to_ray(figures: dict[str, Any]) -> None:
 
 @contextmanager
 def _followed(run: TrainingRun, on_progress: OnProgress) -> Iterator[None]:
-    """Show each epoch that the workers add to metrics.jsonl."""
+    """Show each epoch that the workers add to metrics.jsonl, and where they are within one."""
     # A line beyond the last checkpoint is of an epoch that is made again.
     stop, seen = threading.Event(), latest_epoch(run.place)
+    last = read_step(run.place)
 
     def show() -> None:
-        nonlocal seen
+        nonlocal seen, last
         for row in read_metrics(run.place)[seen:]:
             seen += 1
             on_progress(Progress(row["epoch"], run.config.epochs, 1, 1, row))
+        step = read_step(run.place)
+        if step is not None and step != last and step.epoch >= seen:
+            last = step
+            on_progress(step)
 
     def follow() -> None:
         while not stop.wait(FOLLOW_SECONDS):
@@ -127,3 +133,4 @@ def _followed(run: TrainingRun, on_progress: OnProgress) -> Iterator[None]:
         thread.join()
         with suppress(UserError):
             show()
+            run.place.delete(STEP_FILE)

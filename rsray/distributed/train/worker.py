@@ -17,6 +17,7 @@ from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.feed import RayFeed
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.training.loop import Team, Training
+from rsray.training.step_record import StepRecord
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def train_as_worker(arguments: dict[str, Any]) -> None:
     run = job.run
     team, device = join_team(job.search_path, run.gpus)
     feed = partial(RayFeed, cpus=job.reading_cpus)
-    training = Training(run.config, run.place, device, team, open_feed=feed)
+    tell = StepRecord(run.place) if team.rank == 0 else lambda progress: None
+    training = Training(run.config, run.place, device, team, tell, open_feed=feed)
     training.run_epochs(ray.train.report)
 
 
