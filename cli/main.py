@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import sys
 from typing import NoReturn
 
@@ -91,6 +92,10 @@ def run() -> NoReturn:
         _stop(str(problem), MISTAKE)
     if status == INTERRUPTED:  # how typer tells of Ctrl-C
         _stop(SAVED, INTERRUPTED)
+    # At its exit Python would otherwise go through all that torch holds, for a second or two;
+    # triton's bindings complain of what is left.
+    if "triton" not in sys.modules:
+        gc.freeze()
     sys.exit(status if isinstance(status, int) else DONE)
 
 
