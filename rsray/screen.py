@@ -194,7 +194,8 @@ class Screen:
     def trial(self, event: TrialEvent) -> None:
         """Show a look at a trial, or how it ended."""
         best = f"best projected ACR {event.best:.3f}" if event.best is not None else ""
-        figures = f"{event.finished}/{event.trials} trials  {best}{event.running}"
+        parts = (f"{event.finished}/{event.trials} trials", best, event.running)
+        figures = "  ".join(part for part in parts if part)
         self.shown.update(
             self.search_task, total=event.trials, completed=event.finished, figures=figures
         )

@@ -120,9 +120,7 @@ def test_without_a_terminal_a_training_says_lines_within_a_long_epoch(clock, cap
 
 
 def test_without_a_terminal_a_search_says_that_its_trials_are_under_way(clock, capsys):
-    event = TrialEvent(
-        "report", 2, 20, {}, best=0.5, running="  2 running, last looks at epoch 3, 0"
-    )
+    event = TrialEvent("report", 2, 20, {}, best=0.5, running="2 running, last looks at epoch 3, 0")
     with bars() as shown:
         told = Screen(shown)
         told.phase("search")

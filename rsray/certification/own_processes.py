@@ -31,6 +31,8 @@ LONGEST_SECONDS = 60.0
 SECONDS_WORTH_ANOTHER = 8.0
 # A task is answered as a whole, and the progress is told between two tasks.
 TASK_SECONDS = 0.5
+# The next task waits at the process while this one counts.
+TASKS_IN_FLIGHT = 2
 # Of processes as they start, one after the other.
 GIVE_UP_AFTER_DEATHS = 5
 
@@ -76,7 +78,7 @@ def _work(
     queue: deque[list[WorkItem]], counter: Counter | None, others: list[_Other], patience: float
 ) -> Iterator[Answer]:
     deaths = 0
-    while queue or any(other.is_counting for other in others):
+    while queue or any(other.num_tasks for other in others):
         is_busy = counter is not None and bool(queue)
         if counter is not None and queue:
             yield counter.count(queue.popleft())
@@ -90,7 +92,7 @@ def _work(
             was_started = other.is_started
             try:
                 answer = other.receive()
-                if other.is_started and queue:
+                while other.is_started and queue and other.num_tasks < TASKS_IN_FLIGHT:
                     other.give(queue.popleft())
             except (EOFError, OSError):
                 deaths, how = 0 if was_started else deaths + 1, other.end()
@@ -119,7 +121,8 @@ class _Other:
 
     def start(self) -> None:
         """Start the process, anew where it died."""
-        self.is_started = self.is_counting = self.has_settings = False
+        self.is_started = self.has_settings = False
+        self.num_tasks = 0
         mine, theirs = socket.socketpair()
         with theirs:
             command = (
@@ -142,7 +145,7 @@ class _Other:
     def receive(self) -> Answer | None:
         """Return the answer to its task, or None where it has only come so far in its start."""
         answer: Answer | None = self.connection.recv()
-        self.is_counting = False
+        self.num_tasks -= self.is_started
         if self.has_settings:
             self.is_started = True
         else:
@@ -153,7 +156,7 @@ class _Other:
     def give(self, task: list[WorkItem]) -> None:
         """Let it count a task."""
         self.connection.send(task)
-        self.is_counting = True
+        self.num_tasks += 1
 
     def end(self) -> str:
         """End it at once, and return how it ended."""

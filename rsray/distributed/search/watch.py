@@ -65,7 +65,7 @@ class Watcher(Callback):  # type: ignore[misc]
         if time.monotonic() - self.told < TELL_EVERY_SECONDS:
             return
         looks = [self.epochs.get(each.trial_id, 0) for each in trials if each.status == "RUNNING"]
-        running = f"  {len(looks)} running, last looks at epoch {_listed(looks)}" if looks else ""
+        running = f"{len(looks)} running, last looks at epoch {_listed(looks)}" if looks else ""
         event = TrialEvent("report", self.finished, self.trials, {}, best=self.best)
         self._pass_on(replace(event, running=running))
 

@@ -26,4 +26,4 @@ def test_between_looks_it_tells_that_trials_are_under_way(monkeypatch):
     assert len(told) == 2
     event = told[-1]
     assert (event.kind, event.finished, event.trials, event.best) == ("report", 3, 20, 0.5)
-    assert event.running == "  2 running, last looks at epoch 4, 0"
+    assert event.running == "2 running, last looks at epoch 4, 0"
