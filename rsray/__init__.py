@@ -3,10 +3,15 @@
 The names below load what they need on first use: `import rsray` imports neither torch nor ray.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Torch's threads read it when torch is imported. They otherwise wait for one another by spinning:
+# on a machine that does anything else, training on CPUs then took several times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from rsray import models, objectives

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -65,8 +66,9 @@ def watching(progress: Watch | bool) -> Iterator[Watch]:
 class PacedLines:
     """Lines for whoever reads a log: rare ones, however often there is news."""
 
-    def __init__(self) -> None:
+    def __init__(self, every_share: float = LINE_EVERY_SHARE) -> None:
         """Begin with the first news; the first line is due a while after it."""
+        self.every_share = every_share
         self.began: tuple[float, float] | None = None  # when, and how much was done
         self.said = (0.0, 0.0)
 
@@ -79,7 +81,7 @@ class PacedLines:
         """Say a line if one is due, with so much of the work done."""
         self._begin(share)
         since, further = time.monotonic() - self.said[0], share - self.said[1]
-        is_far = further >= LINE_EVERY_SHARE and since >= LEAST_SECONDS_BETWEEN_LINES
+        is_far = further >= self.every_share and since >= LEAST_SECONDS_BETWEEN_LINES
         if is_far or since >= LINE_EVERY_SECONDS:
             say(text)
             self.told(share)
@@ -102,7 +104,8 @@ class TrainingBar:
 
     def __init__(self, shown: Bars) -> None:
         """Add the bar."""
-        self.shown, self.lines, self.loss = shown, PacedLines(), ""
+        # Each epoch has a line of its own: within it one a minute is enough.
+        self.shown, self.lines, self.loss = shown, PacedLines(every_share=math.inf), ""
         self.task = shown.add_task("train", figures="starting", total=1.0)
 
     def __call__(self, progress: Progress) -> None:

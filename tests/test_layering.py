@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -190,3 +191,13 @@ assert smoothed.predict(image, n=100).prediction == 3
 def test_the_library_works_with_ray_and_optuna_absent():
     # 500 of 500 hits: p = 0.001^(1/500) = 0.986, radius = 0.25 * Phi^-1(p) = 0.55.
     assert loaded_by(WITHOUT_RAY, "rsray.distributed", "rsray.cluster", "rsray_cli") == []
+
+
+def test_threads_wait_without_spinning_unless_the_user_says_otherwise():
+    code = "import os, rsray; print(os.environ['OMP_WAIT_POLICY'])"
+    for given, expected in ({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"):
+        rest = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=rest | given
+        )
+        assert done.stdout.strip() == expected, done.stderr
