@@ -125,9 +125,8 @@ class _Other:
         self.num_tasks = 0
         mine, theirs = socket.socketpair()
         with theirs:
-            command = (
-                f"from rsray.certification.own_processes import serve; serve({theirs.fileno()})"
-            )
+            call = f"serve({theirs.fileno()}, {os.getpid()})"
+            command = f"from rsray.certification.own_processes import serve; {call}"
             # No package of the current folder comes before the installed ones.
             path = os.pathsep.join(path for path in sys.path if path)
             self.process = subprocess.Popen(
@@ -165,9 +164,9 @@ class _Other:
         return f"exit status {self.process.wait()}"
 
 
-def serve(descriptor: int) -> None:
+def serve(descriptor: int, parent: int) -> None:
     """Count what the process at the other end of a socket asks for, until it is gone."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     connection = Connection(descriptor)
     with suppress(EOFError, OSError):
         connection.send(None)
