@@ -16,8 +16,6 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray prints an error for every actor pool that is none (ray #53727).
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    # A raylet ends itself when its agents come later: on a busy machine they take 20 seconds.
-    "RAY_agent_register_timeout_ms": "60000",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command, not only the search
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }

@@ -51,7 +51,8 @@ def ray_of(driver: int, ray_folder: str) -> set[Process]:
                 command = Path(f"/proc/{number}/cmdline").read_bytes()
             except OSError:
                 continue
-            if os.fsencode(ray_folder) in command:
+            # This process has the folder among its words, too.
+            if os.fsencode(ray_folder) in command and os.fsencode(__file__) not in command:
                 roots.add(number)
     found = descendants_of(roots, processes)
     return {(number, processes[number][1]) for number in found & processes.keys()}
