@@ -83,10 +83,13 @@ class Guard:
 
     def _start_sweeper(self) -> None:
         if Path("/proc/self/stat").exists():
-            # In a session of its own: what kills the group of the run leaves it.
+            # In a session of its own, what kills the group of the run leaves it; it keeps open
+            # nothing that others wait for.
             self.sweeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", sweeper.__file__, self._folder()],
                 stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
 

@@ -73,6 +73,10 @@ def _start(start: Callable[[], object]) -> None:
     try:
         with _held_back_stderr():
             start()
+    except SystemExit:  # Ray's answer to SIGTERM while it starts
+        signal.signal(signal.SIGTERM, handler)
+        signal.raise_signal(signal.SIGTERM)
+        raise
     except OSError as problem:
         if "AF_UNIX" not in str(problem):
             raise

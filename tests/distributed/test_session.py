@@ -1,6 +1,7 @@
 """How Ray is started: again where the machine was too busy, on loopback alone, with a token."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,20 @@ def test_a_start_leaves_the_environment_as_it_was(start):
     before = dict(os.environ)
     start(LATE)
     assert {**os.environ, "HOME": before["HOME"]} == before
+
+
+def test_a_signal_while_ray_starts_is_the_commands(start):
+    """Ray answers SIGTERM by SystemExit(15), and leaves its handler."""
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    mine = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit):
+            start(SystemExit(15))
+        assert received == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_token_is_ours_before_ray_makes_it(tmp_path, monkeypatch):
