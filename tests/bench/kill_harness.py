@@ -36,10 +36,11 @@ def main():
     folder, chance = Path(options.folder), random.Random(options.seed)
     shutil.rmtree(folder, ignore_errors=True)
     run = folder / "run"
-    _undisturbed(["train", "--dataset", "digits", "--epochs", "3", "--out", str(run)])
+    folder.mkdir(parents=True)
+    _undisturbed(["train", *DIGITS, "--epochs", "3", "--out", str(run)])
     for name in options.jobs.split(","):
         words, compare = JOBS[name]
-        words = [word.format(run=run, n=options.n) for word in words]
+        words = [word.format(run=run, n=options.n, epochs=options.epochs) for word in words]
         whole = folder / name / "undisturbed"
         seconds = _undisturbed([*words, "--out", str(whole)])
         report = Report(name, seconds)
@@ -202,11 +203,12 @@ def _compare_trials(whole, out):
     return "a trial was lost" if states(out).count("failed") else None
 
 
+DIGITS = ["--dataset", "digits", "--objective", "gaussian", "--set", "num_draws=1"]
 CERTIFY = ["certify", "{run}", "--n", "{n}", "--skip", "30", "--precision", "fp32"]
-TRAIN = ["train", "--dataset", "digits", "--epochs", "60", "--precision", "fp32"]
+TRAIN = ["train", *DIGITS, "--epochs", "{epochs}", "--model", "lenet", "--precision", "fp32"]
 TUNE = [
-    "tune", "--dataset", "digits", "--objective", "gaussian", "--set", "num_draws=1", "--epochs", "6",
-    "--search", "lr=log(0.01,0.3)", "--trials", "4", "--concurrent", "1", "--no-final",
+    "tune", *DIGITS, "--epochs", "6", "--search", "lr=log(0.01,0.3)", "--trials", "4",
+    "--concurrent", "1", "--no-final",
 ]  # fmt: skip
 JOBS = {
     "certify": (CERTIFY, _compare_certificates),
@@ -220,6 +222,7 @@ def _options():
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--jobs", default="certify,train,tune")
     parser.add_argument("--n", type=int, default=100_000, help="draws an image of a certification")
+    parser.add_argument("--epochs", type=int, default=60, help="of a training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", default="kill-rounds")
     return parser.parse_args()
