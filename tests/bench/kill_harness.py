@@ -203,9 +203,10 @@ def _compare_trials(whole, out):
     return "a trial was lost" if states(out).count("failed") else None
 
 
-DIGITS = ["--dataset", "digits", "--objective", "gaussian", "--set", "num_draws=1"]
+DIGITS = ["--dataset", "digits", "--model", "lenet", "--objective", "gaussian"]
+DIGITS += ["--set", "num_draws=1", "--precision", "fp32"]
 CERTIFY = ["certify", "{run}", "--n", "{n}", "--skip", "30", "--precision", "fp32"]
-TRAIN = ["train", *DIGITS, "--epochs", "{epochs}", "--model", "lenet", "--precision", "fp32"]
+TRAIN = ["train", *DIGITS, "--epochs", "{epochs}"]
 TUNE = [
     "tune", *DIGITS, "--epochs", "6", "--search", "lr=log(0.01,0.3)", "--trials", "4",
     "--concurrent", "1", "--no-final",

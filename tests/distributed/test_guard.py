@@ -84,7 +84,10 @@ def test_what_ray_has_started_goes_with_a_driver_that_is_killed(working):
     assert is_gone(agent)
 
 
-@pytest.mark.parametrize("unwinding", [0.0, 60.0], ids=["saves", "hangs"])
+@pytest.mark.parametrize(
+    "unwinding",
+    [pytest.param(0.0, id="saves"), pytest.param(60.0, id="hangs", marks=pytest.mark.slow)],
+)
 def test_a_lost_process_ends_a_command_with_a_line(working, tmp_path, unwinding):
     process, agent = working(unwinding)
     (tmp_path / "dead").touch()
