@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 from typing import NoReturn
 
 import typer
 
+from rsray.errors import UserError, printable
 from rsray_cli.certificates import audit, recertify, verify
 from rsray_cli.certify import certify
 from rsray_cli.cluster import app as cluster
 from rsray_cli.data import data
 from rsray_cli.doctor import doctor
+from rsray_cli.options import check_words
 from rsray_cli.plan import plan
 from rsray_cli.predict import predict
 from rsray_cli.presets import presets
@@ -70,9 +73,19 @@ def root(
         raise typer.Exit
 
 
+class _Printable(logging.Formatter):
+    """What the log says, as text whatever names are in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
+
+
 def run() -> NoReturn:
     """Run the command line; the exit status is 0, 2 for the user's mistake, 130 when interrupted."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
     try:
+        check_words(sys.argv[1:])
         status = app(args=sys.argv[1:], standalone_mode=False)
     except ClickException as problem:
         _stop(problem.format_message(), MISTAKE)  # type: ignore[attr-defined]
@@ -84,8 +97,6 @@ def run() -> NoReturn:
         where = f": {problem.filename}" if problem.filename else ""
         _stop(f"{(problem.strerror or str(problem)).lower()}{where}", MISTAKE)
     except ValueError as problem:
-        from rsray.errors import UserError
-
         if not isinstance(problem, UserError):
             raise
         _stop(str(problem), MISTAKE)
@@ -95,8 +106,6 @@ def run() -> NoReturn:
 
 
 def _stop(message: str, status: int) -> NoReturn:
-    from rsray.errors import printable
-
     line = printable(" ".join(message.split()))
     print(f"error: {line}" if status == MISTAKE else line, file=sys.stderr)
     sys.exit(status)
