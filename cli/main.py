@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -11,11 +12,13 @@ from typing import NoReturn
 
 import typer
 
+from rsray.errors import LostProcessError, UserError, printable
 from rsray_cli.certificates import audit, recertify, verify
 from rsray_cli.certify import certify
 from rsray_cli.cluster import app as cluster
 from rsray_cli.data import data
 from rsray_cli.doctor import doctor
+from rsray_cli.options import check_words
 from rsray_cli.plan import plan
 from rsray_cli.predict import predict
 from rsray_cli.presets import presets
@@ -77,6 +80,13 @@ def root(
         raise typer.Exit
 
 
+class _Printable(logging.Formatter):
+    """What the log says, as text whatever names are in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
+
+
 class Interrupts:
     """Ends the command by the first signal, saving what there is, and at once by the second."""
 
@@ -112,7 +122,10 @@ def run() -> NoReturn:
     """
     interrupts = Interrupts()
     interrupts.listen()
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
     try:
+        check_words(sys.argv[1:])
         status = app(args=sys.argv[1:], standalone_mode=False)
     except ClickException as problem:
         _stop(problem.format_message(), MISTAKE)  # type: ignore[attr-defined]
@@ -124,16 +137,12 @@ def run() -> NoReturn:
         where = f": {problem.filename}" if problem.filename else ""
         _stop(f"{(problem.strerror or str(problem)).lower()}{where}", MISTAKE)
     except RuntimeError as problem:
-        from rsray.errors import LostProcessError
-
         if not isinstance(problem, LostProcessError):
             raise
         if interrupts.since:
             _stop_now(SAVED, interrupts.status)
-        _stop_now(str(problem), OURS)
+        _stop_now(printable(str(problem)), OURS)
     except ValueError as problem:
-        from rsray.errors import UserError
-
         if not isinstance(problem, UserError):
             raise
         _stop(str(problem), MISTAKE)
@@ -150,8 +159,6 @@ def _stop_now(line: str, status: int) -> NoReturn:
 
 
 def _stop(message: str, status: int) -> NoReturn:
-    from rsray.errors import printable
-
     line = printable(" ".join(message.split()))
     print(f"error: {line}" if status == MISTAKE else line, file=sys.stderr)
     sys.exit(status)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from rsray.training.loop import Progress
 
 
+def show(text: str) -> None:
+    """Write a line of what a command answers to stdout, as text whatever names are in it."""
+    print(printable(text, keep="\n\t"))
+
+
 def say(text: str) -> None:
     """Write a line for people to stderr: stdout is for results."""
     lines = printable(text, keep="\n")
@@ -148,7 +153,10 @@ class Screen:
         if event.kind == "report":
             return
         line = _trial_line(event)
-        self.shown.console.print(line, highlight=False) if not self.shown.disable else say(line)
+        if self.shown.disable:
+            say(line)
+        else:
+            self.shown.console.print(printable(line), highlight=False, markup=False)
 
 
 def _trial_line(event: TrialEvent) -> str:
