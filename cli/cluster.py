@@ -55,15 +55,16 @@ def status(target: Target) -> None:
     """Print the nodes, what they have, and the jobs of rsray."""
     from rsray.cluster.dashboard import connect_dashboard
     from rsray.cluster.jobs import list_jobs
+    from rsray.screen import show
 
     with connect_dashboard(target) as dashboard:
         for node in sorted(dashboard.nodes(), key=lambda node: not node["is_head_node"]):
             has = node["resources_total"]
             role = "head" if node["is_head_node"] else "worker"
             figures = f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs"
-            print(f"{role:<7} {node['node_ip']:<16} {node['state']:<6} {figures}")
+            show(f"{role:<7} {node['node_ip']:<16} {node['state']:<6} {figures}")
         for job in list_jobs(dashboard)[:JOBS_SHOWN]:
-            print(f"job     {job.id}  {job.status:<10} {job.command}")
+            show(f"job     {job.id}  {job.status:<10} {job.command}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -159,6 +160,11 @@ def run_there(
     _end(target, status, down)
 
 
+def _write(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
 def _say(text: str) -> None:
     from rsray.screen import say
 
@@ -180,12 +186,11 @@ def _follow(dashboard: Dashboard, job_id: str, out: str | None = None) -> int:
     """Show the log until the job ends and fetch the results; returns the exit status."""
     from rsray.cluster.fetching import fetch_results, results_of
     from rsray.cluster.jobs import follow_log
-    from rsray.errors import UserError
+    from rsray.errors import UserError, printable
+    from rsray.screen import show
 
     with _detaching(dashboard.target, job_id):
-        job = follow_log(
-            dashboard, job_id, lambda text: print(text, end="", file=sys.stderr, flush=True)
-        )
+        job = follow_log(dashboard, job_id, lambda text: _write(printable(text, keep="\n\t\r")))
         results = results_of(dashboard, job, out)
         try:
             folder = fetch_results(dashboard, results)
@@ -196,9 +201,9 @@ def _follow(dashboard: Dashboard, job_id: str, out: str | None = None) -> int:
             folder = None
     if folder is not None:
         _say(f"results of {job_id} are in {folder}")
-        print(folder)
+        show(str(folder))
     elif job.status == "SUCCEEDED":
-        print(results.out_there)
+        show(results.out_there)
     if job.status == "SUCCEEDED":
         return 0
     _say(f"job {job_id} has {job.status.lower()}; the lines above say why")

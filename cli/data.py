@@ -35,16 +35,16 @@ def convert(source: str, out: str | None = None, **given: int) -> None:
     """
     from rsray.data.convert import convert as write_shards
     from rsray.errors import UserError
-    from rsray.screen import bars, say
+    from rsray.screen import bars, say, show
     from rsray.storage import Place
 
     if out is None:
         raise UserError("give --out: a folder or URI for the shards")
     size = Converting.make({"source": source, "out": out, **given}).shard_size
     with bars() as shown:
-        show = _bar(shown)
-        done = write_shards(Place.of(source), Place.of(out), shard_images=size, on_progress=show)
-    print(out)
+        follow = _bar(shown)
+        done = write_shards(Place.of(source), Place.of(out), shard_images=size, on_progress=follow)
+    show(out)
     say(
         f"{done.images:,} pictures in {done.shards:,} shards, {done.bytes / 2**20:,.1f} MiB written"
     )

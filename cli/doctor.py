@@ -23,13 +23,17 @@ def doctor(data_root: str | None = None, address: str | None = None, ray: bool =
         device_name,
         resolve_precision,
     )
+    from rsray.screen import show
+    from rsray.storage import Place
     from rsray.versions import versions
 
-    print("versions   " + ", ".join(f"{name} {found}" for name, found in versions().items()))
+    if data_root is not None:
+        Place.of(data_root)  # a bad address is refused before anything is looked at
+    show("versions   " + ", ".join(f"{name} {found}" for name, found in versions().items()))
     device = default_device()
-    print(f"device     {device.type}: {device_name(device)}, {available_cpus()} CPU cores")
+    show(f"device     {device.type}: {device_name(device)}, {available_cpus()} CPU cores")
     native = "computed by the hardware" if computes_bf16(device.type) else "not in the hardware"
-    print(f"precision  {resolve_precision(None, device)} by default (bf16 is {native})")
+    show(f"precision  {resolve_precision(None, device)} by default (bf16 is {native})")
     _print_space()
     _print_data(data_root)
     if ray and not _check_ray(address):
@@ -39,21 +43,24 @@ def doctor(data_root: str | None = None, address: str | None = None, ray: bool =
 def _print_space() -> None:
     import shutil
 
+    from rsray.screen import show
+
     free = shutil.disk_usage(".").free
-    print(f"disk       {free / 1e9:.0f} GB free here")
+    show(f"disk       {free / 1e9:.0f} GB free here")
 
 
 def _print_data(data_root: str | None) -> None:
     from rsray.data import DATASETS, open_split
     from rsray.errors import UserError
+    from rsray.screen import show
 
     for name in DATASETS:
         try:
             split = open_split(name, "test", data_root)
         except UserError as problem:
-            print(f"data       {name}: not usable ({problem})")
+            show(f"data       {name}: not usable ({problem})")
         else:
-            print(f"data       {name}: {len(split):,} test images, {split.num_classes} classes")
+            show(f"data       {name}: {len(split):,} test images, {split.num_classes} classes")
 
 
 def _check_ray(address: str | None) -> bool:
@@ -61,17 +68,18 @@ def _check_ray(address: str | None) -> bool:
 
     from rsray.distributed.session import cluster_cpus, cluster_gpus, session
     from rsray.errors import UserError
+    from rsray.screen import show
 
     started = time.perf_counter()
     try:
         with session(address) as ray:
             answer = ray.get(ray.remote(num_cpus=1)(lambda: 42).remote(), timeout=60)
             nodes = sum(node["Alive"] for node in ray.nodes())
-            print(
+            show(
                 f"ray        {nodes} node(s), {cluster_cpus()} CPU cores, {cluster_gpus():g} GPUs, "
                 f"a task ran after {time.perf_counter() - started:.1f} s"
             )
             return bool(answer == 42)
     except UserError as problem:
-        print(f"ray        broken: {problem}")
+        show(f"ray        broken: {problem}")
         return False

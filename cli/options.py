@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -12,6 +13,8 @@ import typer
 from pydantic.fields import FieldInfo
 
 from rsray.config import Config, Option
+from rsray.errors import UserError
+from rsray.storage.address import check_address
 
 NORMALISE = {"normalisation": "normalise"}  # what is recorded, and what the user states
 
@@ -51,6 +54,8 @@ def command(*groups: list[Typed]) -> Callable[[Callable[..., None]], Callable[..
         def run(**values: Any) -> None:
             given = {key: value for key, value in values.items() if value is not None}
             target, down = given.pop("cluster", None), given.pop("down", False)
+            if down and target is None:
+                raise UserError("--down takes the cluster of --cluster away: give --cluster")
             if target is None:
                 function(**given)
                 return
@@ -65,6 +70,26 @@ def command(*groups: list[Typed]) -> Callable[[Callable[..., None]], Callable[..
         return run
 
     return decorate
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise UserError for a word that no option takes: an empty one, or an address of nothing.
+
+    So nothing begins with a value that would be left out, or taken for something else.
+    """
+    before = ""
+    for word in words:
+        option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        name = option if option.startswith("--") else "an argument"
+        if word.startswith("--") and "=" not in word:
+            before = word
+            continue
+        if not value.strip():
+            raise UserError(f"{name} is {value!r}: leave it out, or give a value")
+        if re.search("[\ud800-\udfff]", value):
+            raise UserError(f"{name} is {value!r}, which is no text in UTF-8")
+        check_address(value)
+        before = ""
 
 
 def _parameter(typed: Typed) -> inspect.Parameter:

@@ -37,6 +37,7 @@ def plan(source: str, **given: Any) -> None:
 
 def _print(plan: Plan) -> None:
     from rsray.progress import duration
+    from rsray.screen import show
 
     config, found, settings = plan.request.config, plan.forecast, plan.settings
     kind = "GPU" if plan.evaluation.device == "cuda" else "core"
@@ -47,17 +48,17 @@ def _print(plan: Plan) -> None:
     if config.at_radius:
         each += ", an estimate: draws stop once the radii are decided"
     one = f"{plan.gpus:g}" if plan.gpus != 1 else "one"
-    print(f"images          {found.images:,} of {config.dataset}, {config.sampling} sampling")
-    print(f"normalisation   {plan.request.source.normalisation}")
-    print(f"draws per image {each}")
-    print(f"draws           {found.draws:,.0f}")
-    print(
+    show(f"images          {found.images:,} of {config.dataset}, {config.sampling} sampling")
+    show(f"normalisation   {plan.request.source.normalisation}")
+    show(f"draws per image {each}")
+    show(f"draws           {found.draws:,.0f}")
+    show(
         f"one actor       {found.draws_per_second:,.0f} draws/s on {one} {kind} "
         f"({plan.device_name}, {how}{plan.evaluation.precision})"
     )
-    print(f"{kind}-hours{' ' * (10 - len(kind))}{plan.core_hours:,.2f}")
-    print(
+    show(f"{kind}-hours{' ' * (10 - len(kind))}{plan.core_hours:,.2f}")
+    show(
         f"{settings.actors} actor{'s' * (settings.actors > 1)}, wall   {duration(plan.hours * 3600)}"
     )
     if plan.dollars is not None:
-        print(f"cost            ${plan.dollars:,.2f} at ${settings.price:g} per actor-hour")
+        show(f"cost            ${plan.dollars:,.2f} at ${settings.price:g} per actor-hour")

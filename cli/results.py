@@ -91,7 +91,10 @@ def _show_trials(study: Study, config: TuneConfig) -> None:
     """Print on stdout the table of a grid, or of the trials on the Pareto front."""
     import rich.box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+
+    from rsray.errors import printable
 
     is_grid = config.sampler == "grid"
     names = ["number", *config.search, "projected_acr", "clean_accuracy", "state"]
@@ -103,5 +106,6 @@ def _show_trials(study: Study, config: TuneConfig) -> None:
         if not (is_grid or row["pareto"]):
             continue
         cells = (row[name] for name in names)
-        table.add_row(*[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells])
+        texts = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells)
+        table.add_row(*[escape(printable(text)) for text in texts])
     Console().print(table)

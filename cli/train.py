@@ -21,11 +21,11 @@ def train(**given: Any) -> None:
     """
     from rsray import api
     from rsray.given_values import parse_assignments
-    from rsray.screen import say
+    from rsray.screen import say, show
 
     settings = parse_assignments(given.pop("set", []))
     run = api.train(**{**given, **settings})
-    print(run.path)
+    show(run.path)
     say(f"next: rsray certify {run.path}")
 
 

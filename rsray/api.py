@@ -74,7 +74,11 @@ def train(
     with watching(progress) as watch:
         request = open_training(flat, config_file=config, download=download)
         chosen = request.config
-        where = fspath(out or new_folder("train", chosen.dataset, chosen.objective, chosen.sigma))
+        where = fspath(
+            out
+            if out is not None
+            else new_folder("train", chosen.dataset, chosen.objective, chosen.sigma)
+        )
         for line in request.announcement(where):
             watch.say(line)
         started = datetime.now()
@@ -143,7 +147,9 @@ def certify(
     with watching(progress) as watch:
         request = open_certification(fspath(source), given, download=download)
         chosen = request.config
-        where = fspath(out or new_folder("certify", chosen.dataset, chosen.sigma))
+        where = fspath(
+            out if out is not None else new_folder("certify", chosen.dataset, chosen.sigma)
+        )
         watch.say(request.announcement(where))
         certifier.certify(
             request, Place.of(where), address=address, on_progress=watch.certifying, say=watch.say
@@ -171,7 +177,9 @@ def recertify(
     if alpha is None and bound is None and n is None:
         raise UserError("nothing to change: give --alpha, --bound or --n")
     RecertifyConfig.make({"cert": fspath(cert), "alpha": alpha, "bound": bound, "n": n})
-    where = fspath(out or default_target(fspath(cert), alpha=alpha, bound=bound, n=n))
+    where = fspath(
+        default_target(fspath(cert), alpha=alpha, bound=bound, n=n) if out is None else out
+    )
     write(Place.of(cert), Place.of(where), alpha=alpha, bound=bound, n=n)
     return Certification(where)
 
@@ -296,6 +304,8 @@ def predict(
     from rsray.certification.request import open_prediction
 
     given = _certification_settings(locals(), None)
+    if out is not None and Place.of(out).is_dir():
+        raise UserError(f"--out {Place.of(out)} is a folder: give a file")
     request = open_prediction(fspath(source), given, download=download)
     predictions = Predictions(*predict_images(request), str(request.source.normalisation))
     if out is not None:
@@ -471,7 +481,7 @@ def _open_searches(
 def _places(searches: list[SearchRequest], out: Where | None) -> list[Place]:
     """Return where each search goes: into OUT, or several of them into OUT/sigma-0.25, ..."""
     base = searches[0].config.train
-    root = Place.of(out or new_folder("tune", base.dataset, base.objective))
+    root = Place.of(new_folder("tune", base.dataset, base.objective) if out is None else out)
     if len(searches) == 1:
         return [root]
     return [root / f"sigma-{found.config.train.sigma:g}" for found in searches]

@@ -7,7 +7,6 @@ The options of every command are made from these fields (cli/options.py), rsray'
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -28,15 +27,18 @@ from rsray.core.bounds import BOUNDS, check_settings
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
-from rsray.given_values import first_problem, parse_assignments, radii, read_range
+from rsray.given_values import parse_assignments, radii, read_range
 from rsray.models import MODELS, PAPERS_NAMES
 from rsray.objectives import OBJECTIVES
+from rsray.storage.records import first_problem
 
 if TYPE_CHECKING:
     from rsray.objectives import Objective
 
 COMPUTE, WHERE, WRITTEN = "What to compute", "Where it runs", "What is written"
 # What a search may ask for -> what a look at a trial calls it.
+# Numbers beyond these are of no use to anybody, and wear out whatever counts with them.
+MOST, MOST_SIGMA, MOST_PROCESSES, MOST_SEED, MOST_BLOCKS = 10**9, 1e3, 100_000, 2**63 - 1, 100_000
 TUNE_OBJECTIVES = {"acr": "projected_acr", "clean_accuracy": "clean_accuracy"}
 
 
@@ -56,8 +58,11 @@ class Option:
 def setting(help: str, default: Any = ..., **how: Any) -> Any:
     """Return a pydantic field that is an option of commands.
 
-    `how` holds the fields of Option (`words` for its default) and pydantic's limits (ge, lt, ...).
+    `how` holds the fields of Option (`words` for its default) and pydantic's limits (ge, lt, ...);
+    a number with a lower limit alone is at most MOST.
     """
+    if {"ge", "gt"} & set(how) and not {"le", "lt"} & set(how):
+        how["le"] = MOST
     names = {"words": "default", **{name.name: name.name for name in fields(Option)}}
     own = {names[key]: how.pop(key) for key in list(how) if key in names}
     shown: Any = {"option": Option(**own)}
@@ -79,7 +84,7 @@ NEW, GPUS = "a new one in ./runs", "1 where there are GPUs, else 0"
 BF16 = "bf16 where the hardware computes it"
 _LISTED = BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text)
 _IS_OBJECTIVE = BeforeValidator(lambda name: choose(name, OBJECTIVES, "objective"))
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=MOST)]
 NoiseName = Annotated[
     str,
     member_of(NOISES, "noise"),
@@ -102,7 +107,8 @@ DataRoot = Annotated[
     ),
 ]  # fmt: skip
 ImageSize = Annotated[
-    int | None, setting("Side, for your own pictures of mixed sizes.", metavar="PIXELS", ge=1)
+    int | None,
+    setting("Side, for your own pictures of mixed sizes.", metavar="PIXELS", ge=1, le=2**14),
 ]
 Channels = Annotated[
     int | None,
@@ -135,7 +141,10 @@ ModelArgs = Annotated[
     BeforeValidator(lambda given: given if isinstance(given, dict) else parse_assignments(given)),
     setting("For the factory of --model.", metavar="KEY=VALUE", repeated=True),
 ]
-Sigma = Annotated[float, setting("Noise standard deviation, pixels in [0, 1].", metavar="S", gt=0)]
+Sigma = Annotated[
+    float,
+    setting("Noise standard deviation, pixels in [0, 1].", metavar="S", gt=0, le=MOST_SIGMA),
+]
 Draws = Annotated[int, setting("Estimation draws per image.", metavar="N", ge=1)]
 Alpha = Annotated[
     float, setting("Probability that a certificate is wrong.", metavar="A", gt=0, lt=1)
@@ -161,10 +170,12 @@ Limit = Annotated[
         metavar="COUNT", ge=1,
     ),
 ]  # fmt: skip
-Seed = Annotated[int, setting("Decides every random number.", ge=0)]
+Seed = Annotated[int, setting("Decides every random number.", ge=0, le=MOST_SEED)]
 Gpus = Annotated[
     float | None,
-    setting("GPUs of each; may be a fraction.", panel=WHERE, metavar="G", words=GPUS, ge=0),
+    setting(
+        "GPUs of each; may be a fraction.", panel=WHERE, metavar="G", words=GPUS, ge=0, le=1024
+    ),
 ]
 Source = Annotated[
     str, setting("A RUN folder, or a checkpoint file.", metavar="RUN|CHECKPOINT", name="source")
@@ -228,9 +239,9 @@ class TrainConfig(Config):
         10, metavar="E", words="the data set's or preset's", ge=1,
     )  # fmt: skip
     batch_size: int = setting("Images per step, over all workers.", 64, metavar="B", ge=1)
-    lr: float = Field(0.01, gt=0, description="Learning rate at the start.")
+    lr: float = Field(0.01, gt=0, le=MOST, description="Learning rate at the start.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
-    weight_decay: float = Field(5e-4, ge=0, description="Of SGD.")
+    weight_decay: float = Field(5e-4, ge=0, le=MOST, description="Of SGD.")
     lr_drops: tuple[Positive, ...] = Field(
         (), description="Epochs (from 0) at whose start lr is multiplied by lr_decay."
     )
@@ -244,7 +255,7 @@ class TrainConfig(Config):
     seed: Seed = 0
     workers: int = setting(
         "Ray Train workers; 2-8 grows and shrinks with the cluster.",
-        1, panel=WHERE, metavar="W", is_text=True, ge=0,
+        1, panel=WHERE, metavar="W", is_text=True, ge=0, le=MOST_PROCESSES,
     )  # fmt: skip
     most_workers: Positive | None = None  # elastic: up to so many while the cluster has room
     gpus_per_worker: Gpus = None
@@ -275,8 +286,11 @@ class TrainConfig(Config):
         chosen = OBJECTIVES[self.objective]
         check_names(self.settings, objective_fields(self.objective), f"objective {self.objective}")
         for key, value in self.settings.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"objective {self.objective}: {key} is {value}: it must be finite")
+            if isinstance(value, int | float) and not abs(value) <= MOST:
+                raise UserError(
+                    f"objective {self.objective}: {key} is {value}: it must be finite, and at "
+                    f"most {MOST}"
+                )
         try:
             return TypeAdapter(chosen).validate_python({"sigma": self.sigma, **self.settings})
         except ValidationError as problem:
@@ -336,7 +350,7 @@ class CertifyConfig(Config):
         "alone), none, or MEAN/STD such as 0.5,0.5,0.5/0.25,0.25,0.25.",
         None, metavar="CHOICE", words="as the file says, else it is asked for",
     )  # fmt: skip
-    num_classes: int = Field(ge=2)
+    num_classes: int = Field(ge=2, le=2**24)
     classes: tuple[str, ...] = ()  # their names in order
     image_shape: tuple[int, int, int] | None = None  # channels, height, width
     data_fingerprint: dict[str, Any] = {}  # of the data trained on
@@ -387,7 +401,8 @@ class CertifyConfig(Config):
     )
     actors: int | None = setting(
         "Certification actors; 2-64 grows with the cluster.",
-        None, panel=WHERE, metavar="A", is_text=True, words="one per GPU, or per CPU core", ge=1,
+        None, panel=WHERE, metavar="A", is_text=True, words="one per GPU, or per CPU core",
+        ge=1, le=MOST_PROCESSES,
     )  # fmt: skip
     most_actors: Positive | None = None  # elastic: up to so many as the cluster grows
     gpus_per_actor: Gpus = None
@@ -403,6 +418,11 @@ class CertifyConfig(Config):
     @model_validator(mode="after")
     def _can_certify(self) -> Self:
         check_settings(self.n, self.alpha, self.n0, self.bound)
+        if self.n > MOST_BLOCKS * self.block_size:
+            raise UserError(
+                f"block_size is {self.block_size}: n {self.n} makes more than {MOST_BLOCKS} blocks "
+                "an image; give a larger one"
+            )
         if self.at_radius:
             self._can_answer()
         if self.reuse is not None:
@@ -519,7 +539,8 @@ class AuditConfig(Config):
     )
     seed: int | None = setting(
         "Chooses the blocks. Whoever knows it beforehand knows which are checked.",
-        None, metavar="NUMBER", words="one that nobody can guess; it is printed", ge=0,
+        None, metavar="NUMBER", words="one that nobody can guess; it is printed",
+        ge=0, le=MOST_SEED,
     )  # fmt: skip
     precision: Precision | None = setting(
         "Of the network's arithmetic; another than CERT's is compared by a test.",
@@ -538,7 +559,7 @@ class PlanConfig(Config):
 
     actors: int = setting(
         "Size of the fleet, in actors like the one measured here.",
-        1, panel=WHERE, metavar="A", ge=1,
+        1, panel=WHERE, metavar="A", ge=1, le=MOST_PROCESSES,
     )  # fmt: skip
     price: float | None = setting(
         "Dollars per actor and hour, such as a GPU's.", None, panel=WHERE, metavar="DOLLARS", ge=0
@@ -569,7 +590,9 @@ class ReportConfig(Config):
     )  # fmt: skip
     common: bool = setting("Compare on the images that all results share.", False, name="--common")
     by_class: bool = setting("Print a row for each class.", False, name="--by-class")
-    radii: float = setting("Step between the radii of the table.", 0.25, metavar="STEP", gt=0)
+    radii: float = setting(
+        "Step between the radii of the table.", 0.25, metavar="STEP", ge=1e-3, le=MOST_SIGMA
+    )
     label: list[str] = setting(
         "What to call a result; once for each, in their order.",
         [], panel=WRITTEN, metavar="NAME", repeated=True,
@@ -670,11 +693,13 @@ class TuneConfig(Config):
     )  # fmt: skip
     concurrent: int | None = setting(
         "Trials at a time.",
-        None, panel=WHERE, metavar="C", words="what there is room for; tpe a quarter of all", ge=1,
+        None, panel=WHERE, metavar="C", words="what there is room for; tpe a quarter of all",
+        ge=1, le=MOST_PROCESSES,
     )  # fmt: skip
     workers: int | None = setting(
         "Ray Train workers of a trial and of the winner.",
-        None, panel=WHERE, metavar="W", words="1; on GPUs the data set's own", ge=1,
+        None, panel=WHERE, metavar="W", words="1; on GPUs the data set's own",
+        ge=1, le=MOST_PROCESSES,
     )  # fmt: skip
     trial_epochs: int | None = setting(
         "Epochs of a full trial, if fewer than the winner's.",
@@ -689,7 +714,7 @@ class TuneConfig(Config):
         "Epochs between looks at a trial, when it may be stopped.",
         2, metavar="E", words="an eighth of a trial", ge=1,
     )  # fmt: skip
-    reduction: int = Field(3, ge=2)  # ASHA keeps the best 1/reduction at each rung
+    reduction: int = Field(3, ge=2, le=MOST)  # ASHA keeps the best 1/reduction at each rung
     final: bool = setting("Train the winner on all training images, and certify it.", True)
     compare: bool = setting(
         "Train and certify the published setting too (where there is none, the one searched "
@@ -708,7 +733,7 @@ class TuneConfig(Config):
         "Certify this many test images, spread over those that --skip selects.",
         None, metavar="COUNT", name="--certify-limit", ge=1,
     )  # fmt: skip
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MOST_SEED)
 
     @model_validator(mode="after")
     def _can_search(self) -> Self:
@@ -733,7 +758,10 @@ class TuneConfig(Config):
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """Return "field is X here, Y there" for each deciding field that differs."""
         rest = {key: value for key, value in other.items() if key != "train"}
-        return [*super().differences(rest), *self.train.differences(other.get("train", {}))]
+        train = other.get("train")
+        if not isinstance(train, Mapping):
+            return ["train is no setting of a training run there"]
+        return [*super().differences(rest), *self.train.differences(train)]
 
 
 def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None:

@@ -1,4 +1,4 @@
-"""What people read: the one exception that they can put right, and names that anybody gave."""
+"""What people read: the exceptions that they can put right, and names that anybody gave."""
 
 
 class UserError(ValueError):
@@ -6,6 +6,16 @@ class UserError(ValueError):
 
     The command line prints it as `error: ...` and exits with status 2, without a traceback.
     """
+
+
+class LostProcessError(RuntimeError):
+    """A process that a run cannot do without has died; what was done is saved."""
+
+    def __init__(self, name: str) -> None:
+        """Say it in a line."""
+        super().__init__(
+            f"Ray's process {name!r} has died: what was done is saved; run the same command again"
+        )
 
 
 def printable(text: str, *, keep: str = "") -> str:

@@ -6,10 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import ValidationError
-
 from rsray.errors import UserError
-from rsray.family import choose
 
 
 def numbers(texts: str | Iterable[str], what: str) -> list[float]:
@@ -60,8 +57,6 @@ def read_range(values: Any, name: str, least: int) -> Any:
 
 def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
     """Return {key: value} of `key=value` texts; values are read as YAML scalars or lists."""
-    import yaml
-
     from rsray.storage.yaml_files import parse_value
 
     parsed: dict[str, Any] = {}
@@ -71,31 +66,6 @@ def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"--set {pair!r} is not of the form key=value")
         try:
             parsed[key.strip()] = parse_value(value)
-        except yaml.YAMLError as problem:
+        except UserError as problem:
             raise UserError(f"--set {pair!r}: the value is not valid YAML") from problem
     return parsed
-
-
-def first_problem(problem: ValidationError) -> str:
-    """Return in one line the first thing that is wrong: the field, the value and the rule."""
-    first = problem.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, Exception):
-        return str(cause)
-    where = ".".join(str(part) for part in first["loc"]) or "configuration"
-    if first["type"] == "extra_forbidden":
-        return f"{where} is not a known setting"
-    if first["type"] == "missing":
-        return f"{where} is missing"
-    if first["type"] == "literal_error":
-        return _not_among(where, first["input"], first["ctx"]["expected"])
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{where} is {first['input']!r}: {message.replace('input ', '')}"
-
-
-def _not_among(name: str, value: object, expected: str) -> str:
-    """Return what `choose` says of a value that is none of 'a', 'b' or 'c'."""
-    try:
-        return choose(value, expected.replace("'", "").replace(" or ", ", ").split(", "), name)
-    except UserError as problem:
-        return str(problem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rsray.config import TrainConfig, TuneConfig
+from rsray.errors import UserError
 from rsray.progress import Watch
 from rsray.results import sanity
-from rsray.results.certificates import Certificates
+from rsray.results.certificates import Certificates, read_table
 from rsray.results.compare import load
+from rsray.results.summary import read_summary
 from rsray.results.table import TEXT_FORMATS, ReportTable
-from rsray.storage import Place
+from rsray.storage import Place, read_file
+from rsray.storage.records import read_as
 from rsray.storage.yaml_files import from_yaml
+from rsray.training.metrics import read_metrics
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,13 +58,19 @@ class Run(Result):
 
     @cached_property
     def _record(self) -> dict[str, Any]:
-        return from_yaml(self.place.read("run.yaml"), f"{self.path}/run.yaml")
+        from rsray.certification.source import TRAINED
+
+        name = f"{self.path}/run.yaml"
+        record = from_yaml(read_file(self.place / "run.yaml"), name)
+        read_as(TRAINED, record, name)
+        missing = [key for key in ("classes", "image_shape") if record.get(key) is None]
+        if missing:
+            raise UserError(f"{name} does not say {missing[0]}")
+        return record
 
     @property
     def metrics(self) -> pa.Table:
         """A row per epoch: loss, lr, noisy_accuracy, draws_per_second, seconds, ..."""
-        from rsray.training.metrics import read_metrics
-
         return pa.Table.from_pylist(read_metrics(self.place))
 
     def model(self, model: str | None = None) -> nn.Module:
@@ -105,7 +113,8 @@ class Run(Result):
 
     def warn(self, watch: Watch) -> None:
         """Tell when the training ended no better than guessing."""
-        last = float(self.metrics["noisy_accuracy"].to_pylist()[-1] or 0.0)
+        figures = read_metrics(self.place)
+        last = float(figures[-1]["noisy_accuracy"] or 0.0) if figures else 1.0
         _warn(watch, sanity.training_warning(last, len(self._record["classes"])))
 
 
@@ -116,13 +125,12 @@ class Certification(Result):
     @cached_property
     def table(self) -> pa.Table:
         """A row per image: index, label, prediction (-1 = abstain), radius, correct, ..."""
-        return pq.read_table(pa.BufferReader(self.place.read("certificates.parquet")))
+        return read_table(self.place / "certificates.parquet")
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """What summary.json holds: acr, certified_accuracy, abstained, draws, ..."""
-        found: dict[str, Any] = json.loads(self.place.read("summary.json"))
-        return found
+        return read_summary(self.place / "summary.json")
 
     @property
     def acr(self) -> float:
@@ -160,13 +168,13 @@ class Study(Result):
     @cached_property
     def config(self) -> TuneConfig:
         """The settings of the search."""
-        record = from_yaml(self.place.read("tune.yaml"), f"{self.path}/tune.yaml")
+        record = from_yaml(read_file(self.place / "tune.yaml"), f"{self.path}/tune.yaml")
         return TuneConfig.make({k: v for k, v in record.items() if k in TuneConfig.model_fields})
 
     @cached_property
     def trials(self) -> pa.Table:
         """A row per trial: number, state, projected_acr, clean_accuracy, its settings, ..."""
-        return pq.read_table(pa.BufferReader(self.place.read("trials.parquet")))
+        return read_table(self.place / "trials.parquet")
 
     def warn(self, watch: Watch) -> None:
         """Tell when all complete trials tie, or the winner's certificates show nothing learnt."""

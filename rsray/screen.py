@@ -25,6 +25,11 @@ COLUMNS_OF_A_BAR, COLUMNS_OF_A_CLOCK = 110, 90
 LINE_EVERY_SECONDS, LINE_EVERY_SHARE, LEAST_SECONDS_BETWEEN_LINES = 60.0, 0.05, 5.0
 
 
+def show(text: str) -> None:
+    """Write a line of what a command answers to stdout, as text whatever names are in it."""
+    print(printable(text, keep="\n\t"))
+
+
 def say(text: str) -> None:
     """Write a line for people to stderr: stdout is for results."""
     lines = printable(text, keep="\n")
@@ -209,7 +214,10 @@ class Screen:
             return
         self.search_lines.told(share)
         line = _trial_line(event)
-        self.shown.console.print(line, highlight=False) if not self.shown.disable else say(line)
+        if self.shown.disable:
+            say(line)
+        else:
+            self.shown.console.print(printable(line), highlight=False, markup=False)
 
 
 def _trial_line(event: TrialEvent) -> str:

@@ -21,12 +21,12 @@ ALLOWED = {
     "progress": set(),
     "family": {"errors"},
     "core": GROUND,
-    "storage": {"errors"},
+    "storage": GROUND,
     "objectives": {"family"},
     "models": GROUND | {"core"},
     "data": GROUND | {"storage"},
-    "given_values": GROUND | {"storage"},
-    "config": GROUND | {"core", "data", "given_values", "models", "objectives"},
+    "given_values": {"errors", "storage"},
+    "config": GROUND | {"core", "data", "given_values", "models", "objectives", "storage"},
     "presets": GROUND | {"config", "data", "objectives"},
     "results": {"core", "errors", "storage"},
     "training": GROUND
@@ -41,7 +41,7 @@ ALLOWED = {
     },
     "screen": {"distributed", "errors", "progress", "training"},
     "outcomes": {
-        "certification", "config", "distributed", "progress", "results", "storage", "training",
+        "certification", "config", "distributed", "errors", "progress", "results", "storage", "training",
     },
     "api": {
         "certification", "config", "distributed", "errors", "models", "outcomes", "progress", "results",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from rsray.certification.counts.certificate_columns import certificate_columns, check_complete
 from rsray.certification.counts.gathering import GatheredCounts
@@ -23,6 +24,7 @@ from rsray.results.certificates import Certificates, write_certificates
 from rsray.results.summary import summarise, write_summary
 from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
+from rsray.storage.records import from_json, read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.versions import versions
 
@@ -48,6 +50,37 @@ OPTIONAL: dict[str, Any] = {
 }  # fmt: skip
 
 
+class DrawnWith(BaseModel):
+    """The settings of a CERT that another was made from."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    alpha: float
+    bound: str
+    n: int
+
+
+class CertRecord(BaseModel):
+    """What certify.yaml holds beside the settings."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model_digest: str
+    evaluation: Evaluation
+    versions: dict[str, str | None]
+    recertified_from: DrawnWith | None = None
+    drawn_with: DrawnWith | None = None
+
+
+class Spent(BaseModel):
+    """What is used of progress.json."""
+
+    seconds: float = Field(0.0, ge=0, le=1e10, allow_inf_nan=False)
+
+
+RECORD, SPENT = TypeAdapter(CertRecord), TypeAdapter(Spent)
+
+
 @dataclass(frozen=True)
 class Claimed:
     """A CERT folder that is this run's own."""
@@ -58,12 +91,12 @@ class Claimed:
     run_id: str
     # By earlier starts of the run.
     spent_seconds: float
-    versions: dict[str, str]
+    versions: dict[str, str | None]
 
     @property
     def store(self) -> CountStore:
         """The run's counts."""
-        return CountStore(self.folder, self.run_id)
+        return CountStore(self.folder, self.run_id, self.config.num_classes)
 
     @property
     def plan(self) -> SamplingPlan:
@@ -79,17 +112,16 @@ def finished_record(cert: Place) -> dict[str, Any]:
         raise UserError(
             f"{cert} is an unfinished certification: run `rsray certify` again with its --out"
         )
-    return from_yaml(cert.read(CERT_FILE), f"{cert}/{CERT_FILE}")
+    record = from_yaml(cert.read(CERT_FILE), f"{cert}/{CERT_FILE}")
+    read_as(RECORD, record, f"{cert}/{CERT_FILE}")
+    return record
 
 
 def reopen(cert: Place, record: Mapping[str, Any]) -> Claimed:
     """Return a finished CERT as its own run left it."""
     config = CertifyConfig.of_record(record)
-    try:
-        evaluation, made_with = Evaluation(**record["evaluation"]), dict(record["versions"])
-    except (KeyError, TypeError, ValueError) as problem:
-        raise UserError(f"{cert}/{CERT_FILE} does not say how it counted: {problem}") from problem
-    return Claimed(cert, config, evaluation, run_id(config), 0.0, made_with)
+    found = read_as(RECORD, record, f"{cert}/{CERT_FILE}")
+    return Claimed(cert, config, found.evaluation, run_id(config), 0.0, found.versions)
 
 
 def run_id(config: CertifyConfig) -> str:
@@ -109,7 +141,7 @@ def recorded_evaluation(cert: Place, config: CertifyConfig) -> Evaluation | None
     record = read_own_record(cert, CERT_FILE, config, "certification")
     if record is None:
         return None
-    evaluation = Evaluation(**record["evaluation"])
+    evaluation = read_as(RECORD, record, f"{cert}/{CERT_FILE}").evaluation
     if config.compile != "auto" and evaluation.compiled != (config.compile == "on"):
         was = "compiled" if evaluation.compiled else "not compiled"
         raise UserError(
@@ -131,8 +163,10 @@ def claim(cert: Place, config: CertifyConfig, evaluation: Evaluation) -> Claimed
         }
         cert.write(CERT_FILE, to_yaml(record))
     elif cert.exists(PROGRESS):
-        spent = float(json.loads(cert.read(PROGRESS)).get("seconds", 0.0))
-    begun = from_yaml(cert.read(CERT_FILE), f"{cert}/{CERT_FILE}")["versions"]
+        where = f"{cert}/{PROGRESS}"
+        spent = read_as(SPENT, from_json(cert.read(PROGRESS), where), where).seconds
+    where = f"{cert}/{CERT_FILE}"
+    begun = read_as(RECORD, from_yaml(cert.read(CERT_FILE), where), where).versions
     if begun.get("torch") != versions().get("torch") and not cert.exists(TABLE):
         log.warning(
             "%s was begun with torch %s and goes on with %s, which may round otherwise: its "

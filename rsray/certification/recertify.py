@@ -3,7 +3,6 @@
 # Shapes: N images.
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from typing import Any
@@ -28,6 +27,7 @@ from rsray.certification.folder import (
 from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_certificates
+from rsray.results.summary import read_summary
 from rsray.storage import Place
 from rsray.storage.address import address_beside
 from rsray.storage.ownership import read_own_record
@@ -64,7 +64,7 @@ def recertify(
     _check_target(source, target, config, made_from)
     claimed = replace(was, folder=target, config=config, run_id=run_id(config))
     selected = Selected(before.index.astype(np.int64), before.label.astype(np.int64))
-    counts = _CountsUsed(source, store.run_id, selected, claimed.plan.num_blocks)
+    counts = _CountsUsed(store, source, selected, claimed.plan.num_blocks)
     columns = _columns(counts, selected, claimed, old)
     _check_draws(source, before, columns, config.n)
     target.make()
@@ -112,8 +112,8 @@ def _copy(counts: CountStore, selected: Selected, claimed: Claimed, record: dict
 class _CountsUsed(CountStore):
     """The counts of a run that new certificates rest on: its images' first blocks."""
 
-    def __init__(self, cert: Place, run_id: str, selected: Selected, num_blocks: int) -> None:
-        super().__init__(cert, run_id)
+    def __init__(self, store: CountStore, cert: Place, selected: Selected, num_blocks: int) -> None:
+        super().__init__(cert, store.run_id, store.num_classes)
         self.selected, self.num_blocks = selected, num_blocks
 
     def read(self, name: str) -> pa.Table:
@@ -192,7 +192,7 @@ def _conclude(
     made_from: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the results; the time is that which the sampling of these draws took."""
-    old = json.loads(source.read(SUMMARY)) if source.exists(SUMMARY) else {}
+    old = read_summary(source / SUMMARY) if source.exists(SUMMARY) else {}
     speed = old.get("draws_per_second")
     draws = int(columns["n0"].sum() + columns["n"].sum())
     return conclude(

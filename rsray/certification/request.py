@@ -12,7 +12,7 @@ from rsray.certification.counts.store import Selected
 from rsray.certification.data_check import fitted
 from rsray.certification.reuse import EarlierCertification, open_earlier
 from rsray.certification.source import ClassifierSource, open_source
-from rsray.config import READING, CertifyConfig, PredictConfig
+from rsray.config import MOST_SIGMA, READING, CertifyConfig, PredictConfig
 from rsray.core import NOISES
 from rsray.data import DATASETS, ImageSplit, selected
 from rsray.errors import UserError
@@ -91,7 +91,8 @@ def open_certification(
 
 # Stand for what only the files can say.
 _PLACEHOLDERS: dict[str, Any] = {
-    "source": "", "model_digest": "", "dataset": "", "model": "a:b", "num_classes": 2, "sigma": 1e9,
+    "source": "", "model_digest": "", "dataset": "", "model": "a:b", "num_classes": 2,
+    "sigma": MOST_SIGMA,
 }  # fmt: skip
 
 

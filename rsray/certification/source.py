@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import nn
 
 from rsray import models
 from rsray.certification.clean_accuracy import clean_accuracies
-from rsray.config import READING
+from rsray.config import MOST_SIGMA, READING
 from rsray.data import DATASETS, ImageSplit
+from rsray.data.fingerprint import FingerprintRecord
 from rsray.errors import UserError
 from rsray.models.checkpoint_file import PUBLISHED, safetensors_metadata
 from rsray.models.factory import refuse_factory_of_a_file
@@ -22,7 +23,31 @@ from rsray.models.normalise import FACTORYS_OWN, NOTHING, Normalisation, Statist
 from rsray.models.published import Checkpoint, LayerBefore
 from rsray.storage import Place, read_file
 from rsray.storage.address import parent_and_name
+from rsray.storage.records import from_json, read_as
 from rsray.storage.yaml_files import from_yaml
+
+Size = Annotated[int, Field(ge=1, le=2**15)]
+
+
+class TrainedRecord(BaseModel):
+    """What run.yaml, or the metadata of weights, says of a network and of its training."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    model: str | None = None
+    model_args: dict[str, Any] | None = None
+    dataset: str | None = None
+    data_root: str | None = None
+    image_size: Size | None = None
+    channels: Size | None = None
+    label_column: str | None = None
+    sigma: float | None = Field(None, gt=0, le=MOST_SIGMA)
+    classes: list[str] | None = Field(None, min_length=1)
+    image_shape: list[Size] | None = Field(None, min_length=3, max_length=3)
+    data_fingerprint: FingerprintRecord | None = None
+
+
+TRAINED = TypeAdapter(TrainedRecord)
 
 
 @dataclass(frozen=True)
@@ -197,6 +222,7 @@ def open_source(where: str) -> ClassifierSource:
             f"run the same rsray train ... --out {where} again to continue it"
         )
     record = from_yaml(folder.read("run.yaml"), f"{where}/run.yaml")
+    read_as(TRAINED, record, f"{where}/run.yaml")
     weights = folder.read("model.safetensors")
     return _described(where, weights, record)
 
@@ -223,13 +249,11 @@ def _described(where: str, weights: bytes, record: dict[str, Any]) -> Classifier
 
 def _metadata(weights: bytes, where: str) -> dict[str, Any]:
     """Return what rsray wrote into a safetensors file, nothing for one of another code base."""
-    metadata = safetensors_metadata(weights, where)
-    try:
-        record = json.loads(metadata.get("rsray", "{}"))
-    except ValueError as problem:
-        raise UserError(f"checkpoint {where}: its metadata is no JSON") from problem
+    name = f"metadata of checkpoint {where}"
+    record = from_json(safetensors_metadata(weights, where).get("rsray", "{}"), name)
     if not isinstance(record, dict):
-        raise UserError(f"checkpoint {where}: its metadata is no rsray record")
+        raise UserError(f"{name} is no rsray record")
+    read_as(TRAINED, record, name)
     return record
 
 

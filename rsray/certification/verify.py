@@ -8,7 +8,6 @@ bounds come from their own code once more.
 # Shapes: N images.
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,6 +41,7 @@ from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_rows
 from rsray.results.cohen import is_log, read_log
 from rsray.storage import Place
+from rsray.storage.records import from_json
 
 Columns = dict[str, NDArray[Any]]
 INDEPENDENT = "clopper-pearson"
@@ -210,7 +210,7 @@ def _figures(
     expected = conclusion(
         claimed,
         columns,
-        seconds=summary.get("seconds"),  # measured: it follows from nothing
+        seconds=_measured(summary.get("seconds")),  # it follows from nothing
         failed=stored.failed,
         failed_labels=stored.failed_labels,
         **more,
@@ -226,6 +226,12 @@ def _figures(
         yield from value_differences(AT_RADIUS, answers, expected.at_radius)
 
 
+def _measured(seconds: Any) -> float | None:
+    """Return a duration that a summary tells; None for what is none."""
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    return float(seconds) if is_number and seconds >= 0 else None
+
+
 def _unrecorded(record: Mapping[str, Any]) -> set[str]:
     """Return the metadata that a version which did not know a setting yet could not write."""
     settings = set(CertifyConfig.model_fields) - set(record)
@@ -235,7 +241,7 @@ def _unrecorded(record: Mapping[str, Any]) -> set[str]:
 def _read_json(cert: Place, name: str) -> dict[str, Any]:
     """Return what a file of JSON holds; nothing where it is missing or holds something else."""
     try:
-        found = json.loads(cert.read(name))
+        found = from_json(cert.read(name), name)
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

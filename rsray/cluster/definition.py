@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rsray.cluster.safety import START_COMMANDS, find_problems
 from rsray.errors import UserError
+from rsray.storage.yaml_files import load_yaml
 
 # Every value in clusters/ that only the user can know begins with this.
 EDIT_PREFIX = "EDIT-"
@@ -176,17 +176,13 @@ def read_cluster_file(path: str | os.PathLike[str]) -> ClusterFile:
 
 def _load_yaml(file: Path) -> dict[str, Any]:
     try:
-        documents = list(yaml.safe_load_all(file.read_text()))
+        documents = load_yaml(file.read_bytes(), str(file))
     except FileNotFoundError as problem:
         raise UserError(
             f"cluster {str(file)!r} is neither a file nor an address such as http://HOST:8265"
         ) from problem
-    except (OSError, UnicodeDecodeError) as problem:
+    except OSError as problem:
         raise UserError(f"cannot read {file}: {problem}") from problem
-    except yaml.YAMLError as problem:
-        raise UserError(f"{file} is no YAML: {' '.join(str(problem).split())}") from problem
-    except RecursionError as problem:
-        raise UserError(f"{file} is nested too deeply") from problem
     definition = documents[0] if documents else None
     if not isinstance(definition, dict) or not isinstance(definition.get("provider", {}), dict):
         raise UserError(f"{file} is no cluster definition: see clusters/README.md")

@@ -25,6 +25,7 @@ from rsray.data.reading.decode import read_header
 from rsray.data.reading.folder import fingerprint, list_images
 from rsray.errors import UserError
 from rsray.storage import Place
+from rsray.storage.records import from_json
 
 RECORD = "conversion.json"
 SHARD_IMAGES = 2000  # 200 MB of ImageNet: held in memory while it is made
@@ -135,7 +136,9 @@ def _claim(
     if out.is_file():
         raise UserError(f"{out} is a file: --out needs a folder")
     if out.exists(RECORD):
-        old = json.loads(out.read(RECORD))
+        old = from_json(out.read(RECORD), f"{out}/{RECORD}")
+        if not isinstance(old, dict):
+            raise UserError(f"{out}/{RECORD} is no record of a conversion")
         for key in ("shard_images", "classes", "splits"):  # the same files may have moved
             if old.get(key) != record[key]:
                 raise UserError(

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import base64
+import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rsray.data._base import ImageSplit
 from rsray.data.splits import name_marks
@@ -18,6 +20,25 @@ from rsray.data.splits import name_marks
 SAMPLE = 512  # images of which a fingerprint keeps name and content
 NAME_BYTES, CONTENT_BYTES = 4, 6
 WHAT_IT_COVERS = ("images", "labels", "names")
+
+
+def _is_base64(text: str) -> str:
+    try:
+        base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("data_fingerprint.sample is no base64") from None
+    return text
+
+
+class FingerprintRecord(BaseModel):
+    """What a record says of the data trained on, as `fingerprint` returns it."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    images: int | None = Field(None, ge=0)
+    labels: str | None = None
+    names: str | None = None
+    sample: Annotated[str, AfterValidator(_is_base64)] | None = None
 
 
 def fingerprint(split: ImageSplit, *, sampled: bool) -> dict[str, Any]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rsray.distributed.embedded_ray import QUIET, start_embedded
+from rsray.distributed.guard import Guard
 from rsray.errors import UserError
 
 CONNECT_SECONDS = 5.0
-# Ray gives its processes 30 seconds, which a busy machine may not keep, and takes no other limit.
-START_TIMED_OUT, MOST_STARTS = "timed out during startup", 3
-STORE_BYTES = 300 * 2**20  # object store of the embedded Ray: counts and images in flight are small
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def session(address: str | None = None, *, dashboard: bool = False) -> Iterator[
 
     `address` (else RAY_ADDRESS) names a cluster; without one an embedded local Ray is started. A
     session that is already open is used and left open. Raises UserError when the cluster does not
-    answer.
+    answer, LostProcessError when a process of the embedded Ray dies.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
@@ -35,20 +36,16 @@ def session(address: str | None = None, *, dashboard: bool = False) -> Iterator[
         yield ray
         return
     where = address or os.environ.get("RAY_ADDRESS")
-    if where is not None:
-        _check_reachable(where)
+    if where in (None, "local"):
+        with Guard(ray) as guard:
+            _start(lambda: start_embedded(ray, dashboard, guard.sweep))
+            with guard.watching():
+                yield ray
+        return
+    _check_reachable(where)
     try:
-        _start(ray, where, dashboard)
-    except OSError as problem:
-        if "AF_UNIX" not in str(problem):
-            raise
-        raise UserError(
-            f"{tempfile.gettempdir()} is too long a path for Ray's sockets: set TMPDIR to a "
-            "shorter one, such as /tmp"
-        ) from problem
+        _start(lambda: ray.init(address=where, **QUIET))
     except (ConnectionError, RuntimeError, ValueError) as problem:
-        if where is None:
-            raise
         raise UserError(
             f"no Ray cluster answers at {where!r}: {str(problem).splitlines()[0]}"
         ) from problem
@@ -69,29 +66,27 @@ def _check_reachable(where: str) -> None:
         raise UserError(f"no Ray cluster answers at {where!r}: {problem}") from problem
 
 
-def _start(ray: Any, where: str | None, dashboard: bool) -> None:
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    with _held_back_stderr():
-        if where is not None and where != "local":
-            ray.init(address=where, **quiet)
-            return
-        for _ in range(MOST_STARTS):
-            try:
-                ray.init(
-                    address="local",
-                    include_dashboard=dashboard,
-                    object_store_memory=STORE_BYTES,
-                    **quiet,
-                )
-                return
-            except Exception as problem:  # Ray raises no type of its own
-                if START_TIMED_OUT not in str(problem):
-                    raise
-                ray.shutdown()
-    raise UserError(
-        f"Ray did not start within 30 seconds, {MOST_STARTS} times: this machine is too busy now; "
-        "run the same command again"
-    )
+def _start(start: Callable[[], object]) -> None:
+    """Start or join Ray, which announces itself and takes SIGTERM, without either."""
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with _held_back_stderr():
+            start()
+    except SystemExit:  # Ray's answer to SIGTERM while it starts
+        signal.signal(signal.SIGTERM, handler)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    except OSError as problem:
+        if "AF_UNIX" not in str(problem):
+            raise
+        raise UserError(
+            f"{tempfile.gettempdir()} is too long a path for Ray's sockets: set TMPDIR to a "
+            "shorter one, such as /tmp"
+        ) from problem
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

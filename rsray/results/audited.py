@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from rsray.errors import UserError
 from rsray.storage import Place
+from rsray.storage.records import from_json, read_as
 
 log = logging.getLogger(__name__)
 AUDIT = "audit.json"
 TABLE = "certificates.parquet"
+
+
+class AuditRecord(BaseModel):
+    """What is used of audit.json."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    certificates_digest: str
+    passed: bool
+    blocks: int = Field(ge=0)
+    stored_blocks: int = Field(ge=0)
+
+
+RECORD = TypeAdapter(AuditRecord)
 
 
 def certificates_digest(cert: Place) -> str:
@@ -25,10 +42,11 @@ def read_audit(cert: Place) -> dict[str, Any] | None:
     if not cert.exists(AUDIT):
         return None
     try:
-        found = json.loads(cert.read(AUDIT))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or found.get("certificates_digest") != certificates_digest(cert):
+        found: dict[str, Any] = from_json(cert.read(AUDIT), AUDIT)
+        digest = read_as(RECORD, found, AUDIT).certificates_digest
+    except UserError:
+        digest = ""
+    if digest != certificates_digest(cert):
         log.warning("%s is no audit of these certificates and is not shown", cert / AUDIT)
         return None
     return found

@@ -2,18 +2,47 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from rsray import storage
 from rsray.core.radius import average_certified_radius, certified_accuracy
 from rsray.errors import UserError
 from rsray.storage import PathLike
+from rsray.storage.records import read_as
 from rsray.storage.schemas import CERTIFICATES, parquet_bytes, run_metadata
+
+Index = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")]
+MOST_CLASSES = 2**31 - 1
+
+
+class Parameters(BaseModel):
+    """What is used of the metadata of certificates.parquet; None where it is unknown."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    sigma: float | None = Field(None, gt=0, le=1e6)
+    alpha: float | None = Field(None, gt=0, lt=1)
+    n: int | None = Field(None, ge=1, le=2**53)
+    n0: int | None = Field(None, ge=1, le=2**53)
+    inverse_temperature: float | None = Field(None, gt=0)
+    bound: str | None = None
+    dataset: str | None = None
+    split: str | None = None
+    model: str | None = None
+    noise: str | None = None
+    classes: list[str] | None = None
+    at_radius: list[Annotated[float, Field(ge=0)]] | None = None
+    failed: dict[Index, str] = {}
+    failed_labels: dict[Index, Annotated[int, Field(ge=-1, le=MOST_CLASSES)]] = {}
+
+
+PARAMETERS = TypeAdapter(Parameters)
 
 
 # eq=False: comparing arrays with == has no single truth value.
@@ -146,7 +175,7 @@ def read_certificates(path: PathLike, *, name: str | None = None) -> Certificate
 
 def read_rows(path: PathLike, *, name: str | None = None) -> Certificates:
     """Return what a certificates file holds, whatever its rows say."""
-    table = _read_table(path)
+    table = read_table(path)
     missing = [column for column in CERTIFICATES.names if column not in table.column_names]
     if missing:
         raise UserError(f"{path} is not a certificates file: no columns {', '.join(missing)}")
@@ -157,29 +186,32 @@ def read_rows(path: PathLike, *, name: str | None = None) -> Certificates:
         raise UserError(
             f"{path} is not a certificates file: {' '.join(str(error).split())}"
         ) from error
+    empty = [column for column in CERTIFICATES.names if table[column].null_count]
+    if empty:
+        raise UserError(f"{path} is not a certificates file: {', '.join(empty)} lacks values")
     columns = {column: table[column].to_numpy() for column in CERTIFICATES.names}
     return Certificates(name=name or str(path), metadata=metadata, **columns)
 
 
-def _read_table(path: PathLike) -> pa.Table:
+def read_table(path: PathLike) -> pa.Table:
+    """Return the table in a Parquet file; UserError for what is none."""
     content = storage.read_file(path)
     try:
         return pq.read_table(pa.BufferReader(content))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a complete Parquet file: {reason}") from error
 
 
 def _read_metadata(path: PathLike, schema: pa.Schema) -> dict[str, Any]:
-    try:
-        metadata = run_metadata(schema)
-    except ValueError as error:
-        raise UserError(f"{path} has unreadable metadata: {error}") from error
+    metadata = run_metadata(schema, f"metadata of {path}")
     if metadata is None:
         raise UserError(f"{path} is not a certificates file: no schema metadata 'rsray'")
     if not isinstance(metadata, dict):
         raise UserError(f"{path} has metadata that is no JSON object")
-    return metadata
+    read_as(PARAMETERS, metadata, f"metadata of {path}")
+    # Of an audit audit.json tells, which says what it is of.
+    return {key: value for key, value in metadata.items() if key != "audit"}
 
 
 def _check_rows(path: PathLike, rows: Certificates) -> None:

@@ -29,6 +29,7 @@ SIGMA = r"(?<![a-z]){word}[-_=]?(\d+\.\d+)(?!\d|\.\d)"
 SIGMA_WORDS, SIGMA_PARTS = ("sigma", "noise"), 3
 CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 HEADER_BYTES = 4096
+MOST_IMAGES = 2**31
 
 
 class LogRow(NamedTuple):
@@ -187,8 +188,10 @@ def _row(names: Sequence[str], cells: list[str]) -> LogRow:
         )
     if not (math.isfinite(radius) and radius >= 0) or (prediction < 0 and radius > 0):
         raise ValueError(f"radius {told['radius']} with prediction {prediction}")
-    if index < 0 or label < 0 or prediction < -1:
-        raise ValueError(f"negative index {index}, label {label} or prediction {prediction}")
+    if not (0 <= index < MOST_IMAGES and 0 <= label < MOST_IMAGES > prediction >= -1):
+        raise ValueError(
+            f"index {told['idx']}, label {told['label']}, prediction {told['predict']}"
+        )
     return LogRow(index, label, prediction, radius, is_correct, _seconds(told))
 
 

@@ -6,15 +6,43 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from rsray import storage
 from rsray.core.radius import acr_standard_error, largest_radius
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike
+from rsray.storage.records import from_json, read_as
 
 SUMMARY_STEP = 0.25
 SUMMARY_END = 4.0
 MEASURED = ("seconds", "indices")
+
+
+class Summary(BaseModel):
+    """What is used of summary.json; None where it is unknown."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    num_images: int = Field(ge=0)
+    acr: float = Field(ge=0)
+    draws: int | None = Field(None, ge=0)
+    draws_per_second: float | None = Field(None, ge=0)
+    seconds: float | None = Field(None, ge=0)
+    failed: dict[str, str] = {}
+    classes: list[str] | None = None
+    at_radius: dict[str, float] | list[float] = {}
+    undecided: int = Field(0, ge=0)
+
+
+SUMMARY = TypeAdapter(Summary)
+
+
+def read_summary(path: PathLike) -> dict[str, Any]:
+    """Return what a summary.json says; UserError for a file that is none."""
+    found: dict[str, Any] = from_json(storage.read_file(path), str(path))
+    read_as(SUMMARY, found, str(path))
+    return found
 
 
 def summarise(certificates: Certificates, *, extra: Mapping[str, Any]) -> dict[str, Any]:

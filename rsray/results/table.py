@@ -28,6 +28,10 @@ LATEX_ESCAPES = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 )
+# What would end a cell, or begin code, a link or HTML.
+MARKDOWN_ESCAPES = str.maketrans(
+    {c: rf"\{c}" for c in r"|\`[]"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+)
 FAILED, AUDIT = "failed", "audit"
 # The columns after the radii: how each value is printed, and its title in LaTeX.
 TAIL = {
@@ -190,7 +194,9 @@ def markdown(table: ReportTable) -> str:
     """Return a GitHub-flavoured table, certified accuracy in percent."""
     rule = ["---", *["---:"] * (len(table.header) - 1)]
     rows = [table.header, rule, *table.cells()]
-    return "".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |\n" for row in rows)
+    return "".join(
+        "| " + " | ".join(c.translate(MARKDOWN_ESCAPES) for c in row) + " |\n" for row in rows
+    )
 
 
 def latex(table: ReportTable) -> str:

@@ -6,7 +6,23 @@ they stay at the end when the address is extended.
 
 from __future__ import annotations
 
+import os
 import re
+
+from rsray.errors import UserError
+
+
+def check_address(text: str) -> None:
+    """Raise UserError for a path or URI that names no place: nothing is read or asked for it."""
+    if not text.strip():
+        raise UserError(f"{text!r} names no file or folder")
+    scheme, separator, rest = text.partition("://")
+    if separator and re.fullmatch("[a-z][a-z0-9+.-]*", scheme) and not rest.strip("/"):
+        raise UserError(f"{text} names nothing: give a bucket or folder too")
+    if text.startswith("ftp://"):
+        raise UserError(f"{text} cannot be opened (allowed: a local path, file://, s3://, gs://)")
+    if re.match("~[^/~ ]+", text) and os.path.expanduser(text) == text:
+        raise UserError(f"{text}: there is no user {text[1:].partition('/')[0]!r}")
 
 
 def address_in(uri: str, name: str) -> str:

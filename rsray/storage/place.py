@@ -24,7 +24,13 @@ import pyarrow as pa
 from pyarrow import fs
 
 from rsray.errors import UserError
-from rsray.storage.address import address_in, parent_and_name, printable_address, split_options
+from rsray.storage.address import (
+    address_in,
+    check_address,
+    parent_and_name,
+    printable_address,
+    split_options,
+)
 from rsray.storage.lock import hold_folder
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -123,6 +129,7 @@ class Place:
         if isinstance(where, Place):
             return where
         text = os.fspath(where)
+        check_address(text)
         if "://" not in text:
             return cls(os.path.abspath(os.path.expanduser(text)))
         base, options = split_options(text)

@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsray.storage.records import from_json
+
 # Where a table's schema metadata holds the parameters of its run, as JSON.
 RUN_KEY = b"rsray"
 
@@ -94,7 +96,7 @@ def parquet_bytes(
     return sink.getvalue().to_pybytes()
 
 
-def run_metadata(schema: pa.Schema) -> Any:
-    """Return the parameters in a table's schema metadata, None without; ValueError if no JSON."""
+def run_metadata(schema: pa.Schema, name: str) -> Any:
+    """Return the parameters in a table's schema metadata, None without; UserError if no JSON."""
     text = (schema.metadata or {}).get(RUN_KEY)
-    return None if text is None else json.loads(text)
+    return None if text is None else from_json(text, name)

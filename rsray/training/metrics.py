@@ -5,17 +5,38 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
 from rsray.storage import Place
+from rsray.storage.records import from_json, read_as
 
 METRICS_FILE = "metrics.jsonl"
+
+
+class EpochFigures(BaseModel):
+    """A line of metrics.jsonl; a training that diverges has losses that are no numbers."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+    __pydantic_extra__: dict[str, float | None] = Field(init=False)
+
+    epoch: int = Field(ge=0)
+    noisy_accuracy: float | None
+
+
+LINE = TypeAdapter(EpochFigures)
 
 
 def read_metrics(run: Place) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl; none if there is no file yet."""
     if not run.exists(METRICS_FILE):
         return []
-    lines = run.read(METRICS_FILE).decode().splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
+    found = []
+    for number, line in enumerate(run.read(METRICS_FILE).splitlines(), start=1):
+        if line.strip():
+            name = f"{run / METRICS_FILE}, line {number}"
+            found.append(from_json(line, name, finite=False))
+            read_as(LINE, found[-1], name)
+    return found
 
 
 class MetricsLog:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter
 from torch import nn
 
 from rsray import models
-from rsray.config import TrainConfig
+from rsray.config import Precision, TrainConfig
 from rsray.core.hardware import device_name, resolve_precision
 from rsray.data import DATASETS, ImageSplit, open_split
-from rsray.data.fingerprint import fingerprint, is_same
+from rsray.data.fingerprint import FingerprintRecord, fingerprint, is_same
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.models.normalise import normalisation_in_training
 from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
+from rsray.storage.records import from_json, read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.augment import AUGMENTATIONS
 from rsray.training.crop import RESIZED_CROP, RandomResizedCrop, with_crop
 from rsray.versions import versions
 
 RUN_FILE, WEIGHTS_FILE, GROUP_SIZE_FILE = "run.yaml", "model.safetensors", ".group-size"
+_PRECISION: TypeAdapter[Precision | None] = TypeAdapter(Precision | None)
+_GROUP_SIZE: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=1)])
+_FINGERPRINT = TypeAdapter(FingerprintRecord)
 
 
 def open_training_split(config: TrainConfig) -> ImageSplit:
@@ -65,8 +70,7 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
 
 def recorded_precision(run: Place) -> str | None:
     """Return the precision that run.yaml holds, or None while there is none."""
-    found: str | None = _read_record(run).get("precision")
-    return found
+    return read_as(_PRECISION, _read_record(run).get("precision"), f"{run}/{RUN_FILE}: precision")
 
 
 def record_hardware(run: Place, precision: str, device: torch.device) -> None:
@@ -79,7 +83,10 @@ def record_hardware(run: Place, precision: str, device: torch.device) -> None:
 
 def recorded_group_size(run: Place) -> int | None:
     """Return how many images a worker's device has memory for, None: it was never short."""
-    return int(run.read(GROUP_SIZE_FILE)) if run.exists(GROUP_SIZE_FILE) else None
+    if not run.exists(GROUP_SIZE_FILE):
+        return None
+    where = f"{run}/{GROUP_SIZE_FILE}"
+    return read_as(_GROUP_SIZE, from_json(run.read(GROUP_SIZE_FILE), where), where)
 
 
 def record_group_size(run: Place, images: int) -> None:
@@ -120,9 +127,10 @@ def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.
     if record is not None:
         is_finished = run.exists(WEIGHTS_FILE)
         began = record.get("data_fingerprint") or {}
+        read_as(_FINGERPRINT, began, f"{run}/{RUN_FILE}: data_fingerprint")
         if not is_finished and not is_same(began, fingerprint(split, sampled=False)):
             raise UserError(
-                f"{run} began with other training data ({began['images']:,} images then, "
+                f"{run} began with other training data ({began.get('images')} images then, "
                 f"{len(split):,} now): use another --out"
             )
         return is_finished

@@ -1,13 +1,21 @@
-"""Ray is started again where this machine was too busy for it, and a user reads one line."""
+"""How Ray is started: again where the machine was too busy, on loopback alone, with a token."""
 
+import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from rsray.distributed import session
+from rsray.distributed.embedded_ray import make_token
+from rsray.distributed.sweeper import ray_of
 from rsray.errors import UserError
 
+# 127.0.0.1 as IPv4 and in IPv6, and ::1.
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 LATE = Exception("The current node timed out during startup. This could happen because ...")
 
 
@@ -21,17 +29,23 @@ def fake_ray(*problems):
             raise left.pop(0)
 
     ray = SimpleNamespace(
-        init=init, shutdown=lambda: calls.append("shutdown"), is_initialized=lambda: False
-    )
+        init=init, shutdown=lambda: calls.append("shutdown"), is_initialized=lambda: False,
+        __file__="/no/such/ray/__init__.py",
+        _private=SimpleNamespace(
+            ray_constants=SimpleNamespace(ENABLE_RAY_CLUSTER=True),
+            worker=SimpleNamespace(_global_node=None),
+        ),
+    )  # fmt: skip
     return ray, calls
 
 
 @pytest.fixture
-def start(monkeypatch):
+def start(monkeypatch, tmp_path):
     def run(*problems):
         ray, calls = fake_ray(*problems)
         monkeypatch.setitem(sys.modules, "ray", ray)
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
         with session.session() as got:
             assert got is ray
         return calls
@@ -52,3 +66,124 @@ def test_after_three_times_the_user_is_told_in_a_line(start):
 def test_another_problem_is_not_tried_again(start):
     with pytest.raises(RuntimeError, match="something else"):
         start(RuntimeError("something else"))
+
+
+def test_a_start_leaves_the_environment_as_it_was(start):
+    before = dict(os.environ)
+    start(LATE)
+    assert {**os.environ, "HOME": before["HOME"]} == before
+
+
+def test_a_signal_while_ray_starts_is_the_commands(start):
+    """Ray answers SIGTERM by SystemExit(15), and leaves its handler."""
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    mine = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit):
+            start(SystemExit(15))
+        assert received == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_the_token_is_ours_before_ray_makes_it(tmp_path, monkeypatch):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = os.umask(0)
+    try:
+        make_token()
+    finally:
+        os.umask(before)
+    file = tmp_path / ".ray" / "auth_token"
+    token = file.read_text()
+    assert len(token) == 64 and file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    # One that Ray has made is kept, and closed to others.
+    file.chmod(0o644)
+    file.parent.chmod(0o755)
+    make_token()
+    assert file.read_text() == token and file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RAY_AUTH_TOKEN", "a"), ("RAY_AUTH_TOKEN_PATH", "/x"), ("RAY_AUTH_MODE", "disabled")],
+)
+def test_no_token_is_made_where_the_user_has_another(tmp_path, monkeypatch, name, value):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, value)
+    make_token()
+    assert not (tmp_path / ".ray").exists()
+
+
+def test_the_embedded_ray_listens_on_loopback_alone(ray_session):
+    """GCS, raylet, agents, workers, this process: what listens elsewhere is none of the run's."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Worker:
+        def start(self):
+            return os.getpid()
+
+    worker = Worker.remote()
+    number = ray.get(worker.start.remote())
+    listening = listening_addresses()
+    run = {pid for pid, _ in ray_of(os.getpid(), str(Path(ray.__file__).parent))}
+    assert number in run and len(run) >= 7
+    found = [address for pid in {*run, os.getpid()} for address in listening.get(pid, ())]
+    assert len(found) >= 6
+    assert {address for address in found if address not in LOOPBACK} == set()
+
+
+def listening_addresses():
+    """Return the addresses on which each process listens, as the kernel writes them."""
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A":
+                sockets[f"socket:[{words[9]}]"] = words[1].partition(":")[0]
+    found = {}
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            address = sockets.get(os.readlink(link))
+        except OSError:
+            continue
+        if address:
+            found.setdefault(int(link.parts[2]), []).append(address)
+    return found
+
+
+CLIENT = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], logging_level=50)
+    print(ray.get(ray.remote(lambda: 7).remote()))
+except Exception as problem:
+    print("refused", type(problem).__name__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token", ["own", "wrong", None])
+def test_a_client_without_the_token_is_refused(ray_session, tmp_path, token):
+    import ray
+
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+    environment.pop("RAY_ADDRESS", None)
+    if token is None:
+        environment["RAY_AUTH_MODE"] = "disabled"
+    else:
+        own = (Path.home() / ".ray" / "auth_token").read_text()
+        environment["RAY_AUTH_TOKEN"] = own if token == "own" else "0" * 64
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, address],
+        capture_output=True, text=True, env=environment, timeout=300,
+    )  # fmt: skip
+    is_in = done.stdout.strip().endswith("7")
+    assert is_in == (token == "own"), done.stdout + done.stderr

@@ -254,9 +254,22 @@ def gather(
     """
     gathered = GatheredCounts(selected, plan)
     for table in store.blocks(selected, drop_damaged=drop_damaged):
+        _check_blocks(store, plan, table)
         _check_labels(store, selected, table)
         gathered.add(table)
     return gathered
+
+
+def _check_blocks(store: CountStore, plan: SamplingPlan, table: pa.Table) -> None:
+    """Raise UserError for rows that the plan of the run knows nothing of."""
+    if table.column_names != plan.counts_schema.names and (plan.bound.is_soft or plan.is_paired):
+        raise UserError(f"{store.folder} lacks columns that the run's bound needs")
+    is_over_R = ~is_selection(table) & (column(table, "block") >= plan.num_blocks)
+    if is_over_R.any():
+        raise UserError(
+            f"{store.folder} holds block {column(table, 'block')[is_over_R][0]} of an image, and "
+            f"the run has {plan.num_blocks}"
+        )
 
 
 def _check_labels(store: CountStore, selected: Selected, table: pa.Table) -> None:

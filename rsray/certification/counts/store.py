@@ -14,7 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rsray.certification.counts.tables import StoredBlocks, column, first_difference, rows_where
+from rsray.certification.counts.tables import (
+    LISTS,
+    StoredBlocks,
+    column,
+    first_difference,
+    rows_where,
+)
+from rsray.config import MOST_BLOCKS
 from rsray.errors import UserError
 from rsray.storage import Place, one_line, read_file
 from rsray.storage.schemas import (
@@ -27,6 +34,7 @@ from rsray.storage.schemas import (
 
 log = logging.getLogger(__name__)
 SCHEMAS = (COUNTS, SOFT_COUNTS, PAIRED_COUNTS)
+STAGES = ("selection", "estimation", "reused")
 
 
 @dataclass(frozen=True)
@@ -55,10 +63,10 @@ class DamagedError(UserError):
 class CountStore:
     """The parts of one run. Only the driver writes; `run_id` keeps other runs' parts out."""
 
-    def __init__(self, cert: Place, run_id: str) -> None:
+    def __init__(self, cert: Place, run_id: str, num_classes: int = 2**31) -> None:
         """Open CERT/counts, whether or not it is there."""
         self.folder = cert / "counts"
-        self.run_id = run_id
+        self.run_id, self.num_classes = run_id, num_classes
 
     def append(self, table: pa.Table, name: str | None = None) -> None:
         """Write one part; it exists whole or not at all.
@@ -159,9 +167,10 @@ class CountStore:
             raise UserError(f"no memory to read {where}") from problem
         try:
             table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-            run = (run_metadata(table.schema) or {}).get("run")
+            about = run_metadata(table.schema, str(where))
+            run = about.get("run") if isinstance(about, dict) else None
             if run == self.run_id:
-                _check_sums(table)
+                _check_rows(table, self.num_classes)
         except MemoryError as problem:  # pyarrow's too, which is an ArrowException as well
             raise UserError(f"no memory to read {where}") from problem
         except (pa.ArrowException, OSError, ValueError) as problem:
@@ -174,15 +183,36 @@ class CountStore:
         return table
 
 
-def _check_sums(table: pa.Table) -> None:
-    """Raise ValueError unless every row's classes have a count each, which add up to its draws."""
-    if table.column_names not in [schema.names for schema in SCHEMAS]:
-        raise ValueError(f"unknown columns {', '.join(table.column_names)}")
-    lists: Any = [table[name].combine_chunks() for name in ("classes", "counts")]
-    lengths, lengths_of_counts = (np.diff(each.offsets.to_numpy()) for each in lists)
-    counts = lists[1].flatten().to_numpy(zero_copy_only=False)
-    sums = np.diff(np.concatenate(([0], np.cumsum(counts)))[lists[1].offsets.to_numpy()])
-    if not np.array_equal(lengths, lengths_of_counts) or not np.array_equal(
-        sums, column(table, "draws")
+def _check_rows(table: pa.Table, num_classes: int) -> None:
+    """Raise ValueError for rows that no run writes."""
+    if not any(table.schema.equals(schema) for schema in SCHEMAS):
+        raise ValueError(f"its columns are {', '.join(table.column_names)}")
+    lists: Any = {
+        name: table[name].combine_chunks() for name in table.column_names if name in LISTS
+    } | {"classes": table["classes"].combine_chunks()}
+    inside = [each.values for each in lists.values()]
+    if any(each.null_count for each in (*table.columns, *inside)):
+        raise ValueError("a value is missing")
+    if not all(
+        np.isfinite(each.to_numpy()).all() and (each.to_numpy() >= 0).all() for each in inside
     ):
+        raise ValueError("a count is negative or not finite")
+    if (lists["classes"].values.to_numpy() >= num_classes).any():
+        raise ValueError(f"a class is none of the {num_classes} of the run")
+    block_R, draws_R = column(table, "block"), column(table, "draws")
+    if not ((block_R >= 0) & (block_R < MOST_BLOCKS) & (draws_R > 0)).all():
+        raise ValueError("a block has no draws, or a number that no block has")
+    if set(table["stage"].unique().to_pylist()) - set(STAGES):
+        raise ValueError(f"a stage is none of {', '.join(STAGES)}")
+    _check_sums(lists, draws_R)
+
+
+def _check_sums(lists: Any, draws_R: NDArray[np.int64]) -> None:
+    """Raise ValueError unless every row's classes have a count each, which add up to its draws."""
+    offsets = lists["counts"].offsets.to_numpy()
+    lengths = [np.diff(each.offsets.to_numpy()) for each in lists.values()]
+    counts = lists["counts"].values.to_numpy()
+    sums = np.diff(np.concatenate(([0], np.cumsum(counts)))[offsets])
+    is_whole = all(np.array_equal(each, lengths[0]) for each in lengths)
+    if not is_whole or (counts > draws_R.max(initial=0)).any() or not np.array_equal(sums, draws_R):
         raise ValueError("the counts do not add up to the draws")

@@ -13,9 +13,10 @@ import logging
 import math
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from rsray.certification.engine.compiled import (
@@ -41,13 +42,15 @@ TRIAL_SECONDS = 0.08  # measured per candidate
 class Evaluation:
     """Device type, precision, memory format and batch shape of the evaluated network."""
 
-    device: str  # "cpu" or "cuda"
-    precision: str
-    memory_format: str
-    batch_size: int
+    device: Annotated[str, Field(pattern="^(cpu|cuda)$")]
+    precision: Annotated[str, Field(pattern="^(fp32|bf16)$")]
+    memory_format: Annotated[str, Field(pattern="^(channels_last|contiguous)$")]
+    batch_size: Annotated[int, Field(ge=1, le=2**24)]
     compiled: bool = False
     device_name: str = ""
-    draws_per_second: float = 0.0  # measured when the choice was made, forward pass alone
+    draws_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] = (
+        0.0  # measured when the choice was made, forward pass alone
+    )
 
     def record(self) -> dict[str, Any]:
         """Return the plain values for certify.yaml and table metadata."""

@@ -3,7 +3,6 @@
 # Shapes: N rows.
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from rsray.data.reading.tensor_column import Column
 from rsray.data.splits import normal
 from rsray.errors import UserError
 from rsray.storage import Place
+from rsray.storage.records import from_json
 
 log = logging.getLogger(__name__)
 MAX_CLASSES = 100_000  # a larger label is an identifier taken for a class
@@ -110,7 +110,7 @@ def _declared_names(file: Place, column: str) -> tuple[str, ...] | None:
     if not pa.types.is_integer(schema.field(column).type):
         return None
     try:
-        feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+        feature = from_json(metadata[b"huggingface"], str(file))["info"]["features"][column]
         return tuple(str(name) for name in feature["names"]) or None
     except (KeyError, TypeError, ValueError):
         return None

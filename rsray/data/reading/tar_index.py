@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import os
 import tarfile
@@ -21,6 +20,7 @@ import pyarrow as pa
 from rsray.data.reading.decode import SUFFIXES
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
+from rsray.storage.records import from_json
 
 log = logging.getLogger(__name__)
 _FIELDS: list[tuple[str, pa.DataType, str]] = [
@@ -177,8 +177,5 @@ def _text(file: Place, member: Member) -> str:
 
 
 def _json(file: Place, member: Member) -> dict[str, Any]:
-    try:
-        content = json.loads(member.content)
-    except ValueError as error:
-        raise UserError(f"{file}: the .json of sample {member.key!r} is damaged") from error
+    content = from_json(member.content, f"{file}: the .json of sample {member.key!r}", finite=False)
     return content if isinstance(content, dict) else {}

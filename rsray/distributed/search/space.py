@@ -14,7 +14,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from yaml import YAMLError
 
 from rsray.config import READING, TrainConfig, check_names, nest, objective_fields
 from rsray.errors import UserError
@@ -123,7 +122,7 @@ def _distribution(key: str, spec: str) -> BaseDistribution:
                 raise ValueError("the bounds of int must be whole numbers")
             return IntDistribution(int(low), int(high))
         return FloatDistribution(low, high, log=kind == "log")
-    except (TypeError, ValueError, YAMLError) as problem:
+    except (TypeError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
         raise UserError(f"--search {key}={spec!r}: {reason}; SPEC is one of {FORMS}") from problem
 

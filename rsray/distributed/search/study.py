@@ -15,15 +15,39 @@ from typing import Any
 import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
+from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from rsray.config import TUNE_OBJECTIVES
+from rsray.config import MOST, TUNE_OBJECTIVES
 from rsray.distributed.search.resolved_search import Search
+from rsray.distributed.search.space import holds_value
 from rsray.distributed.search.study_storage import STUDY_FILE, study_storage
 from rsray.errors import UserError
-from rsray.storage import Place
+from rsray.storage import Place, one_line
+from rsray.storage.records import read_as
 
 STUDY, TRIALS = "rsray", "trials.parquet"
+# What Optuna raises when it replays records that are none of its own.
+NO_JOURNAL = (
+    ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError, RecursionError,
+    RuntimeError, ArithmeticError, NotImplementedError, optuna.exceptions.OptunaError,
+)  # fmt: skip
+
+
+class TrialRecord(BaseModel):
+    """What is recorded of a trial beside its settings and its figures."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    source: str | None = None
+    projected_acr: float | None = None
+    clean_accuracy: float | None = None
+    epoch: int | None = Field(None, ge=0, le=MOST)
+    error: str | None = None
+
+
+_TOLD = TypeAdapter(TrialRecord)
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 SCHEMA = pa.schema(
     [
@@ -55,18 +79,47 @@ def open_study(out: Place, search: Search) -> optuna.Study:
         (out.local_path / f"{STUDY_FILE}.lock").unlink(missing_ok=True)
         out.refuse_link(STUDY_FILE)
         _cut_torn_line(out.local_path / STUDY_FILE)
-    storage = study_storage(out)
-    study = optuna.create_study(
-        storage=storage,
-        study_name=STUDY,
-        directions=["maximize"] * len(search.metrics),
-        load_if_exists=True,
-    )
+    study, storage = _replayed(out, search)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
     for point, source in search.first_points[len(study.get_trials(deepcopy=False)) :]:
         study.enqueue_trial(point, user_attrs={"source": source})
     return study
+
+
+def _replayed(out: Place, search: Search) -> tuple[optuna.Study, JournalStorage]:
+    """Return the study that the journal holds, a new one without; UserError where it is damaged."""
+    try:
+        storage = study_storage(out)
+        study = optuna.create_study(
+            storage=storage,
+            study_name=STUDY,
+            directions=["maximize"] * len(search.metrics),
+            load_if_exists=True,
+        )
+        trials = study.get_trials(deepcopy=False)
+    except NO_JOURNAL as problem:
+        reason = f"{type(problem).__name__}: {one_line(problem)}"
+        raise UserError(
+            f"the journal of the search in {out} is damaged ({reason}): search again with another "
+            "--out"
+        ) from problem
+    for trial in trials:
+        _check_trial(trial, search, f"trial {trial.number} of the search in {out}")
+    return study, storage
+
+
+def _check_trial(trial: FrozenTrial, search: Search, name: str) -> None:
+    """Raise UserError for a trial that no search of these settings records."""
+    read_as(_TOLD, trial.user_attrs, name)
+    for key, value in trial.params.items():
+        if key not in search.space or not holds_value(search.space[key], value):
+            raise UserError(f"{name}: {key} {value!r} is not in the search")
+    has_figures = len(trial.values or ()) == len(search.metrics)
+    if trial.state == TrialState.COMPLETE and not (has_figures and trial.params):
+        raise UserError(f"{name} is complete without its settings or its figures")
+    if trial.state.is_finished() and not (trial.datetime_start and trial.datetime_complete):
+        raise UserError(f"{name} has ended without a beginning or an end")
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -129,6 +129,8 @@ def _in_state(rows: Rows, state: str) -> list[dict[str, Any]]:
 
 def _plot_trials(axes: Axes, rows: Rows, key: str, metric: str, *, log: bool = False) -> None:
     """Plot trials: filled when complete, hollow when stopped early, the best one as a star."""
+    rows = [row for row in rows if row[key] is not None and row[metric] is not None]
+    log = log and bool(rows)
     is_number = all(isinstance(row[key], int | float) for row in rows)
     levels = list(dict.fromkeys(str(row[key]) for row in rows))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rsray.config import TuneConfig
+from pydantic import TypeAdapter
+
+from rsray.config import Precision, TuneConfig
 from rsray.distributed.search.resolved_search import Search, check_search, resolve_search
 from rsray.distributed.search.search import run_search
 from rsray.distributed.search.study import find_winner, open_study, write_trials
@@ -17,10 +19,12 @@ from rsray.distributed.session import session
 from rsray.progress import Watch
 from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
+from rsray.storage.records import read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.versions import versions
 
 TUNE_FILE, BEST_FILE = "tune.yaml", "best.yaml"
+_PRECISION: TypeAdapter[Precision | None] = TypeAdapter(Precision | None)
 
 
 def tune(
@@ -62,5 +66,6 @@ def _recorded_precision(out: Place) -> str | None:
     """Return the precision of the winner that an earlier start has found, if it has."""
     if not out.is_file(BEST_FILE):
         return None
-    found: str | None = from_yaml(out.read(BEST_FILE), BEST_FILE).get("precision")
-    return found
+    name = f"{out}/{BEST_FILE}"
+    found = from_yaml(out.read(BEST_FILE), name).get("precision")
+    return read_as(_PRECISION, found, f"{name}: precision")

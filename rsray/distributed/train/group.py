@@ -73,7 +73,7 @@ def _train_in_group(run: TrainingRun) -> None:
     num_workers: Any = workers if most is None else (workers, most)
     name = f".ray-train-{uuid.uuid4().hex[:8]}"
     filesystem, path = open_filesystem(run.place.uri)
-    trainer = TorchTrainer(
+    trainer: Any = TorchTrainer(
         train_as_worker,
         train_loop_config={"job": WorkerJob(run, search_path(), reading_cpus)},
         torch_config=torch_config(run.gpus),
@@ -90,6 +90,8 @@ def _train_in_group(run: TrainingRun) -> None:
             failure_config=FailureConfig(max_failures=0),
         ),
     )
+    # Its own answer to Ctrl-C ends the process with status 0.
+    trainer._register_sigint_handler = lambda controller: None
     try:
         trainer.fit()
     finally:

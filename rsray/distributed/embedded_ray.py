@@ -1,0 +1,89 @@
+"""How the embedded Ray starts: for this machine alone, with a token that only its user reads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rsray.errors import UserError
+
+# Ray gives its processes 30 seconds, which a busy machine may not keep, and takes no other limit.
+START_TIMED_OUT, MOST_STARTS = "timed out during startup", 3
+STORE_BYTES = 300 * 2**20  # object store of the embedded Ray: counts and images in flight are small
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+
+
+def start_embedded(ray: Any, dashboard: bool, sweep: Callable[[], None]) -> None:
+    """Start a Ray of this process's own; UserError where this machine is too busy for it.
+
+    `sweep` ends the processes that a start which came too late has left.
+    """
+    make_token()
+    for _ in range(MOST_STARTS):
+        try:
+            with _on_loopback(ray):
+                ray.init(
+                    address="local",
+                    include_dashboard=dashboard,
+                    object_store_memory=STORE_BYTES,
+                    **QUIET,
+                )
+            return
+        except Exception as problem:  # Ray raises no type of its own
+            if START_TIMED_OUT not in str(problem):
+                raise
+            ray.shutdown()
+            sweep()
+    raise UserError(
+        f"Ray did not start within 30 seconds, {MOST_STARTS} times: this machine is too busy now; "
+        "run the same command again"
+    )
+
+
+def make_token() -> None:
+    """See that Ray's token is in a file that nobody else can read, before Ray makes one.
+
+    Ray writes `~/.ray/auth_token` with the permissions that new files have. A token that the user
+    keeps elsewhere, or wants none of, is left alone.
+    """
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    import secrets
+
+    file = Path.home() / ".ray" / "auth_token"
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.parent.chmod(0o700)
+    try:
+        made = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        file.chmod(0o600)
+        return
+    with os.fdopen(made, "w") as token:
+        token.write(secrets.token_hex(32))
+
+
+@contextmanager
+def _on_loopback(ray: Any) -> Iterator[None]:
+    """Let what Ray starts in the block listen on 127.0.0.1 only.
+
+    Ray does so by itself where it forms no clusters (macOS, Windows). PyTorch's gloo, by which the
+    workers of a training talk, is told in the environment that they inherit.
+    """
+    constants = ray._private.ray_constants
+    interface = {"GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"}
+    before = constants.ENABLE_RAY_CLUSTER, dict(os.environ)
+    constants.ENABLE_RAY_CLUSTER = False
+    os.environ.update({**interface, **os.environ})
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER, environment = before
+        for name in interface.keys() - environment.keys():
+            del os.environ[name]

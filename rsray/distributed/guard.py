@@ -1,0 +1,132 @@
+"""What watches over an embedded Ray: a lost process ends the run, and none outlives it.
+
+Ray itself waits for a minute, or for good, when one of its own processes has died.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rsray.distributed import sweeper
+from rsray.errors import LostProcessError
+
+LOOK_EVERY_SECONDS = 1.0
+# A signal that ends the whole group reaches Ray before this process has dealt with it.
+SECONDS_TO_END_BY_ITSELF = 2.5
+# An interrupt saves what there is, but a call into a dead Ray may never return.
+MOST_SECONDS_TO_SAVE = 8.0
+SWEEPER_SECONDS = 6.0
+
+
+class Guard:
+    """Watches the processes of an embedded Ray, from before its start to after its end."""
+
+    def __init__(self, ray: Any) -> None:
+        """Watch over what this `ray` module starts."""
+        self.ray = ray
+        self.lost = ""
+        self.ended = threading.Event()
+        self.is_main = threading.current_thread() is threading.main_thread()
+        self.sweeper: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Guard:
+        """Start what ends Ray's processes when this one is gone."""
+        self._start_sweeper()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """End what Ray has left."""
+        if self.sweeper is not None and self.sweeper.stdin is not None:
+            self.sweeper.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                self.sweeper.wait(SWEEPER_SECONDS)
+
+    def sweep(self) -> None:
+        """End the processes of a Ray that did not start."""
+        if self.sweeper is not None:
+            sweeper.sweep(sweeper.ray_of(os.getpid(), self._folder()))
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look every second whether Ray lives while the block runs, then shut it down.
+
+        Raises LostProcessError in place of what comes of a process that has died.
+        """
+        before = signal.signal(signal.SIGUSR2, _interrupt) if self.is_main else None
+        thread = threading.Thread(target=self._watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        except BaseException as problem:
+            # An interrupt is the user's, unless it was sent from here.
+            if not isinstance(problem, KeyboardInterrupt):
+                self.lost = self.lost or self._dead()
+            if self.lost:
+                raise LostProcessError(self.lost) from problem
+            raise
+        finally:
+            self.ended.set()
+            thread.join()
+            if self.is_main:
+                signal.signal(signal.SIGUSR2, before)
+            # It would wait for the dead, and a command ends here.
+            if not (self.lost and _is_command()):
+                self.ray.shutdown()
+
+    def _start_sweeper(self) -> None:
+        if Path("/proc/self/stat").exists():
+            # In a session of its own, what kills the group of the run leaves it; it keeps open
+            # nothing that others wait for.
+            self.sweeper = subprocess.Popen(
+                [sys.executable, "-I", "-S", sweeper.__file__, self._folder()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def _folder(self) -> str:
+        return str(Path(self.ray.__file__).parent)
+
+    def _dead(self) -> str:
+        """Return what a process that Ray has started from here is called, if one has died."""
+        node = self.ray._private.worker._global_node
+        dead = node.dead_processes() if node is not None else []
+        return str(dead[0][0]) if dead else ""
+
+    def _watch(self) -> None:
+        while not self.ended.wait(LOOK_EVERY_SECONDS):
+            if self.sweeper is not None and self.sweeper.poll() is not None:
+                self._start_sweeper()
+            dead = self._dead()
+            if dead and not self.ended.wait(SECONDS_TO_END_BY_ITSELF):
+                self.lost = dead
+                self._interrupt()
+                return
+
+    def _interrupt(self) -> None:
+        """Interrupt the run as Ctrl-C would; a command that does not end of it is ended."""
+        if self.is_main:
+            # Tune takes SIGUSR1 for itself.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+        if not self.ended.wait(MOST_SECONDS_TO_SAVE) and _is_command():
+            sys.stderr.write(f"{LostProcessError(self.lost)}\n")
+            sys.stderr.flush()
+            os._exit(1)
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _is_command() -> bool:
+    """Tell whether this process is a command: a notebook's must live on."""
+    return "rsray_cli.main" in sys.modules
