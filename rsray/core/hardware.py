@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from rsray.core.gpus import usable_gpus
 from rsray.errors import UserError
 
 PRECISIONS = ("fp32", "bf16")
@@ -18,8 +19,8 @@ _NEVER = 2**30  # bytes: no tensor of ours on a CPU is as large
 
 
 def default_device() -> torch.device:
-    """Return the first GPU where there is one, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """Return the first GPU where torch computes on one, else the CPU."""
+    return torch.device("cuda", 0) if usable_gpus() else torch.device("cpu")
 
 
 def available_cpus() -> int:
@@ -50,6 +51,11 @@ def forbid_tf32() -> None:
     """Make float32 mean float32: by default convolutions on GPUs keep 10 bits of mantissa."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def forbid_timed_algorithms() -> None:
+    """Keep cuDNN from choosing how a convolution is computed by timing it: chance would round."""
+    torch.backends.cudnn.benchmark = False
 
 
 @cache

@@ -70,6 +70,8 @@ def _check_reachable(where: str) -> None:
 
 
 def _start(ray: Any, where: str | None, dashboard: bool) -> None:
+    from rsray.core.gpus import usable_gpus
+
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     with _held_back_stderr():
         if where is not None and where != "local":
@@ -79,6 +81,8 @@ def _start(ray: Any, where: str | None, dashboard: bool) -> None:
             try:
                 ray.init(
                     address="local",
+                    # Ray itself would count GPUs that torch cannot use.
+                    num_gpus=usable_gpus(),
                     include_dashboard=dashboard,
                     object_store_memory=STORE_BYTES,
                     **quiet,

@@ -52,3 +52,16 @@ def test_after_three_times_the_user_is_told_in_a_line(start):
 def test_another_problem_is_not_tried_again(start):
     with pytest.raises(RuntimeError, match="something else"):
         start(RuntimeError("something else"))
+
+
+def test_an_embedded_ray_is_told_of_the_gpus_that_torch_can_use(monkeypatch):
+    given = []
+    ray, _ = fake_ray()
+    monkeypatch.setattr(ray, "init", lambda **settings: given.append(settings["num_gpus"]))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for count in (0, 2):
+        monkeypatch.setattr("rsray.core.gpus.usable_gpus", lambda: count)  # noqa: B023
+        with session.session():
+            pass
+    assert given == [0, 2]

@@ -31,6 +31,7 @@ from rsray.distributed.certify.actor import ActorSettings, CountingActor
 from rsray.distributed.certify.answers import Answer, read_answers, task_table
 from rsray.distributed.certify.choose_evaluation import choose_evaluation
 from rsray.distributed.certify.stream import stream
+from rsray.distributed.gpu_probe import check_gpus
 from rsray.distributed.session import search_path, session
 from rsray.errors import UserError
 from rsray.results.certificates import read_rows
@@ -127,6 +128,7 @@ def _fleet(
         evaluation = replace(evaluation, precision=settings.precision)
     gpus = 0.0 if evaluation.device == "cpu" or not room.most_gpus else config.gpus_per_actor
     fleet = plan_fleet(room, config.actors, gpus, config.most_actors)
+    check_gpus(fleet.gpus)
     if evaluation.device == "cuda" and not fleet.gpus:
         config = config.model_copy(update={"precision": evaluation.precision, "compile": "off"})
         evaluation = choose_evaluation(config, request.source, request.split, 1, fleet, room)

@@ -36,6 +36,7 @@ from rsray.distributed.certify.actor import ActorSettings, CountingActor
 from rsray.distributed.certify.answers import Answer, read_answers, task_table
 from rsray.distributed.certify.choose_evaluation import choose_evaluation
 from rsray.distributed.certify.stream import GIVE_UP_AFTER_SILENT_SECONDS, stream
+from rsray.distributed.gpu_probe import check_gpus
 from rsray.distributed.session import search_path, session
 from rsray.errors import UserError
 from rsray.storage import Place
@@ -83,6 +84,7 @@ def certify(
         if evaluation is not None and evaluation.device == "cpu":
             gpus = 0.0
         fleet = plan_fleet(room, config.actors, gpus, config.most_actors)
+        check_gpus(fleet.gpus)
         if evaluation is None:
             evaluation = choose_evaluation(
                 config, source, split, len(selected.indices), fleet, room

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +17,11 @@ from rsray.config import CertifyConfig
 from rsray.core.hardware import dedicate_process, resolve_precision
 from rsray.data import ImageSplit
 from rsray.distributed.capacity import Capacity, Fleet
+from rsray.distributed.gpu_probe import is_this_machine
 from rsray.distributed.session import extend_search_path, search_path
 from rsray.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,25 +62,49 @@ def choose_evaluation(
         gpus=fleet.gpus,
         search_path=search_path(),
     )
-    is_here = fleet.gpus == 0 and len(room.nodes) == 1 and not ray.util.client.ray.is_connected()
-    if is_here:
+    if fleet.gpus == 0 and is_this_machine():
         before = torch.get_num_threads()
         try:
             return _measure(request)
         finally:
             torch.set_num_threads(before)
-    task = ray.remote(num_cpus=fleet.cpus, num_gpus=fleet.gpus)(_measure)
+    task = ray.remote(num_cpus=fleet.cpus, num_gpus=fleet.gpus)(_measure_there)
     try:
-        chosen: Evaluation = ray.get(task.remote(request))
+        chosen, warnings = ray.get(task.remote(request))
     except ray.exceptions.RayTaskError as problem:
         if isinstance(problem.cause, UserError):
             raise problem.cause from None
         raise
+    for warning in warnings:
+        log.warning("%s", warning)
     return chosen
 
 
-def _measure(request: _Request) -> Evaluation:
+def _measure_there(request: _Request) -> tuple[Evaluation, list[str]]:
+    """Return the evaluation, and what was warned of: nobody reads the log of a task."""
     extend_search_path(request.search_path)
+    with _kept_warnings() as warnings:
+        return _measure(request), warnings
+
+
+@contextmanager
+def _kept_warnings() -> Iterator[list[str]]:
+    """Give the list that the warnings of rsray go to, in place of the log."""
+    kept: list[str] = []
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            kept.append(record.getMessage())
+
+    keeper, ours = Keeper(logging.WARNING), logging.getLogger("rsray")
+    ours.addHandler(keeper)
+    try:
+        yield kept
+    finally:
+        ours.removeHandler(keeper)
+
+
+def _measure(request: _Request) -> Evaluation:
     device = torch.device("cuda" if request.gpus > 0 else "cpu")
     dedicate_process(request.threads, gpus=request.gpus)
     model = request.source.build(request.split).to(device)
