@@ -1,4 +1,4 @@
-"""Which GPUs torch computes on here, and why it does not compute on one that is here."""
+"""Which GPUs torch computes on here, why not on one that is here, and how data gets there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 log = logging.getLogger(__name__)
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -52,6 +53,13 @@ def why_gpu_fails() -> str | None:
     except RuntimeError as problem:
         return _shortened(problem)
     return None if is_right else "it computes a convolution wrongly"
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on the device; to a GPU through pinned memory, without waiting for it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _lacking_kernels(index: int) -> str | None:
