@@ -89,7 +89,7 @@ NoiseName = Annotated[
     ),
 ]
 Radii = Annotated[tuple[float, ...], BeforeValidator(radii)]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 # Settings that several commands share.
 Dataset = Annotated[
     str, setting("Data set; the last three are your own.", choices=DATASETS, metavar="D")

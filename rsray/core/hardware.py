@@ -13,7 +13,9 @@ import torch
 from rsray.core.gpus import usable_gpus
 from rsray.errors import UserError
 
-PRECISIONS = ("fp32", "bf16")
+# Networks compute in these, by the precision's name; their heads stay in float32.
+HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("fp32", *HALF_TYPES)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _NEVER = 2**30  # bytes: no tensor of ours on a CPU is as large
 
@@ -85,6 +87,16 @@ def resolve_precision(precision: str | None, device: torch.device) -> str:
             f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}"
         )
     return precision
+
+
+def fastest_precision(precision: str | None, device: torch.device) -> str:
+    """Return the precision asked for, else the hardware's fastest for a network that is trained.
+
+    GPUs that do not compute bf16 are several times as fast in fp16 as in fp32.
+    """
+    if precision is None and device.type == "cuda" and not computes_bf16("cuda"):
+        return "fp16"
+    return resolve_precision(precision, device)
 
 
 def device_name(device: torch.device) -> str:

@@ -21,7 +21,7 @@ from rsray.core.noise import Stream
 SHAPE = (3, 8, 8)
 IMAGE = np.zeros(SHAPE, dtype=np.uint8)
 BLOCKS = [(0, 70), (1, 70), (2, 5)]
-CASES = [(noise, precision) for noise in ("grid", "float") for precision in ("fp32", "bf16")]
+CASES = [(noise, precision) for noise in ("grid", "float") for precision in ("fp32", "fp16")]
 
 
 @pytest.fixture(autouse=True)

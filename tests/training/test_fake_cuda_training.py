@@ -51,7 +51,12 @@ def without_gradients(monkeypatch):
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 def test_an_epoch_of_every_objective_waits_for_nothing(name, monkeypatch):
-    watched = without_gradients(monkeypatch)
+    watched, updates = without_gradients(monkeypatch), []
+
+    def fused_update(weights, gradients, *_, **__):
+        updates.append({tensor.device for tensor in [*weights, *gradients]})
+
+    monkeypatch.setattr(torch, "_fused_sgd_", fused_update)
     with fake_tensors():
         here = training(CUDA, name, epochs=3)
         watched.model, watched.companion = here.model, here.companion
@@ -62,6 +67,7 @@ def test_an_epoch_of_every_objective_waits_for_nothing(name, monkeypatch):
             here._make_steps(here.objective.at_epoch(2, ()), sums)
         with pytest.raises(DataDependentOutputException):
             sums.read()
+    assert updates == [{CUDA}] * 3
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))

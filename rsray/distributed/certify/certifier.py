@@ -81,8 +81,9 @@ def certify(
     with cert.locked(), session(address):
         evaluation = recorded_evaluation(cert, config)
         room, gpus = capacity(), config.gpus_per_actor
-        if evaluation is not None and evaluation.device == "cpu":
-            gpus = 0.0
+        if evaluation is not None:
+            own = evaluation.gpus if gpus is None else gpus
+            gpus = 0.0 if evaluation.device == "cpu" else own
         fleet = plan_fleet(room, config.actors, gpus, config.most_actors)
         check_gpus(fleet.gpus)
         if evaluation is None:
@@ -94,11 +95,21 @@ def certify(
                 f"{cert} counts on GPUs ({evaluation.device_name}), and none is to be used here: "
                 "a CPU rounds otherwise; use another --out"
             )
+        _say_if_other_share(evaluation, fleet)
         config = config.model_copy(update={"precision": evaluation.precision})
         claimed = claim(cert, config, evaluation)
         if earlier is not None:
             _check_device(earlier, evaluation)
         return _Certification(claimed, source, split, selected, fleet, on_progress, earlier).run()
+
+
+def _say_if_other_share(evaluation: Evaluation, fleet: Fleet) -> None:
+    if evaluation.gpus is not None and evaluation.gpus != fleet.gpus:
+        log.warning(
+            "the run began with %g GPUs per actor and goes on with %g: logits may be rounded "
+            "otherwise; take the same for certificates of one function",
+            evaluation.gpus, fleet.gpus,
+        )  # fmt: skip
 
 
 def _check_device(earlier: EarlierCertification, evaluation: Evaluation) -> None:

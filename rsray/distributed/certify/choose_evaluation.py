@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,7 +14,7 @@ from rsray.certification.engine.compiled import nominal_speed
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.source import ClassifierSource
 from rsray.config import CertifyConfig
-from rsray.core.hardware import dedicate_process, resolve_precision
+from rsray.core.hardware import dedicate_process, fastest_precision
 from rsray.data import ImageSplit
 from rsray.distributed.capacity import Capacity, Fleet
 from rsray.distributed.gpu_probe import is_this_machine
@@ -110,9 +110,9 @@ def _measure(request: _Request) -> Evaluation:
     model = request.source.build(request.split).to(device)
     shape = request.split.image_shape
     # An actor's, not the driver's.
-    precision = resolve_precision(request.config.precision, device)
+    precision = fastest_precision(request.config.precision, device)
     speed = nominal_speed(model, shape, precision, device.type)
-    return engine.choose_evaluation(
+    chosen = engine.choose_evaluation(
         model,
         shape,
         precision=precision,
@@ -120,3 +120,4 @@ def _measure(request: _Request) -> Evaluation:
         compile=request.config.compile,
         work_seconds=request.draws / (speed * request.processors),
     )
+    return replace(chosen, gpus=request.gpus or None)
