@@ -10,10 +10,22 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from rsray import models, objectives
-    from rsray.api import audit, certify, plan, predict, recertify, report, train, tune, verify
+    from rsray.api import (
+        audit,
+        certify,
+        export,
+        plan,
+        predict,
+        recertify,
+        report,
+        train,
+        tune,
+        verify,
+    )
     from rsray.core import bounds
     from rsray.core.smoothed import SmoothedClassifier
     from rsray.errors import UserError
+    from rsray.outcomes import Certification, Run
     from rsray.progress import Watch
 
 _FUNCTIONS = (
@@ -21,6 +33,7 @@ _FUNCTIONS = (
     "tune",
     "certify",
     "recertify",
+    "export",
     "predict",
     "plan",
     "report",
@@ -29,6 +42,8 @@ _FUNCTIONS = (
 )
 _WHERE = {
     **{name: f"rsray.api:{name}" for name in _FUNCTIONS},
+    "Certification": "rsray.outcomes:Certification",
+    "Run": "rsray.outcomes:Run",
     "Watch": "rsray.progress:Watch",
     "SmoothedClassifier": "rsray.core.smoothed:SmoothedClassifier",
     "UserError": "rsray.errors:UserError",
@@ -38,8 +53,9 @@ _WHERE = {
 }
 
 __all__ = [
-    "SmoothedClassifier", "UserError", "Watch", "audit", "bounds", "certify", "models",
-    "objectives", "plan", "predict", "recertify", "report", "train", "tune", "verify",
+    "Certification", "Run", "SmoothedClassifier", "UserError", "Watch", "audit", "bounds",
+    "certify", "export", "models", "objectives", "plan", "predict", "recertify", "report", "train",
+    "tune", "verify",
 ]  # fmt: skip
 
 
