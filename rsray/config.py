@@ -381,7 +381,9 @@ class CertifyConfig(Config):
     limit: Limit = None
     is_spread: bool = False  # whether limit alone was given: spread over those that skip selects
     seed: Seed = 0
-    precision: Precision | None = setting("Of the network's arithmetic.", "fp32", words=BF16)
+    precision: Precision | None = setting(
+        "Of the network's arithmetic.", "fp32", words=f"{BF16}, else fp16 on a GPU"
+    )
     compile: Literal["auto", "on", "off"] = setting(
         "torch.compile the network; auto: from minutes of work per actor on.", "auto", panel=WHERE
     )
