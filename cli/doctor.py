@@ -66,6 +66,7 @@ def _print_data(data_root: str | None) -> None:
 def _check_ray(address: str | None) -> bool:
     import time
 
+    from rsray.distributed.gpu_probe import probe_gpu
     from rsray.distributed.session import cluster_cpus, cluster_gpus, session
     from rsray.errors import UserError
     from rsray.screen import show
@@ -79,7 +80,10 @@ def _check_ray(address: str | None) -> bool:
                 f"ray        {nodes} node(s), {cluster_cpus()} CPU cores, {cluster_gpus():g} GPUs, "
                 f"a task ran after {time.perf_counter() - started:.1f} s"
             )
-            return bool(answer == 42)
+            failure = probe_gpu(1.0) if cluster_gpus() else None
+            if cluster_gpus():
+                print(f"gpu        {failure or 'a task computed a convolution on one'}")
+            return bool(answer == 42 and failure is None)
     except UserError as problem:
         show(f"ray        broken: {problem}")
         return False

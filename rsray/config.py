@@ -94,7 +94,7 @@ NoiseName = Annotated[
     ),
 ]
 Radii = Annotated[tuple[float, ...], BeforeValidator(radii)]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 # Settings that several commands share.
 Dataset = Annotated[
     str, setting("Data set; the last three are your own.", choices=DATASETS, metavar="D")
@@ -395,7 +395,9 @@ class CertifyConfig(Config):
     limit: Limit = None
     is_spread: bool = False  # whether limit alone was given: spread over those that skip selects
     seed: Seed = 0
-    precision: Precision | None = setting("Of the network's arithmetic.", "fp32", words=BF16)
+    precision: Precision | None = setting(
+        "Of the network's arithmetic.", "fp32", words=f"{BF16}, else fp16 on a GPU"
+    )
     compile: Literal["auto", "on", "off"] = setting(
         "torch.compile the network; auto: from minutes of work per actor on.", "auto", panel=WHERE
     )

@@ -12,7 +12,7 @@ from rsray.certification.forecast import Forecast, forecast
 from rsray.certification.request import CertificationRequest
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.config import PlanConfig
-from rsray.core.hardware import dedicate_process, default_device, device_name, resolve_precision
+from rsray.core.hardware import dedicate_process, default_device, device_name, fastest_precision
 from rsray.errors import UserError
 
 
@@ -58,7 +58,7 @@ def measure_plan(request: CertificationRequest, settings: PlanConfig) -> Plan:
         )
     gpus = 1.0 if config.gpus_per_actor is None or device.type == "cpu" else config.gpus_per_actor
     dedicate_process(1, config.gpus_per_actor or 0.0)
-    precision = resolve_precision(config.precision, device)
+    precision = fastest_precision(config.precision, device)
     model = source.build(split).to(device)
     nominal = nominal_speed(model, split.image_shape, precision, device.type)
     evaluation = choose_evaluation(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from rsray.certification.engine.compiled import nominal_speed
 from rsray.certification.engine.evaluation import Evaluation, choose_evaluation
 from rsray.certification.request import CertificationRequest
-from rsray.core.hardware import dedicate_process, resolve_precision
+from rsray.core.hardware import dedicate_process, fastest_precision
 
 
 def measure_evaluation(
@@ -19,9 +21,9 @@ def measure_evaluation(
     device = torch.device("cuda" if gpus > 0 else "cpu")
     model, shape = request.source.build(request.split).to(device), request.split.image_shape
     # Of the process that counts, not of the driver.
-    precision = resolve_precision(config.precision, device)
+    precision = fastest_precision(config.precision, device)
     speed = nominal_speed(model, shape, precision, device.type)
-    return choose_evaluation(
+    chosen = choose_evaluation(
         model,
         shape,
         precision=precision,
@@ -29,3 +31,4 @@ def measure_evaluation(
         compile=config.compile,
         work_seconds=len(request.selected.indices) * config.n / (speed * processors),
     )
+    return replace(chosen, gpus=gpus or None)

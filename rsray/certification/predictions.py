@@ -9,7 +9,7 @@ from rsray.certification.engine.evaluation import choose_evaluation
 from rsray.certification.engine.sampler import Sampler, ShortOfMemoryError
 from rsray.certification.request import PredictionRequest
 from rsray.core.decide import predict_hard
-from rsray.core.hardware import default_device, resolve_precision
+from rsray.core.hardware import default_device, fastest_precision
 from rsray.errors import UserError
 from rsray.storage import one_line, write_file
 from rsray.storage.schemas import PREDICTIONS, parquet_bytes
@@ -56,7 +56,7 @@ def predict_images(request: PredictionRequest) -> tuple[pa.Table, dict[str, str]
 def _sampler(request: PredictionRequest) -> Sampler:
     """Return the engine on this process's device."""
     split, device = request.split, default_device()
-    precision = resolve_precision(request.precision, device)
+    precision = fastest_precision(request.precision, device)
     model = request.source.build(split).to(device)
     evaluation = choose_evaluation(model, split.image_shape, precision=precision, device=device)
     assert request.source.sigma is not None

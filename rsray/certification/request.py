@@ -59,7 +59,7 @@ def open_certification(
     """Return the certification that settings describe; UserError for what is not allowed.
 
     Settings that are not given are those of the RUN, then the defaults; without a precision, bf16
-    where the actors' hardware computes it.
+    where the actors' hardware computes it, else fp16 on a GPU.
     """
     earlier = open_earlier(str(given["reuse"])) if given.get("reuse") else None
     given = given if earlier is None else earlier.settings(given)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mpmath
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rsray.core.gpus import send
 from rsray.core.noise import LEVELS, STAGES, Affine, Stream, slab_draws
 from rsray.errors import UserError
 
@@ -51,6 +52,8 @@ class GridNoise:
     starts: NDArray[np.uint64]
     first_values: NDArray[np.int16]
     only_thresholds: NDArray[np.uint64]
+    # By device, once they are there.
+    moved_thresholds: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
 
     recorded_name = "grid"
 
@@ -114,9 +117,11 @@ class GridNoise:
 
     def _by_search(self, words: Tensor) -> Tensor:
         """Search all: on a GPU it costs less than to find out where it is needed."""
-        # torch compares int64: both sides are moved by 2^63.
-        moved = (self.thresholds ^ np.uint64(2**63)).view(np.int64)
-        thresholds = torch.from_numpy(moved).to(words.device)
+        if words.device not in self.moved_thresholds:
+            # torch compares int64: both sides are moved by 2^63.
+            moved = (self.thresholds ^ np.uint64(2**63)).view(np.int64)
+            self.moved_thresholds[words.device] = send(torch.from_numpy(moved), words.device)
+        thresholds = self.moved_thresholds[words.device]
         found = torch.bucketize(words, thresholds, right=True, out_int32=True)
         return found.add_(self.lowest).to(torch.int16)
 

@@ -3,8 +3,9 @@
 A block is a fixed number of draws with a random stream of its own. Its noise is generated in slabs
 of a size fixed by the image size and the device type alone, in channels-last order, so batch size,
 memory format, number of actors, order of work and restarts cannot change a single value. CUDA's
-generator deals its numbers out by the GPU's number of multiprocessors: another model of GPU draws
-other noise from the same stream, and the certificates are as sound.
+generator deals its numbers out by the GPU's number of multiprocessors, and by how many are asked
+for at once: another model of GPU draws other noise from the same stream, and on a GPU the first 100
+draws of a block of 1,000 are not those of a block of 100. The certificates are as sound.
 """
 
 # Shapes: S draws in a slab, C H W an image.

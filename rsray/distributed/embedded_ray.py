@@ -23,12 +23,16 @@ def start_embedded(ray: Any, dashboard: bool, sweep: Callable[[], None]) -> None
 
     `sweep` ends the processes that a start which came too late has left.
     """
+    from rsray.core.gpus import usable_gpus
+
     make_token()
     for _ in range(MOST_STARTS):
         try:
             with _on_loopback(ray):
                 ray.init(
                     address="local",
+                    # Ray itself would count GPUs that torch cannot use.
+                    num_gpus=usable_gpus(),
                     include_dashboard=dashboard,
                     object_store_memory=STORE_BYTES,
                     **QUIET,

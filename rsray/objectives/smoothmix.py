@@ -111,4 +111,5 @@ def uniform(labels_B: Tensor, generator: torch.Generator | None) -> Tensor:
     in the global batch, so an image gets the same number however the batch is split.
     """
     device = labels_B.device if generator is None else generator.device
-    return torch.rand(labels_B.shape, generator=generator, device=device).to(labels_B.device)
+    drawn_B = torch.rand(labels_B.shape, generator=generator, device=device)
+    return drawn_B.to(labels_B.device, non_blocking=True)

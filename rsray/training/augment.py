@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rsray.core.gpus import send
 from rsray.family import choose
 from rsray.training.crop import RESIZED_CROP
 
@@ -25,7 +26,8 @@ def augment_images(images_BCHW: Tensor, kind: str, draws_B3: Tensor) -> Tensor:
     choose(kind, AUGMENTATIONS, "augmentation")
     if kind != CROP_FLIP:
         return images_BCHW
-    flips_B = (draws_B3[:, 0] < 0.5).to(images_BCHW.device)
+    draws_B3 = send(draws_B3, images_BCHW.device)
+    flips_B = draws_B3[:, 0] < 0.5
     flipped = torch.where(flips_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
     return _crop_each(flipped, (draws_B3[:, 1:] * (2 * PADDING_PIXELS + 1)).long())
 
@@ -35,7 +37,6 @@ def _crop_each(images_BCHW: Tensor, shift_B2: Tensor) -> Tensor:
     batch, _, height, width = images_BCHW.shape
     device = images_BCHW.device
     padded = torch.nn.functional.pad(images_BCHW, (PADDING_PIXELS,) * 4)
-    shift_B2 = shift_B2.to(device)
     rows_BH = shift_B2[:, :1] + torch.arange(height, device=device)
     columns_BW = shift_B2[:, 1:] + torch.arange(width, device=device)
     images = torch.arange(batch, device=device)[:, None, None]

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rsray.core.gpus import send
 from rsray.data import ImageSplit
 from rsray.training.crop import RESIZED_CROP
 from rsray.training.reader import Reader
@@ -79,9 +80,11 @@ class ResidentFeed:
     def batches(self, schedule: Schedule, epoch: int) -> Iterator[Pair]:
         """Yield the images of each share."""
         images_NCHW, labels_N = self.subset.tensors()
-        for share in schedule.shares(epoch):
-            here = share.positions_B.to(self.subset.device)
-            yield images_NCHW[here], labels_N[here]
+        positions = [share.positions_B for share in schedule.shares(epoch)]
+        if positions:
+            order = send(torch.cat(positions), self.subset.device)
+            for here in order.split([len(each) for each in positions]):
+                yield images_NCHW[here], labels_N[here]
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class ReadAheadFeed:
                 waiting += [
                     ahead.submit(self._read, share) for share in shares[following : following + 1]
                 ]
-                yield images.to(device), labels.to(device)
+                yield send(images, device), send(labels, device)
 
     def _read(self, share: BatchShare) -> Pair:
         wanted = self.subset.indices[share.positions_B.numpy()]

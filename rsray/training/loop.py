@@ -117,6 +117,8 @@ class Training:
             self.team.world,
         )
         forbid_tf32()
+        # The sizes of batches repeat: it pays to time what cuDNN can do. Not so in certification.
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"
         self.precision = self._settle_precision()
         torch.manual_seed(config.seed % 2**63)
         self.model = build_model(config, self.split).to(
@@ -129,7 +131,9 @@ class Training:
         self._make_optimisers()
         self.epoch = self._resume_from_checkpoint()
         self.network = AutocastNetwork(self.team.wrap(self.model), self.precision)
-        self.stepper = Stepper(self.network, self.optimiser, world=self.team.world)
+        self.stepper = Stepper(
+            self.network, self.optimiser, scaler=self.scaler, world=self.team.world
+        )
         if self.run is not None:
             self.stepper.group_size = recorded_group_size(self.run)
         self.feed = self._open_feed()
@@ -161,7 +165,11 @@ class Training:
             "momentum": config.momentum,
             "weight_decay": config.weight_decay,
         }
+        if self.device.type == "cuda":
+            options["fused"] = True
         self.optimiser = torch.optim.SGD(self.model.parameters(), **options)
+        is_scaled = self.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
         self.optimisers = {"optimiser": self.optimiser}
         if self.companion is not None:
             self.optimisers["companion_optimiser"] = torch.optim.SGD(
@@ -186,6 +194,8 @@ class Training:
         self.model.load_state_dict(state["model"])
         if self.companion is not None:
             self.companion.load_state_dict(state["companion"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state[name])
             self.schedules[name].load_state_dict(state[f"{name}_schedule"])
@@ -195,6 +205,8 @@ class Training:
         state: dict[str, Any] = {"model": self.model.state_dict()}
         if self.companion is not None:
             state["companion"] = self.companion.state_dict()
+        if self.scaler.is_enabled():
+            state["scaler"] = self.scaler.state_dict()
         for name, optimiser in self.optimisers.items():
             state[name] = optimiser.state_dict()
             state[f"{name}_schedule"] = self.schedules[name].state_dict()

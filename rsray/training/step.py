@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rsray.core.hardware import HALF_TYPES
 from rsray.objectives import Objective
 from rsray.training.randomness import draw_batch_noise, generator_from_slot
 
@@ -41,9 +42,8 @@ class AutocastNetwork:
         return logits
 
     def _autocast(self, device_type: str) -> AbstractContextManager[object]:
-        if self.precision == "bf16":
-            return torch.autocast(device_type, torch.bfloat16)
-        return nullcontext()
+        half = HALF_TYPES.get(self.precision)
+        return nullcontext() if half is None else torch.autocast(device_type, half)
 
 
 class EpochSums:
@@ -104,10 +104,16 @@ class Stepper:
     """
 
     def __init__(
-        self, network: AutocastNetwork, optimiser: torch.optim.Optimizer, *, world: int = 1
+        self,
+        network: AutocastNetwork,
+        optimiser: torch.optim.Optimizer,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        world: int = 1,
     ) -> None:
-        """Make a stepper for this worker's network."""
+        """Make a stepper for this worker's network; `scaler` keeps float16 gradients above 0."""
         self.network, self.optimiser, self.world = network, optimiser, world
+        self.scaler = scaler or torch.amp.GradScaler(enabled=False)
         # Images per forward pass; None is the whole batch.
         self.group_size: int | None = None
 
@@ -135,8 +141,10 @@ class Stepper:
                 self.group_size = (size + 1) // 2
                 if self.world > 1:
                     raise MemoryShortError(self.group_size) from None
-                torch.cuda.empty_cache()
-        self.optimiser.step()
+            # After the except: what raised still held the memory there.
+            torch.cuda.empty_cache()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         for figures in steps:
             sums.add(*figures)
 
@@ -172,7 +180,8 @@ class Stepper:
         )
         # Data-parallel training averages over workers: scale so that the result is the sum over
         # all images of the global batch divided by their number, however it was split.
-        (step.terms.total_B.sum() * (self.world / batch.global_size)).backward()
+        loss = step.terms.total_B.sum() * (self.world / batch.global_size)
+        self.scaler.scale(loss).backward()
         return (
             step.terms.classification_B.detach(),
             step.terms.robustness_B.detach(),

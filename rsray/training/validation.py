@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rsray.core.decide import projected_radius
+from rsray.core.hardware import HALF_TYPES
 from rsray.core.radius import average_certified_radius
 from rsray.training.randomness import seeded_generator
 
@@ -86,7 +87,8 @@ def _top_fraction(
     noise.normal_(0.0, sigma, generator=seeded_generator(device, key[0], "validation", key[1]))
     noisy = noise.permute(0, 3, 1, 2).unflatten(0, (group, num_draws))
     noisy = noisy.add_(images_GCHW[:, None].float().div(255)).flatten(0, 1)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    half = HALF_TYPES.get(precision)
+    with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
         classes_Gm = classify(noisy).view(group, num_draws)
     top_G = classes_Gm.mode(dim=1).values
     return top_G, (classes_Gm == top_G[:, None]).float().mean(1)
@@ -107,4 +109,5 @@ class _Classifier:
                 if at_once == 1:
                     raise
                 self.most = (at_once + 1) // 2
-                torch.cuda.empty_cache()
+            # After the except: what raised still held the memory there.
+            torch.cuda.empty_cache()

@@ -5,7 +5,12 @@ import sys
 import pytest
 import torch
 
-from rsray.core.hardware import dedicate_process
+from rsray.core.hardware import (
+    computes_bf16,
+    dedicate_process,
+    fastest_precision,
+    resolve_precision,
+)
 
 FAULTS = """
 import resource, sys, torch
@@ -40,3 +45,17 @@ def test_a_dedicated_process_takes_its_threads():
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")]
+)
+def test_a_gpu_without_bf16_counts_in_fp16_and_trains_in_fp32(capability, precision, monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    computes_bf16.cache_clear()
+    assert fastest_precision(None, cuda) == precision
+    assert resolve_precision(None, cuda) == ("bf16" if precision == "bf16" else "fp32")
+    assert fastest_precision("fp32", cuda) == "fp32"
+    assert fastest_precision(None, torch.device("cpu")) != "fp16"
+    computes_bf16.cache_clear()

@@ -187,3 +187,16 @@ def test_a_client_without_the_token_is_refused(ray_session, tmp_path, token):
     )  # fmt: skip
     is_in = done.stdout.strip().endswith("7")
     assert is_in == (token == "own"), done.stdout + done.stderr
+
+
+def test_an_embedded_ray_is_told_of_the_gpus_that_torch_can_use(monkeypatch):
+    given = []
+    ray, _ = fake_ray()
+    monkeypatch.setattr(ray, "init", lambda **settings: given.append(settings["num_gpus"]))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for count in (0, 2):
+        monkeypatch.setattr("rsray.core.gpus.usable_gpus", lambda: count)  # noqa: B023
+        with session.session():
+            pass
+    assert given == [0, 2]

@@ -188,7 +188,7 @@ def test_a_run_goes_on_in_the_precision_it_began_with(lab, monkeypatch):
     "typo",
     [
         {"model": "lenett"},
-        {"precision": "fp16"},
+        {"precision": "fp8"},
         {"augmentation": "cutout"},
         {"augmentation": "random-resized-crop"},  # of arrays, which have no larger pictures
         {"workers": 33},  # batches of 32
@@ -247,8 +247,22 @@ def test_bfloat16(lab):
     assert {p.dtype for p in training.model.parameters()} == {torch.float32}
     chosen = lab.training(lab.config(precision=None)).precision
     assert chosen == ("bf16" if computes_bf16("cpu") else "fp32")
-    with pytest.raises(UserError, match="'fp16' is unknown.*choose one of fp32, bf16"):
-        lab.training(lab.config(precision="fp16"))
+    with pytest.raises(UserError, match="'fp8' is unknown.*choose one of fp32, bf16, fp16"):
+        lab.training(lab.config(precision="fp8"))
+
+
+def test_float16_scales_its_losses_and_resumes_with_the_scale(lab):
+    exact, rounded = (lab.rows(lab.config(precision=p)) for p in ("fp32", "fp16"))
+    assert exact[0]["loss"] != rounded[0]["loss"]
+    assert exact[0]["loss"] == pytest.approx(rounded[0]["loss"], rel=0.05)
+    run = lab.folder("run")
+    training = lab.training(lab.config(precision="fp16"), run)
+    assert training.scaler.get_scale() > 1000
+    training.scaler.load_state_dict({**training.scaler.state_dict(), "scale": 2.0})
+    training.run_epochs(lambda figures: True)
+    assert lab.training(lab.config(precision="fp16"), run).scaler.get_scale() == 2
+    assert {p.dtype for p in training.model.parameters()} == {torch.float32}
+    assert "scaler" not in lab.training(lab.config(precision="fp32"))._checkpoint_state()
 
 
 def test_claim_run(lab):

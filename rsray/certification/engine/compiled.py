@@ -23,6 +23,7 @@ PAYS_SECONDS = 300.0  # of work per actor: the 17 s of compiling are then won ba
 # How far compiled logits may be from those in float32: so many times as far as eager ones are, and
 # this share of the largest logit. It is wrong code that is looked for.
 TIMES, SHARE = 4.0, 0.02
+COMPILE_PROCESSES_PER_GPU = 4
 _FRESH_CODE = 10_000  # instances of a class share torch's recompile limit; each compiles once
 
 
@@ -35,8 +36,11 @@ class _Rate(NamedTuple):
 _NOMINAL = {
     ("cpu", "fp32"): _Rate(8e10, 4e8),
     ("cpu", "bf16"): _Rate(2.5e11, 6e8),
+    ("cpu", "fp16"): _Rate(8e10, 4e8),
     ("cuda", "fp32"): _Rate(2e13, 1e11),
     ("cuda", "bf16"): _Rate(1e14, 2e11),
+    # Of a GPU without bf16: an older and smaller one.
+    ("cuda", "fp16"): _Rate(2e13, 1e11),
 }
 Forward = Callable[[Tensor], Tensor]
 
@@ -85,6 +89,11 @@ def _settings(device: torch.device) -> Iterator[None]:
     chosen: dict[str, Any] = {"freezing": True}
     if device.type == "cuda":
         chosen["triton.cudagraphs"] = True
+        # Every actor compiles, beside others on its node; by default up to 32 processes each.
+        chosen["compile_threads"] = COMPILE_PROCESSES_PER_GPU
+        # Reductions would be laid out by timing them, in each actor for itself.
+        if hasattr(inductor, "deterministic"):
+            chosen["deterministic"] = True
     else:
         chosen["compile_threads"] = 1  # an actor keeps to its share of the cores
     limits = {"recompile_limit": _FRESH_CODE, "accumulated_recompile_limit": _FRESH_CODE}

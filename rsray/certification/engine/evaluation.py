@@ -9,6 +9,7 @@ faster, so that two runs on one machine choose alike and count alike.
 # Shapes: B draws in a batch, C H W an image, K classes.
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -27,7 +28,7 @@ from rsray.certification.engine.compiled import (
     is_worth_compiling,
 )
 from rsray.certification.engine.fold import fold, with_float32_head, with_pairwise_pools
-from rsray.core.hardware import device_name, forbid_tf32
+from rsray.core.hardware import HALF_TYPES, device_name, forbid_tf32, forbid_timed_algorithms
 from rsray.core.independence import check_independence, logits_of
 from rsray.errors import UserError
 from rsray.storage import one_line
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 WORTH_IT = 1.25  # how much faster an evaluation that changes bits must be
 TRIAL_SECONDS = 0.08  # measured per candidate
+# Noisy images that show whether a network computes in a precision.
+PROBES = 4
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,15 @@ class Evaluation:
     """Device type, precision, memory format and batch shape of the evaluated network."""
 
     device: Annotated[str, Field(pattern="^(cpu|cuda)$")]
-    precision: Annotated[str, Field(pattern="^(fp32|bf16)$")]
+    precision: Annotated[str, Field(pattern="^(fp32|bf16|fp16)$")]
     memory_format: Annotated[str, Field(pattern="^(channels_last|contiguous)$")]
     batch_size: Annotated[int, Field(ge=1, le=2**24)]
     compiled: bool = False
     device_name: str = ""
-    draws_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] = (
-        0.0  # measured when the choice was made, forward pass alone
-    )
+    # Measured when the choice was made, forward pass alone.
+    draws_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    # Of an actor: on a part of a GPU cuDNN has less memory, and may choose another algorithm.
+    gpus: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the plain values for certify.yaml and table metadata."""
@@ -69,19 +73,21 @@ class EvaluatedNetwork:
         the network as it is would mix the counts of two functions.
         """
         forbid_tf32()
+        forbid_timed_algorithms()
         folded = fold(model, image_shape)
         network = folded.network
-        if evaluation.precision == "bf16":
-            network = with_float32_head(network)
+        half = HALF_TYPES.get(evaluation.precision)
+        if half is not None:
+            network = with_float32_head(network, half)
         if evaluation.device == "cpu" and not evaluation.compiled:  # compilers fuse the pools
             network = with_pairwise_pools(network)
         self.network = network.to(memory_format=FORMATS[evaluation.memory_format])  # type: ignore[call-overload]
         self.device = torch.device(evaluation.device)
         self.mean_C, self.std_C = folded.mean_C, folded.std_C
         self.batch_norm_folded = folded.batch_norm_folded
-        dtype = torch.bfloat16 if evaluation.precision == "bf16" else torch.float32
+        shape = (evaluation.batch_size, *image_shape)
         self.buffer_BCHW = make_buffer(
-            (evaluation.batch_size, *image_shape), dtype, evaluation.memory_format, self.device
+            shape, half or torch.float32, evaluation.memory_format, self.device
         )
         self._forward: Forward = self.network
         if evaluation.compiled:
@@ -127,15 +133,15 @@ def choose_evaluation(
     PAYS_SECONDS on. Take the seconds from compiled.nominal_speed rather than from a measurement,
     and from the machine's cores or GPUs rather than from the number of actors: then two runs of
     the same work choose, and count, alike. Where the network cannot be compiled, or does not
-    compute in bf16, one line of warning says so and the evaluation returned is as can be. Raises
-    UserError when the device has no memory for a single draw, the network raises on noisy images,
-    or its logits depend on more than the image: no certificate can speak of it then.
+    compute in half precision, one line of warning says so and the evaluation returned is as can be.
+    Raises UserError when the device has no memory for a single draw, the network raises on noisy
+    images, or its logits depend on more than the image: no certificate can speak of it then.
     """
     try:
         check_independence(model, image_shape)
         _say_if_not_folded(model, image_shape)
-        if precision == "bf16":
-            precision = _precision_that_works(model, image_shape, device)
+        if precision in HALF_TYPES:
+            precision = _precision_that_works(model, image_shape, precision, device)
         if is_worth_compiling(compile, work_seconds):
             chosen = _choose_compiled(model, image_shape, precision, device)
             if chosen is not None:
@@ -156,19 +162,33 @@ def _say_if_not_folded(model: nn.Module, image_shape: tuple[int, int, int]) -> N
 
 
 def _precision_that_works(
-    model: nn.Module, image_shape: tuple[int, int, int], device: torch.device
+    model: nn.Module, image_shape: tuple[int, int, int], precision: str, device: torch.device
 ) -> str:
-    """Return bf16, or fp32 with a line of warning for layers that insist on another type."""
+    """Return the precision, or fp32 with a line of warning.
+
+    That is for layers that insist on another type, and for features beyond the largest number of
+    float16, 65504.
+    """
     try:
-        EvaluatedNetwork(
-            model, Evaluation(device.type, "bf16", "contiguous", 1), image_shape
-        ).logits()
+        evaluation = Evaluation(device.type, precision, "contiguous", PROBES)
+        network = EvaluatedNetwork(model, evaluation, image_shape)
+        network.buffer_BCHW.copy_(_noisy_images(PROBES, image_shape))
+        logits_BK = network.logits()
+        is_finite = precision != "fp16" or bool(logits_BK.isfinite().all())
+        why = "" if is_finite else "its logits are no finite numbers"
     except torch.AcceleratorError:
         raise
     except Exception as problem:
-        log.warning("the network is not evaluated in bf16 but in fp32: %s", one_line(problem))
-        return "fp32"
-    return "bf16"
+        why = one_line(problem)
+    if why:
+        log.warning("the network is not evaluated in %s but in fp32: %s", precision, why)
+    return "fp32" if why else precision
+
+
+def _noisy_images(number: int, image_shape: tuple[int, int, int]) -> Tensor:
+    """Return grey images with noise, the same ones each time [number, C, H, W]."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((number, *image_shape), generator=generator).mul_(0.25).add_(0.5)
 
 
 def _choose_compiled(
@@ -181,11 +201,12 @@ def _choose_compiled(
         try:
             return replace(found, draws_per_second=_measure(model, found, image_shape)[0])
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
             batch //= 2
         except CompileError as problem:
             log.warning("the network is not compiled and runs as it is: %s", problem)
             return None
+        # After the except: what raised still held the memory there.
+        torch.cuda.empty_cache()
     raise _no_memory(device, image_shape)
 
 
@@ -197,12 +218,11 @@ def _choose_eager(
 
     def fits(memory_format: str, batch: int) -> bool:
         candidate = Evaluation(device.type, precision, memory_format, batch)
-        try:
+        with contextlib.suppress(torch.OutOfMemoryError):
             measured[memory_format, batch] = _measure(model, candidate, image_shape)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            return False
-        return True
+            return True
+        torch.cuda.empty_cache()
+        return False
 
     batches = _batch_sizes(image_shape, device)
     fitting = [batch for batch in batches if fits("channels_last", batch)]
@@ -262,10 +282,7 @@ def _measure(
 ) -> tuple[float, Tensor]:
     """Return (draws per second, logits of a fixed noisy input) of one candidate."""
     network = EvaluatedNetwork(model, evaluation, image_shape)
-    probe = torch.randn(
-        (evaluation.batch_size, *image_shape), generator=torch.Generator().manual_seed(0)
-    )
-    network.buffer_BCHW.copy_(probe.mul_(0.25).add_(0.5))
+    network.buffer_BCHW.copy_(_noisy_images(evaluation.batch_size, image_shape))
     logits = network.logits()
     rounds, started = 0, _now(network.device)
     while (elapsed := _now(network.device) - started) < TRIAL_SECONDS or rounds < 2:

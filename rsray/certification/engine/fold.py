@@ -55,14 +55,14 @@ def fold(model: nn.Module, image_shape: tuple[int, int, int]) -> Folded:
     return Folded(folded, mean_C, std_C, batch_norm_folded=True)
 
 
-def with_float32_head(network: nn.Module) -> nn.Module:
-    """Return the network in bfloat16 with its last linear layer in float32.
+def with_float32_head(network: nn.Module, half: torch.dtype) -> nn.Module:
+    """Return the network in bfloat16 or float16 with its last linear layer in float32.
 
     bfloat16 logits have 8 bits: two classes would often tie and the lower one win. The layer costs
     next to nothing.
     """
     name = _head(network)
-    network = network.to(torch.bfloat16)
+    network = network.to(half)
     if name is None:
         return network
     head = _Float32Linear(cast(nn.Linear, network.get_submodule(name)))

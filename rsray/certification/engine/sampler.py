@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rsray.certification.engine.evaluation import EvaluatedNetwork, Evaluation
 from rsray.core import NOISES
+from rsray.core.gpus import send
 from rsray.core.noise import Affine, Stage, Stream
 
 
@@ -142,7 +143,7 @@ class Sampler:
         with self._memory_watched():
             blocks_D = torch.repeat_interleave(
                 torch.arange(len(draws), device=self._device),
-                torch.tensor(draws, device=self._device),
+                send(torch.tensor(draws), self._device),
                 output_size=sum(draws),
             )
             sums = torch.zeros(size, dtype=torch.float64, device=self._device)
@@ -208,7 +209,7 @@ class Sampler:
         blocks: Sequence[tuple[int, int]],
     ) -> Iterator[Tensor]:
         """Yield noisy, normalised copies: a slab at once, in the cache."""
-        image_HWC = torch.from_numpy(image_CHW).to(self._device).permute(1, 2, 0)
+        image_HWC = send(torch.from_numpy(image_CHW), self._device).permute(1, 2, 0)
         for block, draws in blocks:
             stream = Stream(self.seed, index, stage, block)
             yield from self._noise.noisy_slabs(image_HWC, stream, draws, self._normalise)
@@ -219,7 +220,7 @@ class Sampler:
         """Return the counts of block after block, and a last one that says if a logit was NaN."""
         size = len(draws) * self.num_classes
         if len(draws) > 1:
-            lengths = torch.tensor(draws, device=self._device)
+            lengths = send(torch.tensor(draws), self._device)
             first_D = torch.repeat_interleave(
                 torch.arange(0, size, self.num_classes, device=self._device),
                 lengths,

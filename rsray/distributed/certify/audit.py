@@ -36,6 +36,7 @@ from rsray.distributed.capacity import capacity, plan_fleet
 from rsray.distributed.certify.choose_evaluation import choose_evaluation
 from rsray.distributed.certify.one_machine import fleet_of_one_machine
 from rsray.distributed.certify.ray_fleet import RayFleet
+from rsray.distributed.gpu_probe import check_gpus
 from rsray.distributed.session import session
 from rsray.errors import UserError
 from rsray.results.certificates import read_rows
@@ -157,6 +158,7 @@ def _actors(request: CertificationRequest, evaluation: Evaluation) -> tuple[Acto
     config, room = request.config, capacity()
     gpus = 0.0 if evaluation.device == "cpu" or not room.most_gpus else config.gpus_per_actor
     plan = plan_fleet(room, config.actors, gpus, config.most_actors)
+    check_gpus(plan.gpus)
     if evaluation.device == "cuda" and not plan.gpus:
         config = config.model_copy(update={"precision": evaluation.precision, "compile": "off"})
         evaluation = choose_evaluation(request._replace(config=config), plan, room)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,17 +12,20 @@ from rsray.certification.folder import claim, recorded_evaluation
 from rsray.certification.own_processes import OwnProcesses
 from rsray.certification.request import CertificationRequest
 from rsray.core.hardware import available_cpus
-from rsray.distributed.capacity import capacity, plan_fleet
+from rsray.distributed.capacity import Fleet, capacity, plan_fleet
 from rsray.distributed.certify.choose_evaluation import (
     choose_evaluation,
     evaluation_of_this_machine,
 )
 from rsray.distributed.certify.one_machine import fleet_of_one_machine, own_processes
 from rsray.distributed.certify.ray_fleet import RayFleet
+from rsray.distributed.gpu_probe import check_gpus
 from rsray.distributed.session import session
 from rsray.errors import UserError
 from rsray.progress import duration
 from rsray.storage import Place
+
+log = logging.getLogger(__name__)
 
 
 def certify(
@@ -73,9 +77,11 @@ def _certify_on_ray(
     config, room = request.config, capacity()
     evaluation = recorded_evaluation(cert, config)
     gpus = config.gpus_per_actor
-    if evaluation is not None and evaluation.device == "cpu":
-        gpus = 0.0
+    if evaluation is not None:
+        own = evaluation.gpus if gpus is None else gpus
+        gpus = 0.0 if evaluation.device == "cpu" else own
     fleet = plan_fleet(room, config.actors, gpus, config.most_actors)
+    check_gpus(fleet.gpus)
     if evaluation is None:
         evaluation = choose_evaluation(request, fleet, room)
     elif evaluation.device == "cuda" and not fleet.gpus:
@@ -83,8 +89,18 @@ def _certify_on_ray(
             f"{cert} counts on GPUs ({evaluation.device_name}), and none is to be used here: "
             "a CPU rounds otherwise; use another --out"
         )
+    _say_if_other_share(evaluation, fleet)
     run = _begin(request, cert, evaluation, on_progress)
     return run.run(RayFleet(fleet, run.counter_settings(fleet.threads, fleet.gpus)))
+
+
+def _say_if_other_share(evaluation: Evaluation, fleet: Fleet) -> None:
+    if evaluation.gpus is not None and evaluation.gpus != fleet.gpus:
+        log.warning(
+            "the run began with %g GPUs per actor and goes on with %g: logits may be rounded "
+            "otherwise; take the same for certificates of one function",
+            evaluation.gpus, fleet.gpus,
+        )  # fmt: skip
 
 
 def _begin(

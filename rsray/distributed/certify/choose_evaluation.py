@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.measure_evaluation import measure_evaluation
 from rsray.certification.request import CertificationRequest
 from rsray.distributed.capacity import Capacity, Fleet
+from rsray.distributed.gpu_probe import is_this_machine
 from rsray.distributed.session import extend_search_path, search_path
 from rsray.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def choose_evaluation(request: CertificationRequest, fleet: Fleet, room: Capacity) -> Evaluation:
@@ -18,17 +25,18 @@ def choose_evaluation(request: CertificationRequest, fleet: Fleet, room: Capacit
 
     # By the cluster's size, not by the number of actors: that must not change the result.
     processors = room.most_gpus if fleet.gpus > 0 else room.most_cpus
-    is_here = fleet.gpus == 0 and len(room.nodes) == 1 and not ray.util.client.ray.is_connected()
-    if is_here:
+    if fleet.gpus == 0 and is_this_machine():
         return evaluation_of_this_machine(request, fleet, processors)
     task = ray.remote(num_cpus=fleet.cpus, num_gpus=fleet.gpus)(_measure_there)
     request = request._replace(earlier=None)
     try:
-        chosen: Evaluation = ray.get(task.remote(request, fleet, processors, search_path()))
+        chosen, warnings = ray.get(task.remote(request, fleet, processors, search_path()))
     except ray.exceptions.RayTaskError as problem:
         if isinstance(problem.cause, UserError):
             raise problem.cause from None
         raise
+    for warning in warnings:
+        log.warning("%s", warning)
     return chosen
 
 
@@ -45,8 +53,28 @@ def evaluation_of_this_machine(
 
 def _measure_there(
     request: CertificationRequest, fleet: Fleet, processors: float, path: tuple[str, ...]
-) -> Evaluation:
+) -> tuple[Evaluation, list[str]]:
+    """Return the evaluation, and what was warned of: nobody reads the log of a task."""
     extend_search_path(path)
-    return measure_evaluation(
-        request, processors=processors, threads=fleet.threads, gpus=fleet.gpus
-    )
+    with _kept_warnings() as warnings:
+        chosen = measure_evaluation(
+            request, processors=processors, threads=fleet.threads, gpus=fleet.gpus
+        )
+        return chosen, warnings
+
+
+@contextmanager
+def _kept_warnings() -> Iterator[list[str]]:
+    """Give the list that the warnings of rsray go to, in place of the log."""
+    kept: list[str] = []
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            kept.append(record.getMessage())
+
+    keeper, ours = Keeper(logging.WARNING), logging.getLogger("rsray")
+    ours.addHandler(keeper)
+    try:
+        yield kept
+    finally:
+        ours.removeHandler(keeper)

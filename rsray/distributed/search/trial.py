@@ -28,6 +28,8 @@ from rsray.training.loop import DivergedError, Team, Training
 from rsray.training.step import MemoryShortError
 from rsray.training.validation import project_acr
 
+# Of a trial's group that could not be set up.
+MOST_FAILED_STARTS = 3
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -176,6 +178,8 @@ def _fit_group(point: Point, job: TrialJob, group_size: int | None) -> None:
             storage_path=path,
             storage_filesystem=filesystem,
             callbacks=callbacks,
+            # Another trial may still hold the room: Ray itself would try for ever.
+            failure_config=ray.train.FailureConfig(controller_failure_limit=MOST_FAILED_STARTS),  # type: ignore[call-arg]
         ),
     )
     try:

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rsray.core.gpus import usable_gpus
 from rsray.core.hardware import resolve_precision
 from rsray.data import DATASETS
 from rsray.distributed.capacity import capacity, cores_each, slots_on
+from rsray.distributed.gpu_probe import check_gpus
 from rsray.distributed.search.resolved_search import Nodes, Search
 from rsray.errors import UserError
 
@@ -40,6 +42,17 @@ def cluster_nodes() -> Nodes:
     return [{"CPU": cpus, "GPU": gpus} for cpus, gpus in capacity().nodes]
 
 
+def nodes_for(search: Search) -> Nodes:
+    """Return the nodes, once there is one with a GPU on a cluster that can have some.
+
+    UserError where torch cannot use the GPUs.
+    """
+    asked = search.config.train.gpus_per_worker
+    if capacity().most_gpus:
+        check_gpus(1.0 if asked is None else asked)
+    return cluster_nodes()
+
+
 def settle_on_cluster(search: Search, nodes: Nodes, recorded_precision: str | None) -> Search:
     """Return the search with its workers, their GPUs and its precision decided.
 
@@ -63,7 +76,7 @@ def settle_on_cluster(search: Search, nodes: Nodes, recorded_precision: str | No
 def precision_of_workers(precision: str | None, gpus: float) -> str:
     """Return the precision asked for, or the one that workers on `gpus` GPUs each choose."""
     device = torch.device("cuda" if gpus else "cpu")
-    if precision is not None or not gpus or torch.cuda.is_available():
+    if precision is not None or not gpus or usable_gpus():
         return resolve_precision(precision, device)
     import ray
 

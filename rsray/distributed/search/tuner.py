@@ -10,8 +10,8 @@ from rsray.distributed.search.search import run_search
 from rsray.distributed.search.study import find_winner, open_study, write_trials
 from rsray.distributed.search.study_page import write_page, write_study
 from rsray.distributed.search.trial_resources import (
-    cluster_nodes,
     may_have_groups,
+    nodes_for,
     settle_on_cluster,
 )
 from rsray.distributed.search.winner import Finals, train_and_certify
@@ -40,7 +40,7 @@ def tune(
     # Groups of workers inside trials leak their resources where Ray has no dashboard.
     with out.locked(), session(address, dashboard=may_have_groups(search)):
         watch.phase("search")
-        search = settle_on_cluster(search, cluster_nodes(), _recorded_precision(out))
+        search = settle_on_cluster(search, nodes_for(search), _recorded_precision(out))
         study = open_study(out, search)
         run_search(search, study, out, watch)
         write_trials(out, study, search)

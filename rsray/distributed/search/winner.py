@@ -93,6 +93,7 @@ def certify_config(
             **carried(source, split),
             "is_spread": search.config.limit is not None,
             "precision": trained.precision,
+            "gpus_per_actor": 0.0 if trained.gpus_per_worker == 0 else None,
             **{name: getattr(search.config, name) for name in own},
         }
     )

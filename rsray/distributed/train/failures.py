@@ -7,16 +7,32 @@ import torch
 from rsray.errors import UserError
 from rsray.training.step import MemoryShortError
 
+MOST_CHARACTERS_SHOWN = 300
+
 
 def cause_of(problem: Exception) -> Exception:
-    """Return the user's mistake, or short memory, behind a failed worker group, or the failure."""
-    for failure in getattr(problem, "worker_failures", {}).values():
+    """Return the user's mistake, or short memory, behind a failed worker group, or the failure.
+
+    Of a group that could not be set up it is what kept the group from it.
+    """
+    problem = getattr(problem, "controller_failure", problem)
+    failures = getattr(problem, "worker_failures", {0: problem})
+    for failure in failures.values():
         error: BaseException | None = failure
         while error is not None:
             if isinstance(error, UserError | MemoryShortError):
                 return error
             error = getattr(error, "cause", None) or error.__cause__
     return problem
+
+
+def end_of_reason(problem: Exception) -> str:
+    """Return the last line of what a failure says: the error, below the traceback that led to it.
+
+    Of a long line its end.
+    """
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return (lines or [type(problem).__name__])[-1][-MOST_CHARACTERS_SHOWN:]
 
 
 def is_machines_fault(problem: Exception) -> bool:

@@ -80,6 +80,8 @@ class RayFeed:
         """Yield (images uint8 [B, C, H, W], labels [B]) on the device, per share of the epoch."""
         import torch
 
+        from rsray.core.gpus import send
+
         shares = schedule.shares(epoch)
         if shares and epoch not in self._epochs[:1]:
             self._start_pipeline(schedule, epoch)
@@ -92,7 +94,7 @@ class RayFeed:
             )
             if len(labels) != len(share.slots):
                 raise RuntimeError(f"{len(labels)} images came where {len(share.slots)} were due")
-            yield images.to(self.subset.device), labels.to(self.subset.device)
+            yield send(images, self.subset.device), send(labels, self.subset.device)
         if not self._epochs:
             self._finish_pipeline()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from typing import Any
 
 from rsray.distributed.capacity import capacity, cores_each
-from rsray.distributed.session import cluster_cpus, cluster_gpus, quiet_logs, search_path
-from rsray.distributed.train.failures import cause_of, is_machines_fault
+from rsray.distributed.gpu_probe import check_gpus
+from rsray.distributed.session import quiet_logs, search_path
+from rsray.distributed.train.failures import cause_of, end_of_reason, is_machines_fault
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.distributed.train.worker import (
     WorkerJob,
@@ -17,15 +19,15 @@ from rsray.distributed.train.worker import (
     worker_resources,
 )
 from rsray.errors import UserError
-from rsray.storage import one_line, open_filesystem
+from rsray.storage import open_filesystem
 from rsray.training.checkpoint import latest_epoch
 from rsray.training.step import MemoryShortError
 
 log = logging.getLogger(__name__)
 # Starts of a worker group, one after the other, that finish no epoch.
 MOST_FAILED_STARTS = 3
-# Of a lost worker's failure, in a warning.
-MOST_CHARACTERS_SHOWN = 200
+# For the nodes of a group: before the user reads of it, and between two looks.
+SAY_AFTER_SECONDS, LOOK_EVERY_SECONDS = 20.0, 2.0
 # Of a worker's cores, for the tasks that read images for it.
 READING_SHARE_OF_CORES = 0.25
 
@@ -39,6 +41,8 @@ def train_in_groups(run: TrainingRun) -> None:
     quiet_logs()
     from ray.train import TrainingFailedError
 
+    _check_room(max(1, run.config.workers), run.gpus)
+    check_gpus(run.gpus)
     failed_starts = 0
     while True:
         before = latest_epoch(run.place)
@@ -58,7 +62,7 @@ def train_in_groups(run: TrainingRun) -> None:
                 raise cause from problem
             log.warning(
                 "lost a worker (%s): going on from the checkpoint after %d epochs",
-                one_line(cause)[:MOST_CHARACTERS_SHOWN],
+                end_of_reason(cause),
                 latest_epoch(run.place),
             )
 
@@ -68,8 +72,9 @@ def _train_in_group(run: TrainingRun) -> None:
     from ray.train.torch import TorchTrainer
 
     workers, most = max(1, run.config.workers), run.config.most_workers
-    _check_room(workers, run.gpus)
     cpus, reading_cpus = _share_cores(most or workers, run)
+    resources = worker_resources(cpus, run.gpus)
+    _wait_for_room(workers, resources)
     num_workers: Any = workers if most is None else (workers, most)
     name = f".ray-train-{uuid.uuid4().hex[:8]}"
     filesystem, path = open_filesystem(run.place.uri)
@@ -80,14 +85,14 @@ def _train_in_group(run: TrainingRun) -> None:
         scaling_config=ScalingConfig(
             num_workers=num_workers,
             use_gpu=run.gpus > 0,
-            resources_per_worker=worker_resources(cpus, run.gpus),
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name=name,
             storage_path=path,
             storage_filesystem=filesystem,
-            # train_in_groups starts another group.
-            failure_config=FailureConfig(max_failures=0),
+            # train_in_groups starts another group, also in place of one that could not be set up.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
         ),
     )
     # Its own answer to Ctrl-C ends the process with status 0.
@@ -99,14 +104,31 @@ def _train_in_group(run: TrainingRun) -> None:
 
 
 def _check_room(workers: int, gpus: float) -> None:
-    """Raise UserError for workers that the cluster, as it is now, has no room for."""
-    have = cluster_gpus() if gpus else cluster_cpus()
+    """Raise UserError for workers that the cluster can never have room for."""
+    room = capacity()
+    have = room.most_gpus if gpus else room.most_cpus
     need = workers * (gpus or 1)
     if need > have:
         kind = "GPUs" if gpus else "CPU cores"
         raise UserError(
             f"workers is {workers}: that needs {need:g} {kind}, the cluster has {have:g}"
         )
+
+
+def _wait_for_room(workers: int, resources: dict[str, float]) -> None:
+    """Wait for the nodes of a group: an autoscaler may start them, or another's work end."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    room, started = placement_group([resources] * workers), time.monotonic()
+    is_said = False
+    try:
+        while not room.wait(LOOK_EVERY_SECONDS):
+            if not is_said and time.monotonic() - started > SAY_AFTER_SECONDS:
+                each = ", ".join(f"{amount:g} {kind}" for kind, amount in resources.items())
+                log.warning("waiting for room for %d workers of %s each", workers, each)
+                is_said = True
+    finally:
+        remove_placement_group(room)
 
 
 def _share_cores(workers: int, run: TrainingRun) -> tuple[float, float]:

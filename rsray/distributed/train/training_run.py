@@ -9,7 +9,7 @@ import torch
 from rsray.config import TrainConfig
 from rsray.core.hardware import default_device
 from rsray.data import DATASETS, ImageSplit
-from rsray.distributed.session import cluster_gpus
+from rsray.distributed.capacity import capacity
 from rsray.errors import UserError
 from rsray.storage import Place
 from rsray.training.feeds import is_streamed
@@ -33,10 +33,10 @@ class TrainingRun:
     gpus: float
 
     def on_cluster(self) -> TrainingRun:
-        """Return the run with its workers' GPUs decided: as asked for, else 1 where there are."""
+        """Return the run with its workers' GPUs decided: as asked for, else 1 where some can be."""
         if self.config.gpus_per_worker is not None:
             return self
-        return replace(self, gpus=float(cluster_gpus() > 0))
+        return replace(self, gpus=float(capacity().most_gpus > 0))
 
 
 def streams_images(config: TrainConfig, split: ImageSplit) -> bool:

@@ -81,7 +81,10 @@ def _wrap_for(world: int) -> Callable[[nn.Module], nn.Module]:
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         wrapped: nn.Module = ray.train.torch.prepare_model(
-            model, move_to_device=False, parallel_strategy_kwargs={name: False}
+            model,
+            move_to_device=False,
+            # Gradients are not copied into the buffers that are summed.
+            parallel_strategy_kwargs={name: False, "gradient_as_bucket_view": True},
         )
         return wrapped
 

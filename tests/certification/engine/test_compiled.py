@@ -196,3 +196,13 @@ def test_memory_that_runs_out_in_the_middle_is_a_clear_error(tiny):
     sampler._network.logits = logits
     with pytest.raises(ShortOfMemoryError, match="16 draws a batch"):
         sampler.counts(np.zeros(SHAPE, np.uint8), 0, "estimation", [(0, 20)])
+
+
+def test_on_a_gpu_no_reduction_is_laid_out_by_timing_it():
+    import torch._inductor.config as inductor
+
+    before = inductor.deterministic
+    with compiled_module._settings(torch.device("cuda")):
+        assert inductor.deterministic and inductor.triton.cudagraphs
+        assert inductor.compile_threads == compiled_module.COMPILE_PROCESSES_PER_GPU
+    assert inductor.deterministic == before

@@ -55,7 +55,7 @@ def test_buffer_strides_say_their_memory_format(channels):
 @torch.no_grad()
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16)])
 @pytest.mark.parametrize("memory_format", ["channels_last", "contiguous"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_logits_are_near_the_models(tiny, shape, memory_format, precision):
     model = tiny(shape)
     images = torch.rand(20, *shape)
@@ -216,3 +216,29 @@ def test_float32_is_float32_on_gpus_too(tiny):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     EvaluatedNetwork(tiny(), Evaluation("cpu", "fp32", "channels_last", 4), (1, 8, 8))
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
+class Loud(nn.Module):
+    """A network whose features are beyond what float16 holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 8), nn.Linear(8, 4)
+
+    def forward(self, images):
+        loud = self.first(images.flatten(1)) * 1e6
+        return self.head(loud * 1e-6)
+
+
+def test_features_beyond_float16_are_computed_in_float32_and_a_line_says_so(caplog):
+    options = {"device": CPU, "compile": "off"}
+    chosen = choose_evaluation(Loud(), (1, 8, 8), precision="fp16", **options)
+    assert chosen.precision == "fp32"
+    assert "not evaluated in fp16 but in fp32: its logits are no finite numbers" in caplog.text
+    assert choose_evaluation(Loud(), (1, 8, 8), precision="bf16", **options).precision == "bf16"
+
+
+def test_nothing_is_chosen_by_timing_it_in_certification(tiny, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    EvaluatedNetwork(tiny(), Evaluation("cpu", "fp32", "channels_last", 4), (1, 8, 8))
+    assert not torch.backends.cudnn.benchmark

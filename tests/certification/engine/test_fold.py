@@ -199,7 +199,7 @@ def test_float32_head_gives_float32_logits_near_the_networks(name):
     model = randomise(build(name, image_shape=(3, 32, 32), num_classes=10))
     images = torch.rand(16, 3, 32, 32)
     want = model(images)
-    network = with_float32_head(fold(model, (3, 32, 32)).network)
+    network = with_float32_head(fold(model, (3, 32, 32)).network, torch.bfloat16)
     logits = network(images.bfloat16())
     assert logits.dtype == torch.float32
     assert (logits - want).abs().max() < 0.05 * (1 + want.abs().max())
@@ -212,11 +212,13 @@ def test_a_bare_linear_layer_is_its_own_head():
     images = torch.rand(5, 6).bfloat16()
     want = layer(images.float())
     # bfloat16 has rounded the weights on the way.
-    torch.testing.assert_close(with_float32_head(layer)(images), want, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(
+        with_float32_head(layer, torch.bfloat16)(images), want, rtol=0.02, atol=0.02
+    )
 
 
 def test_a_network_without_linear_layers_is_bfloat16_throughout():
-    network = with_float32_head(nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten()))
+    network = with_float32_head(nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten()), torch.bfloat16)
     assert network(torch.rand(2, 1, 8, 8).bfloat16()).dtype == torch.bfloat16
 
 
