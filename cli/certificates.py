@@ -23,10 +23,10 @@ def recertify(cert: str, **given: Any) -> None:
     """
     from rsray import api
     from rsray.screen import say
-    from rsray_cli.results import show
+    from rsray_cli.results import print_results
 
     made = api.recertify(cert, **given)
-    show(made)
+    print_results(made)
     images, draws = made.summary["num_images"], made.summary["draws"]
     say(f"{images:,} images from {draws:,} stored draws -> {made.path}")
     say(f"next: rsray report {cert} {made.path}")

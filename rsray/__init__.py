@@ -10,7 +10,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from rsray import models, objectives
-    from rsray.api import audit, certify, plan, predict, recertify, report, train, tune, verify
+    from rsray.api import (
+        audit,
+        certify,
+        plan,
+        predict,
+        recertify,
+        report,
+        show,
+        train,
+        tune,
+        verify,
+    )
     from rsray.core import bounds
     from rsray.core.smoothed import SmoothedClassifier
     from rsray.errors import UserError
@@ -24,6 +35,7 @@ _FUNCTIONS = (
     "predict",
     "plan",
     "report",
+    "show",
     "verify",
     "audit",
 )
@@ -39,7 +51,7 @@ _WHERE = {
 
 __all__ = [
     "SmoothedClassifier", "UserError", "Watch", "audit", "bounds", "certify", "models",
-    "objectives", "plan", "predict", "recertify", "report", "train", "tune", "verify",
+    "objectives", "plan", "predict", "recertify", "report", "show", "train", "tune", "verify",
 ]  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from rsray.progress import Watch
 from rsray.results import sanity
 from rsray.results.certificates import Certificates
 from rsray.results.compare import load
-from rsray.results.table import TEXT_FORMATS, ReportTable
 from rsray.storage import Place
 from rsray.storage.yaml_files import from_yaml
 
@@ -168,18 +167,6 @@ class Predictions(NamedTuple):
     table: pa.Table
     failed: dict[str, str]  # image index -> why it has no row
     normalisation: str  # what was done to images before the network
-
-
-@dataclass(frozen=True)
-class Report:
-    """Results side by side, and in which ways they are not comparable."""
-
-    table: ReportTable
-    warnings: list[str]
-
-    def text(self, format: str = "markdown") -> str:
-        """Return the table as markdown, latex or csv."""
-        return TEXT_FORMATS[format](self.table)
 
 
 def _warn(watch: Watch, warning: str | None) -> None:

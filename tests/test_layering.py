@@ -27,7 +27,7 @@ ALLOWED = {
     "given_values": GROUND | {"storage"},
     "config": GROUND | {"core", "data", "given_values", "models", "objectives"},
     "presets": GROUND | {"config", "data", "objectives"},
-    "results": {"core", "errors", "storage"},
+    "results": GROUND | {"config", "core", "data", "presets", "storage"},
     "training": GROUND
     | {"config", "core", "data", "models", "objectives", "presets", "storage", "versions"},
     "certification": {
