@@ -26,9 +26,9 @@ def report(format: str = "table", **given: Any) -> None:
         say(f"warning: {warning}")
     if format != "table":
         sys.stdout.write(found.text(format))
-    for table in found.tables if format == "table" else ():
-        # On a terminal the warnings stand above it.
-        print_table(table, wide=1000, has_notes=not sys.stdout.isatty())
+    for position, table in enumerate(found.tables if format == "table" else ()):
+        # On a terminal the warnings, which are the notes of the first table, stand above it.
+        print_table(table, wide=1000, has_notes=position > 0 or not sys.stdout.isatty())
     if sys.stdout.isatty():
         for line in [*(f"written      {path}" for path in found.written), _next(given)]:
             say(line)

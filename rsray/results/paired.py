@@ -21,6 +21,8 @@ from rsray.results.certificates import Certificates
 from rsray.results.compare import common_indices, restrict, unlike_labels
 
 LEVEL, POWER = 0.05, 0.8
+# What is smaller is not told apart in print.
+SMALLEST_P = 1e-99
 UNKNOWN = "-"
 
 
@@ -154,8 +156,8 @@ class PairedTable:
 
     @property
     def caption(self) -> str:
-        """What the figures are, for a terminal."""
-        return "\n".join(self.notes)
+        """What stands out."""
+        return "bold: differences whose interval leaves 0 out"
 
     @property
     def header(self) -> list[str]:
@@ -224,4 +226,6 @@ def _text(value: int | None) -> str:
 def _p(value: float | None) -> str:
     if value is None:
         return UNKNOWN
+    if value < SMALLEST_P:
+        return f"<{SMALLEST_P:.0e}"
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

@@ -59,7 +59,9 @@ def make_report(settings: ReportConfig, check: Callable[[str], None]) -> Report:
     if settings.common and results:
         results = compare.restrict(results, compare.common_indices(results))
     entries = published.published_figures(settings.published, results) if settings.published else []
-    warnings = [*found.left_out, *compare.failures(results), *compare.differences(results)]
+    warnings = [*found.left_out, *compare.failures(results)]
+    # The page of a leaderboard compares within each data set and sigma.
+    warnings += compare.differences(results) if settings.leaderboard is None else []
     warnings += [published.NOTE] if entries else []
     layout = _layout(settings, tuple(warnings))
     radii = table.shown_radii(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullLocator, PercentFormatter
 from scipy import special
 
 from rsray.errors import UserError
@@ -22,6 +22,8 @@ NOTE = (
     "or failed image counts as 0.5 or less: where a line starts. Lower is better."
 )
 
+TICKS = (0.7, 0.9, 0.97, 0.99, 0.997, 0.999, 0.9997, 0.9999, 0.99999, 0.999999)
+
 
 def draw(results: Sequence[Certificates], style: Style) -> Figure:
     """Return the figure of the distributions."""
@@ -31,19 +33,29 @@ def draw(results: Sequence[Certificates], style: Style) -> Figure:
         p, share = distribution(result)
         name = text_of(result.name)
         axes.plot(p, share, drawstyle="steps-post", linewidth=1.4, label=name, **look(position))
-    axes.set_xlabel(r"lower bound of $p_A$")
+    axes.set_xlabel(r"lower bound of $p_A$ (as many steps from 0.9 to 0.99 as to 0.999)")
     axes.set_ylabel("images at or below it")
-    axes.set_xlim(0.5, 1.0)
+    axes.set_xscale("function", functions=(_nines, lambda nines: 1 - 10.0**-nines))
+    axes.xaxis.set_minor_locator(NullLocator())
+    largest = max(float(probabilities(result).max()) for result in results)
+    axes.set_xlim(0.5, max(largest, 0.6))
+    axes.set_xticks([0.5, *(tick for tick in TICKS if tick <= largest)])
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(0.0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
     style_axes(axes)
     return finish(figure, axes, style)
 
 
+def _nines(p: np.ndarray) -> np.ndarray:
+    """Return how many nines a probability has after the point: 2 of 0.99."""
+    return np.asarray(-np.log10(np.maximum(1 - p, 1e-12)))
+
+
 def distribution(result: Certificates) -> tuple[np.ndarray, np.ndarray]:
-    """Return p_A [R] from 0.5 to 1, ascending, and the share [R] of images at or below each."""
+    """Return p_A [R] from 0.5 upwards, and the share [R] of images at or below each."""
     p_N = probabilities(result)
-    at = np.concatenate([[0.5], np.sort(p_N[p_N > 0.5]), [1.0]])
+    at = np.concatenate([[0.5], np.sort(p_N[p_N > 0.5])])
     return at, np.searchsorted(np.sort(p_N), at, side="right") / len(p_N)
 
 
