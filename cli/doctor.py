@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from rsray.config import CertifyConfig, Doctoring, Running
 from rsray_cli.options import command, options_of
+
+LITTLE_SPACE_GB = 2
+
+
+class Finding(NamedTuple):
+    """One line: what was looked at, how it is, and what to do about it."""
+
+    what: str
+    text: str
+    is_well: bool = True
+    # Whether rsray cannot work like this.
+    is_broken: bool = False
 
 
 @command(
@@ -12,10 +26,25 @@ from rsray_cli.options import command, options_of
     options_of(Doctoring, "ray"),
 )
 def doctor(data_root: str | None = None, address: str | None = None, ray: bool = True) -> None:
-    """Check versions, hardware, data sets and Ray; exits with status 1 if something is broken.
+    """Check versions, hardware, data sets and Ray, what is not well first; status 1 if broken.
 
     Example: rsray doctor --no-ray
     """
+    from rsray.errors import printable
+    from rsray.screen import say
+
+    found = [*_machine(), *_data(data_root), *([_ray(address)] if ray else [])]
+    for each in sorted(found, key=lambda each: each.is_well):
+        print(f"{'ok' if each.is_well else '!!'}  {each.what:<10} {printable(each.text)}")
+    if any(each.is_broken for each in found):
+        raise SystemExit(1)
+    say("next: rsray tune --dataset digits")
+
+
+def _machine() -> list[Finding]:
+    """Return what there is of software, hardware and space."""
+    import shutil
+
     from rsray.core.hardware import (
         available_cpus,
         computes_bf16,
@@ -25,38 +54,45 @@ def doctor(data_root: str | None = None, address: str | None = None, ray: bool =
     )
     from rsray.versions import versions
 
-    print("versions   " + ", ".join(f"{name} {found}" for name, found in versions().items()))
-    device = default_device()
-    print(f"device     {device.type}: {device_name(device)}, {available_cpus()} CPU cores")
+    device, free_gb = default_device(), shutil.disk_usage(".").free / 1e9
     native = "computed by the hardware" if computes_bf16(device.type) else "not in the hardware"
-    print(f"precision  {resolve_precision(None, device)} by default (bf16 is {native})")
-    _print_space()
-    _print_data(data_root)
-    if ray and not _check_ray(address):
-        raise SystemExit(1)
+    room = "" if free_gb >= LITTLE_SPACE_GB else ": free some, or give --out on another disk"
+    return [
+        Finding("versions", ", ".join(f"{name} {found}" for name, found in versions().items())),
+        Finding(
+            "device", f"{device.type}: {device_name(device)}, {available_cpus()} CPU cores; "
+            f"{resolve_precision(None, device)} by default (bf16 is {native})",
+        ),
+        Finding("disk", f"{free_gb:.0f} GB free here{room}", not room),
+    ]  # fmt: skip
 
 
-def _print_space() -> None:
-    import shutil
-
-    free = shutil.disk_usage(".").free
-    print(f"disk       {free / 1e9:.0f} GB free here")
-
-
-def _print_data(data_root: str | None) -> None:
+def _data(data_root: str | None) -> list[Finding]:
+    """Return which data sets can be used, and what is wrong with others that are there."""
     from rsray.data import DATASETS, open_split
+    from rsray.data._base import DataNotFoundError
     from rsray.errors import UserError
 
+    usable, absent, findings = [], [], []
     for name in DATASETS:
         try:
             split = open_split(name, "test", data_root)
         except UserError as problem:
-            print(f"data       {name}: not usable ({problem})")
+            if isinstance(problem.__context__, DataNotFoundError):
+                absent.append(name)
+            else:
+                findings.append(Finding("data", f"{name}: not usable ({problem})", False))
         else:
-            print(f"data       {name}: {len(split):,} test images, {split.num_classes} classes")
+            usable.append(f"{name} ({len(split):,} test images, {split.num_classes} classes)")
+    findings.append(Finding("data", "; ".join(usable)))
+    if absent:
+        advice = "give --data-root, or --download where there is one"
+        findings.append(Finding("data", f"not here: {', '.join(absent)}; {advice}"))
+    return findings
 
 
-def _check_ray(address: str | None) -> bool:
+def _ray(address: str | None) -> Finding:
+    """Return whether Ray starts, or answers, and runs a task."""
     import time
 
     from rsray.distributed.session import cluster_cpus, cluster_gpus, session
@@ -67,11 +103,10 @@ def _check_ray(address: str | None) -> bool:
         with session(address) as ray:
             answer = ray.get(ray.remote(num_cpus=1)(lambda: 42).remote(), timeout=60)
             nodes = sum(node["Alive"] for node in ray.nodes())
-            print(
-                f"ray        {nodes} node(s), {cluster_cpus()} CPU cores, {cluster_gpus():g} GPUs, "
+            text = (
+                f"{nodes} node(s), {cluster_cpus()} CPU cores, {cluster_gpus():g} GPUs, "
                 f"a task ran after {time.perf_counter() - started:.1f} s"
             )
-            return bool(answer == 42)
+            return Finding("ray", text, answer == 42, answer != 42)
     except UserError as problem:
-        print(f"ray        broken: {problem}")
-        return False
+        return Finding("ray", f"broken: {problem}", False, True)

@@ -24,6 +24,7 @@ NOTE = (
     "Dots: certified. Lines: projected from each image's share of hits by Clopper-Pearson's bound, "
     "as if the share stayed; not certificates."
 )
+ROUNDING = 1e-9
 DRAWS = np.unique(np.geomspace(100, 1e6, 41).astype(int))
 
 
@@ -66,5 +67,5 @@ def _shares(result: Certificates, sigma: float, n: int, alpha: float) -> np.ndar
         return np.asarray(result.count_a / np.maximum(result.n, 1))
     hits = np.arange(n // 2, n + 1)
     bounds = clopper_pearson_lower(hits, n, alpha)
-    found = np.searchsorted(bounds, special.ndtr(result.radius / sigma))
+    found = np.searchsorted(bounds, special.ndtr(result.radius / sigma) - ROUNDING)
     return np.asarray(hits[np.minimum(found, len(hits) - 1)] / n)

@@ -33,7 +33,7 @@ def draw(results: Sequence[Certificates], style: Style) -> Figure:
         p, share = distribution(result)
         name = text_of(result.name)
         axes.plot(p, share, drawstyle="steps-post", linewidth=1.4, label=name, **look(position))
-    axes.set_xlabel(r"lower bound of $p_A$ (as many steps from 0.9 to 0.99 as to 0.999)")
+    axes.set_xlabel(r"lower bound of $p_A$ (logarithmic in $1 - p_A$)")
     axes.set_ylabel("images at or below it")
     axes.set_xscale("function", functions=(_nines, lambda nines: 1 - 10.0**-nines))
     axes.xaxis.set_minor_locator(NullLocator())
