@@ -30,6 +30,7 @@ from rsray.storage import Place
 if TYPE_CHECKING:
     from rsray.certification.audit import Audit
     from rsray.certification.cost import Plan
+    from rsray.certification.one_image import Pictures
     from rsray.certification.verify import Verification
     from rsray.distributed.search.request import SearchRequest
     from rsray.results.explanation import Explanation
@@ -483,7 +484,21 @@ def report(
     settings = ReportConfig.make({**given, "paths": [fspath(path) for path in listed]})
     if settings.plot_of == "training":
         return reporting.report_of_trainings(settings, _metrics(settings.paths))
-    return reporting.make_report(settings, _refuse_tampered)
+    return reporting.make_report(settings, _refuse_tampered, _pictures)
+
+
+def _pictures(path: str, indices: Sequence[int]) -> list[Pictures]:
+    """Return images of a CERT with a noisy copy of each; none where its data are not at hand."""
+    from rsray.certification.one_image import noisy_copies
+    from rsray.results.compare import cert_folder
+
+    cert = cert_folder(path)
+    if cert is None or not cert.exists("certify.yaml"):
+        return []
+    try:
+        return noisy_copies(cert, indices, copies=1)
+    except UserError:
+        return []
 
 
 def _metrics(paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -525,8 +540,8 @@ def show(
     if settings.png is not None:
         if folder is None or not has_counts:
             raise UserError(f"{settings.cert} does not say how its noise was made: no picture")
-        pictures = one_image.noisy_copies(
-            folder, index, copies=explanation.NUM_COPIES, data_root=settings.data_root
+        (pictures,) = one_image.noisy_copies(
+            folder, [index], copies=explanation.NUM_COPIES, data_root=settings.data_root
         )
         explanation.draw(found, *pictures, settings.png)
     return found

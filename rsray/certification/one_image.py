@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,13 +33,20 @@ def estimation_counts(cert: Place, index: int) -> dict[int, int]:
     return dict(counts.most_common())
 
 
-def noisy_copies(
-    cert: Place, index: int, *, copies: int, data_root: str | None = None
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return an image [H, W, C] and the first noisy copies [S, H, W, C] that were counted.
+class Pictures(NamedTuple):
+    """An image and noisy copies of it; pixels of the copies are of [0, 1] plus noise."""
 
-    Pixels of the copies are of [0, 1] plus noise. The images are looked for where the run found
-    them, or below `data_root`. UserError when they are not there, or not those that were certified.
+    image_HWC: NDArray[np.uint8]
+    copies_SHWC: NDArray[np.float32]
+
+
+def noisy_copies(
+    cert: Place, indices: Sequence[int], *, copies: int, data_root: str | None = None
+) -> list[Pictures]:
+    """Return images and of each the first noisy copies that were counted.
+
+    The images are looked for where the run found them, or below `data_root`. UserError when they
+    are not there, or not those that were certified.
     """
     record = finished_record(cert)
     config = CertifyConfig.of_record(record)
@@ -48,15 +56,23 @@ def noisy_copies(
     known = {name: record.get(name) for name in ("dataset", "classes", "image_shape")}
     split = fitted(split, known, str(cert))
     certified = read_certificates(cert / TABLE)
-    label = certified.label[certified.index == index]
-    if index >= len(split) or (len(label) and int(split.labels[index]) != label[0]):
-        raise UserError(
-            f"image {index} of {config.dataset} is not the one that {cert} certifies: give the "
-            "data that were certified with --data-root"
-        )
-    image_HWC = np.ascontiguousarray(split.images([index])[0].transpose(1, 2, 0))
+    labels = dict(zip(certified.index.tolist(), certified.label.tolist(), strict=True))
+    for index in indices:
+        if index >= len(split) or labels.get(index, split.labels[index]) != split.labels[index]:
+            raise UserError(
+                f"image {index} of {config.dataset} is not the one that {cert} certifies: give the "
+                "data that were certified with --data-root"
+            )
+    images_NHWC = split.images(indices).transpose(0, 2, 3, 1)
+    pairs = zip(indices, images_NHWC, strict=True)
+    return [_copies(config, index, np.ascontiguousarray(image), copies) for index, image in pairs]
+
+
+def _copies(
+    config: CertifyConfig, index: int, image_HWC: NDArray[np.uint8], copies: int
+) -> Pictures:
     noise = NOISES[config.noise].of(config.sigma)
     stream = Stream(config.seed, index, "estimation", 0)
     slabs = noise.noisy_slabs(torch.from_numpy(image_HWC), stream, copies, Affine())
     shown = torch.cat([slab_SCHW.permute(0, 2, 3, 1).clone() for slab_SCHW in slabs])
-    return image_HWC, shown.numpy()
+    return Pictures(image_HWC, shown.numpy())

@@ -126,8 +126,10 @@ class _Image:
             f"Counted: noise of standard deviation {sigma:g} (pixels run from 0 to 1) was added to "
             f"the image {n:,} times, and the network named a class for each noisy copy."
         )
-        top = self.prediction if self.prediction >= 0 else next(iter(self.counts), -1)
         hits = int(result.count_a[at])
+        # Of an abstention the row does not name the class whose draws were counted.
+        counted = (label for label, count in self.counts.items() if count == hits)
+        top = self.prediction if self.prediction >= 0 else next(counted, -1)
         if top >= 0 and not self.is_reused:
             share = 100 * round_down(hits / n, 4)
             looked += f" {hits:,} of them ({share:.2f} %) it called {self.name(top)}"
@@ -162,9 +164,9 @@ class _Image:
         least = ", or more: the draws stopped once the radii that were asked were decided"
         lines = [
             f"Radius: {radius}{least if self.result.at_radius else ''}{self._formula()}.",
-            "Guarantee: whoever changes the image, by whatever method, cannot change the answer as "
-            f"long as the change is no larger than {radius}: the square root of the sum of the "
-            f"squared changes of all pixel values.{self._scale()}",
+            "Guarantee, where the bound is right: whoever changes the image, by whatever method, "
+            f"cannot change the answer as long as the change is no larger than {radius}: the "
+            f"square root of the sum of the squared changes of all pixel values.{self._scale()}",
             "It is a statement about the smoothed classifier, which answers by such a vote over "
             "noisy copies, and about this image alone.",
         ]
@@ -179,12 +181,13 @@ class _Image:
         sigma, p_a = self.result.parameter("sigma"), float(self.result.p_a_lower[self.row])
         if sigma is None or math.isnan(p_a):
             return ""
+        shown = f"{round_down(p_a, 6):.6f}"
         if abs(sigma * special.ndtri(p_a) - self.radius) < 1e-9:
-            return f" = {sigma:g} x the standard normal quantile of {p_a:.6f}"
-        p_b = float(self.result.p_b_upper[self.row])
+            return f" = {sigma:g} x the standard normal quantile of {shown}"
+        p_b = min(float(self.result.p_b_upper[self.row]), 1 - p_a)
         return (
-            f" = {sigma:g} / 2 x (the standard normal quantile of {p_a:.6f}, minus that of "
-            f"{p_b:.6f}, at most which any other class gets)"
+            f" = {sigma:g} / 2 x (the standard normal quantile of {shown}, minus that of "
+            f"{1 - round_down(1 - p_b, 6):.6f}, the most that any other class gets)"
         )
 
     def _scale(self) -> str:
@@ -224,8 +227,6 @@ def draw(
         axes.set_axis_off()
     answer = found.prediction or "abstains"
     radius = f"{round_down(found.radius, 4):.4f}"
-    figure.suptitle(
-        text_of(f"Image {found.index}: {found.label}\nanswer: {answer}, radius {radius}"),
-        fontsize=9,
-    )
+    title = [f"Image {found.index}: {found.label}", f"answer: {answer}, radius {radius}"]
+    figure.suptitle("\n".join(map(text_of, title)), fontsize=9)
     save(figure, path)

@@ -43,6 +43,9 @@ th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
 .headline { font-size: 1.25rem; color: var(--ink); }
+.gallery { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
+.gallery figure { margin: 0; } .gallery img { width: 48%; image-rendering: pixelated; }
 summary { cursor: pointer; padding: .3rem 0; } .sortable th { cursor: pointer; }
 h1, h2, summary, .headline { overflow-wrap: anywhere; }
 @media (prefers-color-scheme: dark) { figure svg { filter: invert(1) hue-rotate(180deg); } }
@@ -59,9 +62,9 @@ def write_page(
     *,
     warnings: Sequence[str],
     layout: Layout | None = None,
-    more: Sequence[Shown] = (),
+    more: str = "",
 ) -> None:
-    """Write the page of the results, complete or not at all; `more` are further tables."""
+    """Write the page of the results, complete or not at all; `more` is HTML to add after the table."""
     text = build(results, warnings=warnings, layout=layout, more=more)
     storage.write_file(path, text.encode())
 
@@ -71,7 +74,7 @@ def build(
     *,
     warnings: Sequence[str],
     layout: Layout | None = None,
-    more: Sequence[Shown] = (),
+    more: str = "",
 ) -> str:
     """Return the page as HTML; every text that comes from a result is escaped."""
     heading = layout.title if layout and layout.title else "Certified robustness"
@@ -103,7 +106,7 @@ def sections(
     results: Sequence[Certificates],
     *,
     layout: Layout | None = None,
-    more: Sequence[Shown] = (),
+    more: str = "",
 ) -> str:
     """Return the curves, the tables and, folded, the parameters of results, as HTML."""
     curves = figure_html(
@@ -114,13 +117,14 @@ def sections(
     return f"""{curves}
 <h2>Certified accuracy in %</h2>
 {shown_html(table.build(results, layout))}
-{"".join(_further_table(each) for each in more)}
+{more}
 {"".join(_class_table(result, layout) for result in results if result.classes)}
 <h2>Parameters</h2>
 {"".join(_parameters(result) for result in results)}"""
 
 
-def _further_table(shown: Shown) -> str:
+def further_table(shown: Shown) -> str:
+    """Return a table with its title and its notes, as HTML."""
     notes = "".join(f"<li>{escape(note)}</li>" for note in shown.notes)
     return f"<h2>{escape(shown.title)}</h2>\n{shown_html(shown)}\n<ul>{notes}</ul>\n"
 

@@ -14,6 +14,7 @@ from rsray.presets import Preset
 from rsray.results import cohen, compare, leaderboard, page, published, table
 from rsray.results.certificates import Certificates
 from rsray.results.formats import TEXT_FORMATS, PlainTable, Shown
+from rsray.results.gallery import PicturesOf, gallery_html
 from rsray.results.paired import compare_all
 from rsray.results.plots import PLOTS, accuracy, training
 from rsray.results.plots.style import Style, check_suffix, save
@@ -46,10 +47,13 @@ class Report:
         return self.text("markdown")
 
 
-def make_report(settings: ReportConfig, check: Callable[[str], None]) -> Report:
+def make_report(
+    settings: ReportConfig, check: Callable[[str], None], pictures_of: PicturesOf
+) -> Report:
     """Return the report that is asked for, and write its files.
 
-    `check` is called with the place of each result, and raises UserError for one that is not sound.
+    `check` is called with the place of each result, and raises UserError for one that is not sound;
+    `pictures_of` returns images of the result at a place, for the page.
     """
     _check_files(settings)
     found = _load(settings)
@@ -69,7 +73,12 @@ def make_report(settings: ReportConfig, check: Callable[[str], None]) -> Report:
     )
     tables: list[Shown] = [_table(settings, results, entries, radii, layout)]
     tables += [compare_all(results, radii)] if settings.paired else []
-    return Report(tuple(tables), warnings, _write(settings, results, entries, tables, warnings))
+    more = [page.further_table(each) for each in tables[1:]]
+    if settings.html is not None and settings.leaderboard is None:
+        pairs = zip(results, found.places, strict=True)
+        more += [gallery_html(result, place, pictures_of) for result, place in pairs]
+    written = _write(settings, results, entries, "".join(more), warnings)
+    return Report(tuple(tables), warnings, written)
 
 
 def _check_files(settings: ReportConfig) -> None:
@@ -117,7 +126,7 @@ def _write(
     settings: ReportConfig,
     results: Sequence[Certificates],
     entries: Sequence[Preset],
-    tables: Sequence[Shown],
+    more: str,
     warnings: Sequence[str],
 ) -> tuple[str, ...]:
     """Write the files that are asked for; returns their addresses."""
@@ -137,7 +146,7 @@ def _write(
         leaderboard.write_page(path, results, warnings=warnings, layout=layout)
         written.append(path)
     elif settings.html is not None:
-        page.write_page(settings.html, results, warnings=warnings, layout=layout, more=tables[1:])
+        page.write_page(settings.html, results, warnings=warnings, layout=layout, more=more)
         written.append(settings.html)
     if settings.export_cohen is not None:
         if len(results) != 1:
@@ -154,8 +163,7 @@ def report_of_trainings(
     if settings.plot is not None:
         style = Style(title=settings.title, size=settings.size)
         save(training.draw(runs, style), settings.plot)
-    rows = [
-        [name, *(lines[-1].get(each) for each in EPOCH_FIGURES)] for name, lines in runs.items()
-    ]
+    last = {name: {**lines[-1], "epoch": lines[-1]["epoch"] + 1} for name, lines in runs.items()}
+    rows = [[name, *(line.get(each) for each in EPOCH_FIGURES)] for name, line in last.items()]
     shown = PlainTable(["run", *EPOCH_FIGURES], rows, settings.title, "the last epoch of each run")
     return Report((shown,), [], (settings.plot,) if settings.plot is not None else ())

@@ -108,12 +108,12 @@ def test_a_picture_of_the_noise_that_was_counted(cert, tmp_path, command):
     code, out, err = command("show", cert, "--index", 0, "--png", tmp_path / "i.png")
     assert code == 0 and "Guarantee" in out and "next: rsray report" in err
     assert Image.open(io.BytesIO((tmp_path / "i.png").read_bytes())).width > 600
-    image, copies = noisy_copies(Place.of(cert), 0, copies=500)
+    ((image, copies),) = noisy_copies(Place.of(cert), [0], copies=500)
     expected = open_split("digits", "test").images([0])[0].transpose(1, 2, 0)
     assert np.array_equal(image, expected) and copies.shape == (500, 8, 8, 1)
     noise = copies - image / 255
     assert abs(noise.mean()) < 0.02 and noise.std() == pytest.approx(0.5, rel=0.03)
-    again = noisy_copies(Place.of(cert), 0, copies=3)[1]
+    again = noisy_copies(Place.of(cert), [0], copies=3)[0].copies_SHWC
     assert np.array_equal(again, copies[:3]), "the same noise however many copies are shown"
 
 
@@ -138,3 +138,14 @@ def test_a_log_is_explained_as_far_as_it_tells(tmp_path):
     assert "Radius: 0.5000." in text and "Counted" not in text and "class 1" in text
     with pytest.raises(UserError, match="how its noise was made"):
         rsray.show(log, 4, png=tmp_path / "x.png")
+
+
+def test_the_page_has_a_gallery_with_class_names(cert, tmp_path, labels):
+    rsray.report(cert, html=tmp_path / "p.html")
+    text = (tmp_path / "p.html").read_text()
+    assert text.count('src="data:image/png;base64,') == 2 * 3
+    assert f"0: {labels[0]}; answer {labels[0]} (right), radius " in text
+    assert f"1: {labels[1]}; answer abstains (no answer), radius 0.0000" in text
+    other = build(tmp_path / "other", (labels + 1) % 10)
+    rsray.report(other, html=tmp_path / "p.html")
+    assert "<img" not in (tmp_path / "p.html").read_text(), "these are not the images of the data"
