@@ -45,7 +45,8 @@ th:first-child, td:first-child { text-align: left; }
 .headline { font-size: 1.25rem; color: var(--ink); }
 .gallery { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
-.gallery figure { margin: 0; } .gallery img { width: 48%; image-rendering: pixelated; }
+.gallery figure { margin: 0; }
+.gallery img { width: 48%; image-rendering: pixelated; }
 summary { cursor: pointer; padding: .3rem 0; } .sortable th { cursor: pointer; }
 h1, h2, summary, .headline { overflow-wrap: anywhere; }
 @media (prefers-color-scheme: dark) { figure svg { filter: invert(1) hue-rotate(180deg); } }
@@ -64,7 +65,7 @@ def write_page(
     layout: Layout | None = None,
     more: str = "",
 ) -> None:
-    """Write the page of the results, complete or not at all; `more` is HTML to add after the table."""
+    """Write the page of the results, complete or not at all; `more` is HTML to add to it."""
     text = build(results, warnings=warnings, layout=layout, more=more)
     storage.write_file(path, text.encode())
 
