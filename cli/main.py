@@ -18,7 +18,7 @@ from rsray_cli.predict import predict
 from rsray_cli.presets import presets
 from rsray_cli.report import report
 from rsray_cli.results import show
-from rsray_cli.train import train
+from rsray_cli.train import export, train
 from rsray_cli.tune import tune
 
 # typer carries a click of its own in some releases: its base exception is found through it.
@@ -52,7 +52,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    tune, train, certify, recertify, verify, audit, plan, predict, report, show, presets, doctor,
+    tune, train, certify, recertify, verify, audit, plan, predict, report, show, export, presets,
+    doctor,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(cluster, name="cluster")

@@ -1,10 +1,10 @@
-"""`rsray train`: one training run."""
+"""`rsray train` and `export`: one training run, and its network for others."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rsray.config import Running, TrainConfig
+from rsray.config import CertifyConfig, ExportConfig, Running, TrainConfig
 from rsray_cli.options import command, options_of, shown_fields
 
 
@@ -27,3 +27,23 @@ def train(**given: Any) -> None:
     run = api.train(**{**given, **settings})
     print(run.path)
     say(f"next: rsray certify {run.path}")
+
+
+@command(
+    options_of(ExportConfig, *shown_fields(ExportConfig)),
+    options_of(CertifyConfig, "model"),
+    options_of(Running, "out"),
+)
+def export(run: str, **given: Any) -> None:
+    """Write the network of RUN as a folder that others load, in Hugging Face's layout.
+
+    It holds model.safetensors, config.json and a model card, with the figures of --cert; a factory
+    of your own has to be named by --model for --onnx. The folder is a RUN itself, and can be
+    uploaded as it is.
+
+    Example: rsray export runs/digits --cert runs/digits-cert --out digits-smoothed
+    """
+    from rsray import api
+
+    made = api.export(run, **given)
+    print(made.path)

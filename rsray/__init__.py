@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rsray.api import (
         audit,
         certify,
+        export,
         plan,
         predict,
         recertify,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rsray.core import bounds
     from rsray.core.smoothed import SmoothedClassifier
     from rsray.errors import UserError
+    from rsray.outcomes import Certification, Run
     from rsray.progress import Watch
 
 _FUNCTIONS = (
@@ -32,6 +34,7 @@ _FUNCTIONS = (
     "tune",
     "certify",
     "recertify",
+    "export",
     "predict",
     "plan",
     "report",
@@ -41,6 +44,8 @@ _FUNCTIONS = (
 )
 _WHERE = {
     **{name: f"rsray.api:{name}" for name in _FUNCTIONS},
+    "Certification": "rsray.outcomes:Certification",
+    "Run": "rsray.outcomes:Run",
     "Watch": "rsray.progress:Watch",
     "SmoothedClassifier": "rsray.core.smoothed:SmoothedClassifier",
     "UserError": "rsray.errors:UserError",
@@ -50,8 +55,9 @@ _WHERE = {
 }
 
 __all__ = [
-    "SmoothedClassifier", "UserError", "Watch", "audit", "bounds", "certify", "models",
-    "objectives", "plan", "predict", "recertify", "report", "show", "train", "tune", "verify",
+    "Certification", "Run", "SmoothedClassifier", "UserError", "Watch", "audit", "bounds",
+    "certify", "export", "models", "objectives", "plan", "predict", "recertify", "report", "show",
+    "train", "tune", "verify",
 ]  # fmt: skip
 
 

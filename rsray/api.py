@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsray.config import (
     AuditConfig,
+    ExportConfig,
     PlanConfig,
     RecertifyConfig,
     ReportConfig,
@@ -87,6 +88,8 @@ def train(
         spent = duration((datetime.now() - started).total_seconds())
         watch.say(f"trained in {spent}" if did_train else "was trained already: nothing to do")
         run = Run(where)
+        if did_train:
+            run.write_card()
         run.warn(watch)
     return run
 
@@ -230,6 +233,38 @@ def audit(
             address=address,
             on_progress=watch.certifying,
         )
+
+
+def export(
+    run: Where,
+    *,
+    cert: Where | None = None,
+    onnx: bool = False,
+    model: str | None = None,
+    out: Where | None = None,
+) -> Run:
+    """Write a RUN as a folder in Hugging Face's layout: weights, config.json, and a model card.
+
+    The card has the figures of `cert`, certificates of this RUN. The folder is a RUN itself, and
+    says nothing of where the data lay; with `onnx` it holds model.onnx, too.
+    """
+    from rsray.certification.folder import finished_record
+    from rsray.certification.source import open_source
+    from rsray.results.compare import cert_folder
+
+    ExportConfig.make({"run": fspath(run), **_given(locals(), "cert", "onnx")})
+    source, summary = open_source(fspath(run)), None
+    if not source.trained or source.published:
+        raise UserError(f"{fspath(run)} is no RUN: rsray export takes the folder of rsray train")
+    if cert is not None:
+        folder = cert_folder(cert) or Place.of(cert)
+        if finished_record(folder)["model_digest"] != source.digest:
+            raise UserError(f"{fspath(cert)} certifies another network than {fspath(run)}")
+        _refuse_tampered(fspath(cert))
+        summary = Certification(folder.uri).summary
+    where = fspath(out or new_folder("export"))
+    Run(fspath(run)).export(Place.of(where), summary=summary, onnx=onnx, model=model)
+    return Run(where)
 
 
 def predict(
@@ -414,6 +449,7 @@ def tune_each(
             problems.append(f"sigma {found.config.train.sigma:g}: {problem}")
             continue
         studies.append(Study(fspath(place), finals))
+        studies[-1].write_cards()
         studies[-1].warn(watch)
         on_study(studies[-1])
     if problems:

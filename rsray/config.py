@@ -510,6 +510,16 @@ class VerifyConfig(Config):
     )
 
 
+class ExportConfig(Config):
+    """What of a RUN is written for others."""
+
+    run: str = setting("The folder of rsray train.", metavar="RUN", name="run")
+    cert: str | None = setting(
+        "A finished CERT of this RUN: its figures go into the model card.", None, metavar="CERT"
+    )
+    onnx: bool = setting("Write model.onnx, too.", False, panel=WRITTEN, name="--onnx")
+
+
 class AuditConfig(Config):
     """Which blocks of a CERT are drawn again."""
 

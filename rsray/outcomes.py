@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -75,6 +77,31 @@ class Run(Result):
             open_source(self.path).given(model=model).network(shape, len(self._record["classes"]))
         )
 
+    def card(self, summary: Mapping[str, Any] | None = None) -> str:
+        """Return the README.md of the network, with the figures of a summary.json."""
+        from rsray.results.model_card import model_card
+
+        method = sys.modules[type(self.config.build_objective()).__module__].__doc__ or ""
+        return model_card(
+            self._record, name=self.place.name, method=method.splitlines()[0], summary=summary
+        )
+
+    def write_card(self, summary: Mapping[str, Any] | None = None) -> None:
+        """Write it into the folder."""
+        self.place.write("README.md", self.card(summary).encode())
+
+    def export(
+        self, out: Place, *, summary: Mapping[str, Any] | None, onnx: bool, model: str | None
+    ) -> None:
+        """Write the network, its configuration and its card into a folder that others load."""
+        from rsray.results import export
+
+        weights = {"model.safetensors": self.place.read("model.safetensors")}
+        if onnx:
+            channels, height, width = self._record["image_shape"]
+            weights[export.ONNX] = export.onnx_bytes(self.model(model), (channels, height, width))
+        export.write_export(out, self._record, weights, self.card(summary))
+
     def warn(self, watch: Watch) -> None:
         """Tell when the training ended no better than guessing."""
         last = float(self.metrics["noisy_accuracy"].to_pylist()[-1] or 0.0)
@@ -146,6 +173,13 @@ class Study(Result):
         _warn(watch, sanity.search_warning([row["projected_acr"] for row in complete]))
         if self.place.exists("best/certificates/summary.json"):
             Certification((self.place / "best" / "certificates").uri).warn(watch)
+
+    def write_cards(self) -> None:
+        """Write the README.md of the winner, and of what it is compared with, where they are."""
+        for name in ("best", "paper"):
+            certificates = self.place / name / "certificates"
+            if certificates.exists("summary.json"):
+                Run((self.place / name).uri).write_card(Certification(certificates.uri).summary)
 
     @property
     def best(self) -> Run | None:

@@ -11,6 +11,7 @@ from rsray import api
 from rsray.config import (
     AuditConfig,
     CertifyConfig,
+    ExportConfig,
     PlanConfig,
     PredictConfig,
     RecertifyConfig,
@@ -37,6 +38,7 @@ OPTIONS = {
     ],
     "recertify": [(RecertifyConfig, ())],
     "audit": [(AuditConfig, ())],
+    "export": [(ExportConfig, ())],
     "report": [(ReportConfig, ())],
     "tune": [(TrainConfig, ("workers",)), (TuneConfig, ("limit",)), (Searching, ()), (Running, ())],
 }

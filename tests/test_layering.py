@@ -46,7 +46,7 @@ ALLOWED = {
         "certification", "config", "distributed", "errors", "models", "outcomes", "progress", "results",
         "screen", "storage", "training",
     },
-    "__init__": {"api", "core", "errors", "models", "objectives", "progress"},
+    "__init__": {"api", "core", "errors", "models", "objectives", "outcomes", "progress"},
     # Commands that are no function of the api (doctor, presets, data, cluster) reach further down.
     "cli": {
         "__version__", "api", "certification", "cluster", "config", "core", "data", "distributed",

@@ -358,5 +358,7 @@ class Training:
 
     def _write_weights(self) -> None:
         assert self.run is not None
-        metadata = {"rsray": json.dumps(run_record(self.config, self.split), default=str)}
+        # Weights are handed on: where the data lay stands in run.yaml alone.
+        record = run_record(self.config.model_copy(update={"data_root": None}), self.split)
+        metadata = {"rsray": json.dumps(record, default=str)}
         self.run.write(WEIGHTS_FILE, models.weights_bytes(self.model, metadata))

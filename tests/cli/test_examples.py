@@ -16,6 +16,7 @@ IN_ORDER = [
     "train",
     "certify",
     "recertify",
+    "export",
     "verify",
     "audit",
     "predict",
