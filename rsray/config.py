@@ -638,7 +638,9 @@ class ReportConfig(Config):
     @model_validator(mode="after")
     def _shows_something(self) -> Self:
         if not (self.paths or self.published or self.leaderboard):
-            raise UserError("give the results to show, or --published or --leaderboard")
+            raise UserError(
+                "PATH is missing: give the results to show, or --published or --leaderboard"
+            )
         return self
 
 
