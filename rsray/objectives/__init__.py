@@ -25,6 +25,8 @@ OBJECTIVES: Family[type[Objective]] = Family(
         "stability": "rsray.objectives.stability:Stability",
         "consistency": "rsray.objectives.consistency:Consistency",
         "smoothmix": "rsray.objectives.smoothmix:SmoothMix",
+        "smoothadv+consistency": "rsray.objectives.smoothadv_consistency:SmoothAdvConsistency",
+        "catrs-self": "rsray.objectives.catrs:CatRsSelf",
     },
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -27,13 +28,21 @@ class SmoothMix(Objective):
     step_size: float = setting("l2 length of a step of the attack, pixels in [0, 1].", 0.5)
     num_steps: int = setting("Steps of the attack.", 4)
     warm_up_epochs: int = setting("Epochs over which trade_off grows linearly.", 10)
+    mix_step: int = setting(
+        "Train on the image after so many steps of the attack (0: on the image itself).",
+        0,
+    )
 
     def __post_init__(self) -> None:
         """Refuse settings outside the paper's domain."""
         super().__post_init__()
-        for name in ("trade_off", "step_size", "num_steps", "warm_up_epochs"):
+        for name in ("trade_off", "step_size", "num_steps", "warm_up_epochs", "mix_step"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.mix_step > self.num_steps:
+            raise ValueError(
+                f"mix_step must be at most num_steps, {self.num_steps}, got {self.mix_step}"
+            )
 
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> SmoothMix:
         """Return the objective with the trade_off of that epoch."""
@@ -54,15 +63,17 @@ class SmoothMix(Objective):
     ) -> Step:
         """Attack without a norm ball, then run a pass on the images and one on the mixtures."""
         with frozen(network) as still:
-            adversarial_BCHW = ascend(
+            attack = partial(
+                ascend,
                 with_noise(still, noise_BMCHW),
                 _smoothed_nll,
-                images_BCHW,
-                labels_B,
+                labels_B=labels_B,
                 step_size=self.step_size,
-                num_steps=self.num_steps,
             )
-        share_B = _uniform(labels_B, generator) / 2  # of the adversarial image in the mixture
+            # It is within mix_step * step_size of the image: clipping to [0, 1] only draws nearer.
+            images_BCHW = attack(images_BCHW, num_steps=self.mix_step)
+            adversarial_BCHW = attack(images_BCHW, num_steps=self.num_steps - self.mix_step)
+        share_B = uniform(labels_B, generator) / 2  # of the adversarial image in the mixture
         mixed_BCHW = torch.lerp(images_BCHW, adversarial_BCHW, share_B[:, None, None, None])
         logits_BMK = noisy_logits(network, images_BCHW, noise_BMCHW.clone())
         mixed_BMK = noisy_logits(network, mixed_BCHW, noise_BMCHW)
@@ -93,7 +104,7 @@ def _smoothed_nll(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
     return -of_label(log_mean_softmax(logits_BMK), labels_B)
 
 
-def _uniform(labels_B: Tensor, generator: torch.Generator | None) -> Tensor:
+def uniform(labels_B: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return a draw from U[0, 1] for each image [B], on the device of the labels.
 
     One number per image, in their order: the trainer's generator stands at the first image's place

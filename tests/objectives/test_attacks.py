@@ -100,7 +100,7 @@ def test_frozen_restores_and_leaves_other_callables_alone():
         assert same is len
 
 
-@pytest.mark.parametrize("name", ["smoothadv", "adre-adv", "smoothmix"])
+@pytest.mark.parametrize("name", ["smoothadv", "adre-adv", "smoothmix", "smoothadv+consistency"])
 def test_attacks_run_in_eval_mode_without_touching_statistics(name):
     network = Tiny()
     objective = objectives.OBJECTIVES[name](sigma=SIGMA, num_draws=M, num_steps=3)

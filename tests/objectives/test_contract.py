@@ -141,8 +141,8 @@ def test_no_device_synchronisation_in_the_source(name):
     )
 
 
-def test_all_but_two_are_functions_of_the_logits():
-    assert set(ALL) - set(OF_LOGITS) == {"stability", "smoothmix"}
+def test_all_but_three_are_functions_of_the_logits():
+    assert set(ALL) - set(OF_LOGITS) == {"stability", "smoothmix", "catrs-self"}
 
 
 @pytest.mark.parametrize("name", ALL)

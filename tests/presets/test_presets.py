@@ -23,9 +23,8 @@ FILE_TEXTS = {
     for file in resources.files("rsray.presets").iterdir()
     if file.name.endswith(".yaml")
 }
-NAME = re.compile(
-    rf"({'|'.join(OBJECTIVES)})-({'|'.join(DATASETS)})-(\d\.\d\d)(-[a-z0-9.]+)*|({'|'.join(OBJECTIVES)})-digits"
-)
+METHOD = "|".join(map(re.escape, OBJECTIVES))
+NAME = re.compile(rf"({METHOD})-({'|'.join(DATASETS)})-(\d\.\d\d)(-[a-z0-9.]+)*|({METHOD})-digits")
 COST = re.compile(r"[0-9.]+ (s|min|h) on (a|[0-9]) (P100|2080 Ti|CPU cores)(, estimated)?|unknown")
 SOURCE = re.compile(
     r"(MACER|SODM|ADRE) tables? [0-9, and]+|public 90-epoch recipe|all 10000 images"
@@ -123,7 +122,7 @@ def test_files():
     for stem, text in FILE_TEXTS.items():
         header = text[: text.index("paper:")]
         assert header.startswith("#") and "Cost" in header and "igure" in header, stem
-        ((command,),) = [re.findall(r"rsray train --preset ([a-z0-9.-]+)$", header, re.MULTILINE)]
+        ((command,),) = [re.findall(r"rsray train --preset ([a-z0-9.+-]+)$", header, re.MULTILINE)]
         own = re.findall(r"^(\S+):(?: \{.*\})?$", text, re.MULTILINE)
         assert command in own, "the header's command runs a preset of the file"
         names += own
@@ -215,7 +214,13 @@ def test_the_public_mnist_recipe(sigma):
     assert figures(f"smoothadv-mnist-{sigma}", *keys) == ("pgd", 10, 4, 1.0, 10)
     keys = ("num_draws", "trade_off", "step_size", "num_steps", "warm_up_epochs")
     steps = {"0.25": 2, "0.50": 4, "1.00": 8}[sigma]
-    assert figures(f"smoothmix-mnist-{sigma}", *keys) == (4, 5, 1.0, steps, 10)
+    assert figures(f"smoothmix-mnist-{sigma}", *keys, "mix_step") == (4, 5, 1.0, steps, 10, 0)
+    weight = 1 if sigma == "0.50" else 5
+    one = figures(f"smoothmix-mnist-{sigma}-onestep", *keys, "mix_step")
+    assert one == (4, weight, 1.0, steps, 10, 1)
+    keys = ("attack", "num_steps", "num_draws", "epsilon", "trade_off", "entropy_weight")
+    composed = figures(f"smoothadv+consistency-mnist-{sigma}", *keys)
+    assert composed == ("pgd", 10, 4, 1.0, 1, 0.5)
 
 
 def test_smoothadv_of_macers_tables_4_and_5():

@@ -302,3 +302,12 @@ def test_smoothmix_on_mnist():
         ((_, _, runs, acr, *_),) = [row for row in rows if row[:2] == [method, sigma]]
         entry = preset(f"smoothmix-mnist-{sigma}")
         assert runs == "6" and float(entry.acr) == pytest.approx(float(acr), abs=0.0005001)
+        weight = 1.0 if sigma == "0.50" else 5.0
+        method = f"smoothmix/smix_1.0_{steps}_m1/tau_{weight}/num_4"
+        ((_, _, runs, acr, *_),) = [row for row in rows if row[:2] == [method, sigma]]
+        entry = preset(f"smoothmix-mnist-{sigma}-onestep")
+        assert runs == "6" and float(entry.acr) == pytest.approx(float(acr), abs=0.0005001)
+        method = "consistency/salman_255.0_10_10/num_4/lbd_1.0/eta_0."
+        ((_, _, runs, acr, *_),) = [row for row in rows if row[:2] == [method, sigma]]
+        entry = preset(f"smoothadv+consistency-mnist-{sigma}")
+        assert runs == "5" and float(entry.acr) == pytest.approx(float(acr), abs=0.0005001)

@@ -39,6 +39,7 @@ METHODS = {
     "smoothadv": ({"num_steps": 2}, 1),
     "adre-adv": ({"num_steps": 2}, 1),
     "smoothmix": ({"num_steps": 2}, 2),  # a pass on the images and one on the mixtures
+    "smoothadv+consistency": ({"num_steps": 2}, 1),
 }
 
 

@@ -32,6 +32,8 @@ TINY = {
     "sodm": {"num_draws": 2, "mapping_draws": 5, "mapping_interval": 1},
     "smoothmix": {"num_draws": 2, "num_steps": 2, "warm_up_epochs": 0},
     "macer": {"num_draws": 2, "deferred": False},
+    "smoothadv+consistency": {"num_draws": 2, "num_steps": 2, "warm_up_epochs": 0},
+    "catrs-self": {"num_draws": 2, "num_steps": 2},
 }
 
 

@@ -99,7 +99,7 @@ def pixels_of(monkeypatch, lab, world, **changes):
     """Return the images of every global batch as `world` workers train on them, and the shares
     that smoothmix drew for them."""
     seen, shares = {}, {}
-    backward, uniform = step_module.Stepper._backward, smoothmix._uniform
+    backward, uniform = step_module.Stepper._backward, smoothmix.uniform
 
     def look(self, batch, *rest):
         for row, image in zip(batch.slots, batch.images_BCHW, strict=True):
@@ -112,7 +112,7 @@ def pixels_of(monkeypatch, lab, world, **changes):
         return drawn
 
     monkeypatch.setattr(step_module.Stepper, "_backward", look)
-    monkeypatch.setattr(smoothmix, "_uniform", draw)
+    monkeypatch.setattr(smoothmix, "uniform", draw)
     for rank in range(world):
         lab.training(lab.config(**changes), team=Team(rank, world)).run_epochs()
     monkeypatch.undo()
@@ -145,6 +145,7 @@ def test_uniform_numbers_of_rows_are_a_slice_of_the_whole():
 
 METHODS = {
     "smoothmix": {"num_draws": 2, "num_steps": 2, "warm_up_epochs": 0},
+    "catrs-self": {"num_draws": 2, "num_steps": 2},
     "gaussian": {},
     "macer": {"num_draws": 3, "trade_off": 4.0, "deferred": False},
     "consistency": {},

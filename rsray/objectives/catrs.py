@@ -1,0 +1,154 @@
+"""CAT-RS: each image is trained as hard as its confidence allows (Jeong et al., AAAI 2023).
+
+The authors take the targets of the robustness term from a teacher, a network that was trained
+before. Here they are the network's own smoothed prediction, and the objective is called
+`catrs-self`: its figures are not theirs.
+"""
+
+# Shapes: B images, M noise draws per image, K classes, C H W an image.
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
+from rsray.objectives.attacks import frozen, with_noise
+from rsray.objectives.probabilities import log_mean_softmax
+from rsray.objectives.smoothmix import uniform
+
+TINY = 1e-12  # keeps 0 / 0 at 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatRsSelf(Objective):
+    """Cross entropy of the easiest draws; the worst draw, attacked, where all are right.
+
+    Of an image whose draws are right with frequency p, the K ~ Binomial(M, p) draws of smallest
+    cross entropy are trained, at least one. Where K = M, the largest divergence of an attacked draw
+    from the smoothed prediction is added (paper, equations 8 to 12).
+    """
+
+    search_space: ClassVar[Mapping[str, str]] = {
+        "trade_off": "log(0.1,4)",
+        "epsilon": "log(0.2,4)",
+    }
+
+    num_draws: int = setting("Noisy copies of each image in a step (M).", 4)
+    trade_off: float = setting("Weight of the attacked draws (lambda).", 1.0)
+    epsilon: float = setting("How far the attack moves a draw's noise, l2 in pixels.", 1.0)
+    num_steps: int = setting("Steps of the attack.", 4)
+
+    def __post_init__(self) -> None:
+        """Refuse settings outside the paper's domain."""
+        super().__post_init__()
+        for name in ("trade_off", "epsilon"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
+
+    def step(
+        self,
+        network: Network,
+        images_BCHW: Tensor,
+        labels_B: Tensor,
+        noise_BMCHW: Tensor,
+        *,
+        companion: nn.Module | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Step:
+        """Run a pass on the noisy copies, attack their noise, and run one on what it becomes."""
+        logits_BMK = noisy_logits(network, images_BCHW, noise_BMCHW.clone())
+        target_BK = log_mean_softmax(logits_BMK.detach()).exp()
+        attacked_BMCHW = self.attack(network, images_BCHW, target_BK, noise_BMCHW)
+        attacked_BMK = noisy_logits(network, images_BCHW, attacked_BMCHW)
+        share_B = uniform(labels_B, generator)
+        terms = self.confident_terms(logits_BMK, attacked_BMK, target_BK, labels_B, share_B)
+        return Step(terms, logits_BMK)
+
+    def attack(
+        self, network: Network, images_BCHW: Tensor, target_BK: Tensor, noise_BMCHW: Tensor
+    ) -> Tensor:
+        """Return noise [B, M, C, H, W] that moves each draw away from the target.
+
+        Steps of 2 epsilon / num_steps along each draw's normalised gradient, projected on the ball
+        around the draw; after each the draw gets its own mean and root mean square again.
+        """
+        attacked_BMCHW = noise_BMCHW.clone()
+        with frozen(network) as still:
+            for _ in range(self.num_steps):
+                with torch.enable_grad():
+                    leaf_BMCHW = attacked_BMCHW.detach().requires_grad_()
+                    logits_BMK = with_noise(still, leaf_BMCHW)(images_BCHW)
+                    loss = divergences(logits_BMK, target_BK).mean(1).sum()
+                    (gradient_BMCHW,) = torch.autograd.grad(loss, leaf_BMCHW)
+                step_BMCHW = _unit(gradient_BMCHW) * (2 * self.epsilon / self.num_steps)
+                moved_BMCHW = attacked_BMCHW + step_BMCHW - noise_BMCHW
+                shrink_BM111 = (self.epsilon / _norm(moved_BMCHW).clamp(TINY)).clamp(max=1)
+                attacked_BMCHW = _like(noise_BMCHW + moved_BMCHW * shrink_BM111, noise_BMCHW)
+        return attacked_BMCHW
+
+    def confident_terms(
+        self,
+        logits_BMK: Tensor,
+        attacked_BMK: Tensor,
+        target_BK: Tensor,
+        labels_B: Tensor,
+        share_B: Tensor,
+    ) -> Terms:
+        """Return the mean cross entropy of the K easiest draws, and the attacked draws' term [B].
+
+        `share_B` in [0, 1) decides K: the smallest number with P(Binomial(M, p) <= K) > share.
+        """
+        draws = logits_BMK.shape[1]
+        is_right_BM = logits_BMK.detach().argmax(-1) == labels_B[:, None]
+        kept_B = binomial(is_right_BM.double().mean(1), draws, share_B).clamp(min=1)
+        log_p_BMK = logits_BMK.log_softmax(-1)
+        entropy_BM = -log_p_BMK.gather(2, labels_B[:, None, None].expand(-1, draws, 1))[..., 0]
+        is_kept_BM = torch.arange(draws, device=kept_B.device) < kept_B[:, None]
+        easy_B = (entropy_BM.sort(1).values * is_kept_BM).sum(1) / draws
+        worst_B = divergences(attacked_BMK, target_BK).amax(1)
+        return Terms(easy_B, self.trade_off * worst_B * (kept_B == draws))
+
+
+def divergences(logits_BMK: Tensor, target_BK: Tensor) -> Tensor:
+    """Return KL(target || softmax of each draw) [B, M], in nats."""
+    entropy_B1 = torch.special.entr(target_BK).sum(-1, keepdim=True)
+    divergence_BM: Tensor = -(target_BK[:, None] * logits_BMK.log_softmax(-1)).sum(-1) - entropy_B1
+    return divergence_BM
+
+
+def binomial(p_B: Tensor, trials: int, share_B: Tensor) -> Tensor:
+    """Return the smallest k with P(Binomial(trials, p) <= k) > share [B]: one draw each."""
+    k_K = torch.arange(trials + 1, device=p_B.device, dtype=torch.float64)
+    n = torch.tensor(float(trials), dtype=torch.float64, device=p_B.device)
+    ways_K = torch.lgamma(n + 1) - torch.lgamma(k_K + 1) - torch.lgamma(n - k_K + 1)
+    p_B1 = p_B.double()[:, None]
+    log_BK = ways_K + torch.xlogy(k_K, p_B1) + torch.xlogy(n - k_K, 1 - p_B1)
+    below_BK = log_BK.exp().cumsum(-1)[:, :-1] <= share_B.double()[:, None]
+    return below_BK.sum(-1)
+
+
+def _norm(noise_BMCHW: Tensor) -> Tensor:
+    """Return the l2 norm of each draw [B, M, 1, 1, 1]."""
+    norm_BM111: Tensor = torch.linalg.vector_norm(noise_BMCHW, dim=(2, 3, 4), keepdim=True)
+    return norm_BM111
+
+
+def _unit(gradient_BMCHW: Tensor) -> Tensor:
+    """Return each draw's gradient with norm 1, or 0; its largest entry becomes 1 first."""
+    largest_BM111 = gradient_BMCHW.abs().amax((2, 3, 4), keepdim=True)
+    scaled_BMCHW = torch.where(largest_BM111 > 0, gradient_BMCHW / largest_BM111, 0.0)
+    return scaled_BMCHW / _norm(scaled_BMCHW).clamp(TINY)
+
+
+def _like(noise_BMCHW: Tensor, own_BMCHW: Tensor) -> Tensor:
+    """Return each draw with the mean and the root mean square that its own noise has."""
+    mean_BM111, own_BM111 = (x.mean((2, 3, 4), keepdim=True) for x in (noise_BMCHW, own_BMCHW))
+    centred_BMCHW = noise_BMCHW - mean_BM111
+    spread_BM111 = _norm(own_BMCHW - own_BM111) / _norm(centred_BMCHW).clamp(TINY)
+    return centred_BMCHW * spread_BM111 + own_BM111
