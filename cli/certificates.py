@@ -23,10 +23,10 @@ def recertify(cert: str, **given: Any) -> None:
     """
     from rsray import api
     from rsray.screen import say
-    from rsray_cli.results import show
+    from rsray_cli.results import print_results
 
     made = api.recertify(cert, **given)
-    show(made)
+    print_results(made)
     images, draws = made.summary["num_images"], made.summary["draws"]
     say(f"{images:,} images from {draws:,} stored draws -> {made.path}")
     say(f"next: rsray report {cert} {made.path}")
@@ -43,6 +43,7 @@ def verify(certs: list[str]) -> None:
     """
     from rsray import api
     from rsray.errors import printable
+    from rsray.screen import say
 
     found = [api.verify(cert) for cert in certs]
     for each in found:
@@ -50,6 +51,7 @@ def verify(certs: list[str]) -> None:
         _print_differences(each.differences)
     if not all(each.is_equal for each in found):
         raise typer.Exit(1)
+    say(f"next: rsray audit {certs[0]} RUN")
 
 
 @command(
@@ -70,6 +72,7 @@ def audit(cert: str, source: str, **given: Any) -> None:
     """
     from rsray import api
     from rsray.errors import printable
+    from rsray.screen import say
 
     found = api.audit(cert, source, **given)
     for line in found.lines():
@@ -77,6 +80,7 @@ def audit(cert: str, source: str, **given: Any) -> None:
     _print_differences(found.differences)
     if not found.is_passed:
         raise typer.Exit(1)
+    say(f"next: rsray report {cert}")
 
 
 def _print_differences(differences: tuple[object, ...]) -> None:

@@ -27,10 +27,10 @@ def certify(source: str, **given: Any) -> None:
     Example: rsray certify runs/digits --n 1000 --out runs/digits-cert
     """
     from rsray import api
-    from rsray_cli.results import name_failures, show
+    from rsray_cli.results import name_failures, print_results
 
     cert = api.certify(source, **given)
-    show(cert)
+    print_results(cert)
     _say_what_was_made(cert)
     if name_failures(cert.summary["failed"]):
         raise typer.Exit(1)

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from rsray.config import CertifyConfig, Doctoring, Running
 from rsray_cli.options import command, options_of
+
+LITTLE_SPACE_GB = 2
+
+
+class Finding(NamedTuple):
+    """One line: what was looked at, how it is, and what to do about it."""
+
+    what: str
+    text: str
+    is_well: bool = True
+    # Whether rsray cannot work like this.
+    is_broken: bool = False
 
 
 @command(
@@ -12,10 +26,28 @@ from rsray_cli.options import command, options_of
     options_of(Doctoring, "ray"),
 )
 def doctor(data_root: str | None = None, address: str | None = None, ray: bool = True) -> None:
-    """Check versions, hardware, data sets and Ray; exits with status 1 if something is broken.
+    """Check versions, hardware, data sets and Ray, what is not well first; status 1 if broken.
 
     Example: rsray doctor --no-ray
     """
+    from rsray.errors import printable
+    from rsray.screen import say
+    from rsray.storage import Place
+
+    if data_root is not None:
+        Place.of(data_root)  # a bad address is refused before anything is looked at
+    found = [*_machine(), *_data(data_root), *(_ray(address) if ray else [])]
+    for each in sorted(found, key=lambda each: each.is_well):
+        print(f"{'ok' if each.is_well else '!!'}  {each.what:<10} {printable(each.text)}")
+    if any(each.is_broken for each in found):
+        raise SystemExit(1)
+    say("next: rsray tune --dataset digits")
+
+
+def _machine() -> list[Finding]:
+    """Return what there is of software, hardware and space."""
+    import shutil
+
     from rsray.core.hardware import (
         available_cpus,
         computes_bf16,
@@ -23,67 +55,67 @@ def doctor(data_root: str | None = None, address: str | None = None, ray: bool =
         device_name,
         resolve_precision,
     )
-    from rsray.screen import show
-    from rsray.storage import Place
     from rsray.versions import versions
 
-    if data_root is not None:
-        Place.of(data_root)  # a bad address is refused before anything is looked at
-    show("versions   " + ", ".join(f"{name} {found}" for name, found in versions().items()))
-    device = default_device()
-    show(f"device     {device.type}: {device_name(device)}, {available_cpus()} CPU cores")
+    device, free_gb = default_device(), shutil.disk_usage(".").free / 1e9
     native = "computed by the hardware" if computes_bf16(device.type) else "not in the hardware"
-    show(f"precision  {resolve_precision(None, device)} by default (bf16 is {native})")
-    _print_space()
-    _print_data(data_root)
-    if ray and not _check_ray(address):
-        raise SystemExit(1)
+    room = "" if free_gb >= LITTLE_SPACE_GB else ": free some, or give --out on another disk"
+    return [
+        Finding("versions", ", ".join(f"{name} {found}" for name, found in versions().items())),
+        Finding(
+            "device", f"{device.type}: {device_name(device)}, {available_cpus()} CPU cores; "
+            f"{resolve_precision(None, device)} by default (bf16 is {native})",
+        ),
+        Finding("disk", f"{free_gb:.0f} GB free here{room}", not room),
+    ]  # fmt: skip
 
 
-def _print_space() -> None:
-    import shutil
-
-    from rsray.screen import show
-
-    free = shutil.disk_usage(".").free
-    show(f"disk       {free / 1e9:.0f} GB free here")
-
-
-def _print_data(data_root: str | None) -> None:
+def _data(data_root: str | None) -> list[Finding]:
+    """Return which data sets can be used, and what is wrong with others that are there."""
     from rsray.data import DATASETS, open_split
+    from rsray.data._base import DataNotFoundError
     from rsray.errors import UserError
-    from rsray.screen import show
 
+    usable, absent, findings = [], [], []
     for name in DATASETS:
         try:
             split = open_split(name, "test", data_root)
         except UserError as problem:
-            show(f"data       {name}: not usable ({problem})")
+            if isinstance(problem.__context__, DataNotFoundError):
+                absent.append(name)
+            else:
+                findings.append(Finding("data", f"{name}: not usable ({problem})", False))
         else:
-            show(f"data       {name}: {len(split):,} test images, {split.num_classes} classes")
+            usable.append(f"{name} ({len(split):,} test images, {split.num_classes} classes)")
+    findings.append(Finding("data", "; ".join(usable)))
+    if absent:
+        advice = "give --data-root, or --download where there is one"
+        findings.append(Finding("data", f"not here: {', '.join(absent)}; {advice}"))
+    return findings
 
 
-def _check_ray(address: str | None) -> bool:
+def _ray(address: str | None) -> list[Finding]:
+    """Return whether Ray starts, or answers, and runs a task, and whether torch can use its GPUs."""
     import time
 
     from rsray.distributed.gpu_probe import probe_gpu
     from rsray.distributed.session import cluster_cpus, cluster_gpus, session
     from rsray.errors import UserError
-    from rsray.screen import show
 
     started = time.perf_counter()
     try:
         with session(address) as ray:
             answer = ray.get(ray.remote(num_cpus=1)(lambda: 42).remote(), timeout=60)
             nodes = sum(node["Alive"] for node in ray.nodes())
-            show(
-                f"ray        {nodes} node(s), {cluster_cpus()} CPU cores, {cluster_gpus():g} GPUs, "
+            text = (
+                f"{nodes} node(s), {cluster_cpus()} CPU cores, {cluster_gpus():g} GPUs, "
                 f"a task ran after {time.perf_counter() - started:.1f} s"
             )
-            failure = probe_gpu(1.0) if cluster_gpus() else None
+            found = [Finding("ray", text, answer == 42, answer != 42)]
             if cluster_gpus():
-                print(f"gpu        {failure or 'a task computed a convolution on one'}")
-            return bool(answer == 42 and failure is None)
+                failure = probe_gpu(1.0)
+                well = "a task computed a convolution on one"
+                found.append(Finding("gpu", failure or well, not failure, bool(failure)))
+            return found
     except UserError as problem:
-        show(f"ray        broken: {problem}")
-        return False
+        return [Finding("ray", f"broken: {problem}", False, True)]

@@ -24,6 +24,7 @@ from rsray_cli.plan import plan
 from rsray_cli.predict import predict
 from rsray_cli.presets import presets
 from rsray_cli.report import report
+from rsray_cli.results import show
 from rsray_cli.train import export, train
 from rsray_cli.tune import tune
 
@@ -62,7 +63,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    tune, train, certify, recertify, verify, audit, plan, predict, report, export, presets, doctor,
+    tune, train, certify, recertify, verify, audit, plan, predict, report, show, export, presets,
+    doctor,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(cluster, name="cluster")

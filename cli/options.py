@@ -25,6 +25,7 @@ class Typed(NamedTuple):
     name: str
     annotation: Any
     is_argument: bool
+    is_required: bool = False
 
 
 def options_of(
@@ -93,7 +94,7 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def _parameter(typed: Typed) -> inspect.Parameter:
-    default = inspect.Parameter.empty if typed.is_argument else None
+    default = inspect.Parameter.empty if typed.is_required else None
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(typed.name, kind, default=default, annotation=typed.annotation)
 
@@ -117,7 +118,8 @@ def _typed(name: str, field: FieldInfo) -> Typed:
         ]
     kind = list[str] if option.repeated else str if option.is_text else _plain(field.annotation)
     if option.name is not None and not option.name.startswith("--"):
-        return Typed(name, Annotated[kind, typer.Argument(**shown)], True)
+        argument = kind if field.is_required() else kind | None
+        return Typed(name, Annotated[argument, typer.Argument(**shown)], True, field.is_required())
     flags = [option.name] if option.name else []
     return Typed(name, Annotated[kind | None, typer.Option(*flags, **shown)], False)
 

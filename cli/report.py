@@ -9,7 +9,7 @@ from rsray_cli.options import command, options_of, shown_fields
 
 
 @command(options_of(ReportConfig, *shown_fields(ReportConfig)))
-def report(paths: list[str], format: str = "table", **given: Any) -> None:
+def report(format: str = "table", **given: Any) -> None:
     """Show certified accuracy and ACR of results; warn where they are not comparable.
 
     Example: rsray report runs/digits-cert --plot curve.png --html page.html
@@ -20,11 +20,23 @@ def report(paths: list[str], format: str = "table", **given: Any) -> None:
     from rsray.screen import say
     from rsray_cli.results import print_table
 
-    ReportConfig.make({"paths": paths, "format": format})
-    found = api.report(paths, **given)
+    ReportConfig.make({"paths": ["-"], "format": format})
+    found = api.report(**given)
     for warning in found.warnings:
         say(f"warning: {warning}")
-    if format == "table":
-        print_table(found.table, wide=1000)
-    else:
+    if format != "table":
         sys.stdout.write(found.text(format))
+    for position, table in enumerate(found.tables if format == "table" else ()):
+        # On a terminal the warnings, which are the notes of the first table, stand above it.
+        print_table(table, wide=1000, has_notes=position > 0 or not sys.stdout.isatty())
+    if sys.stdout.isatty():
+        for line in [*(f"written      {path}" for path in found.written), _next(given)]:
+            say(line)
+
+
+def _next(given: dict[str, Any]) -> str:
+    """Return what may be run next."""
+    paths = [str(path) for path in given.get("paths", [])]
+    if not given.get("html"):
+        return f"next: rsray report {' '.join(paths)} --html page.html"
+    return f"next: rsray show {paths[0] if paths else 'CERT'} --index 0"

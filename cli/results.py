@@ -1,35 +1,55 @@
-"""What commands end with: the table of certificates, what failed, the results of a search."""
+"""What commands end with (a table, what failed, a search's results), and `rsray show`."""
 
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from rsray.config import ShowConfig
+from rsray_cli.options import command, options_of, shown_fields
 
 if TYPE_CHECKING:
     from rsray.config import TuneConfig
     from rsray.outcomes import Study
-    from rsray.results.table import ReportTable
+    from rsray.results.formats import Shown
 
 WIDE = 200  # columns of a file or pipe
 MOST_NAMED = 20  # images without a certificate
 
 
-def show(*paths: str | PathLike[str]) -> None:
+@command(options_of(ShowConfig, *shown_fields(ShowConfig)))
+def show(cert: str, index: int, **given: Any) -> None:
+    """Explain the certificate of one image in words, and draw the image with noise.
+
+    Example: rsray show runs/digits-cert --index 0 --png image.png
+    """
+    from rsray import api
+    from rsray.screen import say
+
+    print(api.show(cert, index, **given))
+    if "png" in given:
+        say(f"written      {given['png']}")
+        say(f"next: rsray report {cert} --html page.html")
+    else:
+        say(f"next: rsray show {cert} --index {index} --png image.png")
+
+
+def print_results(*paths: str | PathLike[str]) -> None:
     """Print the papers' table of the results on stdout."""
     from rsray import api
 
     print_table(api.report(list(paths)).table)
 
 
-def print_table(table: ReportTable, wide: int = WIDE) -> None:
+def print_table(table: Shown, wide: int = WIDE, *, has_notes: bool = False) -> None:
     """Print a table as wide as the terminal; into a pipe or file nothing has to fit."""
     from rich.console import Console
 
-    from rsray.results.table import rich_table
+    from rsray.results.formats import rich_table
 
     console = Console()
     width = console.width if console.is_terminal else wide
-    Console(width=width).print(rich_table(table, width=width))
+    Console(width=width).print(rich_table(table, width=width, has_notes=has_notes))
 
 
 def name_failures(failed: dict[str, str], what: str = "certificate") -> int:
@@ -76,7 +96,7 @@ def _show_certificates(study: Study) -> None:
     assert finals.best is not None
     folders = [where / "best" / "certificates"]
     folders += [where / "paper" / "certificates"] if finals.paper else []
-    show(*folders)
+    print_results(*folders)
     num_selected = finals.best["num_images"] + len(finals.best["failed"])
     print(f"ACR {finals.best['acr']:.4f} over {num_selected} test images")
     if finals.paper is not None:

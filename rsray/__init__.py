@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         predict,
         recertify,
         report,
+        show,
         train,
         tune,
         verify,
@@ -42,6 +43,7 @@ _FUNCTIONS = (
     "predict",
     "plan",
     "report",
+    "show",
     "verify",
     "audit",
 )
@@ -59,8 +61,8 @@ _WHERE = {
 
 __all__ = [
     "Certification", "Run", "SmoothedClassifier", "UserError", "Watch", "audit", "bounds",
-    "certify", "export", "models", "objectives", "plan", "predict", "recertify", "report", "train",
-    "tune", "verify",
+    "certify", "export", "models", "objectives", "plan", "predict", "recertify", "report", "show",
+    "train", "tune", "verify",
 ]  # fmt: skip
 
 

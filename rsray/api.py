@@ -18,11 +18,12 @@ from rsray.config import (
     PlanConfig,
     RecertifyConfig,
     ReportConfig,
+    ShowConfig,
     TrainConfig,
     TuneConfig,
 )
 from rsray.errors import UserError
-from rsray.outcomes import Certification, Predictions, Report, Run, Study
+from rsray.outcomes import Certification, Predictions, Run, Study
 from rsray.progress import Watch, duration
 from rsray.screen import watching
 from rsray.storage import Place
@@ -30,8 +31,11 @@ from rsray.storage import Place
 if TYPE_CHECKING:
     from rsray.certification.audit import Audit
     from rsray.certification.cost import Plan
+    from rsray.certification.one_image import Pictures
     from rsray.certification.verify import Verification
     from rsray.distributed.search.request import SearchRequest
+    from rsray.results.explanation import Explanation
+    from rsray.results.report import Report
 
 Where = str | PathLike[str]
 
@@ -488,49 +492,104 @@ def _places(searches: list[SearchRequest], out: Where | None) -> list[Place]:
 
 
 def report(
-    paths: Sequence[Where] | Where,
+    paths: Sequence[Where] | Where = (),
     *,
     plot: Where | None = None,
+    plot_of: str | None = None,
     html: Where | None = None,
     export_cohen: Where | None = None,
-    common: bool = False,
-    by_class: bool = False,
-    radii: float | None = None,
+    title: str | None = None,
+    size: str | tuple[float, float] | None = None,
     label: Sequence[str] = (),
+    common: bool = False,
+    paired: bool = False,
+    by_class: bool = False,
+    published: str | None = None,
+    leaderboard: Where | None = None,
+    radii: float | str | Sequence[float] | None = None,
+    columns: str | Sequence[str] = (),
+    sort: str | None = None,
+    log_sigma: float | None = None,
+    log_n: int | None = None,
+    log_alpha: float | None = None,
+    log_dataset: str | None = None,
+    log_start: int | None = None,
+    log_skip: int | None = None,
 ) -> Report:
-    """Return results side by side (CERT or TUNE folders, Cohen-format logs), as the papers print.
+    """Return results side by side as the papers print: CERTs, TUNEs, logs of other code, folders.
 
     Its `warnings` say in which ways they are not comparable, and which images failed. `plot` (.png,
     .svg, .pdf), `html` and `export_cohen` name files to write, `label` holds the results' names;
-    `by_class` gives the table a row for each class.
+    `paired` compares each result with the first one, image by image. With plot_of="training" the
+    paths are RUNs.
     """
-    from rsray.results import cohen, compare, page, table
-    from rsray.results import plot as plotting
+    from rsray.results import report as reporting
 
+    given = _given(locals(), *ReportConfig.model_fields)
     listed = [paths] if isinstance(paths, str | PathLike) else list(paths)
-    given = {"paths": [fspath(path) for path in listed], **_given(locals(), "radii")}
-    settings = ReportConfig.make(given)
+    settings = ReportConfig.make({**given, "paths": [fspath(path) for path in listed]})
+    if settings.plot_of == "training":
+        return reporting.report_of_trainings(settings, _metrics(settings.paths))
+    return reporting.make_report(settings, _refuse_tampered, _pictures)
 
-    if export_cohen is not None and len(listed) > 1:
-        raise UserError(f"--export-cohen writes one result, but {len(listed)} were given")
-    if plot is not None:
-        plotting.check_suffix(fspath(plot))
-    results = compare.load_all(settings.paths, labels=label)
-    for path in settings.paths:
-        _refuse_tampered(path)
-    if common:
-        results = compare.restrict(results, compare.common_indices(results))
-    warnings = [*compare.failures(results), *compare.differences(results)]
-    rows = (
-        [part for result in results for part in compare.by_class(result)] if by_class else results
-    )
-    found = Report(table.build(rows, step=settings.radii), warnings)
-    if plot is not None:
-        plotting.save_plot(results, fspath(plot))
-    if html is not None:
-        page.write_page(fspath(html), results, warnings=warnings, step=settings.radii)
-    if export_cohen is not None:
-        cohen.write_log(fspath(export_cohen), results[0])
+
+def _pictures(path: str, indices: Sequence[int]) -> list[Pictures]:
+    """Return images of a CERT with a noisy copy of each; none where its data are not at hand."""
+    from rsray.certification.one_image import noisy_copies
+    from rsray.results.compare import cert_folder
+
+    cert = cert_folder(path)
+    if cert is None or not cert.exists("certify.yaml"):
+        return []
+    try:
+        return noisy_copies(cert, indices, copies=1)
+    except UserError:
+        return []
+
+
+def _metrics(paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the lines of metrics.jsonl of each RUN, or of the best of each TUNE, by its name."""
+    from rsray.training.metrics import read_metrics
+
+    found = {}
+    for path in paths:
+        lines = read_metrics(Place.of(path)) or read_metrics(Place.of(path) / "best")
+        if not lines:
+            raise UserError(f"{path} is no RUN with finished epochs: plot-of training draws RUNs")
+        name = Place.of(path).name
+        found[path if name in found else name] = lines
+    return found
+
+
+def show(
+    cert: Where, index: int, *, png: Where | None = None, data_root: Where | None = None
+) -> Explanation:
+    """Return the certificate of one image in words, with its counts and bound.
+
+    `cert` is a CERT or a log. `png` names a file to draw: the image, found where the run found it
+    or below `data_root`, and noisy copies as the network saw them.
+    """
+    from rsray.certification import one_image
+    from rsray.results import explanation
+    from rsray.results.compare import cert_folder, load
+    from rsray.results.plots.style import check_suffix
+
+    given = {"cert": fspath(cert), "index": index, **_given(locals(), "png", "data_root")}
+    settings = ShowConfig.make(given)
+    if settings.png is not None:
+        check_suffix(settings.png)
+    _refuse_tampered(settings.cert)
+    folder = cert_folder(settings.cert)
+    has_counts = folder is not None and folder.exists("counts") and folder.exists("certify.yaml")
+    counts = one_image.estimation_counts(folder, index) if folder and has_counts else {}
+    found = explanation.explain(load(settings.cert), settings.index, counts)
+    if settings.png is not None:
+        if folder is None or not has_counts:
+            raise UserError(f"{settings.cert} does not say how its noise was made: no picture")
+        (pictures,) = one_image.noisy_copies(
+            folder, [index], copies=explanation.NUM_COPIES, data_root=settings.data_root
+        )
+        explanation.draw(found, *pictures, settings.png)
     return found
 
 

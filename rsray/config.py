@@ -27,7 +27,7 @@ from rsray.core.bounds import BOUNDS, check_settings
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
-from rsray.given_values import parse_assignments, radii, read_range
+from rsray.given_values import inches, parse_assignments, radii, read_range, step_or_radii
 from rsray.models import MODELS, PAPERS_NAMES
 from rsray.objectives import OBJECTIVES
 from rsray.storage.records import first_problem
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rsray.objectives import Objective
 
 COMPUTE, WHERE, WRITTEN = "What to compute", "Where it runs", "What is written"
+LOGS = "What logs of other code do not say"
 # What a search may ask for -> what a look at a trial calls it.
 # Numbers beyond these are of no use to anybody, and wear out whatever counts with them.
 MOST, MOST_SIGMA, MOST_PROCESSES, MOST_SEED, MOST_BLOCKS = 10**9, 1e3, 100_000, 2**63 - 1, 100_000
@@ -95,6 +96,14 @@ NoiseName = Annotated[
 ]
 Radii = Annotated[tuple[float, ...], BeforeValidator(radii)]
 Precision = Literal["fp32", "bf16", "fp16"]
+PlotName = Annotated[
+    Literal["accuracy", "p-a", "classes", "draws", "training"],
+    setting(
+        "Certified accuracy by radius; the distribution of p_A; ACR by class; ACR against draws; "
+        "or, of RUN folders, loss and accuracy by epoch.",
+        "accuracy", panel=WRITTEN,
+    ),
+]  # fmt: skip
 # Settings that several commands share.
 Dataset = Annotated[
     str, setting("Data set; the last three are your own.", choices=DATASETS, metavar="D")
@@ -573,15 +582,18 @@ class ReportConfig(Config):
     """How results are shown."""
 
     paths: list[str] = setting(
-        "CERT or TUNE folders, certificates.parquet files, Cohen-format logs.",
-        metavar="PATH...", name="paths", min_length=1,
+        "CERT or TUNE folders, certificates.parquet files, Cohen-format logs, MACER's .mat files, "
+        "or folders full of them.",
+        [], metavar="PATH...", name="paths",
     )  # fmt: skip
     format: Literal["table", "markdown", "latex", "csv"] = setting(
         "How to print it.", "table", panel=WRITTEN
     )
     plot: str | None = setting(
-        "Draw the radius-accuracy curves: .png, .svg or .pdf.", None, panel=WRITTEN, metavar="FILE"
-    )
+        "Draw results as .png, .svg or .pdf: what --plot-of says.",
+        None, panel=WRITTEN, metavar="FILE",
+    )  # fmt: skip
+    plot_of: PlotName = "accuracy"
     html: str | None = setting(
         "Write one self-contained page: curves, tables, parameters.",
         None, panel=WRITTEN, metavar="FILE",
@@ -590,15 +602,73 @@ class ReportConfig(Config):
         "Write one result as a Cohen-format log, radii rounded down.",
         None, panel=WRITTEN, metavar="FILE",
     )  # fmt: skip
-    common: bool = setting("Compare on the images that all results share.", False, name="--common")
-    by_class: bool = setting("Print a row for each class.", False, name="--by-class")
-    radii: float = setting(
-        "Step between the radii of the table.", 0.25, metavar="STEP", ge=1e-3, le=MOST_SIGMA
-    )
+    title: str = setting("Above table and plot.", "", panel=WRITTEN, metavar="TEXT")
+    size: Annotated[tuple[float, float], BeforeValidator(inches)] | None = setting(
+        "Of the plot, in inches, as 6x3.9.",
+        None, panel=WRITTEN, metavar="WxH", is_text=True,
+    )  # fmt: skip
     label: list[str] = setting(
         "What to call a result; once for each, in their order.",
         [], panel=WRITTEN, metavar="NAME", repeated=True,
     )  # fmt: skip
+    common: bool = setting("Compare on the images that all results share.", False, name="--common")
+    paired: bool = setting(
+        "Compare each result with the first one, image by image: difference, interval, tests.",
+        False, name="--paired",
+    )  # fmt: skip
+    by_class: bool = setting("Print a row for each class.", False, name="--by-class")
+    published: str | None = setting(
+        "Add the papers' figures for this data set, at the sigmas of the results.",
+        None, metavar="D",
+    )  # fmt: skip
+    leaderboard: str | None = setting(
+        "Make a page of all results in a folder, by data set and sigma, best first, with tests on "
+        "the same images: --html, else leaderboard.html there.",
+        None, metavar="FOLDER",
+    )  # fmt: skip
+    radii: Annotated[Any, BeforeValidator(step_or_radii)] = setting(
+        "Step between the radii of the table, or the radii: 0,0.5,1.",
+        0.25, metavar="STEP|LIST", is_text=True,
+    )  # fmt: skip
+    columns: Annotated[tuple[str, ...], _LISTED] = setting(
+        "Columns in their order, as sigma,ACR,error,radii. Also clean, abstained, images, failed, "
+        "n0, n, alpha, bound, noise, dataset, draws, seconds, audit.",
+        (), metavar="LIST", is_text=True,
+    )  # fmt: skip
+    sort: str | None = setting(
+        "Column to sort by, the largest first, as ACR or 0.50.", None, metavar="COLUMN"
+    )
+    log_sigma: float | None = setting("Of published logs.", None, panel=LOGS, metavar="S", gt=0)
+    log_n: int | None = setting("Of published logs.", None, panel=LOGS, metavar="N", ge=1)
+    log_alpha: float | None = setting(
+        "Of published logs.", None, panel=LOGS, metavar="A", gt=0, lt=1
+    )
+    log_dataset: str | None = setting("Of published logs.", None, panel=LOGS, metavar="D")
+    log_start: int | None = setting(
+        "First image of MACER's .mat files.", None, panel=LOGS, metavar="I", ge=0
+    )
+    log_skip: int | None = setting(
+        "Step between the images of MACER's .mat files.", None, panel=LOGS, metavar="K", ge=1
+    )
+
+    @model_validator(mode="after")
+    def _shows_something(self) -> Self:
+        if not (self.paths or self.published or self.leaderboard):
+            raise UserError(
+                "PATH is missing: give the results to show, or --published or --leaderboard"
+            )
+        return self
+
+
+class ShowConfig(Config):
+    """Which certificate is explained."""
+
+    cert: str = setting("A CERT folder.", metavar="CERT", name="cert")
+    index: int = setting("Of the image, in the split that was certified.", metavar="I", ge=0)
+    png: str | None = setting(
+        "Draw the image and noisy copies of it.", None, panel=WRITTEN, metavar="FILE"
+    )
+    data_root: DataRoot = None
 
 
 class Running(Config):

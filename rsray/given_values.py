@@ -24,7 +24,7 @@ def numbers(texts: str | Iterable[str], what: str) -> list[float]:
     return found
 
 
-def radii(value: Any) -> list[float]:
+def radii(value: Any, what: str = "at-radius") -> list[float]:
     """Return the radii in a list of numbers or of texts such as "0.25,0.5", ascending."""
     given = [value] if isinstance(value, str | int | float) else list(value)
     try:
@@ -32,12 +32,34 @@ def radii(value: Any) -> list[float]:
         found = sorted({float(part) for part in parts})
     except ValueError as problem:
         typed = " ".join(map(str, given))
-        raise ValueError(
-            f"at-radius {typed!r} is no list of radii, for example 0.25,0.5"
-        ) from problem
+        raise ValueError(f"{what} {typed!r} is no list of radii, for example 0.25,0.5") from problem
     if found and not (found[0] >= 0 and found[-1] < math.inf):
-        raise ValueError(f"at-radius is {found[0]:g}: radii are finite and at least 0")
+        raise ValueError(f"{what} is {found[0]:g}: radii are finite and at least 0")
     return found
+
+
+def step_or_radii(value: Any) -> float | tuple[float, ...]:
+    """Return the step in a number such as "0.25", or the radii in a list such as "0,0.5,1"."""
+    if isinstance(value, str) and "," not in value:
+        found = radii(value, "radii")
+        value = found[0] if len(found) == 1 else value
+    if not isinstance(value, int | float):
+        return tuple(radii(value, "radii"))
+    if not 1e-3 <= value <= 1e3:
+        raise ValueError(f"radii is {value:g}: a step is from 0.001 to 1000")
+    return float(value)
+
+
+def inches(value: Any) -> tuple[float, float]:
+    """Return width and height in a text such as "6x3.9"; ValueError for what is none."""
+    parts = str(value).lower().split("x") if isinstance(value, str) else list(value)
+    try:
+        width, height = (float(part) for part in parts)
+    except ValueError as problem:
+        raise ValueError(f"size {value!r} is no width and height in inches, as 6x3.9") from problem
+    if not (1 <= width <= 50 and 1 <= height <= 50):
+        raise ValueError(f"size is {value}: inches are 1 to 50")
+    return width, height
 
 
 def read_range(values: Any, name: str, least: int) -> Any:

@@ -18,7 +18,6 @@ from rsray.results import sanity
 from rsray.results.certificates import Certificates, read_table
 from rsray.results.compare import load
 from rsray.results.summary import read_summary
-from rsray.results.table import TEXT_FORMATS, ReportTable
 from rsray.storage import Place, read_file
 from rsray.storage.records import read_as
 from rsray.storage.yaml_files import from_yaml
@@ -210,18 +209,6 @@ class Predictions(NamedTuple):
     table: pa.Table
     failed: dict[str, str]  # image index -> why it has no row
     normalisation: str  # what was done to images before the network
-
-
-@dataclass(frozen=True)
-class Report:
-    """Results side by side, and in which ways they are not comparable."""
-
-    table: ReportTable
-    warnings: list[str]
-
-    def text(self, format: str = "markdown") -> str:
-        """Return the table as markdown, latex or csv."""
-        return TEXT_FORMATS[format](self.table)
 
 
 def _warn(watch: Watch, warning: str | None) -> None:

@@ -28,7 +28,7 @@ ALLOWED = {
     "given_values": {"errors", "storage"},
     "config": GROUND | {"core", "data", "given_values", "models", "objectives", "storage"},
     "presets": GROUND | {"config", "data", "objectives"},
-    "results": {"core", "errors", "storage"},
+    "results": GROUND | {"config", "core", "data", "presets", "storage"},
     "training": GROUND
     | {"config", "core", "data", "models", "objectives", "presets", "storage", "versions"},
     "certification": {

@@ -1,6 +1,7 @@
 """From certificates to what a reader of papers wants to see.
 
 `certificates` holds the Arrow schema and the files, `cohen` reads and writes published logs,
-`summary` condenses one result, `compare` loads several and says how they differ, `table`, `plot`
-and `page` show them.
+`summary` condenses one result, `sources` loads several, `compare` says how they differ, `paired`
+compares them image by image, `macer_mat` reads results of the code of MACER, `table`, `formats`,
+`plots`, `page`, `leaderboard` and `explanation` show them.
 """

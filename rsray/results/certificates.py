@@ -106,6 +106,24 @@ class Certificates:
         return certified_accuracy(*self.outcomes, radii)
 
     @property
+    def has_labels(self) -> bool:
+        """Whether it says what an image is and was taken for; a .mat file of MACER's does not."""
+        return bool(np.all(self.label >= 0))
+
+    @property
+    def abstained(self) -> int | None:
+        """How many images the classifier abstained from; None where that is not told."""
+        if not self.has_labels:
+            return None
+        return int(np.sum((self.prediction < 0) & ~self.skipped))
+
+    @property
+    def draws(self) -> int | None:
+        """The draws that the certificates rest on; None where that is not told."""
+        used = self.n0 + self.n
+        return None if np.any(used < 0) else int(used.sum())
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes in order; empty where the run did not record them."""
         return tuple(map(str, self.metadata.get("classes") or ()))

@@ -99,6 +99,8 @@ def write_log(path: PathLike, certificates: Certificates) -> None:
         raise UserError(
             f"{certificates.name} decided radius {asked} alone (at-radius): no log can say so"
         )
+    if not certificates.has_labels:
+        raise UserError(f"{certificates.name} does not hold the classes: no log can name them")
     columns = (certificates.index, certificates.label, certificates.prediction)
     numbers = zip(*columns, round_down(certificates.radius), certificates.correct, strict=True)
     lines = {i: f"{i}\t{y}\t{c}\t{r:.3f}\t{ok:d}\t0:00:00" for i, y, c, r, ok in numbers}

@@ -1,5 +1,7 @@
 """Load results from wherever they lie, and say how they are unlike before anyone compares them."""
 
+import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,10 +20,11 @@ from rsray.storage.address import parent_and_name, printable_address
 
 EXPECTED = (
     "a CERT folder (with certificates.parquet), a TUNE folder (with best/certificates), "
-    "a certificates.parquet or a Cohen-format log (idx, label, predict, radius, correct, time)"
+    "a certificates.parquet, a Cohen-format log (idx, label, predict, radius, correct, time), "
+    "a .mat file of MACER's, or a folder of such"
 )
 COMPARED = ("dataset", "split", "sigma", "n0", "n", "alpha", "bound")
-COMPARED_WHERE_KNOWN = ("inverse_temperature",)
+COMPARED_WHERE_KNOWN = ("inverse_temperature", "noise", "smoothing")
 # What a folder without certificates holds, and what it then is.
 UNFINISHED = {
     "certify.yaml": "an unfinished certification: run `rsray certify` again with its --out",
@@ -50,21 +53,14 @@ def load(path: PathLike) -> Certificates:
     raise UserError(f"{path} is no result; expected {EXPECTED}")
 
 
-def load_all(paths: Sequence[PathLike], *, labels: Sequence[str] = ()) -> list[Certificates]:
-    """Return the results at several paths, named by the labels or so that they can be told apart.
-
-    Raises UserError unless there is a label for each path, or none.
-    """
-    if labels and len(labels) != len(paths):
-        raise UserError(f"{len(labels)} labels were given for {len(paths)} results")
-    results = [load(path) for path in paths]
-    names = list(labels) or [result.name for result in results]
-    if len(set(names)) < len(names):
-        twice = {name for name in names if names.count(name) > 1}
-        places = [printable_address(os.fspath(path)) for path in paths]
-        pairs = zip(names, places, strict=True)
-        names = [f"{name} ({place})" if name in twice else name for name, place in pairs]
-    return [replace(result, name=name) for result, name in zip(results, names, strict=True)]
+def tell_apart(
+    results: Sequence[Certificates], names: Sequence[str], places: Sequence[str]
+) -> list[Certificates]:
+    """Return the results under these names; of equal names each says where its result lies."""
+    twice = {name for name in names if names.count(name) > 1}
+    pairs = zip(names, places, strict=True)
+    shown = [f"{name} ({place})" if name in twice else name for name, place in pairs]
+    return [replace(result, name=name) for result, name in zip(results, shown, strict=True)]
 
 
 def failures(results: Sequence[Certificates]) -> list[str]:
@@ -88,7 +84,7 @@ def differences(results: Sequence[Certificates]) -> list[str]:
     """
     if len(results) < 2:
         return []
-    warnings = [*_unlike_indices(results), *_unlike_labels(results)]
+    warnings = [*_unlike_indices(results), *unlike_labels(results)]
     for name in (*COMPARED, *COMPARED_WHERE_KNOWN):
         holders = _holders(results, name)
         if len(holders) > 1:
@@ -135,8 +131,10 @@ def by_class(result: Certificates) -> list[Certificates]:
     """Return a result for each true class that it has, named "result: class", in class order.
 
     A class without a recorded name is called by its number. An image that failed is in its class
-    where its label is known.
+    where its label is known. UserError for a result that does not hold the classes.
     """
+    if not result.has_labels:
+        raise UserError(f"{result.name} does not hold the classes of its images")
     failed = result.failed_labels
     index = np.concatenate([result.index, np.fromiter(failed.keys(), np.int64)])
     label = np.concatenate([result.label, np.fromiter(failed.values(), np.int32)])
@@ -163,11 +161,22 @@ def _load_folder(place: Place, folder: str) -> Certificates:
     if inside is not None:
         table = inside / "certificates.parquet"
         found = read_certificates(table, name=_run_name(_absolute(folder)))
-        audit = read_audit(inside)
-        return replace(found, metadata={**found.metadata, "audit": audit}) if audit else found
+        more = {"audit": read_audit(inside), "seconds": _seconds(inside)}
+        known = {key: value for key, value in more.items() if value is not None}
+        return replace(found, metadata={**found.metadata, **known})
     entries = place.names()
     reason = next((text for name, text in UNFINISHED.items() if name in entries), None)
     raise UserError(f"{folder} is {reason or f'a folder that is no run; expected {EXPECTED}'}")
+
+
+def _seconds(cert: Place) -> float | None:
+    """Return how long the draws of a CERT took; None where its summary does not say it."""
+    try:
+        seconds = json.loads(cert.read("summary.json"))["seconds"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    return float(seconds) if is_number and 0 <= seconds < math.inf else None
 
 
 def _absolute(path: str) -> str:
@@ -187,12 +196,14 @@ def _unlike_indices(results: Sequence[Certificates]) -> list[str]:
     return [f"the images differ (--common compares on those that all share): {sets}"]
 
 
-def _unlike_labels(results: Sequence[Certificates]) -> list[str]:
+def unlike_labels(results: Sequence[Certificates]) -> list[str]:
     """Return a warning when an index does not mean the same image everywhere."""
     unequal = []
     for other in results[1:]:
         _, mine, theirs = np.intersect1d(results[0].index, other.index, return_indices=True)
-        count = int(np.sum(results[0].label[mine] != other.label[theirs]))
+        labels = results[0].label[mine], other.label[theirs]
+        # A negative label is unknown.
+        count = int(np.sum((labels[0] != labels[1]) & (np.minimum(*labels) >= 0)))
         if count:
             unequal.append(f"{other.name} ({count} of the {len(mine)} shared indices)")
     if not unequal:
@@ -232,6 +243,7 @@ def _unknown(results: Sequence[Certificates]) -> list[str]:
     holders: dict[tuple[str, ...], list[str]] = {}
     for result in results:
         missing = tuple(name for name in COMPARED if result.parameter(name) is None)
+        missing += () if result.has_labels else ("labels",)
         if missing:
             holders.setdefault(missing, []).append(result.name)
     if not holders:

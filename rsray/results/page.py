@@ -3,7 +3,8 @@
 import html
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -12,10 +13,14 @@ from matplotlib.figure import Figure
 from rsray import storage
 from rsray.core.radius import acr_standard_error, round_down
 from rsray.errors import printable
-from rsray.results import plot, table
+from rsray.results import table
 from rsray.results.certificates import Certificates
 from rsray.results.compare import by_class, describe_indices
+from rsray.results.formats import Shown
+from rsray.results.plots import accuracy
+from rsray.results.plots.style import render
 from rsray.results.summary import largest_certifiable_radius
+from rsray.results.table import Layout
 from rsray.storage import PathLike
 
 # Rows of the table by class: of more classes, those with the smallest ACR are shown.
@@ -37,6 +42,14 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
+.headline { font-size: 1.25rem; color: var(--ink); }
+.gallery { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
+.gallery figure { margin: 0; }
+.gallery img { width: 48%; image-rendering: pixelated; }
+summary { cursor: pointer; padding: .3rem 0; } .sortable th { cursor: pointer; }
+h1, h2, summary, .headline { overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) { figure svg { filter: invert(1) hue-rotate(180deg); } }
 .parameters td { white-space: normal; text-align: left; overflow-wrap: anywhere; }
 .parameters th { font-weight: normal; color: var(--faint); vertical-align: top; }
 .warning { background: var(--note); border-left: 4px solid var(--note-line);
@@ -49,44 +62,83 @@ def write_page(
     results: Sequence[Certificates],
     *,
     warnings: Sequence[str],
-    step: float = table.DEFAULT_STEP,
+    layout: Layout | None = None,
+    more: str = "",
 ) -> None:
-    """Write the page of the results, complete or not at all."""
-    storage.write_file(path, build(results, warnings=warnings, step=step).encode())
+    """Write the page of the results, complete or not at all; `more` is HTML to add to it."""
+    text = build(results, warnings=warnings, layout=layout, more=more)
+    storage.write_file(path, text.encode())
 
 
-def build(results: Sequence[Certificates], *, warnings: Sequence[str], step: float) -> str:
+def build(
+    results: Sequence[Certificates],
+    *,
+    warnings: Sequence[str],
+    layout: Layout | None = None,
+    more: str = "",
+) -> str:
     """Return the page as HTML; every text that comes from a result is escaped."""
-    title = f"Certified robustness: {', '.join(result.name for result in results)}"
+    heading = layout.title if layout and layout.title else "Certified robustness"
+    title = f"{heading}: {', '.join(result.name for result in results)}"
+    body = headline(results) + notes_html(warnings) + sections(results, layout=layout, more=more)
+    return document(title, heading, body)
+
+
+def headline(results: Sequence[Certificates]) -> str:
+    """Return what the page is about in a line: the largest ACR; empty where there is none."""
+    known = [result for result in results if not result.at_radius]
+    if not known:
+        return ""
+    best = max(known, key=lambda result: result.acr)
+    error = acr_standard_error(*best.outcomes)
+    around = f" ± {error:.3f}" if math.isfinite(error) else ""
+    name = f", the largest of {len(known)}: {best.name}" if len(known) > 1 else f" ({best.name})"
+    text = f"Average certified radius {best.acr:.3f}{around}{name}"
+    return f'<p class="headline">{escape(text)}</p>\n'
+
+
+def notes_html(warnings: Iterable[str]) -> str:
+    """Return what a reader must know before comparing results."""
     notes = (f'<div class="warning" role="note">{escape(text)}</div>' for text in warnings)
-    return document(title, "Certified robustness", "".join(notes) + sections(results, step=step))
+    return "".join(notes)
 
 
-def sections(results: Sequence[Certificates], *, step: float = table.DEFAULT_STEP) -> str:
-    """Return the curves, the table and the parameters of results, as HTML."""
-    built = table.build(results, step=step)
+def sections(
+    results: Sequence[Certificates],
+    *,
+    layout: Layout | None = None,
+    more: str = "",
+) -> str:
+    """Return the curves, the tables and, folded, the parameters of results, as HTML."""
     curves = figure_html(
-        inline_svg(plot.draw(results)),
+        inline_svg(accuracy.draw(results)),
         "Certified accuracy: the fraction of images that are classified correctly, and provably "
         "so everywhere within the radius. ACR: average certified radius, wrong images counting 0.",
     )
     return f"""{curves}
 <h2>Certified accuracy in %</h2>
-{table_html(built.header, built.cells())}
-{"".join(_class_table(result, step) for result in results if result.classes)}
+{shown_html(table.build(results, layout))}
+{more}
+{"".join(_class_table(result, layout) for result in results if result.classes)}
 <h2>Parameters</h2>
 {"".join(_parameters(result) for result in results)}"""
 
 
-def _class_table(result: Certificates, step: float) -> str:
+def further_table(shown: Shown) -> str:
+    """Return a table with its title and its notes, as HTML."""
+    notes = "".join(f"<li>{escape(note)}</li>" for note in shown.notes)
+    return f"<h2>{escape(shown.title)}</h2>\n{shown_html(shown)}\n<ul>{notes}</ul>\n"
+
+
+def _class_table(result: Certificates, layout: Layout | None) -> str:
     """Return the table of a result's classes; of very many, the hardest ones."""
     parts = by_class(result)
     hardest = sorted(parts, key=lambda part: part.acr)[:MOST_CLASSES]
     chosen = [part for part in parts if part in hardest]
     kept = f", the {len(chosen)} hardest" if len(chosen) < len(parts) else ""
-    built = table.build(chosen, step=step)
+    built = table.build(chosen, replace(layout or Layout(), marks_best=False))
     heading = f"<h2>Classes of {escape(result.name)}{kept}</h2>"
-    return f"{heading}\n{table_html(built.header, built.cells())}\n"
+    return f"{heading}\n{shown_html(built)}\n"
 
 
 def escape(text: str) -> str:
@@ -94,8 +146,9 @@ def escape(text: str) -> str:
     return html.escape(printable(text))
 
 
-def document(title: str, heading: str, body: str) -> str:
+def document(title: str, heading: str, body: str, script: str = "") -> str:
     """Return a self-contained page around a body of HTML; the title and heading are plain text."""
+    script = f"<script>{script}</script>\n" if script else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -108,7 +161,7 @@ def document(title: str, heading: str, body: str) -> str:
 <h1>{escape(heading)}</h1>
 {body}
 <p>Written by rsray {escape(version("rsray"))}. Radii are l2, for images with pixels in [0, 1].</p>
-</body>
+{script}</body>
 </html>
 """
 
@@ -120,7 +173,7 @@ def figure_html(svg: str, caption: str) -> str:
 
 def inline_svg(figure: Figure, described: str = SEE_TABLE) -> str:
     """Return a figure as SVG that can stand inside HTML, named for those who do not see it."""
-    return svg_inside_html(plot.render(figure, ".svg").decode(), described)
+    return svg_inside_html(render(figure, ".svg").decode(), described)
 
 
 def svg_inside_html(text: str, described: str) -> str:
@@ -130,12 +183,27 @@ def svg_inside_html(text: str, described: str) -> str:
     return f'<svg role="img" aria-label="{escape(described)}"' + inside
 
 
-def table_html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of plain texts."""
+def shown_html(shown: Shown) -> str:
+    """Return a table, its best figures marked."""
+    return table_html(shown.header, shown.cells(), best=shown.best())
+
+
+def table_html(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    best: Collection[tuple[int, int]] = (),
+    is_sortable: bool = False,
+) -> str:
+    """Return a table of plain texts; `best` are the (row, column) of cells that stand out."""
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header)
-    body = "".join(f"<tr>{_cells(cells)}</tr>\n" for cells in rows)
+    body = "".join(
+        f"<tr>{''.join(_cell(cell, (i, j) in best) for j, cell in enumerate(cells))}</tr>\n"
+        for i, cells in enumerate(rows)
+    )
     inside = f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>"
-    return f'<div class="wide"><table>{inside}</table></div>'
+    kind = ' class="sortable"' if is_sortable else ""
+    return f'<div class="wide"><table{kind}>{inside}</table></div>'
 
 
 def facts_html(facts: Mapping[str, Any]) -> str:
@@ -147,22 +215,26 @@ def facts_html(facts: Mapping[str, Any]) -> str:
     return f'<table class="parameters"><tbody>{rows}</tbody></table>\n'
 
 
-def _cells(cells: Iterable[str]) -> str:
-    return "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+def _cell(text: str, is_best: bool) -> str:
+    return f"<td><strong>{escape(text)}</strong></td>" if is_best else f"<td>{escape(text)}</td>"
 
 
 def _parameters(result: Certificates) -> str:
+    """Return the parameters, folded; what a run of our own does not have is none, not unknown."""
     error = acr_standard_error(*result.outcomes)
+    is_own = "format" not in result.metadata
+    recorded = {k: "none" if is_own and v is None else v for k, v in result.metadata.items()}
     facts: dict[str, Any] = {
         "images": describe_indices(result.selected),
         **({} if result.at_radius else {"standard error of the ACR": _rounded(error)}),
         "largest certifiable radius": f"{round_down(largest_certifiable_radius(result), 4):.4f}",
-        "abstained": int(((result.prediction < 0) & ~result.skipped).sum()),
+        "abstained": result.abstained,
         "failed": len(result.failed),
         **{"n0": result.parameter("n0"), "n": result.parameter("n")},
-        **result.metadata,
+        **recorded,
     }
-    return f"<h3>{escape(result.name)}</h3>\n{facts_html(facts)}"
+    folded = f"<summary>{escape(result.name)}</summary>\n{facts_html(facts)}"
+    return f"<details>{folded}</details>\n"
 
 
 def _rounded(value: float) -> str | None:

@@ -58,7 +58,7 @@ def summarise(certificates: Certificates, *, extra: Mapping[str, Any]) -> dict[s
     missing = [name for name in MEASURED if name not in known]
     if missing:
         raise ValueError(f"a summary needs {', '.join(missing)}")
-    draws, seconds = known.get("draws", _draws(certificates)), known["seconds"]
+    draws, seconds = known.get("draws", certificates.draws), known["seconds"]
     radius, correct = certificates.outcomes
     error = acr_standard_error(radius, correct)
     summary = {
@@ -69,7 +69,7 @@ def summarise(certificates: Certificates, *, extra: Mapping[str, Any]) -> dict[s
         "acr_standard_error": error if math.isfinite(error) else None,
         "certified_accuracy": accuracy_by_radius(certificates),
         "clean_accuracy": float(np.mean(correct)),
-        "abstained": int(np.sum((certificates.prediction < 0) & ~certificates.skipped)),
+        "abstained": certificates.abstained,
         "skipped": int(np.sum(certificates.skipped)),
         "largest_certifiable_radius": largest_certifiable_radius(certificates),
     }
@@ -102,9 +102,3 @@ def largest_certifiable_radius(certificates: Certificates) -> float:
     if sigma is None or n is None or alpha is None:
         return seen
     return max(seen, largest_radius(float(sigma), int(n), float(alpha)))
-
-
-def _draws(certificates: Certificates) -> int | None:
-    """Return the draws that the certificates rest on, None where a log does not tell."""
-    used = certificates.n0 + certificates.n
-    return None if np.any(used < 0) else int(used.sum())

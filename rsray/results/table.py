@@ -1,73 +1,103 @@
-"""The papers' table: a row per result, certified accuracy at growing radii, then the ACR.
+"""The papers' table: a row per result, certified accuracy at growing radii, then its figures.
 
 An image that failed counts 0 everywhere; where there is one, a column says how many.
 """
 
-import csv
-import io
+from __future__ import annotations
+
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rsray.core.radius import round_down
+from rsray.core.radius import acr_standard_error, round_down
 from rsray.errors import UserError, printable
+from rsray.family import choose
 from rsray.results.audited import audit_text
 from rsray.results.certificates import Certificates
 from rsray.results.summary import largest_certifiable_radius
 
-if TYPE_CHECKING:
-    import rich.table
-
 DEFAULT_STEP = 0.25
 MOST_COLUMNS = 100
 UNKNOWN = "-"
-LATEX_ESCAPES = str.maketrans(
-    {c: rf"\{c}" for c in "&%$#_{}"}
-    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-)
-# What would end a cell, or begin code, a link or HTML.
-MARKDOWN_ESCAPES = str.maketrans(
-    {c: rf"\{c}" for c in r"|\`[]"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-)
-FAILED, AUDIT = "failed", "audit"
-# The columns after the radii: how each value is printed, and its title in LaTeX.
-TAIL = {
-    "ACR": (".3f", "ACR"),
-    "images": ("d", "Images"),
-    FAILED: ("d", "Failed"),
-    "n": ("d", "$n$"),
-    "alpha": ("g", r"$\alpha$"),
-    AUDIT: ("s", "Audit"),
+RADII, RESULT = "radii", "result"
+
+
+class Column(NamedTuple):
+    """One figure of a result: its titles, how it is printed, and when it is shown unasked."""
+
+    latex: str
+    spec: str
+    figure: Callable[[Certificates], Any]
+    # Whether it stands in every table, or only where some result has it.
+    is_always_shown: bool = False
+    is_better_larger: bool = False
+
+
+def _of_whole(figure: Callable[[Certificates], Any]) -> Callable[[Certificates], Any]:
+    """Return the figure; None of a run that decided a few radii alone, which has no such figure."""
+    return lambda result: None if result.at_radius else figure(result)
+
+
+def _parameter(name: str) -> Callable[[Certificates], Any]:
+    return lambda result: result.parameter(name)
+
+
+def _error(result: Certificates) -> float | None:
+    error = acr_standard_error(*result.outcomes)
+    return error if math.isfinite(error) else None
+
+
+# `radii` stands for a column of certified accuracy at each radius.
+COLUMNS: dict[str, Column] = {
+    "sigma": Column(r"$\sigma$", "sigma", _parameter("sigma"), True),
+    RADII: Column("", "%", lambda result: None, True, True),
+    "ACR": Column("ACR", ".3f", _of_whole(lambda result: result.acr), True, True),
+    "error": Column(r"$\pm$", ".3f", _of_whole(_error)),
+    "clean": Column("Clean", "%", _of_whole(lambda r: float(r.outcomes[1].mean())), False, True),
+    "abstained": Column("Abstained", "d", lambda result: result.abstained),
+    "images": Column("Images", "d", lambda result: len(result.selected), True),
+    "failed": Column("Failed", "d", lambda result: len(result.failed) or None),
+    "n0": Column("$n_0$", "d", _parameter("n0")),
+    "n": Column("$n$", "d", _parameter("n"), True),
+    "alpha": Column(r"$\alpha$", "g", _parameter("alpha"), True),
+    "bound": Column("Bound", "s", _parameter("bound")),
+    "noise": Column("Noise", "s", _parameter("noise")),
+    "dataset": Column("Data", "s", _parameter("dataset")),
+    "draws": Column("Draws", ",d", lambda result: result.draws),
+    "seconds": Column("Seconds", ",.0f", _parameter("seconds")),
+    "audit": Column("Audit", "s", lambda result: audit_text(result.metadata.get("audit"))),
 }
+ONLY_WHEN_ASKED = ("clean", "n0", "bound", "noise", "dataset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a table shows and in which order; the defaults are the papers'."""
+
+    step: float = DEFAULT_STEP
+    # In place of 0, step, 2 step, ...
+    radii: tuple[float, ...] = ()
+    columns: tuple[str, ...] = ()
+    sort: str | None = None
+    title: str = ""
+    # What stands below the table in every format.
+    notes: tuple[str, ...] = ()
+    # Whether the best of each column is marked.
+    marks_best: bool = True
 
 
 @dataclass(frozen=True)
 class Row:
-    """One result's figures; accuracy holds fractions [R], ACR is l2 in pixels of [0, 1].
-
-    A run that decided a few radii alone has no ACR, and NaN at the others.
-    """
+    """One result's figures by column; accuracy holds fractions [R], NaN where there is none."""
 
     name: str
-    sigma: float | None
     accuracy: np.ndarray
-    acr: float | None
-    num_selected: int
-    num_failed: int
-    n: int | None
-    alpha: float | None
-    audit: str | None
-
-    @property
-    def tail(self) -> dict[str, Any]:
-        """The values of the columns after the radii."""
-        values = (
-            self.acr, self.num_selected, self.num_failed, self.n, self.alpha, self.audit
-        )  # fmt: skip
-        return dict(zip(TAIL, values, strict=True))
+    figures: Mapping[str, Any]
+    # Figures that are shown with the digits of their source.
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +106,18 @@ class ReportTable:
 
     radii: np.ndarray
     rows: tuple[Row, ...]
+    columns: tuple[str, ...]
+    layout: Layout = field(default_factory=Layout)
+
+    @property
+    def title(self) -> str:
+        """What the table is called; may be empty."""
+        return self.layout.title
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What stands below it."""
+        return self.layout.notes
 
     @property
     def radius_labels(self) -> list[str]:
@@ -84,44 +126,112 @@ class ReportTable:
         return [f"{r:.{decimals}f}" for r in round_down(self.radii, decimals)]
 
     @property
-    def tail(self) -> list[str]:
-        """The titles of the columns after the radii."""
-        is_shown = {
-            FAILED: any(row.num_failed for row in self.rows),
-            AUDIT: any(row.audit for row in self.rows),
-        }
-        return [title for title in TAIL if is_shown.get(title, True)]
-
-    @property
     def header(self) -> list[str]:
         """The column titles."""
-        return ["result", "sigma", *self.radius_labels, *self.tail]
+        titles = ([*self.radius_labels] if c == RADII else [c] for c in self.columns)
+        return [RESULT, *(title for each in titles for title in each)]
+
+    @property
+    def caption(self) -> str:
+        """What the figures are, for a terminal."""
+        text = "certified accuracy in % at each l2 radius; images in [0, 1]"
+        if any(row.figures["ACR"] is None for row in self.rows):
+            text += f"; {UNKNOWN}: not decided (at-radius) or not published"
+        if "failed" in self.columns:
+            text += "; images that failed count 0"
+        return text
+
+    def latex_head(self) -> list[str]:
+        """Return the lines of LaTeX between the upper rules: one title spans all radii."""
+        count, before = len(self.radii), self.columns.index(RADII) if RADII in self.columns else 0
+        titles = ([*self.radius_labels] if c == RADII else [COLUMNS[c].latex] for c in self.columns)
+        head = " & ".join(["Result", *(title for each in titles for title in each)]) + r" \\"
+        if RADII not in self.columns:
+            return [head]
+        after = " &" * (len(self.columns) - before - 1)
+        spanned = rf"\multicolumn{{{count}}}{{c}}{{Certified accuracy (\%) at $\ell_2$ radius}}"
+        rule = rf"\cmidrule(lr){{{before + 2}-{before + count + 1}}}"
+        return [rf"{' &' * (before + 1)} {spanned}{after} \\", rule, head]
+
+    def values(self) -> list[list[Any]]:
+        """Return the rows unrounded: fractions, and None where a value is unknown."""
+        return [[row.name, *self._in_order(row)] for row in self.rows]
 
     def cells(self) -> list[list[str]]:
         """Return the texts of the rows: accuracy in percent, everything rounded to nearest."""
-        return [self._cells(row) for row in self.rows]
+        specs = [
+            spec
+            for c in self.columns
+            for spec in [COLUMNS[c].spec] * (len(self.radii) if c == RADII else 1)
+        ]
+        return [self._cells(row, specs) for row in self.rows]
 
-    def _cells(self, row: Row) -> list[str]:
-        accuracy = [UNKNOWN if np.isnan(a) else f"{100 * a:.1f}" for a in row.accuracy]
-        tail = [_or_unknown(row.tail[title], TAIL[title][0]) for title in self.tail]
-        return [row.name, _sigma(row.sigma), *accuracy, *tail]
+    def best(self) -> set[tuple[int, int]]:
+        """Return the (row, column) of the best figures, all those that are printed alike."""
+        if len(self.rows) < 2 or not self.layout.marks_best:
+            return set()
+        ranked, cells, values = set(self.radius_labels), self.cells(), self.values()
+        ranked |= {name for name, column in COLUMNS.items() if column.is_better_larger}
+        found = set()
+        for at, title in enumerate(self.header):
+            known = [(row[at], i) for i, row in enumerate(values) if row[at] is not None]
+            if title in ranked and known and max(known)[0] > 0:
+                top = cells[max(known)[1]][at]
+                found |= {(i, at) for i, row in enumerate(cells) if row[at] == top}
+        return found
+
+    def _in_order(self, row: Row) -> list[Any]:
+        accuracy = [None if np.isnan(a) else float(a) for a in row.accuracy]
+        parts = (accuracy if c == RADII else [row.figures[c]] for c in self.columns)
+        return [value for part in parts for value in part]
+
+    def _cells(self, row: Row, specs: list[str]) -> list[str]:
+        pairs = zip(self.header[1:], self._in_order(row), specs, strict=True)
+        return [row.name, *(row.texts.get(title, _shown(value, s)) for title, value, s in pairs)]
 
 
-def build(results: Sequence[Certificates], *, step: float = DEFAULT_STEP) -> ReportTable:
+def build(results: Sequence[Certificates], layout: Layout | None = None) -> ReportTable:
     """Return the table of results at radii 0, step, 2 step ... up to the largest certifiable one.
 
     Results that decided some radii alone (at-radius) add these, and have figures at no others.
-
-    Raises UserError for a step that is not positive or gives more than 100 columns.
+    Raises UserError for a step that is not positive or gives more than 100 columns, and for a
+    column that is unknown.
     """
+    layout = layout or Layout()
+    radii = shown_radii(results, layout)
+    return of_rows([row_of(result, radii) for result in results], radii, layout)
+
+
+def of_rows(rows: Sequence[Row], radii: np.ndarray, layout: Layout) -> ReportTable:
+    """Return the table of rows whose accuracies are at these radii [R]."""
+    has_failed = any(row.figures.get("failed") for row in rows)
+    if has_failed:
+        rows = [_with_failed(row) for row in rows]
+    columns = tuple(choose(name, COLUMNS, "column") for name in layout.columns)
+    is_shown = {
+        name: column.is_always_shown or any(row.figures.get(name) is not None for row in rows)
+        for name, column in COLUMNS.items()
+    }
+    usual = [name for name in COLUMNS if is_shown[name] and name not in ONLY_WHEN_ASKED]
+    if len(radii) and radii[0] > 0 and any(row.figures["clean"] is not None for row in rows):
+        usual.insert(usual.index("ACR"), "clean")
+    table = ReportTable(radii, tuple(rows), columns or tuple(usual), layout)
+    return _sorted(table, layout.sort) if layout.sort is not None else table
+
+
+def shown_radii(
+    results: Sequence[Certificates], layout: Layout, *, reach: float = 0.0
+) -> np.ndarray:
+    """Return the radii [R] of a table of results, and of published figures up to `reach`."""
+    if layout.radii:
+        return np.array(layout.radii)
     curves = [result for result in results if not result.at_radius]
-    radii = _radii(max(map(largest_certifiable_radius, curves), default=0.0), step)
+    radii = _steps(max([reach, *map(largest_certifiable_radius, curves)]), layout.step)
     asked = [radius for result in results for radius in result.at_radius]
-    radii = np.union1d(radii if curves else [], asked)
-    return ReportTable(radii, tuple(_row(result, radii) for result in results))
+    return np.union1d(radii if curves or reach else [], asked)
 
 
-def _radii(largest: float, step: float) -> np.ndarray:
+def _steps(largest: float, step: float) -> np.ndarray:
     if not (math.isfinite(step) and step > 0 and largest / step < MOST_COLUMNS):
         raise UserError(
             f"radii step {step} is not allowed; it must be above {largest / MOST_COLUMNS:.3g}, "
@@ -132,108 +242,41 @@ def _radii(largest: float, step: float) -> np.ndarray:
     return radii
 
 
-def _row(result: Certificates, radii: np.ndarray) -> Row:
+def row_of(result: Certificates, radii: np.ndarray) -> Row:
+    """Return a result's row."""
     accuracy = result.accuracy_at(radii)
     if result.at_radius:
         accuracy[~np.isin(radii, result.at_radius)] = np.nan
-    return Row(
-        name=printable(result.name),
-        sigma=result.parameter("sigma"),
-        accuracy=accuracy,
-        acr=None if result.at_radius else result.acr,
-        num_selected=len(result.selected),
-        num_failed=len(result.failed),
-        n=result.parameter("n"),
-        alpha=result.parameter("alpha"),
-        audit=audit_text(result.metadata.get("audit")),
+    figures = {name: column.figure(result) for name, column in COLUMNS.items()}
+    return Row(printable(result.name), accuracy, figures)
+
+
+def _with_failed(row: Row) -> Row:
+    return Row(row.name, row.accuracy, {**row.figures, "failed": row.figures["failed"] or 0})
+
+
+def _sorted(table: ReportTable, by: str) -> ReportTable:
+    """Return the table with its rows sorted by a column: names upwards, figures downwards."""
+    at = table.header.index(choose(by, table.header, "column to sort by"))
+    keys = [row[at] for row in table.values()]
+    known = [i for i, key in enumerate(keys) if key is not None]
+    order = (
+        sorted(known, key=lambda i: keys[i], reverse=not isinstance(keys[known[0]], str))
+        if known
+        else []
+    )
+    order += [i for i, key in enumerate(keys) if key is None]
+    return ReportTable(
+        table.radii, tuple(table.rows[i] for i in order), table.columns, table.layout
     )
 
 
-def _or_unknown(value: Any, spec: str) -> str:
-    return UNKNOWN if value is None else format(value, spec)
-
-
-def _sigma(sigma: float | None) -> str:
-    """Return 0.50 as the papers print it, and 0.125 in full."""
-    if sigma is None:
+def _shown(value: Any, spec: str) -> str:
+    if value is None:
         return UNKNOWN
-    return f"{sigma:.2f}" if round(sigma, 2) == sigma else f"{sigma:g}"
-
-
-def rich_table(table: ReportTable, *, width: int) -> "rich.table.Table":
-    """Return the table for a terminal; radii become rows where the columns would not fit."""
-    import rich.box
-    import rich.console
-    import rich.markup
-    import rich.table
-
-    # Measured against a width that never squeezes, else every table seems to fit.
-    roomy = rich.console.Console(width=10_000, file=io.StringIO())
-    caption = "certified accuracy in % at each l2 radius; images in [0, 1]"
-    if any(row.acr is None for row in table.rows):
-        caption += "; -: not decided (at-radius)"
-    if FAILED in table.tail:
-        caption += "; images that failed count 0"
-    grid = [table.header, *table.cells()]
-    for candidate in (grid, [list(column) for column in zip(*grid, strict=True)]):
-        shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-        shown.caption = caption
-        shown.caption_justify = "left"
-        for position, title in enumerate(candidate[0]):
-            shown.add_column(
-                rich.markup.escape(title), justify="right" if position else "left", overflow="fold"
-            )
-        for cells in candidate[1:]:
-            shown.add_row(*(rich.markup.escape(cell) for cell in cells))
-        if roomy.measure(shown).maximum <= width:
-            break
-    return shown
-
-
-def markdown(table: ReportTable) -> str:
-    """Return a GitHub-flavoured table, certified accuracy in percent."""
-    rule = ["---", *["---:"] * (len(table.header) - 1)]
-    rows = [table.header, rule, *table.cells()]
-    return "".join(
-        "| " + " | ".join(c.translate(MARKDOWN_ESCAPES) for c in row) + " |\n" for row in rows
-    )
-
-
-def latex(table: ReportTable) -> str:
-    """Return a tabular in the style of the booktabs package, certified accuracy in percent."""
-    count, tail = len(table.radii), [TAIL[title][1] for title in table.tail]
-    radii = " & ".join(table.radius_labels)
-    body = [" & ".join(cell.translate(LATEX_ESCAPES) for cell in row) for row in table.cells()]
-    lines = [
-        r"% \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{l{'r' * (count + 1 + len(tail))}}}",
-        r"\toprule",
-        rf" & & \multicolumn{{{count}}}{{c}}{{Certified accuracy (\%) at $\ell_2$ radius}}"
-        rf"{' &' * len(tail)} \\",
-        rf"\cmidrule(lr){{3-{count + 2}}}",
-        rf"Result & $\sigma$ & {radii} & {' & '.join(tail)} \\",
-        r"\midrule",
-        *(rf"{row} \\" for row in body),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def comma_separated(table: ReportTable) -> str:
-    """Return CSV for programs: fractions and ACR unrounded, empty where a value is unknown."""
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(table.header)
-    for row in table.rows:
-        accuracy = [None if np.isnan(a) else float(a) for a in row.accuracy]
-        tail = [row.tail[title] for title in table.tail]
-        writer.writerow([row.name, row.sigma, *accuracy, *tail])
-    return sink.getvalue()
-
-
-TEXT_FORMATS: dict[str, Callable[[ReportTable], str]] = {
-    "markdown": markdown,
-    "latex": latex,
-    "csv": comma_separated,
-}
+    if spec == "%":
+        return f"{100 * value:.1f}"
+    if spec == "sigma":
+        # 0.50 as the papers print it, and 0.125 in full.
+        return f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
+    return printable(format(str(value) if spec == "s" else value, spec))

@@ -6,7 +6,7 @@ import pytest
 from rsray.certification import folder as cert_folder
 from rsray.certification.recertify import default_target, recertify
 from rsray.errors import UserError
-from rsray.results import compare
+from rsray.results.sources import load_results
 from rsray.storage import Place
 
 
@@ -47,7 +47,7 @@ def test_an_interrupted_run_continues_where_it_was(remote, small_run, store):
     assert [summary[key] for key in ("acr", "draws", "num_images")] == [
         expected[key] for key in ("acr", "draws", "num_images")
     ]
-    on_s3, local = compare.load_all([store.uri("cert"), undisturbed.where])
+    on_s3, local = load_results([store.uri("cert"), undisturbed.where]).results
     for name, column in local.columns().items():
         assert np.array_equal(column, on_s3.columns()[name]), name
     assert on_s3.name == "cert"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rsray.results import compare
+from rsray.results.sources import load_results
 
 RSRAY = (sys.executable, "-c", "from rsray_cli.main import run; run()")
 QUICK = ("--precision", "fp32", "--compile", "off")
@@ -63,7 +63,7 @@ def test_from_pictures_to_report_on_s3(bucket, pictures, tmp_path):
     for name in ("run.yaml", "model.safetensors"):
         (local / name).write_bytes(bucket.get(f"run/{name}"))
     rsray("certify", str(local), "--n", "2000", *QUICK, "--out", str(tmp_path / "cert"))
-    a, b = compare.load_all([cert, tmp_path / "cert"])
+    a, b = load_results([cert, tmp_path / "cert"]).results
     assert all(np.array_equal(a.columns()[name], b.columns()[name]) for name in a.columns())
 
     rsray("recertify", cert, "--alpha", "0.05")

@@ -19,6 +19,7 @@ IN_ORDER = [
     "export",
     "verify",
     "audit",
+    "show",
     "predict",
     "plan",
     "report",

@@ -120,6 +120,67 @@ def test_a_log_without_a_suffix_and_one_of_predictions(rsray, tmp_path):
     assert "log of predictions" in str(result.exception)
 
 
+def test_a_paired_report_of_a_cert_and_logs_in_a_folder(rsray, cert, tmp_path):
+    (tmp_path / "logs").mkdir()
+    for name in ("one", "two"):
+        assert rsray(cert, "--export-cohen", tmp_path / "logs" / f"{name}.tsv").exit_code == 0
+    said = ["--log-sigma", "0.5", "--log-n", "1000", "--log-alpha", "0.001"]
+    page = tmp_path / "p.html"
+    result = rsray(cert, tmp_path / "logs", *said, "--paired", "--html", page, "--title", "Three")
+    assert result.exit_code == 0 and "Differences on the same images" in result.stdout
+    assert "sigma" not in result.stderr, "it is known of all three"
+    for line in result.stderr.splitlines():
+        assert "".join(line.removeprefix("warning: ").split()) in "".join(result.stdout.split())
+    text = page.read_text()
+    assert "McNemar" in text and "<h1>Three</h1>" in text
+    found = rsray(cert, tmp_path / "logs", *said, "--paired", "--format", "csv").stdout
+    table, pairs = (list(csv.DictReader(io.StringIO(part))) for part in found.split("\n\n"))
+    assert [row["result"] for row in table] == ["cert", "one", "two"]
+    assert [row["against"] for row in pairs] == ["cert", "cert"] and "notes" in table[0]
+    # Rounded down by less than a thousandth where it is certified.
+    assert -0.001 < float(pairs[0]["difference"]) <= 0
+
+
+def test_published_figures_and_a_leaderboard(rsray, cert, tmp_path):
+    plot = tmp_path / "p.png"
+    result = rsray(cert, "--published", "cifar10", "--plot", plot, "--columns", "sigma,ACR,radii")
+    assert "macer-cifar10-0.50" in result.stdout and "0.726" in result.stdout
+    assert "macer-cifar10-0.25" not in result.stdout and plot.exists()
+    assert "MACER table 2" in rsray("--published", "imagenet").stdout
+    result = rsray("--leaderboard", tmp_path)
+    assert result.exit_code == 0 and (tmp_path / "leaderboard.html").stat().st_size > 1000
+    assert rsray("--leaderboard", tmp_path, "--html", tmp_path / "x.html").exit_code == 0
+    assert (tmp_path / "x.html").exists()
+
+
+def test_training_curves_of_runs(rsray, tmp_path):
+    (tmp_path / "run").mkdir()
+    lines = [{"epoch": e, "loss": 1.5 - e, "noisy_accuracy": 0.5, "seconds": 2} for e in (0, 1)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "run" / "metrics.jsonl").write_text(text)
+    plot = tmp_path / "t.svg"
+    result = rsray(tmp_path / "run", "--plot-of", "training", "--plot", plot)
+    assert result.exit_code == 0 and "0.5" in result.stdout and plot.exists()
+    refused = rsray(tmp_path, "--plot-of", "training").exception
+    assert isinstance(refused, UserError) and "draws RUNs" in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{cert}", "--size", "6"], "size"), (["{cert}", "--size", "0x3"], "inches are 1 to 50"),
+        (["{cert}", "--radii", "0.5,x"], "radii"), (["{cert}", "--columns", "speed"], "column"),
+        (["{cert}", "--sort", "speed"], "sort"), (["{cert}", "--paired"], "at least two"),
+        (["{cert}", "--log-n", "5"], "no log was given"), ([], "give the results to show"),
+        (["{cert}", "--published", "moon"], "published"), (["{cert}", "--plot-of", "pie"], "plot_of"),
+    ],
+)  # fmt: skip
+def test_mistakes_of_the_newer_options(rsray, cert, arguments, said):
+    refused = rsray(*(argument.format(cert=cert) for argument in arguments)).exception
+    assert isinstance(refused, UserError) and said in str(refused), refused
+    assert "\n" not in str(refused)
+
+
 def test_help_names_every_option(rsray):
     text = rsray("--help").stdout
     for option in ("--format", "--plot", "--html", "--export-cohen", "--common", "--radii"):

@@ -5,6 +5,7 @@ from rsray.errors import UserError
 from rsray.results import compare
 from rsray.results.certificates import write_certificates
 from rsray.results.cohen import write_log
+from rsray.results.sources import load_results
 
 
 def write(folder, result):
@@ -67,15 +68,15 @@ def test_labels_name_the_results(tmp_path, make):
     for run in ("a", "b"):
         write(tmp_path / run, make())
     paths = [tmp_path / "a", tmp_path / "b"]
-    assert [r.name for r in compare.load_all(paths, labels=["one", "2"])] == ["one", "2"]
+    assert [r.name for r in load_results(paths, labels=["one", "2"]).results] == ["one", "2"]
     with pytest.raises(UserError, match="1 labels were given for 2 results"):
-        compare.load_all(paths, labels=["one"])
+        load_results(paths, labels=["one"])
 
 
 def test_equal_names_are_told_apart(tmp_path, make):
     for run in ("a", "b"):
         write(tmp_path / run / "cert", make())
-    names = [r.name for r in compare.load_all([tmp_path / "a/cert", tmp_path / "b/cert"])]
+    names = [r.name for r in load_results([tmp_path / "a/cert", tmp_path / "b/cert"]).results]
     assert names == [f"cert ({tmp_path}/a/cert)", f"cert ({tmp_path}/b/cert)"]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from rsray import screen
 from rsray.errors import printable
-from rsray.results import page, table
+from rsray.results import formats, page, table
 from rsray.results.certificates import Certificates
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
@@ -25,8 +25,8 @@ def result(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_format_shows_it_as_text(name):
     built = table.build([result(name)])
-    shown = [write(built) for write in table.TEXT_FORMATS.values()]
-    shown.append(page.build([result(name)], warnings=[name], step=0.25))
+    shown = [write(built) for write in formats.TEXT_FORMATS.values()]
+    shown.append(page.build([result(name)], warnings=[name]))
     for text in shown:
         assert not any(ord(c) < 32 and c != "\n" for c in text)
         assert "\u202e" not in text and "\x7f" not in text and "line\nfeed" not in text

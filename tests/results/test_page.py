@@ -51,7 +51,7 @@ def test_page_is_whole_escaped_and_self_contained(tmp_path, make):
 def test_no_acr_of_a_run_that_decided_a_few_radii(make):
     few, whole = make(name="few", at_radius=[0.5]), make(50, name="all")
     for results, is_shown in (([few], False), ([few, whole], True)):
-        text = page.build(results, warnings=[], step=0.25)
+        text = page.build(results, warnings=[])
         assert ("standard error of the ACR" in text) == is_shown
         assert f"{(few.radius * few.correct).mean():.3f}" not in text
         assert "<td>-</td>" in text
@@ -61,20 +61,20 @@ def test_a_page_names_classes_and_failures_and_rounds_no_radius_up(make, without
     # 0.5 * Phi^-1(0.001^(1/10000)) is 1.5992888, which 4 decimals would round up.
     result = without(make(n=10_000, classes=["<plane>", *"bcdefghij"]), 7, label=0)
     warning = "toy: 1 of 40 images failed"
-    text = page.build([result], warnings=[warning], step=0.25)
+    text = page.build([result], warnings=[warning])
     outline = Outline()
     outline.feed(text)
     words = " ".join(outline.text)
     assert "1.5992" in words and "1.5993" not in words
     assert "toy: <plane>" in words and "toy: j" in words and warning in words
-    assert "Classes of" not in page.build([make()], warnings=[], step=0.25)
+    assert "Classes of" not in page.build([make()], warnings=[])
 
 
 def test_of_many_classes_the_hardest_are_shown(make, monkeypatch):
     result = make(400, classes=list("abcdefghij"))
-    assert "hardest" not in page.build([result], warnings=[], step=0.25)
+    assert "hardest" not in page.build([result], warnings=[])
     monkeypatch.setattr(page, "MOST_CLASSES", 3)
-    text = page.build([result], warnings=[], step=0.25)
+    text = page.build([result], warnings=[])
     gain = result.radius * result.correct
     order = np.argsort([gain[result.label == c].mean() for c in range(10)])
     shown = re.findall(r"<td>toy: (.)</td>", text)
@@ -83,5 +83,5 @@ def test_of_many_classes_the_hardest_are_shown(make, monkeypatch):
 
 
 def test_one_image_has_no_standard_error(make):
-    text = page.build([make(1)], warnings=[], step=0.25)
+    text = page.build([make(1)], warnings=[])
     assert ">nan<" not in text and "unknown" in text

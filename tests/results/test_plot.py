@@ -3,7 +3,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from rsray.errors import UserError
-from rsray.results import plot
+from rsray.results.plots import accuracy as plot
+from rsray.results.plots import style
 
 
 def test_curve_is_the_exact_step_function(make):
@@ -32,14 +33,14 @@ def test_figure_names_axes_and_acr(make):
     ("suffix", "magic"), [(".png", b"\x89PNG"), (".PDF", b"%PDF"), (".svg", b"<?xml")]
 )
 def test_files(tmp_path, make, suffix, magic):
-    plot.save_plot([make()], tmp_path / f"curve{suffix}")
+    style.save(plot.draw([make()]), tmp_path / f"curve{suffix}")
     assert (tmp_path / f"curve{suffix}").read_bytes().startswith(magic)
 
 
 def test_other_suffixes(tmp_path, make):
     for name in ("curve.jpg", "curve"):
         with pytest.raises(UserError, match=r"\.png, \.svg, \.pdf"):
-            plot.save_plot([make()], tmp_path / name)
+            style.save(plot.draw([make()]), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
@@ -59,7 +60,7 @@ def test_nothing_certified(make):
     result = make(6)
     for name in ("radius", "correct"):
         getattr(result, name)[:] = 0
-    assert plot.render(plot.draw([result]), ".png")
+    assert style.render(plot.draw([result]), ".png")
 
 
 def test_a_failed_image_lowers_the_curve(make, without):

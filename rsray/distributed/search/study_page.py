@@ -14,7 +14,9 @@ from rsray.distributed.search import study_plots
 from rsray.distributed.search.resolved_search import Search
 from rsray.distributed.search.study import SCHEMA, best_trial, trial_rows
 from rsray.distributed.search.study_plots import Rows, show_setting
-from rsray.results import compare, page, plot
+from rsray.results import compare, page
+from rsray.results.plots.style import render
+from rsray.results.sources import load_results
 from rsray.storage import Place
 
 PLOTS, PAGE = "plots", "tune.html"
@@ -33,7 +35,7 @@ def write_study(out: Place, study: optuna.Study, search: Search) -> None:
     folder = (out / PLOTS).make()
     for name, figure in draw_figures(trial_rows(study), study, search).items():
         for suffix in (".svg", ".png"):
-            folder.write(name + suffix, plot.render(figure, suffix))
+            folder.write(name + suffix, render(figure, suffix))
     write_page(out, study, search)
 
 
@@ -116,7 +118,7 @@ def _certificates_html(out: Place) -> list[str]:
     done = [f for f in folders if (f / "certificates").is_file("certificates.parquet")]
     if not done:
         return []
-    results = compare.load_all([str(folder / "certificates") for folder in done])
+    results = load_results([folder / "certificates" for folder in done]).results
     notes = (page.escape(text) for text in compare.differences(results))
     said = "".join(f'<div class="warning" role="note">{note}</div>' for note in notes)
     return ["<h2>Certified on the test images</h2>", said, page.sections(results)]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from rsray.distributed.search.resolved_search import GIVEN
-from rsray.results.plot import COLOURS, FAINT, INK
+from rsray.results.plots.style import COLOURS, FAINT, INK
 
 # Of trials, as study.trial_rows gives them.
 Rows = Sequence[dict[str, Any]]

@@ -1,0 +1,78 @@
+"""What a finished CERT holds of one image: its counts, the picture, and noisy copies of it."""
+
+# Shapes: S copies, H W C an image.
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rsray import data
+from rsray.certification.data_check import fitted
+from rsray.certification.folder import TABLE, finished_record, reopen
+from rsray.config import READING, CertifyConfig
+from rsray.core import NOISES
+from rsray.core.noise import Affine, Stream
+from rsray.errors import UserError
+from rsray.results.certificates import read_certificates
+from rsray.storage import Place
+
+
+def estimation_counts(cert: Place, index: int) -> dict[int, int]:
+    """Return how many estimation draws of an image fell on each class, most first."""
+    store = reopen(cert, finished_record(cert)).store
+    counts: Counter[int] = Counter()
+    for part in store.parts():
+        for row in part.select(["index", "stage", "classes", "counts"]).to_pylist():
+            if row["index"] == index and row["stage"] == "estimation":
+                counts.update(dict(zip(row["classes"], row["counts"], strict=True)))
+    return dict(counts.most_common())
+
+
+class Pictures(NamedTuple):
+    """An image and noisy copies of it; pixels of the copies are of [0, 1] plus noise."""
+
+    image_HWC: NDArray[np.uint8]
+    copies_SHWC: NDArray[np.float32]
+
+
+def noisy_copies(
+    cert: Place, indices: Sequence[int], *, copies: int, data_root: str | None = None
+) -> list[Pictures]:
+    """Return images and of each the first noisy copies that were counted.
+
+    The images are looked for where the run found them, or below `data_root`. UserError when they
+    are not there, or not those that were certified.
+    """
+    record = finished_record(cert)
+    config = CertifyConfig.of_record(record)
+    root = data_root if data_root is not None else config.data_root
+    reading: dict[str, Any] = {name: getattr(config, name) for name in READING}
+    split = data.open_split(config.dataset, config.split, root, **reading)
+    known = {name: record.get(name) for name in ("dataset", "classes", "image_shape")}
+    split = fitted(split, known, str(cert))
+    certified = read_certificates(cert / TABLE)
+    labels = dict(zip(certified.index.tolist(), certified.label.tolist(), strict=True))
+    for index in indices:
+        if index >= len(split) or labels.get(index, split.labels[index]) != split.labels[index]:
+            raise UserError(
+                f"image {index} of {config.dataset} is not the one that {cert} certifies: give the "
+                "data that were certified with --data-root"
+            )
+    images_NHWC = split.images(indices).transpose(0, 2, 3, 1)
+    pairs = zip(indices, images_NHWC, strict=True)
+    return [_copies(config, index, np.ascontiguousarray(image), copies) for index, image in pairs]
+
+
+def _copies(
+    config: CertifyConfig, index: int, image_HWC: NDArray[np.uint8], copies: int
+) -> Pictures:
+    noise = NOISES[config.noise].of(config.sigma)
+    stream = Stream(config.seed, index, "estimation", 0)
+    slabs = noise.noisy_slabs(torch.from_numpy(image_HWC), stream, copies, Affine())
+    shown = torch.cat([slab_SCHW.permute(0, 2, 3, 1).clone() for slab_SCHW in slabs])
+    return Pictures(image_HWC, shown.numpy())

@@ -1,0 +1,123 @@
+"""A page of many results: a table to sort, then for each data set and sigma the best first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rsray import storage
+from rsray.errors import UserError
+from rsray.results import page, table
+from rsray.results.certificates import Certificates
+from rsray.results.compare import differences
+from rsray.results.paired import Pair, PairedTable, compare_pair
+from rsray.results.plots import accuracy
+from rsray.storage import PathLike
+
+UNKNOWN = "not known"
+TITLE = "Leaderboard"
+OVERVIEW = ("dataset", "sigma", "ACR", "error", "clean", "images", "n", "alpha", "bound")
+# A click on a title sorts by its column: numbers downwards, names upwards, and back.
+SORT = """
+for (const head of document.querySelectorAll(".sortable th")) {
+  head.tabIndex = 0;
+  head.onkeydown = event => { if (event.key === "Enter") head.click(); };
+  head.onclick = () => {
+    const at = head.cellIndex, body = head.closest("table").tBodies[0];
+    const order = head.dataset.order === "down" ? "up" : "down";
+    const key = row => row.cells[at].textContent.replace(/,/g, "");
+    const isNumber = text => text !== "" && !isNaN(text);
+    const rows = [...body.rows].sort((a, b) => {
+      const x = key(a), y = key(b);
+      if (isNumber(x) !== isNumber(y)) return isNumber(x) ? -1 : 1;
+      const less = isNumber(x) ? y - x : x.localeCompare(y);
+      return order === "down" ? less : -less;
+    });
+    head.dataset.order = order;
+    body.append(...rows);
+  };
+}
+"""
+
+
+def write_page(
+    path: PathLike,
+    results: Sequence[Certificates],
+    *,
+    warnings: Sequence[str],
+    layout: table.Layout,
+) -> None:
+    """Write the page, complete or not at all."""
+    storage.write_file(path, build(results, warnings=warnings, layout=layout).encode())
+
+
+def build(results: Sequence[Certificates], *, warnings: Sequence[str], layout: table.Layout) -> str:
+    """Return the page as HTML; unlike results are told apart within their group."""
+    groups = _groups(results)
+    ordered = [result for members in groups.values() for result in members]
+    overview = table.build(ordered, replace(layout, columns=OVERVIEW, marks_best=False, sort=None))
+    left_out = [text for text in warnings if text.startswith("left out")]
+    body = [
+        "<p>A click on a title sorts by that column.</p>",
+        page.table_html(overview.header, overview.cells(), is_sortable=True),
+        page.notes_html(left_out),
+        *(_group_html(key, members, layout) for key, members in groups.items()),
+    ]
+    title = layout.title or TITLE
+    return page.document(title, title, "\n".join(body), script=SORT)
+
+
+def _groups(results: Sequence[Certificates]) -> dict[tuple[str, str], list[Certificates]]:
+    """Return the results by data set and sigma, each group with its largest ACR first."""
+    groups: dict[tuple[str, str], list[Certificates]] = {}
+    for result in sorted(results, key=lambda each: (_key(each), -_acr(each))):
+        groups.setdefault(_key(result), []).append(result)
+    return groups
+
+
+def _key(result: Certificates) -> tuple[str, str]:
+    sigma = result.parameter("sigma")
+    return str(result.parameter("dataset") or UNKNOWN), UNKNOWN if sigma is None else f"{sigma:.3g}"
+
+
+def _acr(result: Certificates) -> float:
+    return -1.0 if result.at_radius else result.acr
+
+
+def _group_html(key: tuple[str, str], members: Sequence[Certificates], layout: table.Layout) -> str:
+    """Return a group: its table, its curves, and each result against the best one."""
+    built = table.build(members, replace(layout, title="", columns=(), sort=None))
+    pairs, apart = _against_best(members, built.radii)
+    paired = PairedTable(tuple(pairs), built.radii)
+    named = page.escape(f"{key[0]}, sigma {key[1]}")
+    compared = (
+        f"<h3>Against the best, on the same images</h3>\n{page.shown_html(paired)}"
+        f"<p>{page.escape('; '.join(paired.notes))}</p>"
+        if pairs
+        else ""
+    )
+    return "\n".join(
+        [
+            f"<h2>{named}</h2>",
+            page.shown_html(built),
+            compared,
+            page.notes_html([*differences(members), *apart]),
+            page.figure_html(page.inline_svg(accuracy.draw(members)), "Certified accuracy."),
+        ]
+    )
+
+
+def _against_best(
+    members: Sequence[Certificates], radii: np.ndarray
+) -> tuple[list[Pair], list[str]]:
+    """Return each result against the first, and why some cannot be compared."""
+    best, *others = members
+    pairs, apart = [], []
+    for other in others:
+        try:
+            pairs.append(compare_pair(other, best, radii))
+        except UserError as problem:
+            apart.append(f"{other.name} is not compared with {best.name}: {problem}")
+    return pairs, apart

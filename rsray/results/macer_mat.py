@@ -1,0 +1,80 @@
+"""Results as MACER's code writes them: a .mat file with the certified radii of an image range."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from rsray import storage
+from rsray.errors import UserError
+from rsray.results.certificates import Certificates
+from rsray.storage import PathLike
+
+FORMAT = "macer-mat"
+# What its two kinds of smoothing are called there.
+KINDS = ("hard", "soft")
+# A wrong class, or an abstention: the file does not say which.
+WRONG = -1.0
+
+
+def read_mat(path: PathLike, *, start: int, skip: int, name: str) -> list[Certificates]:
+    """Return the hard certificates in a .mat file, the soft ones, or both: a result for each.
+
+    The file holds the radii of the images start, start + skip, ..., and nothing of their classes:
+    label and prediction are -1 (of a wrong one -2). Raises UserError for what is no such file.
+    """
+    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
+
+    try:
+        stream: Any = io.BytesIO(storage.read_file(path))
+        found = loadmat(stream, variable_names=KINDS)
+    except (MatReadError, ValueError, TypeError, NotImplementedError, OSError) as problem:
+        reason = " ".join(str(problem).split())
+        raise UserError(f"{path} is not a readable .mat file: {reason}") from problem
+    kinds = [kind for kind in KINDS if kind in found]
+    if not kinds:
+        raise UserError(f"{path} holds no certified radii: it has no variable hard or soft")
+    names = [name if kind == "hard" else f"{name} (soft)" for kind in kinds]
+    return [
+        _certificates(path, found[kind], range(start, 2**62, skip), called, kind)
+        for kind, called in zip(kinds, names, strict=True)
+    ]
+
+
+def _certificates(
+    path: PathLike, stored: np.ndarray, images: range, name: str, kind: str
+) -> Certificates:
+    if (
+        stored.dtype.kind not in "fiu"
+        or not stored.size
+        or stored.ndim != 2
+        or 1 not in stored.shape
+    ):
+        raise UserError(f"{path}: {kind} is no row of radii")
+    radius = stored.astype(np.float64).reshape(-1)
+    correct = radius != WRONG
+    if not np.all(np.isfinite(radius) & ((radius >= 0) | ~correct)):
+        raise UserError(f"{path}: {kind} holds a number that is neither a radius nor -1")
+    size, unknown = len(radius), np.full(len(radius), -1, dtype=np.int64)
+    return Certificates(
+        name=name,
+        metadata={
+            "format": FORMAT,
+            "smoothing": kind,
+            **dict.fromkeys(("sigma", "n0", "n", "alpha", "bound", "seconds")),
+        },
+        index=np.array(images[:size], dtype=np.int64),
+        label=unknown.astype(np.int32),
+        prediction=np.where(correct, -1, -2).astype(np.int32),
+        radius=np.where(correct, radius, 0.0),
+        correct=correct,
+        p_a_lower=np.full(size, np.nan),
+        p_b_upper=np.full(size, np.nan),
+        count_a=unknown,
+        n0=unknown,
+        n=unknown,
+        skipped=np.zeros(size, dtype=np.bool_),
+    )
