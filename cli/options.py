@@ -14,7 +14,6 @@ from pydantic.fields import FieldInfo
 
 from rsray.config import Config, Option
 from rsray.errors import UserError
-from rsray.storage.address import check_address
 
 NORMALISE = {"normalisation": "normalise"}  # what is recorded, and what the user states
 
@@ -89,7 +88,10 @@ def check_words(words: Sequence[str]) -> None:
             raise UserError(f"{name} is {value!r}: leave it out, or give a value")
         if re.search("[\ud800-\udfff]", value):
             raise UserError(f"{name} is {value!r}, which is no text in UTF-8")
-        check_address(value)
+        if "://" in value or value.startswith("~"):
+            from rsray.storage.address import check_address
+
+            check_address(value)
         before = ""
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,7 +69,7 @@ class Guard:
         except BaseException as problem:
             # An interrupt is the user's, unless it was sent from here.
             if not isinstance(problem, KeyboardInterrupt):
-                self.lost = self.lost or self._dead()
+                self.lost = self.lost or self._cause_of(problem)
             if self.lost:
                 raise LostProcessError(self.lost) from problem
             raise
@@ -101,6 +102,17 @@ class Guard:
         node = self.ray._private.worker._global_node
         dead = node.dead_processes() if node is not None else []
         return str(dead[0][0]) if dead else ""
+
+    def _cause_of(self, problem: BaseException) -> str:
+        """Return the same; where Ray tells of a loss, what it lost may still be ending."""
+        errors = self.ray.exceptions
+        is_loss = isinstance(problem, errors.RayError) and not isinstance(
+            problem, errors.RayTaskError
+        )
+        end = time.monotonic() + (SECONDS_TO_END_BY_ITSELF if is_loss else 0.0)
+        while not (dead := self._dead()) and time.monotonic() < end:
+            time.sleep(0.1)
+        return dead
 
     def _watch(self) -> None:
         while not self.ended.wait(LOOK_EVERY_SECONDS):

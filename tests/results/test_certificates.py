@@ -74,7 +74,7 @@ def test_reading_refuses_what_is_no_certificates_file(tmp_path, make):
     pq.write_table(table.replace_schema_metadata(None), path)
     refused("metadata")
     pq.write_table(table.replace_schema_metadata({"rsray": "{"}), path)
-    refused("unreadable metadata")
+    refused("is not valid JSON")
     pq.write_table(table.slice(0, 0), path)
     refused("no image")
     pq.write_table(pa.concat_tables([table, table]), path)
