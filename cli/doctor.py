@@ -35,7 +35,8 @@ def doctor(data_root: str | None = None, address: str | None = None, ray: bool =
     from rsray.storage import Place
 
     if data_root is not None:
-        Place.of(data_root)  # a bad address is refused before anything is looked at
+        # A bad address is refused before anything is looked at
+        Place.of(data_root)
     found = [*_machine(), *_data(data_root), *(_ray(address) if ray else [])]
     for each in sorted(found, key=lambda each: each.is_well):
         print(f"{'ok' if each.is_well else '!!'}  {each.what:<10} {printable(each.text)}")

@@ -149,7 +149,8 @@ def run() -> NoReturn:
         if not isinstance(problem, UserError):
             raise
         _stop(str(problem), MISTAKE)
-    if status == SIGNALLED + signal.SIGINT:  # how typer tells of Ctrl-C
+    # How typer tells of Ctrl-C
+    if status == SIGNALLED + signal.SIGINT:
         _stop(SAVED, interrupts.status)
     # At its exit Python would otherwise go through all that torch holds, for a second or two;
     # triton's bindings complain of what is left.

@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 from rsray.config import Config, Option
 from rsray.errors import UserError
 
-NORMALISE = {"normalisation": "normalise"}  # what is recorded, and what the user states
+# What is recorded, and what the user states
+NORMALISE = {"normalisation": "normalise"}
 
 
 class Typed(NamedTuple):

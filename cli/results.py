@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from rsray.outcomes import Study
     from rsray.results.formats import Shown
 
-WIDE = 200  # columns of a file or pipe
-MOST_NAMED = 20  # images without a certificate
+# Columns of a file or pipe
+WIDE = 200
+# Images without a certificate
+MOST_NAMED = 20
 
 
 @command(options_of(ShowConfig, *shown_fields(ShowConfig)))

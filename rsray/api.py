@@ -441,7 +441,8 @@ def tune_each(
     UserError is raised at the end. `given` is as for `tune`; `on_study` is told of each that ended.
     """
     searches = _open_searches(sigmas, given, config_file=config, download=download)
-    from rsray.distributed.search import tuner  # Ray: after what can be refused without it
+    # Ray: after what can be refused without it
+    from rsray.distributed.search import tuner
 
     places = _places(searches, out)
     for place, found in zip(places, searches, strict=True):

@@ -49,11 +49,15 @@ class Option:
 
     panel: str = COMPUTE
     metavar: str | None = None
-    name: str | None = None  # "--certify-limit", where it is not the field's own
-    repeated: bool = False  # the option may be given several times
-    is_text: bool = False  # what is typed is read by the settings: 2-8 for a number of workers
+    # "--certify-limit", where it is not the field's own
+    name: str | None = None
+    # The option may be given several times
+    repeated: bool = False
+    # What is typed is read by the settings: 2-8 for a number of workers
+    is_text: bool = False
     choices: Iterable[str] = ()
-    default: str | None = None  # in words, where the field's own does not say it
+    # In words, where the field's own does not say it
+    default: str | None = None
 
 
 def setting(help: str, default: Any = ..., **how: Any) -> Any:
@@ -196,8 +200,10 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     where_fields: ClassVar[frozenset[str]] = frozenset()
-    open_fields: ClassVar[frozenset[str]] = frozenset()  # None: as an earlier start chose
-    unrecorded: ClassVar[dict[str, Any]] = {}  # what a record that does not name it was made with
+    # None: as an earlier start chose
+    open_fields: ClassVar[frozenset[str]] = frozenset()
+    # What a record that does not name it was made with
+    unrecorded: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> Self:
@@ -266,7 +272,8 @@ class TrainConfig(Config):
         "Ray Train workers; 2-8 grows and shrinks with the cluster.",
         1, panel=WHERE, metavar="W", is_text=True, ge=0, le=MOST_PROCESSES,
     )  # fmt: skip
-    most_workers: Positive | None = None  # elastic: up to so many while the cluster has room
+    # elastic: up to so many while the cluster has room
+    most_workers: Positive | None = None
     gpus_per_worker: Gpus = None
     preset: str | None = setting("A paper's settings: see rsray presets.", None, metavar="NAME")
 
@@ -360,9 +367,12 @@ class CertifyConfig(Config):
         None, metavar="CHOICE", words="as the file says, else it is asked for",
     )  # fmt: skip
     num_classes: int = Field(ge=2, le=2**24)
-    classes: tuple[str, ...] = ()  # their names in order
-    image_shape: tuple[int, int, int] | None = None  # channels, height, width
-    data_fingerprint: dict[str, Any] = {}  # of the data trained on
+    # Their names in order
+    classes: tuple[str, ...] = ()
+    # channels, height, width
+    image_shape: tuple[int, int, int] | None = None
+    # Of the data trained on
+    data_fingerprint: dict[str, Any] = {}
     sigma: Sigma
     noise: NoiseName = "grid"
     n0: int = setting("Selection draws per image.", 100, metavar="N0", ge=1)
@@ -395,14 +405,16 @@ class CertifyConfig(Config):
     reuse_model: str | None = setting(
         "Of --reuse: the network of CERT.", None, metavar="RUN|CHECKPOINT", words="as CERT says"
     )
-    reused_run: str | None = None  # what decides the counts of CERT
+    # What decides the counts of CERT
+    reused_run: str | None = None
     block_size: int = setting(
         "Draws per stored block of counts.", 1_000, panel=WRITTEN, metavar="DRAWS", ge=1
     )
     start: Start = 0
     skip: Skip = 1
     limit: Limit = None
-    is_spread: bool = False  # whether limit alone was given: spread over those that skip selects
+    # Whether limit alone was given: spread over those that skip selects
+    is_spread: bool = False
     seed: Seed = 0
     precision: Precision | None = setting(
         "Of the network's arithmetic.", "fp32", words=f"{BF16}, else fp16 on a GPU"
@@ -415,7 +427,8 @@ class CertifyConfig(Config):
         None, panel=WHERE, metavar="A", is_text=True, words="one per GPU, or per CPU core",
         ge=1, le=MOST_PROCESSES,
     )  # fmt: skip
-    most_actors: Positive | None = None  # elastic: up to so many as the cluster grows
+    # elastic: up to so many as the cluster grows
+    most_actors: Positive | None = None
     gpus_per_actor: Gpus = None
 
     @model_validator(mode="before")
@@ -781,12 +794,14 @@ class TuneConfig(Config):
         "Share of the training images that trials are judged on.",
         0.15, metavar="SHARE", words="0.15, at most 2000 images", gt=0, lt=1,
     )  # fmt: skip
-    num_draws: Positive = 256  # per validation image, for the projected ACR
+    # Per validation image, for the projected ACR
+    num_draws: Positive = 256
     report_every: int = setting(
         "Epochs between looks at a trial, when it may be stopped.",
         2, metavar="E", words="an eighth of a trial", ge=1,
     )  # fmt: skip
-    reduction: int = Field(3, ge=2, le=MOST)  # ASHA keeps the best 1/reduction at each rung
+    # ASHA keeps the best 1/reduction at each rung
+    reduction: int = Field(3, ge=2, le=MOST)
     final: bool = setting("Train the winner on all training images, and certify it.", True)
     compare: bool = setting(
         "Train and certify the published setting too (where there is none, the one searched "

@@ -207,8 +207,10 @@ class Predictions(NamedTuple):
 
     # index, label, prediction (-1 = abstain), p_value, label_name, prediction_name
     table: pa.Table
-    failed: dict[str, str]  # image index -> why it has no row
-    normalisation: str  # what was done to images before the network
+    # Image index -> why it has no row
+    failed: dict[str, str]
+    # What was done to images before the network
+    normalisation: str
 
 
 def _warn(watch: Watch, warning: str | None) -> None:

@@ -15,11 +15,16 @@ def _ignore(*told: Any) -> None:
 class Watch:
     """Callbacks for what training, certification and search tell; the default watches nothing."""
 
-    say: Callable[[str], None] = _ignore  # a line for people
-    phase: Callable[[str], None] = _ignore  # "search", "train", "certify", ... begins
-    training: Callable[[Any], None] = _ignore  # a rsray.training.loop.Progress
-    certifying: Callable[[dict[str, Any]], None] = _ignore  # the figures of progress.json
-    trial: Callable[[Any], None] = _ignore  # a rsray.distributed.search.watch.TrialEvent
+    # A line for people
+    say: Callable[[str], None] = _ignore
+    # "search", "train", "certify", ... begins
+    phase: Callable[[str], None] = _ignore
+    # A rsray.training.loop.Progress
+    training: Callable[[Any], None] = _ignore
+    # The figures of progress.json
+    certifying: Callable[[dict[str, Any]], None] = _ignore
+    # A rsray.distributed.search.watch.TrialEvent
+    trial: Callable[[Any], None] = _ignore
 
 
 def duration(seconds: float) -> str:

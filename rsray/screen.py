@@ -74,7 +74,8 @@ class PacedLines:
     def __init__(self, every_share: float = LINE_EVERY_SHARE) -> None:
         """Begin with the first news; the first line is due a while after it."""
         self.every_share = every_share
-        self.began: tuple[float, float] | None = None  # when, and how much was done
+        # when, and how much was done
+        self.began: tuple[float, float] | None = None
         self.said = (0.0, 0.0)
 
     def _begin(self, share: float) -> tuple[float, float]:

@@ -128,7 +128,8 @@ class CertificationRun:
         self._report()
         seconds = self._snapshot()["seconds"]
         summary = finish(self.claimed, gathered, seconds=seconds, failed=self.failed)
-        if not self.config.at_radius:  # until now of the images that this start began
+        # Until now of the images that this start began
+        if not self.config.at_radius:
             same = {name: summary[name] for name in ("acr", "acr_standard_error")}
             self._report(**same, seconds=seconds, images_scored=summary["num_images"])
         return summary
@@ -145,7 +146,8 @@ class CertificationRun:
         self, items: Iterator[WorkItem], total: int, fleet: Fleet, *, is_first: bool
     ) -> Iterator[list[WorkItem]]:
         self.owed_draws = self.progress.draws_made + total
-        if not is_first:  # an image that kills its process then costs no other its draws
+        # An image that kills its process then costs no other its draws
+        if not is_first:
             return ([item] for item in items)
         config, speed = self.config, max(self.claimed.evaluation.draws_per_second, 1.0)
         return share_out(

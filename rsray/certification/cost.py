@@ -25,7 +25,8 @@ class Plan:
     forecast: Forecast
     device_name: str
     evaluation: Evaluation
-    gpus: float  # of one actor; 1 of a CPU core where there are none
+    # Of one actor; 1 of a CPU core where there are none
+    gpus: float
 
     @property
     def core_hours(self) -> float:

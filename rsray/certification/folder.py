@@ -127,7 +127,8 @@ def reopen(cert: Place, record: Mapping[str, Any]) -> Claimed:
 def run_id(config: CertifyConfig) -> str:
     """Return a short name of everything that decides the counts."""
     values = config.identity()
-    values.pop("normalisation")  # earlier versions did not record it
+    # Earlier versions did not record it
+    values.pop("normalisation")
     known = {k: v for k, v in values.items() if k not in OPTIONAL or v != OPTIONAL[k]}
     text = json.dumps(known, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -126,7 +126,8 @@ def _speed(
         count(image, index, "estimation", list(enumerate(sizes)))
         return time.perf_counter() - started
 
-    call(1)  # the first may be slow
+    # The first may be slow
+    call(1)
     batches = int(min(MOST_BATCHES_TIMED, max(1.0, seconds / 4 / call(1))))
     elapsed, calls = 0.0, 0
     while elapsed < seconds or not calls:

@@ -69,7 +69,8 @@ def recertify(
     _check_draws(source, before, columns, config.n)
     target.make()
     with target.locked():
-        _check_target(source, target, config, made_from)  # another may have ended meanwhile
+        # Another may have ended meanwhile
+        _check_target(source, target, config, made_from)
         drawn = record.get(DRAWN, {name: getattr(old, name) for name in ("alpha", "bound", "n")})
         record = {**record, **config.model_dump(mode="json"), FROM: made_from, DRAWN: drawn}
         _copy(counts, selected, claimed, record)

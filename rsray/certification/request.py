@@ -82,7 +82,8 @@ def open_certification(
             **carried(found, split),
         }
     )
-    NOISES[config.noise].of(config.sigma)  # a sigma that it cannot make is refused here
+    # A sigma that it cannot make is refused here
+    NOISES[config.noise].of(config.sigma)
     if earlier is not None:
         earlier.check(config)
         earlier = earlier.with_source(config, split)

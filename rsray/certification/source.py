@@ -56,19 +56,25 @@ class ClassifierSource:
 
     where: str
     weights: bytes
-    published: bool  # a file of another code base
-    digest: str  # SHA-256 of the weights file
+    # A file of another code base
+    published: bool
+    # SHA-256 of the weights file
+    digest: str
     model: str | None = None
-    model_args: Mapping[str, Any] | None = None  # for a factory
+    # For a factory
+    model_args: Mapping[str, Any] | None = None
     dataset: str | None = None
     data_root: str | None = None
     image_size: int | None = None
     channels: int | None = None
     label_column: str | None = None
     sigma: float | None = None
-    trained: Mapping[str, Any] = field(default_factory=dict)  # what is recorded of its training
-    normalise: str | None = None  # what the user states: a word of normalise.CHOICES or MEAN/STD
-    normalisation: Normalisation | None = None  # what was decided, once `settled`
+    # What is recorded of its training
+    trained: Mapping[str, Any] = field(default_factory=dict)
+    # What the user states: a word of normalise.CHOICES or MEAN/STD
+    normalise: str | None = None
+    # What was decided, once `settled`
+    normalisation: Normalisation | None = None
 
     def settled(self, split: ImageSplit) -> ClassifierSource:
         """Return the source with its normalisation decided; UserError where nothing says it.
@@ -125,7 +131,8 @@ class ClassifierSource:
         """
         is_factory = self.model is not None and ":" in self.model
         known = layer.normalisation
-        if known is None and not self.published:  # of ours, without a layer
+        # Of ours, without a layer
+        if known is None and not self.published:
             known = FACTORYS_OWN if is_factory else NOTHING
         if self.normalise is not None:
             stated = Normalisation.stated(self.normalise, self._statistics)

@@ -210,7 +210,8 @@ def _figures(
     expected = conclusion(
         claimed,
         columns,
-        seconds=_measured(summary.get("seconds")),  # it follows from nothing
+        # It follows from nothing
+        seconds=_measured(summary.get("seconds")),
         failed=stored.failed,
         failed_labels=stored.failed_labels,
         **more,

@@ -16,8 +16,10 @@ from rsray.errors import UserError
 # Networks compute in these, by the precision's name; their heads stay in float32.
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("fp32", *HALF_TYPES)
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_NEVER = 2**30  # bytes: no tensor of ours on a CPU is as large
+# glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+# bytes: no tensor of ours on a CPU is as large
+_NEVER = 2**30
 
 
 def default_device() -> torch.device:

@@ -22,9 +22,12 @@ from rsray.errors import UserError
 # Rounding may change this share of how far logits are apart: from one look at a batch to the next,
 # with another batch, for which other kernels run, and in types of 16 bits.
 AGAIN, OTHER_BATCH, HALF = 1e-4, 1e-3, 3e-2
-ROUNDING = 1e-5  # and this share of the logits themselves
-LARGE_IMAGE = 20_000  # values; of these the probe has fewer images
-Trace = list[tuple[str, list[Tensor], list[Tensor]]]  # module, the image's rows in, and out
+# And this share of the logits themselves
+ROUNDING = 1e-5
+# values; of these the probe has fewer images
+LARGE_IMAGE = 20_000
+# module, the image's rows in, and out
+Trace = list[tuple[str, list[Tensor], list[Tensor]]]
 
 
 @torch.no_grad()

@@ -26,7 +26,8 @@ SLAB_VALUES = {
     "cpu": 2**16,
     "cuda": 2**24,
 }  # values per slab: L2 cache on a CPU, a full grid on a GPU
-LEVELS = 255  # a pixel p in [0, 1] is the whole number 255 p
+# A pixel p in [0, 1] is the whole number 255 p
+LEVELS = 255
 _MASK = 0xFFFFFFFF
 
 

@@ -46,7 +46,8 @@ def blocks_worth(
         return float(certified_radius(lower_Q, 1.0).mean())
 
     enough = mean_radius(n) - tolerance
-    while least < most:  # the expected radius grows with the draws
+    # The expected radius grows with the draws
+    while least < most:
         blocks = (least + most) // 2
         if mean_radius(min(n, blocks * block_size)) >= enough:
             most = blocks

@@ -22,7 +22,8 @@ from rsray.core.noise import LEVELS, FloatNoise, Stream
 from rsray.errors import UserError
 
 Image = Tensor | NDArray[Any]
-ROUNDING = 1e-6  # beyond [0, 1], as resizing leaves it
+# Beyond [0, 1], as resizing leaves it
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class SmoothedClassifier:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
         self.model, self.sigma, self.num_classes = model, float(sigma), int(num_classes)
         self.batch_size = batch_size
-        self._checked: set[tuple[int, ...]] = set()  # image shapes that were asked for before
+        # Image shapes that were asked for before
+        self._checked: set[tuple[int, ...]] = set()
 
     def certify(
         self,

@@ -36,9 +36,12 @@ class DataNotFoundError(Exception):
 class ReadOptions:
     """How the user wants pictures and labels read; None leaves it to what the data say."""
 
-    image_size: int | None = None  # side of the square that every picture becomes
-    channels: int | None = None  # 1 grey, 3 colour
-    label_column: str | None = None  # which of a table's columns, or of a .json's fields
+    # Side of the square that every picture becomes
+    image_size: int | None = None
+    # 1 grey, 3 colour
+    channels: int | None = None
+    # Which of a table's columns, or of a .json's fields
+    label_column: str | None = None
 
 
 AS_IT_IS = ReadOptions()
@@ -52,10 +55,12 @@ class ImageSplit(ABC):
     lazily, where it is unpickled. Threads may read from one split at the same time.
     """
 
-    name: str  # of the data set
+    # Of the data set
+    name: str
     split: str
     num_classes: int
-    image_shape: tuple[int, int, int]  # C, H, W
+    # C, H, W
+    image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] | None = None
 
     @cached_property

@@ -28,8 +28,10 @@ from rsray.storage import Place
 from rsray.storage.records import from_json
 
 RECORD = "conversion.json"
-SHARD_IMAGES = 2000  # 200 MB of ImageNet: held in memory while it is made
-GROUP_BYTES = 2**20  # of pictures in a row group, the least that a reader of one picture reads
+# 200 MB of ImageNet: held in memory while it is made
+SHARD_IMAGES = 2000
+# Of pictures in a row group, the least that a reader of one picture reads
+GROUP_BYTES = 2**20
 # What the shards of a split folder are called, so that every reader knows the split.
 SHARD_PREFIXES = {
     "train": "train",
@@ -50,7 +52,8 @@ class Converted:
     total: int
     shards: int
     total_shards: int
-    bytes: int  # written by this start
+    # Written by this start
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,10 @@ class Part:
 
     prefix: str
     folder: Place
-    paths: list[str]  # below the folder
-    labels: Labels  # [N]
+    # Below the folder
+    paths: list[str]
+    # [N]
+    labels: Labels
     shard_images: int
 
     @property
@@ -139,7 +144,8 @@ def _claim(
         old = from_json(out.read(RECORD), f"{out}/{RECORD}")
         if not isinstance(old, dict):
             raise UserError(f"{out}/{RECORD} is no record of a conversion")
-        for key in ("shard_images", "classes", "splits"):  # the same files may have moved
+        # The same files may have moved
+        for key in ("shard_images", "classes", "splits"):
             if old.get(key) != record[key]:
                 raise UserError(
                     f"{out} holds another conversion: {key} is {record[key]} now but was "
@@ -187,20 +193,23 @@ def shard_bytes(part: Part, rows: range, schema: pa.Schema) -> bytes:
     def read(path: str) -> bytes:
         file = part.folder / path
         content = file.read_bytes()
-        read_header(content, file)  # better now than in the middle of a training
+        # Better now than in the middle of a training
+        read_header(content, file)
         return content
 
     paths, labels = part.paths[rows.start : rows.stop], part.labels[rows.start : rows.stop]
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
         contents = list(pool.map(read, paths))
     sink = pa.BufferOutputStream()
-    dictionaries: Any = ["image.path", "label"]  # the stubs know only all or none
+    # The stubs know only all or none
+    dictionaries: Any = ["image.path", "label"]
     with pq.ParquetWriter(
         sink,
         schema,
         compression={"image.bytes": "none", "image.path": "zstd", "label": "zstd"},
         use_dictionary=dictionaries,
-        write_statistics=["label"],  # of pictures they would be pictures
+        # Of pictures they would be pictures
+        write_statistics=["label"],
         write_page_checksum=True,
     ) as writer:
         for first, last in pairwise(_group_starts([len(content) for content in contents])):

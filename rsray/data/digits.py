@@ -11,7 +11,8 @@ from rsray.data._base import DatasetSpec, ImageSplit, Labels, Pixels, ReadOption
 from rsray.data.reading.in_memory import ArraySplit
 from rsray.storage import Place
 
-NUM_TRAIN = 1347  # in file order
+# In file order
+NUM_TRAIN = 1347
 GREY_LEVELS = 16
 
 

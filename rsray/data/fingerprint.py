@@ -17,7 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from rsray.data._base import ImageSplit
 from rsray.data.splits import name_marks
 
-SAMPLE = 512  # images of which a fingerprint keeps name and content
+# Images of which a fingerprint keeps name and content
+SAMPLE = 512
 NAME_BYTES, CONTENT_BYTES = 4, 6
 WHAT_IT_COVERS = ("images", "labels", "names")
 
@@ -71,8 +72,10 @@ class Seen:
     """Which images of a split were trained on, of those that were looked at."""
 
     looked_at: int
-    by_name: tuple[int, ...]  # an image of the same name and content was trained on
-    by_content: tuple[int, ...]  # an image of another name and the same content was
+    # An image of the same name and content was trained on
+    by_name: tuple[int, ...]
+    # An image of another name and the same content was
+    by_content: tuple[int, ...]
 
 
 def seen_before(split: ImageSplit, trained: Mapping[str, Any]) -> Seen:

@@ -51,7 +51,8 @@ def split_folders(
 
     A folder called "train" that has no folders in it is the class of trains, not a split.
     """
-    present = {name.lower(): name for name in reversed(place.folders())}  # "Train" before "train"
+    # "Train" before "train"
+    present = {name.lower(): name for name in reversed(place.folders())}
     present |= {name: name for name in place.folders()}
     found: dict[str, Place] = {}
     for split, names in split_names.items():

@@ -24,7 +24,8 @@ from rsray.data.webdataset import open_tar_shards
 from rsray.errors import UserError
 from rsray.storage import Place
 
-CROP, SHORT_SIDE = 224, 256  # pixels, of the published evaluations
+# pixels, of the published evaluations
+CROP, SHORT_SIDE = 224, 256
 MINI_CLASSES, MINI_SEED = 50, 0
 SHARD_FOLDERS = ("", "data")
 # ImageNet's own test images have no labels: "test" is its validation set.
@@ -58,7 +59,8 @@ class ClassSubset(ImageSplit):
     """The images of some classes of another split, relabelled 0..K-1 in the order of `kept`."""
 
     base: ImageSplit
-    kept: tuple[int, ...]  # classes of the base, ascending
+    # Classes of the base, ascending
+    kept: tuple[int, ...]
 
     @cached_property
     def _rows(self) -> Labels:
@@ -96,7 +98,8 @@ def _open(
         folders = split_folders(place, FOLDER_NAMES) if place.is_dir() else {}
         if split in folders:
             classes = union_of_classes(folders)
-            if keep is not None:  # only these folders are listed then
+            # Only these folders are listed then
+            if keep is not None:
                 classes = tuple(classes[index] for index in mini_classes(len(classes)))
             return _from_folder(name, split, folders[split], classes, geometry)
         for folder in SHARD_FOLDERS:
@@ -154,7 +157,8 @@ IMAGENET_SETTINGS = {"macer": {"num_draws": 2, "trade_off": 6.0}}
 
 IMAGENET = DatasetSpec(
     name="imagenet",
-    num_classes=None,  # 1,000, or as many class folders as there are
+    # 1,000, or as many class folders as there are
+    num_classes=None,
     image_shape=(3, CROP, CROP),
     open=open_imagenet,
     how_to_get="train/<synset>/*.JPEG and val/<synset>/*.JPEG from https://image-net.org, or the "

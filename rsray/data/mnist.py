@@ -13,7 +13,8 @@ from rsray.storage import Place, one_line
 
 PREFIXES = {"train": "train", "test": "t10k"}
 FOLDERS = ("", "raw", "MNIST/raw")
-UNSIGNED_BYTE = 8  # the type code of the idx format
+# The type code of the idx format
+UNSIGNED_BYTE = 8
 
 
 def open_mnist(split: str, root: Place, options: ReadOptions) -> ImageSplit:

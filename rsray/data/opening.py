@@ -53,7 +53,8 @@ def open_split(
     found = _open(spec, split, place, options, download)
     if found.class_names is None and spec.class_names is not None:
         found = replace(found, class_names=spec.class_names)
-    if not len(found):  # reads the labels: damage shows here, not on a worker
+    # Reads the labels: damage shows here, not on a worker
+    if not len(found):
         raise UserError(f"{name} ({split}) below {place}: the split has no images")
     return found
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rsray.errors import UserError
 
 log = logging.getLogger(__name__)
-TEST_FRACTION = 0.2  # where the data has no splits of its own
+# Where the data has no splits of its own
+TEST_FRACTION = 0.2
 
 
 def normal(name: str) -> str:
@@ -67,8 +68,10 @@ def train_validation(
     sizes = np.bincount(class_of, minlength=len(classes))
     quota = _largest_remainders(sizes, count)
     order = np.lexsort((np.random.default_rng(seed).random(len(labels)), class_of))
-    first = np.cumsum(sizes) - sizes  # where each class starts in the order
-    rank = np.arange(len(labels)) - np.repeat(first, sizes)  # of an image within its class
+    # Where each class starts in the order
+    first = np.cumsum(sizes) - sizes
+    # Of an image within its class
+    rank = np.arange(len(labels)) - np.repeat(first, sizes)
     held_out = rank < np.repeat(quota, sizes)
     return np.sort(order[~held_out]), np.sort(order[held_out])
 

@@ -29,7 +29,8 @@ def load(file: Place) -> tuple[Pixels, Labels]:
     """Return images uint8 [N, 3, 32, 32] and labels int64 [N]; UserError names a bad file."""
     from scipy.io import loadmat
 
-    data: Any = io.BytesIO(file.read_bytes())  # scipy's stubs know only paths
+    # scipy's stubs know only paths
+    data: Any = io.BytesIO(file.read_bytes())
     try:
         content = loadmat(data, variable_names=["X", "y"])
         pixels, labels = content["X"], content["y"].astype(np.int64).reshape(-1)
@@ -37,7 +38,8 @@ def load(file: Place) -> tuple[Pixels, Labels]:
         raise UserError(f"{file}: truncated or damaged: {one_line(error)}") from error
     if pixels.ndim != 4 or pixels.dtype != np.uint8:
         raise UserError(f"{file}: X is {pixels.dtype} {pixels.shape}, must be uint8 (H, W, C, N)")
-    labels[labels == 10] = 0  # the authors wrote the digit 0 as 10
+    # The authors wrote the digit 0 as 10
+    labels[labels == 10] = 0
     return np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)), labels
 
 

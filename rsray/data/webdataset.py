@@ -34,7 +34,8 @@ from rsray.errors import UserError
 from rsray.storage import Place, one_line
 
 FILES_OPEN = 64
-NAME_FILES = ("classnames.txt", "classes.txt")  # a name per line, in the order of the labels
+# A name per line, in the order of the labels
+NAME_FILES = ("classnames.txt", "classes.txt")
 # Of a set that begins with a grey picture so many others are looked at, for a coloured one.
 LOOKED_AT = 64
 
@@ -44,7 +45,8 @@ class TarTable:
     """The samples of some tar files, one after the other; pickles as their addresses."""
 
     files: tuple[Place, ...]
-    label_field: str | None = None  # of the samples' .json
+    # Of the samples' .json
+    label_field: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields alone."""
@@ -75,7 +77,8 @@ class TarTable:
         """Return the encoded picture of a sample, reading nothing else; UserError if it is cut."""
         file, offset, size = (int(each[row]) for each in self._places)
         try:
-            stream: Any = self._open(file)  # the stubs know no read_at
+            # The stubs know no read_at
+            stream: Any = self._open(file)
             content: bytes = stream.read_at(size, offset)
         except OSError as error:
             raise UserError(f"{self.files[file]}: cannot be read: {one_line(error)}") from error

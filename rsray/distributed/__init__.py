@@ -8,7 +8,8 @@ import os
 
 # README.md, section 1, says why.
 ENVIRONMENT = {
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use the driver's environment as it is
+    # Workers use the driver's environment as it is
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -16,7 +17,8 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray prints an error for every actor pool that is none (ray #53727).
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command, not only the search
+    # Ctrl-C ends the command, not only the search
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 for _key, _value in ENVIRONMENT.items():

@@ -24,7 +24,8 @@ class Fleet:
     actors: int
     cpus: float
     gpus: float
-    most: int = 0  # 0: no more than `actors`
+    # 0: no more than `actors`
+    most: int = 0
 
     @property
     def threads(self) -> int:
@@ -40,7 +41,9 @@ class Fleet:
 def capacity() -> Capacity:
     """Return the capacity of the cluster that this process is connected to."""
     import ray
-    from ray._private.state import state  # the public API does not tell an autoscaler's limits
+
+    # The public API does not tell an autoscaler's limits
+    from ray._private.state import state
 
     nodes = tuple(
         (node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))

@@ -14,7 +14,8 @@ from rsray.errors import UserError
 
 # Ray gives its processes 30 seconds, which a busy machine may not keep, and takes no other limit.
 START_TIMED_OUT, MOST_STARTS = "timed out during startup", 3
-STORE_BYTES = 300 * 2**20  # object store of the embedded Ray: counts and images in flight are small
+# Object store of the embedded Ray: counts and images in flight are small
+STORE_BYTES = 300 * 2**20
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 

@@ -59,7 +59,8 @@ def _check_reachable(where: str) -> None:
     """Raise UserError at once when nothing listens there; Ray itself would try for minutes."""
     host, separator, port = where.removeprefix("ray://").rpartition(":")
     if not separator or not port.isdigit():
-        return  # "auto", "local": Ray knows where
+        # "auto", "local": Ray knows where
+        return
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as problem:

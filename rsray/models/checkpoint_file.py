@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 
 from rsray.errors import UserError
 
-PUBLISHED = (".pth", ".tar", ".pt", ".th", ".ckpt", ".bin")  # PyTorch's own format
+# PyTorch's own format
+PUBLISHED = (".pth", ".tar", ".pt", ".th", ".ckpt", ".bin")
 # What torch.load was seen to raise for files of which some bytes had been changed.
 DAMAGE: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -66,7 +67,8 @@ def _dtype(name: str, *options: Any) -> np.dtype[Any]:
     return np.dtype(str(name))
 
 
-_NUMPY = ("numpy.core", "numpy._core")  # NumPy 1 and NumPy 2
+# NumPy 1 and NumPy 2
+_NUMPY = ("numpy.core", "numpy._core")
 _PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")
 # Names that files of training codes hold beside their weights, and what stands for them here.
 HARMLESS: dict[str, Any] = {

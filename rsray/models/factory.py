@@ -106,7 +106,8 @@ def _find(name: str) -> Callable[..., Any]:
     if module_name.partition(".")[0] in sys.stdlib_module_names:
         raise UserError(f"model {name!r}: {module_name!r} is a part of Python, not of yours")
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last: it hides nothing that is installed
+        # last: it hides nothing that is installed
+        sys.path.append(os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:

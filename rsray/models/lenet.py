@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-SMALLEST_UNPADDED = 16  # pixels; two unpadded 5x5 convolutions and poolings leave nothing of less
+# pixels; two unpadded 5x5 convolutions and poolings leave nothing of less
+SMALLEST_UNPADDED = 16
 
 
 class LeNet(nn.Module):

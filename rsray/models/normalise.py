@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from rsray.errors import UserError
 
-Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel
+# Mean and standard deviation of each channel
+Statistics = tuple[Sequence[float], Sequence[float]]
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # What --normalise takes, and what each means.
 CHOICES = {
@@ -26,7 +27,8 @@ CHOICES = {
     "none": "images in [0, 1] as they are",
     "MEAN/STD": "your own, such as 0.5,0.5,0.5/0.25,0.25,0.25",
 }
-SAME = 1e-3  # statistics that differ by less are the same, rounded otherwise
+# Statistics that differ by less are the same, rounded otherwise
+SAME = 1e-3
 
 
 class Normalise(nn.Module):

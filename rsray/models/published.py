@@ -35,9 +35,12 @@ NUMBER_OF_BATCHES = "num_batches_tracked"
 class LayerBefore(NamedTuple):
     """What a file says of the layer before its network."""
 
-    normalisation: Normalisation | None  # None: it does not say
-    is_certain: bool = True  # False: the layout suggests it, and the user may know better
-    is_missing: bool = False  # there was a layer whose statistics the file does not keep
+    # None: it does not say
+    normalisation: Normalisation | None
+    # False: the layout suggests it, and the user may know better
+    is_certain: bool = True
+    # There was a layer whose statistics the file does not keep
+    is_missing: bool = False
 
 
 @dataclass(frozen=True)

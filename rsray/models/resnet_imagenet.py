@@ -16,7 +16,8 @@ def resnet50(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """
     if image_shape[0] != 3:
         raise UserError(f"model 'resnet50' takes images of 3 channels, got {image_shape[0]}")
-    from torchvision.models import resnet50 as torchvision_resnet50  # takes a second to import
+    # Takes a second to import
+    from torchvision.models import resnet50 as torchvision_resnet50
 
     network: nn.Module = torchvision_resnet50(weights=None, num_classes=num_classes)
     return network

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from rsray.errors import UserError
 
-MAX_NAMED = 3  # keys named in an error message
+# Keys named in an error message
+MAX_NAMED = 3
 
 
 def weights_bytes(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-Network = Callable[[Tensor], Tensor]  # images [N, C, H, W] in [0, 1] -> logits [N, K]
+# Images [N, C, H, W] in [0, 1] -> logits [N, K]
+Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Terms:
     """Each image's loss in two parts [B], in nats; their sum is minimised."""
 
     classification_B: Tensor
-    robustness_B: Tensor  # already multiplied by its weight
+    # Already multiplied by its weight
+    robustness_B: Tensor
 
     @property
     def total_B(self) -> Tensor:

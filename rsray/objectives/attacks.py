@@ -19,12 +19,17 @@ from torch.nn.parallel import DistributedDataParallel
 from rsray.objectives._base import Network
 from rsray.objectives.probabilities import log_mean_softmax
 
-Logits = Callable[[Tensor], Tensor]  # images [B, C, H, W] -> logits [B, M, K]
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits [B, M, K], labels [B] -> what to raise [B]
+# Images [B, C, H, W] -> logits [B, M, K]
+Logits = Callable[[Tensor], Tensor]
+# Logits [B, M, K], labels [B] -> what to raise [B]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
-DDN_GAMMA = 0.05  # the norm grows or shrinks by this factor at each step
-DDN_LAST_STEP = 0.01  # the step size falls from 1 to this along a cosine
-TINY = 1e-12  # keeps 0 / 0 at 0
+# The norm grows or shrinks by this factor at each step
+DDN_GAMMA = 0.05
+# The step size falls from 1 to this along a cosine
+DDN_LAST_STEP = 0.01
+# Keeps 0 / 0 at 0
+TINY = 1e-12
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from rsray.objectives.attacks import frozen, with_noise
 from rsray.objectives.probabilities import log_mean_softmax
 from rsray.objectives.smoothmix import uniform
 
-TINY = 1e-12  # keeps 0 / 0 at 0
+# Keeps 0 / 0 at 0
+TINY = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from rsray.objectives._base import Objective, Terms, setting
 
-PROBABILITY_FLOOR = 1e-10  # of the classification term, as in the authors' code
-PROBABILITY_TINY = 1e-30  # below this a probability has underflowed: its gap is beyond any hinge
+# Of the classification term, as in the authors' code
+PROBABILITY_FLOOR = 1e-10
+# Below this a probability has underflowed: its gap is beyond any hinge
+PROBABILITY_TINY = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,8 @@ def mean_probability_nll(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
     """Return -log(mean over draws of softmax(logits)[label] + floor) [B], in nats."""
     log_p_BK = logits_BMK.log_softmax(-1).logsumexp(1) - math.log(logits_BMK.shape[1])
     log_p_B = log_p_BK.gather(1, labels_B[:, None])[:, 0]
-    floor_B = torch.full_like(log_p_B, math.log(PROBABILITY_FLOOR))  # made on the device
+    # Made on the device
+    floor_B = torch.full_like(log_p_B, math.log(PROBABILITY_FLOOR))
     return -torch.logaddexp(log_p_B, floor_B)
 
 
@@ -85,7 +88,8 @@ def radius_gap(logits_BMK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
     p_BK = logits_BMK.softmax(-1).mean(1)
     top_B1 = p_BK.argmax(-1, keepdim=True)
     others_BK = p_BK.scatter(1, top_B1, 0.0)
-    tails_B2 = torch.stack((others_BK.sum(1), others_BK.amax(1)), dim=1)  # 1 - p1, p2
+    # 1 - p1, p2
+    tails_B2 = torch.stack((others_BK.sum(1), others_BK.amax(1)), dim=1)
     counts_B = (top_B1[:, 0] == labels_B) & (tails_B2[:, 1] > PROBABILITY_TINY)
     quantiles_B2 = torch.special.ndtri(torch.where(counts_B[:, None], tails_B2, 0.5))
     return -quantiles_B2.sum(1), counts_B

@@ -7,7 +7,8 @@ import math
 
 from torch import Tensor
 
-PROBABILITY_FLOOR = 1e-10  # where -weight * -log(probability) would be unbounded below
+# Where -weight * -log(probability) would be unbounded below
+PROBABILITY_FLOOR = 1e-10
 
 
 def cross_entropy(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:

@@ -73,7 +73,8 @@ class SmoothMix(Objective):
             # It is within mix_step * step_size of the image: clipping to [0, 1] only draws nearer.
             images_BCHW = attack(images_BCHW, num_steps=self.mix_step)
             adversarial_BCHW = attack(images_BCHW, num_steps=self.num_steps - self.mix_step)
-        share_B = uniform(labels_B, generator) / 2  # of the adversarial image in the mixture
+        # Of the adversarial image in the mixture
+        share_B = uniform(labels_B, generator) / 2
         mixed_BCHW = torch.lerp(images_BCHW, adversarial_BCHW, share_B[:, None, None, None])
         logits_BMK = noisy_logits(network, images_BCHW, noise_BMCHW.clone())
         mixed_BMK = noisy_logits(network, mixed_BCHW, noise_BMCHW)

@@ -23,15 +23,23 @@ class Preset:
     """Settings to reproduce, what they cost, and the figure that was published for them."""
 
     name: str
-    settings: dict[str, Any]  # flat: training fields and the objective's own
+    # flat: training fields and the objective's own
+    settings: dict[str, Any]
     cost: str
-    paper: str  # title of the file it came from
-    acr: str | None = None  # published, with the digits of its table
-    certified: dict[float, float] = field(default_factory=dict)  # radius -> published accuracy
-    source: str | None = None  # the table the figure stands in
-    certify: str = ""  # options of `rsray certify` that select the images of the figure
-    differs: str = ""  # where these settings are not, or not known to be, the paper's
-    is_published: bool = True  # False: a setting of our own, which no paper or public recipe has
+    # Title of the file it came from
+    paper: str
+    # published, with the digits of its table
+    acr: str | None = None
+    # Radius -> published accuracy
+    certified: dict[float, float] = field(default_factory=dict)
+    # The table the figure stands in
+    source: str | None = None
+    # Options of `rsray certify` that select the images of the figure
+    certify: str = ""
+    # Where these settings are not, or not known to be, the paper's
+    differs: str = ""
+    # False: a setting of our own, which no paper or public recipe has
+    is_published: bool = True
 
     def at_epochs(self, epochs: int) -> dict[str, Any]:
         """Return the settings for a run of so many epochs: see TrainConfig.at_epochs."""

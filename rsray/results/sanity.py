@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-CHANCE_FACTOR = 1.2  # a noisy accuracy of 1.2 / K or less is no better than guessing
-ONE_CLASS_SHARE = 0.95  # of the predictions
+# A noisy accuracy of 1.2 / K or less is no better than guessing
+CHANCE_FACTOR = 1.2
+# Of the predictions
+ONE_CLASS_SHARE = 0.95
 WHAT_TO_TRY = "more epochs, a smaller sigma, or for macer --set deferred=true --set trade_off=1"
 
 

@@ -34,7 +34,8 @@ from rsray.storage.address import (
 from rsray.storage.lock import hold_folder
 
 TEMPORARY_PREFIX = ".tmp-"
-READABLE = (stat.S_IFREG, stat.S_IFDIR)  # reading a folder fails by itself
+# Reading a folder fails by itself
+READABLE = (stat.S_IFREG, stat.S_IFDIR)
 # Opening these asks the network: their addresses are taken as they are.
 NETWORK_SCHEMES = ("s3", "gs", "gcs")
 

@@ -15,7 +15,8 @@ from rsray.core.noise import Stage
 from rsray.storage.schemas import COUNTS, PAIRED_COUNTS, SOFT_COUNTS
 
 Ints = NDArray[np.int64]
-LISTS = ("counts", "sums", "square_sums", "before", "kept")  # of each row's classes
+# Of each row's classes
+LISTS = ("counts", "sums", "square_sums", "before", "kept")
 
 
 class ClassEntries(NamedTuple):

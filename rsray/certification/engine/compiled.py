@@ -19,17 +19,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-PAYS_SECONDS = 300.0  # of work per actor: the 17 s of compiling are then won back twice (ResNets)
+# Of work per actor: the 17 s of compiling are then won back twice (ResNets)
+PAYS_SECONDS = 300.0
 # How far compiled logits may be from those in float32: so many times as far as eager ones are, and
 # this share of the largest logit. It is wrong code that is looked for.
 TIMES, SHARE = 4.0, 0.02
 COMPILE_PROCESSES_PER_GPU = 4
-_FRESH_CODE = 10_000  # instances of a class share torch's recompile limit; each compiles once
+# Instances of a class share torch's recompile limit; each compiles once
+_FRESH_CODE = 10_000
 
 
 class _Rate(NamedTuple):
-    operations: float  # per second, of convolutions and linear layers
-    values: float  # per second, written by any layer
+    # Per second, of convolutions and linear layers
+    operations: float
+    # Per second, written by any layer
+    values: float
 
 
 # What one core or one GPU was seen to do in these networks: round figures.
@@ -64,7 +68,8 @@ def compile_frozen(network: nn.Module, buffer_BCHW: Tensor) -> Forward:
     buffer_BCHW.copy_(torch.rand(buffer_BCHW.shape, generator=generator))
     try:
         with torch.no_grad(), _settings(device):
-            for _ in range(3):  # CUDA graphs: run, record, replay
+            # CUDA graphs: run, record, replay
+            for _ in range(3):
                 got = compiled(buffer_BCHW).float().clone()
     except torch.OutOfMemoryError:
         raise
@@ -83,7 +88,8 @@ def compile_frozen(network: nn.Module, buffer_BCHW: Tensor) -> Forward:
 @contextlib.contextmanager
 def _settings(device: torch.device) -> Iterator[None]:
     """Set torch's compiler for the time of compiling; generated code stays in its own cache."""
-    import torch._dynamo.config as dynamo  # these take seconds to import
+    # These take seconds to import
+    import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
     chosen: dict[str, Any] = {"freezing": True}
@@ -95,9 +101,11 @@ def _settings(device: torch.device) -> Iterator[None]:
         if hasattr(inductor, "deterministic"):
             chosen["deterministic"] = True
     else:
-        chosen["compile_threads"] = 1  # an actor keeps to its share of the cores
+        # An actor keeps to its share of the cores
+        chosen["compile_threads"] = 1
     limits = {"recompile_limit": _FRESH_CODE, "accumulated_recompile_limit": _FRESH_CODE}
-    log = logging.getLogger("torch.utils.cpp_extension")  # warns of a CUDA that is not needed
+    # Warns of a CUDA that is not needed
+    log = logging.getLogger("torch.utils.cpp_extension")
     before = log.level
     log.setLevel(logging.ERROR)
     try:
@@ -147,7 +155,8 @@ def nominal_speed(
     differ between two runs of the same work.
     """
     network = copy.deepcopy(model).eval()
-    counted = [0, 0]  # operations, values
+    # operations, values
+    counted = [0, 0]
 
     def count(layer: nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor):

@@ -35,8 +35,10 @@ from rsray.storage import one_line
 
 log = logging.getLogger(__name__)
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-WORTH_IT = 1.25  # how much faster an evaluation that changes bits must be
-TRIAL_SECONDS = 0.08  # measured per candidate
+# How much faster an evaluation that changes bits must be
+WORTH_IT = 1.25
+# Measured per candidate
+TRIAL_SECONDS = 0.08
 # Noisy images that show whether a network computes in a precision.
 PROBES = 4
 
@@ -79,7 +81,8 @@ class EvaluatedNetwork:
         half = HALF_TYPES.get(evaluation.precision)
         if half is not None:
             network = with_float32_head(network, half)
-        if evaluation.device == "cpu" and not evaluation.compiled:  # compilers fuse the pools
+        # Compilers fuse the pools
+        if evaluation.device == "cpu" and not evaluation.compiled:
             network = with_pairwise_pools(network)
         self.network = network.to(memory_format=FORMATS[evaluation.memory_format])  # type: ignore[call-overload]
         self.device = torch.device(evaluation.device)
@@ -227,7 +230,8 @@ def _choose_eager(
     batches = _batch_sizes(image_shape, device)
     fitting = [batch for batch in batches if fits("channels_last", batch)]
     smaller = min(batches) // 2
-    while not fitting:  # every batch is too large: halve until one fits
+    # Every batch is too large: halve until one fits
+    while not fitting:
         if not smaller:
             raise _no_memory(device, image_shape)
         fitting = [smaller] if fits("channels_last", smaller) else []
@@ -260,7 +264,8 @@ def pick(speeds: dict[tuple[str, int], float], equivalent: set[tuple[str, int]])
 def _same_bits(measured: dict[tuple[str, int], tuple[float, Tensor]]) -> set[tuple[str, int]]:
     """Return the candidates whose logits equal the first one's bit for bit."""
     first, (_, reference) = next(iter(measured.items()))
-    same = {first}  # which does not equal itself where a logit is NaN
+    # Which does not equal itself where a logit is NaN
+    same = {first}
     for key, (_, logits) in measured.items():
         rows = min(len(logits), len(reference))
         if torch.equal(logits[:rows], reference[:rows]):

@@ -24,10 +24,12 @@ class Folded:
     """A network without batch norm, and the normalisation to be applied to its input."""
 
     network: nn.Module
-    mean_C: Tensor | None  # None: the input is not normalised
+    # None: the input is not normalised
+    mean_C: Tensor | None
     std_C: Tensor | None
     batch_norm_folded: bool
-    why_not_folded: str | None = None  # None: there is no batch norm, or it is folded
+    # None: there is no batch norm, or it is folded
+    why_not_folded: str | None = None
 
 
 def fold(model: nn.Module, image_shape: tuple[int, int, int]) -> Folded:
@@ -39,7 +41,8 @@ def fold(model: nn.Module, image_shape: tuple[int, int, int]) -> Folded:
     network, mean_C, std_C = _peel(copy.deepcopy(model).eval())
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         return Folded(network, mean_C, std_C, batch_norm_folded=False)
-    from torch.fx.experimental.optimization import fuse  # takes a second to import
+    # Takes a second to import
+    from torch.fx.experimental.optimization import fuse
 
     try:
         folded = fuse(network)
@@ -139,7 +142,8 @@ class _Float32Linear(nn.Module):
 
 
 def _peel(model: nn.Module) -> tuple[nn.Module, Tensor | None, Tensor | None]:
-    if type(model) is not nn.Sequential or len(model) < 2:  # a subclass may do other things
+    # A subclass may do other things
+    if type(model) is not nn.Sequential or len(model) < 2:
         return model, None, None
     layer = model[0]
     if not isinstance(layer, Normalise):

@@ -22,7 +22,8 @@ class BadLogitsError(ArithmeticError):
     """The network returned logits that are not numbers."""
 
 
-STEPS = 2.0**24  # soft probabilities are kept in this many steps: all that float32 tells near 1
+# Soft probabilities are kept in this many steps: all that float32 tells near 1
+STEPS = 2.0**24
 
 
 class ShortOfMemoryError(RuntimeError):

@@ -20,7 +20,8 @@ from rsray.storage import Place, one_line
 from rsray.storage.place import open_filesystem
 
 log = logging.getLogger(__name__)
-LISTING_THREADS = 16  # listing waits for the network, not for the CPU
+# Listing waits for the network, not for the CPU
+LISTING_THREADS = 16
 # Folders and files that other programs leave behind; hidden ones are left out anyway.
 CLUTTER_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 CLUTTER_FILES = ("thumbs.db", "desktop.ini")
@@ -30,8 +31,10 @@ CLUTTER_FILES = ("thumbs.db", "desktop.ini")
 class Listing:
     """What lies below the folder of a class."""
 
-    paths: list[str] = field(default_factory=list)  # of the pictures, from the split's folder on
-    left_out: Counter[str] = field(default_factory=Counter)  # suffixes of the other files
+    # Of the pictures, from the split's folder on
+    paths: list[str] = field(default_factory=list)
+    # Suffixes of the other files
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def class_folders(folder: Place) -> dict[str, list[str]]:

@@ -29,7 +29,8 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Decomp
 # Larger pictures are refused before they are decoded: PIL's own limit, where it only warns.
 MAX_PIXELS = 89_478_485
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-ORIENTATION = 0x0112  # of EXIF: how a camera was held
+# Of EXIF: how a camera was held
+ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,24 +41,31 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SWAPS_SIDES = (5, 6, 7, 8)
-SMALL = 64 * 64  # pixels; below, PIL's time is Python's, and threads only wait for each other
+# pixels; below, PIL's time is Python's, and threads only wait for each other
+SMALL = 64 * 64
 MAX_THREADS = 16
 
 
-Crop = Callable[[Image.Image, tuple[int, int]], Image.Image]  # to (width, height)
+# To (width, height)
+Crop = Callable[[Image.Image, tuple[int, int]], Image.Image]
 
 
 @dataclass(frozen=True)
 class Geometry:
     """The array that every picture of a split becomes."""
 
-    channels: int  # 1 grey, 3 RGB
+    # 1 grey, 3 RGB
+    channels: int
     height: int
     width: int
-    short_side: int | None = None  # resize to this, then crop the centre; None: never resize
-    crop: Crop | None = None  # makes the picture in another way, in training
-    to_grey: bool = False  # of one channel: whether coloured pictures are made grey or refused
-    upright: bool = True  # turn pictures as their EXIF orientation says
+    # Resize to this, then crop the centre; None: never resize
+    short_side: int | None = None
+    # Makes the picture in another way, in training
+    crop: Crop | None = None
+    # Of one channel: whether coloured pictures are made grey or refused
+    to_grey: bool = False
+    # Turn pictures as their EXIF orientation says
+    upright: bool = True
 
     @classmethod
     def of(cls, found: "Header", options: ReadOptions) -> "Geometry":
@@ -78,7 +86,8 @@ class Geometry:
 class Header:
     """What a picture says of itself before it is decoded: its size once it is upright."""
 
-    channels: int  # 1 when it is grey, else 3
+    # 1 when it is grey, else 3
+    channels: int
     height: int
     width: int
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
 
-ARCHIVES = (".gz", ".tar", ".zip")  # unpacked beside themselves: not kept
+# Unpacked beside themselves: not kept
+ARCHIVES = (".gz", ".tar", ".zip")
 
 
 def download(name: str, fetch: Callable[[str], None], root: Place) -> None:
@@ -24,7 +25,8 @@ def download(name: str, fetch: Callable[[str], None], root: Place) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".downloading-", dir=target) as folder:
-            with contextlib.redirect_stdout(sys.stderr):  # torchvision prints its progress
+            # Torchvision prints its progress
+            with contextlib.redirect_stdout(sys.stderr):
                 fetch(folder)
             _move_files(Path(folder), target)
     except (OSError, RuntimeError, ImportError, ValueError, EOFError) as error:

@@ -34,8 +34,10 @@ class FolderSplit(ImageSplit):
 
     folder: Place
     geometry: Geometry
-    portion: str | None = None  # "train" or "test" of a folder without splits; None: everything
-    fingerprint: int | None = None  # of the file names, when unpickled
+    # "train" or "test" of a folder without splits; None: everything
+    portion: str | None = None
+    # Of the file names, when unpickled
+    fingerprint: int | None = None
 
     @cached_property
     def _listed(self) -> tuple[list[str], Labels]:

@@ -16,7 +16,8 @@ from rsray.errors import UserError
 class ArraySplit(ImageSplit):
     """A split whose files are read whole, at the first use."""
 
-    load: Callable[[], tuple[Pixels, Labels]]  # images [N, C, H, W] and labels [N]; picklable
+    # Images [N, C, H, W] and labels [N]; picklable
+    load: Callable[[], tuple[Pixels, Labels]]
 
     @cached_property
     def _arrays(self) -> tuple[Pixels, Labels]:

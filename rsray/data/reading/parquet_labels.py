@@ -19,7 +19,8 @@ from rsray.storage import Place
 from rsray.storage.records import from_json
 
 log = logging.getLogger(__name__)
-MAX_CLASSES = 100_000  # a larger label is an identifier taken for a class
+# A larger label is an identifier taken for a class
+MAX_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,10 @@ class Classes:
     """The classes of a table: their number K, their names by label, and the number of the first."""
 
     number: int
-    names: tuple[str, ...] | None = None  # None: the data do not name them
-    first: int = 0  # 1 where the data count their labels from 1
+    # None: the data do not name them
+    names: tuple[str, ...] | None = None
+    # 1 where the data count their labels from 1
+    first: int = 0
 
 
 def find_classes(table: ParquetTable) -> Classes:

@@ -21,9 +21,12 @@ from rsray.data.reading.tensor_column import Column, encoded_pictures, is_tensor
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
 
-GROUPS_KEPT = 8  # encoded row groups kept in memory for the next request
-FILES_AT_ONCE = 16  # on an object store, opening a file is waiting
-ROWS_AT_ONCE = 1024  # Arrow's binary columns overflow when gigabytes are gathered at once
+# Encoded row groups kept in memory for the next request
+GROUPS_KEPT = 8
+# On an object store, opening a file is waiting
+FILES_AT_ONCE = 16
+# Arrow's binary columns overflow when gigabytes are gathered at once
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class ParquetTable:
         """Return the images of these rows, uint8 [n, C, H, W]."""
         out = np.empty((len(rows), *to.shape), np.uint8)
         group_of = np.searchsorted(self._first_rows, rows, side="right") - 1
-        order = np.lexsort((rows, group_of))  # every row group is read once
+        # Every row group is read once
+        order = np.lexsort((rows, group_of))
         for start in range(0, len(rows), ROWS_AT_ONCE):
             block = order[start : start + ROWS_AT_ONCE]
             for group in np.unique(group_of[block]):

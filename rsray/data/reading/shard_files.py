@@ -9,7 +9,8 @@ from rsray.storage import Place
 SPLIT_NAMES = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 PARQUET_FILES, TAR_FILES = ".parquet", ".tar"
 SplitNames = dict[str, tuple[str, ...]]
-Shards = dict[str, tuple[Place, ...]]  # the files of each split
+# The files of each split
+Shards = dict[str, tuple[Place, ...]]
 
 
 def find_shards(

@@ -36,8 +36,10 @@ INDEX = pa.schema(
         for name, kind, meaning in _FIELDS
     ]
 )
-VERSION = 1  # of what an index holds
-STREAM_BYTES = 8 * 2**20  # read at once from a store where every request has its price
+# Of what an index holds
+VERSION = 1
+# Read at once from a store where every request has its price
+STREAM_BYTES = 8 * 2**20
 CLASS_EXTENSIONS = ("cls", "cls.txt")
 LABEL_FIELDS, NAME_FIELDS = ("label", "cls"), ("class_name", "classname", "synset")
 
@@ -59,7 +61,8 @@ def read_index(file: Place, label_field: str | None = None) -> pa.Table:
     UserError, naming the file, when it is damaged or a sample lacks its picture or class.
     """
     size, modified = file.size_and_time()
-    if modified is None:  # a changed file could not be told from what was kept
+    # A changed file could not be told from what was kept
+    if modified is None:
         return _build(file, label_field)
     text = f"{VERSION} {file.uri} {size} {modified} {label_field or ''}".rstrip()
     name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest() + ".arrow"

@@ -42,7 +42,8 @@ def certify(
     left out and named under `failed` in the summary. Raises UserError when CERT belongs to another
     run.
     """
-    recorded_evaluation(cert, request.config)  # another run's folder is refused before Ray starts
+    # Another run's folder is refused before Ray starts
+    recorded_evaluation(cert, request.config)
     cert.make()
     with cert.locked():
         short = _begin_here(request, cert, address, on_progress)

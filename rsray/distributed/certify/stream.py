@@ -74,12 +74,14 @@ def _answers(tasks: Sequence[pa.Table], actor: type[Any], settings: Any, fleet: 
     import ray.data
 
     blocks: list[Any] = list(tasks)
-    with warnings.catch_warnings():  # Ray 2.60 has no other name for max_task_retries yet
+    # Ray 2.60 has no other name for max_task_retries yet
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return ray.data.from_blocks(blocks).map_batches(
             actor,
             fn_constructor_args=[settings],
-            batch_size=1,  # one item a call: with GPUs Ray Data insists on a number
+            # One item a call: with GPUs Ray Data insists on a number
+            batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
                 min_size=min(fleet.actors, len(tasks)),
