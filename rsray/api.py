@@ -29,10 +29,10 @@ from rsray.screen import watching
 from rsray.storage import Place
 
 if TYPE_CHECKING:
-    from rsray.certification.audit import Audit
+    from rsray.certification.checks.audit import Audit
+    from rsray.certification.checks.verify import Verification
     from rsray.certification.cost import Plan
     from rsray.certification.one_image import Pictures
-    from rsray.certification.verify import Verification
     from rsray.distributed.search.request import SearchRequest
     from rsray.results.explanation import Explanation
     from rsray.results.report import Report
@@ -151,16 +151,13 @@ def certify(
     with watching(progress) as watch:
         request = open_certification(fspath(source), given, download=download)
         chosen = request.config
-        where = fspath(
-            out if out is not None else new_folder("certify", chosen.dataset, chosen.sigma)
-        )
+        where = fspath(new_folder("certify", chosen.dataset, chosen.sigma) if out is None else out)
         watch.say(request.announcement(where))
         certifier.certify(
             request, Place.of(where), address=address, on_progress=watch.certifying, say=watch.say
         )
-        cert = Certification(where)
-        cert.warn(watch)
-    return cert
+        Certification(where).warn(watch)
+    return Certification(where)
 
 
 def recertify(
@@ -193,7 +190,7 @@ def verify(cert: Where) -> Verification:
 
     No model, no sampling. `is_equal` tells whether it differs, `differences` in what.
     """
-    from rsray.certification import verify as checking
+    from rsray.certification.checks import verify as checking
     from rsray.results.compare import cert_folder
 
     return checking.verify(cert_folder(cert) or Place.of(cert))
@@ -222,7 +219,7 @@ def audit(
     elsewhere a test of homogeneity says whether both may come from one network. Verifies the CERT
     first, and writes audit.json into it.
     """
-    from rsray.certification.audit import open_audited
+    from rsray.certification.checks.audit import open_audited
     from rsray.certification.folder import finished_record, reopen
     from rsray.distributed.certify import audit as auditing
     from rsray.results.compare import cert_folder
@@ -234,13 +231,8 @@ def audit(
     given = _given(locals(), "model", "data_root", "actors", "gpus_per_actor")
     with watching(progress) as watch:
         request = open_audited(folder, record, fspath(source), given, download=download)
-        return auditing.audit(
-            reopen(folder, record),
-            request,
-            settings,
-            address=address,
-            on_progress=watch.certifying,
-        )
+        claimed, told = reopen(folder, record), watch.certifying
+        return auditing.audit(claimed, request, settings, address=address, on_progress=told)
 
 
 def export(
@@ -437,12 +429,11 @@ def tune_each(
 ) -> list[Study]:
     """Run one search for each sigma, several of them in OUT/sigma-0.25, ...; returns the TUNEs.
 
-    All are refused before any begins, or none. One that fails does not stop those after it: its
-    UserError is raised at the end. `given` is as for `tune`; `on_study` is told of each that ended.
+    All are refused before any begins. The UserError of one is raised after those behind it. `given`
+    is as for `tune`; `on_study` is told of each that ended.
     """
     searches = _open_searches(sigmas, given, config_file=config, download=download)
-    # Ray: after what can be refused without it
-    from rsray.distributed.search import tuner
+    from rsray.distributed.search import tuner  # Ray: after what can be refused without it
 
     places = _places(searches, out)
     for place, found in zip(places, searches, strict=True):
@@ -459,10 +450,11 @@ def tune_each(
                 raise
             problems.append(f"sigma {found.config.train.sigma:g}: {problem}")
             continue
-        studies.append(Study(fspath(place), finals))
-        studies[-1].write_cards()
-        studies[-1].warn(watch)
-        on_study(studies[-1])
+        study = Study(fspath(place), finals)
+        study.write_cards()
+        study.warn(watch)
+        on_study(study)
+        studies.append(study)
     if problems:
         raise UserError("; ".join(problems))
     return studies
@@ -596,7 +588,7 @@ def show(
 
 def _refuse_tampered(path: str) -> None:
     """Raise UserError for a CERT whose files are not what its counts, where it has any, say."""
-    from rsray.certification import verify as checking
+    from rsray.certification.checks import verify as checking
     from rsray.results.compare import cert_folder
 
     cert = cert_folder(path)

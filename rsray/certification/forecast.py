@@ -69,9 +69,8 @@ def forecast(
 ) -> Forecast:
     """Return the forecast of a run, measuring for about `seconds`.
 
-    One image shows the speed. Where not every image gets n draws, the selection draws of images
-    spread over the run say how many they want, as in the run; with at-radius, where the draws stop
-    once they answer, this is an estimate. Raises UserError when the network fails for an image.
+    One image shows the speed, selection draws of some how many they want (with at-radius this is an
+    estimate). Raises UserError when the network fails for an image.
     """
     sampler = Sampler(
         model,
@@ -90,15 +89,18 @@ def forecast(
         raise
     except Exception as problem:  # a user's model may raise anything at all
         raise UserError(f"an image cannot be measured: {one_line(problem)}") from problem
-    spread = float(wanted.std(ddof=1) / np.sqrt(len(wanted))) if len(wanted) > 1 else 0.0
     draws = config.n0 + float(wanted.mean())
     return Forecast(
         images=len(selected.indices),
         draws_per_image=draws,
-        draws_per_image_error=spread,
+        draws_per_image_error=_standard_error(wanted),
         sampled_images=len(wanted),
         draws_per_second=rows_per_second * draws / float(_rows(wanted, plan, evaluation).mean()),
     )
+
+
+def _standard_error(wanted_N: Floats) -> float:
+    return float(wanted_N.std(ddof=1) / np.sqrt(len(wanted_N))) if len(wanted_N) > 1 else 0.0
 
 
 def _rows(wanted_N: Floats, plan: SamplingPlan, evaluation: Evaluation) -> Floats:

@@ -14,7 +14,7 @@ import numpy as np
 from rsray.errors import UserError
 from rsray.results.audited import read_audit
 from rsray.results.certificates import Certificates, read_certificates
-from rsray.results.cohen import is_log, read_log
+from rsray.results.reading.cohen import is_log, read_log
 from rsray.storage import PathLike, Place
 from rsray.storage.address import parent_and_name, printable_address
 

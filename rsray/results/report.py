@@ -11,14 +11,16 @@ import numpy as np
 from rsray.config import ReportConfig
 from rsray.errors import UserError
 from rsray.presets import Preset
-from rsray.results import cohen, compare, leaderboard, page, published, table
+from rsray.results import compare, published, table
 from rsray.results.certificates import Certificates
 from rsray.results.formats import TEXT_FORMATS, PlainTable, Shown
-from rsray.results.gallery import PicturesOf, gallery_html
+from rsray.results.pages import leaderboard, page
+from rsray.results.pages.gallery import PicturesOf, gallery_html
 from rsray.results.paired import compare_all
 from rsray.results.plots import PLOTS, accuracy, training
 from rsray.results.plots.style import Style, check_suffix, save
-from rsray.results.sources import Found, LogFacts, load_results
+from rsray.results.reading import cohen
+from rsray.results.reading.sources import Found, LogFacts, load_results
 from rsray.storage import Place
 
 EPOCH_FIGURES = ("epoch", "loss", "noisy_accuracy", "seconds")

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from rsray.certification.answers import Answer, read_answers, task_table
+from rsray.certification.counting.answers import Answer, read_answers, task_table
 from rsray.certification.counts.tables import counts_table
 from rsray.certification.work_items import TASK_SECONDS, WorkItem
 from rsray.distributed.capacity import Fleet

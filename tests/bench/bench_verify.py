@@ -10,12 +10,12 @@ import time
 import numpy as np
 import pyarrow as pa
 
+from rsray.certification.checks.verify import verify
 from rsray.certification.counts.gathering import gather
 from rsray.certification.counts.store import Selected
 from rsray.certification.counts.tables import counts_table
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish
-from rsray.certification.verify import verify
 from rsray.config import CertifyConfig
 from rsray.storage import Place
 

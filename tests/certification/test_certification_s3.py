@@ -6,7 +6,7 @@ import pytest
 from rsray.certification import folder as cert_folder
 from rsray.certification.recertify import default_target, recertify
 from rsray.errors import UserError
-from rsray.results.sources import load_results
+from rsray.results.reading.sources import load_results
 from rsray.storage import Place
 
 

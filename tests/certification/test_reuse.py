@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from rsray.certification.checks.verify import verify
 from rsray.certification.folder import finish, run_id
 from rsray.certification.recertify import recertify
 from rsray.certification.reuse import PART, EarlierCertification, check_repeated, open_earlier
-from rsray.certification.verify import verify
 from rsray.core.bounds import clopper_pearson_lower, clopper_pearson_upper
 from rsray.core.bounds.reused_counts import pairs_say_more
 from rsray.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rsray.certification.audit import Audit, write_audit
+from rsray.certification.checks.audit import Audit, write_audit
 from rsray.certification.counts.gathering import gather
 from rsray.certification.counts.item import count_item
 from rsray.certification.engine.evaluation import Evaluation
@@ -25,7 +25,7 @@ from rsray.distributed.search.study import open_study, write_trials
 from rsray.distributed.search.tuner import claim_tune
 from rsray.presets import train_config
 from rsray.results.certificates import read_certificates
-from rsray.results.cohen import write_log
+from rsray.results.reading.cohen import write_log
 from rsray.storage import Place
 from rsray.storage.yaml_files import to_yaml
 from rsray.training.loop import Training

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rsray.results.sources import load_results
+from rsray.results.reading.sources import load_results
 
 RSRAY = (sys.executable, "-c", "from rsray_cli.main import run; run()")
 QUICK = ("--precision", "fp32", "--compile", "off")

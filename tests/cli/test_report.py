@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from rsray.errors import UserError
 from rsray.results.certificates import write_certificates
-from rsray.results.cohen import read_log
+from rsray.results.reading.cohen import read_log
 from rsray_cli.report import report
 
 

@@ -4,8 +4,8 @@ import pytest
 from rsray.errors import UserError
 from rsray.results import compare
 from rsray.results.certificates import write_certificates
-from rsray.results.cohen import write_log
-from rsray.results.sources import load_results
+from rsray.results.reading.cohen import write_log
+from rsray.results.reading.sources import load_results
 
 
 def write(folder, result):

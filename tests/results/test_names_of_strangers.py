@@ -5,8 +5,9 @@ import pytest
 
 from rsray import screen
 from rsray.errors import printable
-from rsray.results import formats, page, table
+from rsray.results import formats, table
 from rsray.results.certificates import Certificates
+from rsray.results.pages import page
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
 NAMES = [f"a{ESCAPE}", "line\nfeed", "tab\there", "right\u202eleft", "\x00", "del\x7f"]

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rsray.certification.checks.differences import Difference
 from rsray.certification.counts.gathering import GatheredCounts
 from rsray.certification.counts.store import CountStore, Selected
 from rsray.certification.counts.tables import column, rows_where
-from rsray.certification.differences import Difference
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.errors import UserError
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rsray.certification.checks.differences import Difference
 from rsray.certification.counts.check import blocks_of_image
 from rsray.certification.counts.tables import class_entries, column, rows_where
-from rsray.certification.differences import Difference
 from rsray.core.homogeneity import combined_p_value, counts_p_values, sums_p_values
 
 Ints = NDArray[np.int64]

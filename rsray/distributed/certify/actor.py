@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsray.certification.answers import read_items
-from rsray.certification.counter import Counter
+from rsray.certification.counting.answers import read_items
+from rsray.certification.counting.counter import Counter
 from rsray.distributed.session import extend_search_path
 
 

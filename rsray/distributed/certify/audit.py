@@ -10,8 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsray.certification.answers import Answer
-from rsray.certification.audit import (
+from rsray.certification.checks.audit import (
     Audit,
     Choice,
     choose_blocks,
@@ -20,15 +19,20 @@ from rsray.certification.audit import (
     plan_of_blocks,
     write_audit,
 )
-from rsray.certification.certification_run import GIVE_UP_AFTER_SILENT_SECONDS, Fleet, OnProgress
-from rsray.certification.counter import CounterSettings
+from rsray.certification.checks.verify import verify
+from rsray.certification.counting.answers import Answer
+from rsray.certification.counting.certification_run import (
+    GIVE_UP_AFTER_SILENT_SECONDS,
+    Fleet,
+    OnProgress,
+)
+from rsray.certification.counting.counter import CounterSettings
+from rsray.certification.counting.own_processes import LONGEST_SECONDS, OwnProcesses
 from rsray.certification.counts.check import CheckedCounts
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import TABLE, Claimed
-from rsray.certification.own_processes import LONGEST_SECONDS, OwnProcesses
 from rsray.certification.request import CertificationRequest
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.certification.verify import verify
 from rsray.certification.work_items import WorkItem, share_out
 from rsray.config import AuditConfig
 from rsray.distributed.capacity import Fleet as Actors

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from rsray.certification.certification_run import CertificationRun, OnProgress
+from rsray.certification.counting.certification_run import CertificationRun, OnProgress
+from rsray.certification.counting.own_processes import OwnProcesses
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, recorded_evaluation
-from rsray.certification.own_processes import OwnProcesses
 from rsray.certification.request import CertificationRequest
 from rsray.core.hardware import available_cpus
 from rsray.distributed.capacity import Fleet, capacity, plan_fleet

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from rsray.certification.counting.measure_evaluation import measure_evaluation
 from rsray.certification.engine.evaluation import Evaluation
-from rsray.certification.measure_evaluation import measure_evaluation
 from rsray.certification.request import CertificationRequest
 from rsray.distributed.capacity import Capacity, Fleet
 from rsray.distributed.gpu_probe import is_this_machine

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from rsray.certification.certification_run import CertificationRun
+from rsray.certification.counting.certification_run import CertificationRun
+from rsray.certification.counting.own_processes import LONGEST_SECONDS, OwnProcesses
 from rsray.certification.forecast import forecast
-from rsray.certification.own_processes import LONGEST_SECONDS, OwnProcesses
 from rsray.config import CertifyConfig
 from rsray.core.hardware import available_cpus
 from rsray.distributed.capacity import Capacity, Fleet, capacity, plan_fleet

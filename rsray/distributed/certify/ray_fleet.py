@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from rsray.certification.answers import Answer, read_answers, task_table
-from rsray.certification.counter import CounterSettings
+from rsray.certification.counting.answers import Answer, read_answers, task_table
+from rsray.certification.counting.counter import CounterSettings
 from rsray.certification.work_items import TASK_SECONDS, WorkItem
 from rsray.distributed.capacity import Fleet
 from rsray.distributed.certify.actor import ActorSettings, CountingActor

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsray.certification.certification_run import GIVE_UP_AFTER_SILENT_SECONDS
+from rsray.certification.counting.certification_run import GIVE_UP_AFTER_SILENT_SECONDS
 from rsray.distributed.capacity import Fleet
 from rsray.distributed.session import quiet_logs
 from rsray.errors import UserError

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from rsray.certification.own_processes import LONGEST_SECONDS
+from rsray.certification.counting.own_processes import LONGEST_SECONDS
 from rsray.config import CertifyConfig
 from rsray.core.hardware import default_device
 from rsray.data import open_split, selected

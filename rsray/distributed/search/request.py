@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from rsray import data
 from rsray.config import CertifyConfig, TrainConfig, TuneConfig
-from rsray.data import ImageSplit
-from rsray.distributed.search.defaults import search_defaults
+from rsray.data import DATASETS, ImageSplit
 from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.space import grid_points, parse_grid, parse_space, read_space
 from rsray.errors import UserError
@@ -16,6 +15,14 @@ from rsray.models.factory import refuse_factory_of_a_file
 from rsray.presets import fit_to_data, search_config
 from rsray.storage import PathLike
 from rsray.training.request import fitted_line, is_fit_to_data, read_settings
+
+# Of the training images; a look at more than so many images costs epochs.
+VALIDATION_SHARE, MOST_VALIDATION_IMAGES = 0.15, 2_000
+# At a trial that is not stopped.
+LOOKS_PER_TRIAL = 8
+# Of somebody's own pictures: a first search of minutes on two cores. More trials, and certificates
+# of all test images (`rsray certify TUNE/best`), are for whoever likes what it found.
+OWN_PICTURES = {"trials": 6, "num_draws": 64, "n": 2_000, "limit": 100, "compare": False}
 
 
 class SearchRequest(NamedTuple):
@@ -69,12 +76,10 @@ def open_search(
     if search and grid:
         raise UserError("give --search or --grid, not both")
     file = _of_file(config_file)
-    refuse_factory_of_a_file(
-        file.get("train", {}).get("model"), str(config_file), flat.get("model")
-    )
+    named = file.get("train", {}).get("model")
+    refuse_factory_of_a_file(named, str(config_file), flat.get("model"))
     if not file and "dataset" not in flat and "preset" not in flat:
         raise UserError("give --dataset, --preset or --config")
-
     given = dict(flat)
     preset, start = given.pop("preset", None), file.pop("train", None)
     base = search_config(given, preset_name=preset, base=start)
@@ -87,9 +92,8 @@ def open_search(
     if search or grid or not space:
         parse = parse_grid if grid else parse_space
         space = parse(grid or search, base.objective, given)
-    chosen = {**file, **own, "seed": base.seed}
-    if grid:
-        chosen["sampler"] = "grid"
+    sampler = {"sampler": "grid"} if grid else {}
+    chosen = {**file, **own, "seed": base.seed, **sampler}
     defaults = search_defaults(base, images, chosen.get("trial_epochs"), space)
     if chosen.get("sampler") == "grid":
         defaults["trials"] = len(grid_points(read_space(space)))
@@ -115,3 +119,23 @@ def _open_data(base: TrainConfig, download: bool) -> tuple[ImageSplit, int]:
         for name in ("train", "test")
     }
     return splits["train"], len(splits["test"])
+
+
+def search_defaults(
+    train: TrainConfig, images: int, trial_epochs: int | None, space: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return fields of TuneConfig for a run on so many training images.
+
+    A trial has as many epochs as the run, or the fewer that its data set says, unless the space
+    varies them.
+    """
+    spec = DATASETS[train.dataset]
+    usual = OWN_PICTURES if spec.is_own else spec.search
+    found: dict[str, Any] = {"skip": spec.skip, **usual}
+    if trial_epochs is None and spec.shorter_trials > 1 and "epochs" not in space:
+        trial_epochs = -(-train.epochs // spec.shorter_trials)
+        found["trial_epochs"] = trial_epochs
+    looks = LOOKS_PER_TRIAL // 2 if spec.is_own or spec.embedded else LOOKS_PER_TRIAL
+    found["report_every"] = max(1, (trial_epochs or train.epochs) // looks)
+    found["validation"] = min(VALIDATION_SHARE, round(MOST_VALIDATION_IMAGES / images, 6))
+    return found

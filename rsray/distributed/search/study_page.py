@@ -14,9 +14,10 @@ from rsray.distributed.search import study_plots
 from rsray.distributed.search.resolved_search import Search
 from rsray.distributed.search.study import SCHEMA, best_trial, trial_rows
 from rsray.distributed.search.study_plots import Rows, show_setting
-from rsray.results import compare, page
+from rsray.results import compare
+from rsray.results.pages import page
 from rsray.results.plots.style import render
-from rsray.results.sources import load_results
+from rsray.results.reading.sources import load_results
 from rsray.storage import Place
 
 PLOTS, PAGE = "plots", "tune.html"

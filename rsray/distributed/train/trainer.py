@@ -16,6 +16,7 @@ from rsray.core.hardware import available_cpus, dedicate_process
 from rsray.data import ImageSplit, absolute_root
 from rsray.distributed.session import quiet_logs, session
 from rsray.distributed.train.group import train_in_groups
+from rsray.distributed.train.step_record import STEP_FILE, read_step
 from rsray.distributed.train.training_run import TrainingRun, choose_device, streams_images
 from rsray.errors import UserError
 from rsray.storage import Place
@@ -23,7 +24,6 @@ from rsray.training.checkpoint import latest_epoch
 from rsray.training.loop import Progress, Training
 from rsray.training.metrics import read_metrics
 from rsray.training.run import claim_run
-from rsray.training.step_record import STEP_FILE, read_step
 
 FOLLOW_SECONDS = 1.0
 OnProgress = Callable[[Progress], None]

@@ -15,9 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from rsray.core.hardware import dedicate_process
 from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.feed import RayFeed
+from rsray.distributed.train.step_record import StepRecord
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.training.loop import Team, Training
-from rsray.training.step_record import StepRecord
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from saved_weights import save_weights
 
-from rsray.certification import certification_run
-from rsray.certification.answers import Answer, read_answers
+from rsray.certification.counting import certification_run
+from rsray.certification.counting.answers import Answer, read_answers
 from rsray.certification.counts.store import CountStore
 from rsray.certification.request import CertificationRequest, selected_images
 from rsray.certification.source import open_source

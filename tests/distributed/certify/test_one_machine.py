@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import rsray
-from rsray.certification.own_processes import OwnProcesses
+from rsray.certification.counting.own_processes import OwnProcesses
 from rsray.config import CertifyConfig
 from rsray.distributed.capacity import Fleet
 from rsray.distributed.certify import certifier, one_machine

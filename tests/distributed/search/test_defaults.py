@@ -1,6 +1,6 @@
 import pytest
 
-from rsray.distributed.search.defaults import search_defaults
+from rsray.distributed.search.request import search_defaults
 from rsray.presets import train_config
 
 

@@ -5,9 +5,9 @@ from scipy.io import savemat
 from rsray.errors import UserError
 from rsray.results import compare
 from rsray.results.certificates import write_certificates
-from rsray.results.cohen import write_log
-from rsray.results.macer_mat import read_mat
-from rsray.results.sources import LogFacts, load_results
+from rsray.results.reading.cohen import write_log
+from rsray.results.reading.macer_mat import read_mat
+from rsray.results.reading.sources import LogFacts, load_results
 
 HARD = np.array([0.5, -1.0, 0.0, 0.25])
 

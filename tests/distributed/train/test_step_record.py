@@ -1,9 +1,9 @@
 """Where in an epoch a run is, told through a file."""
 
+from rsray.distributed.train import step_record
+from rsray.distributed.train.step_record import STEP_FILE, StepRecord, read_step
 from rsray.storage import Place
-from rsray.training import step_record
 from rsray.training.loop import Progress
-from rsray.training.step_record import STEP_FILE, StepRecord, read_step
 
 
 def test_a_step_is_read_as_it_was_written_from_time_to_time(tmp_path, monkeypatch):

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsray.certification.checks.differences import Difference, column_differences, value_differences
 from rsray.certification.counts.certificate_columns import certificate_columns
 from rsray.certification.counts.check import CheckedCounts
 from rsray.certification.counts.gathering import GatheredCounts
 from rsray.certification.counts.store import Selected
-from rsray.certification.differences import Difference, column_differences, value_differences
 from rsray.certification.folder import (
     AT_RADIUS,
     SUMMARY,
@@ -39,7 +39,7 @@ from rsray.core.radius import round_down
 from rsray.data.splits import selected as selected_indices
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_rows
-from rsray.results.cohen import is_log, read_log
+from rsray.results.reading.cohen import is_log, read_log
 from rsray.storage import Place
 from rsray.storage.records import from_json
 

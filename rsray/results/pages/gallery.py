@@ -11,7 +11,7 @@ from PIL import Image
 
 from rsray.core.radius import round_down
 from rsray.results.certificates import Certificates
-from rsray.results.page import escape
+from rsray.results.pages.page import escape
 
 # Returns of some images of the result at a place the image [H, W, C], of 0..255, and noisy copies
 # [S, H, W, C], of 0..1; nothing where the data are not at hand.

@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 import rsray
+from rsray.certification.checks.verify import verify
 from rsray.certification.folder import finish
 from rsray.certification.recertify import recertify
-from rsray.certification.verify import verify
 from rsray.config import CertifyConfig
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
-from rsray.results.cohen import write_log
+from rsray.results.reading.cohen import write_log
 from rsray.storage import Place
 from rsray.storage.schemas import parquet_bytes
 

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rsray.certification.checks.differences import Difference, column_differences
+from rsray.certification.checks.verify import Verification
 from rsray.certification.counts.check import CheckedCounts
 from rsray.certification.counts.pairs import (
     block_keys,
@@ -21,13 +23,11 @@ from rsray.certification.counts.pairs import (
     same_network_p_value,
     unequal_blocks,
 )
-from rsray.certification.differences import Difference, column_differences
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import CERT_FILE, TABLE, Claimed
 from rsray.certification.request import CertificationRequest, open_certification
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.source import open_source
-from rsray.certification.verify import Verification
 from rsray.certification.work_items import WorkItem
 from rsray.config import AuditConfig, CertifyConfig
 from rsray.errors import UserError

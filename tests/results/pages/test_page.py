@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from rsray.results import page
+from rsray.results.pages import page
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 

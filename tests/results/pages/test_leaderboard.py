@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from test_page import Outline
 
-from rsray.results import leaderboard
+from rsray.results.pages import leaderboard
 from rsray.results.table import Layout
 
 

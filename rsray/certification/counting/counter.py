@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import torch
 
-from rsray.certification.answers import Answer
+from rsray.certification.counting.answers import Answer
 from rsray.certification.counts.item import count_item
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler, ShortOfMemoryError

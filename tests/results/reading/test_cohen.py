@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rsray.errors import UserError
-from rsray.results.cohen import is_log, read_log, sigma_in, write_log
+from rsray.results.reading.cohen import is_log, read_log, sigma_in, write_log
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 

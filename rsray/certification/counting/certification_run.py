@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from rsray.certification.answers import Answer
-from rsray.certification.counter import CounterSettings
+from rsray.certification.counting.answers import Answer
+from rsray.certification.counting.counter import CounterSettings
 from rsray.certification.counts.gathering import GatheredCounts, StoredDraws, gather
 from rsray.certification.folder import PROGRESS, Claimed, finish
 from rsray.certification.progress import Progress

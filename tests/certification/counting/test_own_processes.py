@@ -11,12 +11,12 @@ import torch
 from saved_weights import save_weights
 
 from rsray import models
-from rsray.certification import own_processes
-from rsray.certification.certification_run import CertificationRun
-from rsray.certification.counter import Counter
+from rsray.certification.counting import own_processes
+from rsray.certification.counting.certification_run import CertificationRun
+from rsray.certification.counting.counter import Counter
+from rsray.certification.counting.own_processes import OwnProcesses
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim
-from rsray.certification.own_processes import OwnProcesses
 from rsray.certification.request import CertificationRequest, selected_images
 from rsray.certification.source import open_source
 from rsray.config import CertifyConfig

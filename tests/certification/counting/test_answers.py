@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rsray.certification.answers import Answer, read_answers, task_table
+from rsray.certification.counting.answers import Answer, read_answers, task_table
 from rsray.certification.counts.tables import counts_table
 from rsray.certification.work_items import WorkItem
 from rsray.storage.schemas import COUNTS, SOFT_COUNTS

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_verify import MODES, finished, is_block, rewrite_table
 
-from rsray.certification.audit import (
+from rsray.certification.checks.audit import (
     FEWEST_BLOCKS,
     LEVEL,
     Audit,

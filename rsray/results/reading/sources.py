@@ -13,10 +13,10 @@ import numpy as np
 from rsray.core.radius import largest_radius
 from rsray.data import DATASETS
 from rsray.errors import UserError
-from rsray.results import macer_mat
 from rsray.results.certificates import Certificates
-from rsray.results.cohen import is_log, sigma_in
 from rsray.results.compare import UNFINISHED, cert_folder, load, tell_apart
+from rsray.results.reading import macer_mat
+from rsray.results.reading.cohen import is_log, sigma_in
 from rsray.storage import PathLike, Place
 from rsray.storage.address import printable_address
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from rsray import storage
 from rsray.errors import UserError
-from rsray.results import page, table
+from rsray.results import table
 from rsray.results.certificates import Certificates
 from rsray.results.compare import differences
+from rsray.results.pages import page
 from rsray.results.paired import Pair, PairedTable, compare_pair
 from rsray.results.plots import accuracy
 from rsray.storage import PathLike

@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection, wait
 
 import torch
 
-from rsray.certification.answers import Answer
-from rsray.certification.counter import Counter, CounterSettings
+from rsray.certification.counting.answers import Answer
+from rsray.certification.counting.counter import Counter, CounterSettings
 from rsray.certification.work_items import WorkItem
 from rsray.errors import UserError
 from rsray.storage import one_line
@@ -126,7 +126,7 @@ class _Other:
         mine, theirs = socket.socketpair()
         with theirs:
             call = f"serve({theirs.fileno()}, {os.getpid()})"
-            command = f"from rsray.certification.own_processes import serve; {call}"
+            command = f"from rsray.certification.counting.own_processes import serve; {call}"
             # No package of the current folder comes before the installed ones.
             path = os.pathsep.join(path for path in sys.path if path)
             self.process = subprocess.Popen(

@@ -1,0 +1,1 @@
+"""Whether certificates are what their counts and their network say."""

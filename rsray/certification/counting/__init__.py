@@ -1,0 +1,1 @@
+"""Counting what is owed: by which evaluation, by whom, and what comes back."""

@@ -1,0 +1,1 @@
+"""Results of other code bases, and any mix of results in files and folders."""
