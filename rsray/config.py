@@ -39,7 +39,7 @@ COMPUTE, WHERE, WRITTEN = "What to compute", "Where it runs", "What is written"
 LOGS = "What logs of other code do not say"
 # What a search may ask for -> what a look at a trial calls it.
 # Numbers beyond these are of no use to anybody, and wear out whatever counts with them.
-MOST, MOST_SIGMA, MOST_PROCESSES, MOST_SEED, MOST_BLOCKS = 10**9, 1e3, 100_000, 2**63 - 1, 100_000
+MOST, MOST_SIGMA, MOST_PROCESSES, MOST_SEED, MOST_BLOCKS = 10**9, 1e3, 100_000, 2**64 - 1, 100_000
 TUNE_OBJECTIVES = {"acr": "projected_acr", "clean_accuracy": "clean_accuracy"}
 
 
@@ -254,7 +254,7 @@ class TrainConfig(Config):
         10, metavar="E", words="the data set's or preset's", ge=1,
     )  # fmt: skip
     batch_size: int = setting("Images per step, over all workers.", 64, metavar="B", ge=1)
-    lr: float = Field(0.01, gt=0, le=MOST, description="Learning rate at the start.")
+    lr: float = Field(0.01, gt=0, le=1e38, description="Learning rate at the start.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
     weight_decay: float = Field(5e-4, ge=0, le=MOST, description="Of SGD.")
     lr_drops: tuple[Positive, ...] = Field(

@@ -113,7 +113,7 @@ class Run(Result):
     def warn(self, watch: Watch) -> None:
         """Tell when the training ended no better than guessing."""
         figures = read_metrics(self.place)
-        last = float(figures[-1]["noisy_accuracy"] or 0.0) if figures else 1.0
+        last = float(figures[-1].get("noisy_accuracy") or 0.0) if figures else 1.0
         _warn(watch, sanity.training_warning(last, len(self._record["classes"])))
 
 

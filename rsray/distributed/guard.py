@@ -105,9 +105,9 @@ class Guard:
 
     def _cause_of(self, problem: BaseException) -> str:
         """Return the same; where Ray tells of a loss, what it lost may still be ending."""
-        errors = self.ray.exceptions
-        is_loss = isinstance(problem, errors.RayError) and not isinstance(
-            problem, errors.RayTaskError
+        kind = type(problem)
+        is_loss = kind.__module__ == "ray.exceptions" and not kind.__name__.startswith(
+            "RayTaskError"
         )
         end = time.monotonic() + (SECONDS_TO_END_BY_ITSELF if is_loss else 0.0)
         while not (dead := self._dead()) and time.monotonic() < end:

@@ -126,7 +126,7 @@ def divergences(logits_BMK: Tensor, target_BK: Tensor) -> Tensor:
 def binomial(p_B: Tensor, trials: int, share_B: Tensor) -> Tensor:
     """Return the smallest k with P(Binomial(trials, p) <= k) > share [B]: one draw each."""
     k_K = torch.arange(trials + 1, device=p_B.device, dtype=torch.float64)
-    n = torch.tensor(float(trials), dtype=torch.float64, device=p_B.device)
+    n = torch.full((), trials, dtype=torch.float64, device=p_B.device)
     ways_K = torch.lgamma(n + 1) - torch.lgamma(k_K + 1) - torch.lgamma(n - k_K + 1)
     p_B1 = p_B.double()[:, None]
     log_BK = ways_K + torch.xlogy(k_K, p_B1) + torch.xlogy(n - k_K, 1 - p_B1)

@@ -20,7 +20,7 @@ class EpochFigures(BaseModel):
     __pydantic_extra__: dict[str, float | None] = Field(init=False)
 
     epoch: int = Field(ge=0)
-    noisy_accuracy: float | None
+    noisy_accuracy: float | None = None
 
 
 LINE = TypeAdapter(EpochFigures)

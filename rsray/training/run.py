@@ -130,7 +130,7 @@ def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.
         read_as(_FINGERPRINT, began, f"{run}/{RUN_FILE}: data_fingerprint")
         if not is_finished and not is_same(began, fingerprint(split, sampled=False)):
             raise UserError(
-                f"{run} began with other training data ({began.get('images')} images then, "
+                f"{run} began with other training data ({began.get('images') or 0:,} images then, "
                 f"{len(split):,} now): use another --out"
             )
         return is_finished

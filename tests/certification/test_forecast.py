@@ -53,7 +53,7 @@ def test_draws_are_those_of_the_run(small_run, settings):
 def test_draws_until_radii_are_answered_are_estimated(small_run):
     run = small_run(at_radius=(0.05, 0.2), n=1200, n0=100, block_size=20)
     found, real = forecast_of(run), drawn(run)
-    assert found.sampled_images == 12 and found.draws_per_image_error > 0
+    assert 6 < found.sampled_images <= 12 and found.draws_per_image_error > 0
     assert 0.5 * real < found.draws_per_image < 1.5 * real < 1300
 
 

@@ -17,6 +17,7 @@ NO_PLACE = [*NO_TEXT, "~nosuchuser/x", "ftp://x/y", "s3://", "gs://", "nosuch://
 PLACES = {
     "out": ["file", "pipe"], "data_root": [], "config": ["folder", "pipe"], "plot": ["folder"],
     "html": ["folder"], "export_cohen": ["folder"], "reuse": ["folder", "file", "pipe"],
+    "run": ["folder", "file", "pipe"], "png": ["folder"], "leaderboard": ["file", "pipe"],
     "reuse_model": [], "cluster": ["folder", "pipe", "file"],
     "source": ["folder", "file", "pipe"], "cert": ["folder", "file", "pipe"],
     "certs": ["folder", "file", "pipe"], "paths": ["folder", "file", "pipe"],
@@ -26,7 +27,8 @@ PLACES = {
 LINES = {
     "train": "--dataset digits", "tune": "--dataset digits", "certify": "{at}/run",
     "recertify": "{at}/run", "verify": "{at}/run", "audit": "{at}/run {at}/run", "plan": "{at}/run",
-    "predict": "{at}/run", "report": "{at}/run", "presets": "", "doctor": "--no-ray",
+    "predict": "{at}/run", "report": "{at}/run", "presets": "",
+    "export": "{at}/run", "show": "{at}/run --index 0", "doctor": "--no-ray",
     "data convert": "{at}/folder", "cluster up": "", "cluster status": "", "cluster submit": "",
     "cluster attach": "", "cluster down": "",
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """`rsray tune` up to the search itself: what the options come to, and mistakes in one line."""
 
 import sys
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,7 +94,7 @@ def test_imagenet_has_the_defaults_of_a_cluster(asked, monkeypatch):
     ("options", "words"),
     [
         (["--sigma", "0.25,x"], "'0.25,x'"), (["--sigma", "0.5,0.50"], "names a value twice"),
-        (["--sigma", "0.25,-1"], "sigma is -1"), (["--sigma", ""], "no number"),
+        (["--sigma", "0.25,-1"], "sigma is -1"), (["--sigma", ""], "leave it out"),
         (["--grid", "trade_off=1", "--search", "hinge=uniform(1,2)"], "not both"),
         (["--grid", "trade_off"], "key=v1,v2"), (["--grid", "tradeoff=1,2"], "did you mean trade_off"),
         (["--grid", "trade_off=1,1"], "twice"), (["--grid", "trade_off=1,2", "--trials", "3"], "the grid has 2"),
@@ -167,7 +168,8 @@ def test_a_sigma_that_fails_does_not_stop_the_others(asked, capsys):
 
 
 def test_test_images_without_a_certificate_are_named(asked, capsys, monkeypatch):
-    monkeypatch.setattr("rsray.api.report", lambda *given, **files: None)
+    monkeypatch.setattr("rsray.api.report", lambda *given, **files: SimpleNamespace(table=None))
+    monkeypatch.setattr("rsray_cli.results.print_table", lambda *given: None)
     monkeypatch.setattr("rsray_cli.results.show", lambda *given: None)
     best = {"acr": 0.5, "num_images": 3, "failed": {"7": "no pixels"}}
     paper = {"acr": 0.4, "num_images": 4, "failed": {}}

@@ -162,7 +162,7 @@ def test_a_token_is_not_sent_in_the_clear(monkeypatch):
 MISTAKES = {
     "no file": (["cluster", "up", "absent.yaml"], "neither a file nor an address"),
     "nothing there": (["cluster", "status", "http://127.0.0.1:1"], "no Ray dashboard answers"),
-    "no host": (["cluster", "status", "http://"], "is no address"),
+    "no host": (["cluster", "status", "http://"], "names nothing"),
     "no address": (["cluster", "status", "http://[x"], "is no address"),
     "not up": (["cluster", "status", "local.yaml"], "is not up"),
     "both": (["certify", "x", "--cluster", "local.yaml", "--address", "auto"], "not both"),

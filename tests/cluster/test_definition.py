@@ -121,7 +121,7 @@ def test_a_kubernetes_manifest_is_told_apart():
     "change, said",
     [
         (lambda text: "[1, 2]", "no cluster definition"),
-        (lambda text: "{", "no YAML"),
+        (lambda text: "{", "not valid YAML"),
         (lambda text: text.replace("type: local", "type: moon"), "'moon'"),
         (lambda text: text.replace("type: local", "type: [local]"), "provider.type"),
         (lambda text: text.replace("cluster_name: rsray-local", "cluster_name: A b"), "'A b'"),

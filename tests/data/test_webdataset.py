@@ -186,7 +186,7 @@ DAMAGED = {
     "no picture": ([("a.cls", b"1")], "sample 'a' has no picture"),
     "no class": ([("a.png", png(PIXELS[0]))], "sample 'a' has no class: it needs .cls"),
     "json without label": ([("a.png", png(PIXELS[0])), ("a.json", b"{}")], "sample 'a' has no class"),
-    "json is no json": ([("a.png", png(PIXELS[0])), ("a.json", b"{")], "the .json of sample 'a' is damaged"),
+    "json is no json": ([("a.png", png(PIXELS[0])), ("a.json", b"{")], "the .json of sample 'a' is not valid JSON"),
     "label is a list": ([("a.png", png(PIXELS[0])), ("a.json", b'{"label": [1]}')], "has no class"),
     "cls is no text": ([("a.png", png(PIXELS[0])), ("a.cls", b"\xff\xfe")], "the .cls of sample 'a' is no text"),
     "nothing": ([], "no samples"),

@@ -16,9 +16,9 @@ class OnAnotherMachine:
     def __init__(self, work):
         self.work = work
 
-    def remote(self, request):
+    def remote(self, *given):
         driver = [*logging.getLogger("rsray").handlers]
-        found = self.work(request)
+        found = self.work(*given)
         assert logging.getLogger("rsray").handlers == driver
         return found
 
@@ -26,19 +26,17 @@ class OnAnotherMachine:
 def test_why_a_network_is_not_compiled_is_said_once_by_the_driver(monkeypatch, caplog):
     chosen = Evaluation("cuda", "bf16", "channels_last", 64)
 
-    def measure(request):
+    def measure(request, **how):
         log = logging.getLogger("rsray.certification.engine.evaluation")
         log.warning("the network is not compiled and runs as it is: %s", "no C compiler")
         log.info("not for the user")
         return chosen
 
-    monkeypatch.setattr(module, "_measure", measure)
+    monkeypatch.setattr(module, "measure_evaluation", measure)
     monkeypatch.setattr(ray, "remote", lambda **resources: OnAnotherMachine)
     monkeypatch.setattr(ray, "get", lambda answer: answer)
-    config = SimpleNamespace(n=10)
-    found = module.choose_evaluation(
-        config, None, None, 1, Fleet(1, 1.0, 1.0), Capacity(((8.0, 1.0),), 8.0, 1.0)
-    )
+    request = SimpleNamespace(_replace=lambda **changes: None)
+    found = module.choose_evaluation(request, Fleet(1, 1.0, 1.0), Capacity(((8.0, 1.0),), 8.0, 1.0))
     assert found == chosen
     said = [r for r in caplog.records if r.name.endswith("choose_evaluation")]
     assert [r.getMessage() for r in said] == [

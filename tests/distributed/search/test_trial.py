@@ -71,7 +71,7 @@ def test_a_group_that_is_short_of_memory_begins_anew_in_smaller_groups(tmp_path,
 @pytest.mark.parametrize(("gpus", "kind"), [(0.0, "cpu"), (0.5, "cuda")])
 def test_a_trial_without_gpus_of_its_own_trains_on_the_cpu(tmp_path, monkeypatch, gpus, kind):
     devices = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("rsray.core.hardware.usable_gpus", lambda: 1)
     monkeypatch.setattr(trials, "_train_here", lambda *given: devices.append(given[3].type))
     run_trial({}, job_of(tmp_path, gpus=gpus))
     assert devices == [kind]
