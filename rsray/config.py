@@ -30,7 +30,7 @@ from rsray.family import choose
 from rsray.given_values import inches, parse_assignments, radii, read_range, step_or_radii
 from rsray.models import MODELS, PAPERS_NAMES
 from rsray.objectives import OBJECTIVES
-from rsray.storage.records import first_problem
+from rsray.storage.records import first_problem, shortened
 
 if TYPE_CHECKING:
     from rsray.objectives import Objective
@@ -871,7 +871,10 @@ def nest(flat: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict
     key that neither training nor the objective knows.
     """
     values = dict(base or {})
-    settings = dict(values.get("settings", {}))
+    settings = values.get("settings", {})
+    if not isinstance(settings, Mapping):
+        raise UserError(f"settings is {shortened(settings)}: it must hold key: value pairs")
+    settings = dict(settings)
     default = values.get("objective", TrainConfig.model_fields["objective"].default)
     objective = choose(flat.get("objective", default), OBJECTIVES, "objective")
     if objective != values.get("objective", objective):

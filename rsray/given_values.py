@@ -81,6 +81,8 @@ def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
     """Return {key: value} of `key=value` texts; values are read as YAML scalars or lists."""
     from rsray.storage.yaml_files import parse_value
 
+    if not isinstance(pairs, Iterable) or not all(isinstance(pair, str) for pair in pairs):
+        raise UserError(f"{pairs!r} is no list of key=value")
     parsed: dict[str, Any] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")

@@ -67,9 +67,9 @@ def _time_limit(words: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def refuse_factory_of_a_file(model: str | None, where: str, named: object) -> None:
+def refuse_factory_of_a_file(model: object, where: str, named: object) -> None:
     """Raise UserError for a factory that a file names and the user does not."""
-    if model is not None and ":" in model and named is None:
+    if isinstance(model, str) and ":" in model and named is None:
         raise UserError(
             f"{where} names the network {model!r}, which is code: if you trust it, name it too "
             f"(--model {model})"

@@ -72,6 +72,12 @@ def test_a_few_mutations(name, base, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
+def test_many_mutations(name, base, tmp_path):
+    read_mutated(name, base, tmp_path / "at", 60)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", KINDS)
 def test_a_thousand_mutations(name, base, tmp_path):
     read_mutated(name, base, tmp_path / "at", 1_000)
 

@@ -106,7 +106,11 @@ def _of_file(config_file: PathLike | None) -> dict[str, Any]:
     if config_file is None:
         return {}
     values = read_settings(config_file)
-    return dict(values if "train" in values else {"train": values})
+    found = dict(values if "train" in values else {"train": values})
+    for part in ("train", "search"):
+        if not isinstance(found.get(part, {}), Mapping):
+            raise UserError(f"{config_file}: {part} holds no settings (key: value lines)")
+    return found
 
 
 def _open_data(base: TrainConfig, download: bool) -> tuple[ImageSplit, int]:

@@ -115,7 +115,8 @@ def _check_trial(trial: FrozenTrial, search: Search, name: str) -> None:
     for key, value in trial.params.items():
         if key not in search.space or not holds_value(search.space[key], value):
             raise UserError(f"{name}: {key} {value!r} is not in the search")
-    has_figures = len(trial.values or ()) == len(search.metrics)
+    figures = [value for value in trial.values or () if isinstance(value, int | float)]
+    has_figures = len(figures) == len(search.metrics)
     if trial.state == TrialState.COMPLETE and not (has_figures and trial.params):
         raise UserError(f"{name} is complete without its settings or its figures")
     if trial.state.is_finished() and not (trial.datetime_start and trial.datetime_complete):
