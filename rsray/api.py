@@ -78,11 +78,7 @@ def train(
     with watching(progress) as watch:
         request = open_training(flat, config_file=config, download=download)
         chosen = request.config
-        where = fspath(
-            out
-            if out is not None
-            else new_folder("train", chosen.dataset, chosen.objective, chosen.sigma)
-        )
+        where = _folder(out, "train", chosen.dataset, chosen.objective, chosen.sigma)
         for line in request.announcement(where):
             watch.say(line)
         started = datetime.now()
@@ -151,7 +147,7 @@ def certify(
     with watching(progress) as watch:
         request = open_certification(fspath(source), given, download=download)
         chosen = request.config
-        where = fspath(new_folder("certify", chosen.dataset, chosen.sigma) if out is None else out)
+        where = _folder(out, "certify", chosen.dataset, chosen.sigma)
         watch.say(request.announcement(where))
         certifier.certify(
             request, Place.of(where), address=address, on_progress=watch.certifying, say=watch.say
@@ -262,7 +258,7 @@ def export(
             raise UserError(f"{fspath(cert)} certifies another network than {fspath(run)}")
         _refuse_tampered(fspath(cert))
         summary = Certification(folder.uri).summary
-    where = fspath(out or new_folder("export"))
+    where = _folder(out, "export")
     Run(fspath(run)).export(Place.of(where), summary=summary, onnx=onnx, model=model)
     return Run(where)
 
@@ -478,7 +474,7 @@ def _open_searches(
 def _places(searches: list[SearchRequest], out: Where | None) -> list[Place]:
     """Return where each search goes: into OUT, or several of them into OUT/sigma-0.25, ..."""
     base = searches[0].config.train
-    root = Place.of(new_folder("tune", base.dataset, base.objective) if out is None else out)
+    root = Place.of(_folder(out, "tune", base.dataset, base.objective))
     if len(searches) == 1:
         return [root]
     return [root / f"sigma-{found.config.train.sigma:g}" for found in searches]
@@ -647,6 +643,16 @@ def _assignments(specs: Mapping[str, str] | Sequence[str]) -> list[str]:
     if isinstance(specs, Mapping):
         return [f"{key}={spec}" for key, spec in specs.items()]
     return list(specs)
+
+
+def _folder(out: Where | None, command: str, *parts: object) -> str:
+    """Return where a result goes: OUT, or a new folder; UserError before anything is said."""
+    if out is None:
+        return new_folder(command, *parts)
+    place = Place.of(out)
+    if place.exists() and not place.is_dir():
+        raise UserError(f"{fspath(out)} is a file: --out needs a folder")
+    return fspath(out)
 
 
 def new_folder(command: str, *parts: object) -> str:

@@ -175,6 +175,8 @@ def read_cluster_file(path: str | os.PathLike[str]) -> ClusterFile:
 
 
 def _load_yaml(file: Path) -> dict[str, Any]:
+    if file.exists() and not file.is_file():
+        raise UserError(f"cannot read {file}: it is no file")
     try:
         documents = load_yaml(file.read_bytes(), str(file))
     except FileNotFoundError as problem:
