@@ -451,6 +451,8 @@ class CertifyConfig(Config):
             self._can_answer()
         if self.reuse is not None:
             self._can_reuse()
+        elif self.reuse_model is not None:
+            raise UserError(f"reuse_model is {self.reuse_model}: it needs reuse, a CERT")
         return self
 
     def _can_reuse(self) -> None:
