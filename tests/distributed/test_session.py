@@ -168,7 +168,8 @@ except Exception as problem:
 """
 
 
-@pytest.mark.slow
+# Its client has not yet been seen to end: it waits for as long as it may.
+@pytest.mark.long
 @pytest.mark.parametrize("token", ["own", "wrong", None])
 def test_a_client_without_the_token_is_refused(ray_session, tmp_path, token):
     import ray
