@@ -25,14 +25,11 @@ class Adversarial(Objective):
     def __post_init__(self) -> None:
         """Refuse settings outside the method's domain."""
         super().__post_init__()
-        if self.epsilon < 0:
-            raise ValueError(f"epsilon must be at least 0, got {self.epsilon}")
+        self.refuse_below(0, "epsilon")
         if self.attack not in ATTACKS:
             raise ValueError(f"attack must be one of {', '.join(ATTACKS)}, got {self.attack!r}")
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
-        if self.warm_up_epochs < 0:
-            raise ValueError(f"warm_up_epochs must be at least 0, got {self.warm_up_epochs}")
+        self.refuse_below(1, "num_steps")
+        self.refuse_below(0, "warm_up_epochs")
 
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Self:
         """Return the objective with the epsilon of that epoch."""

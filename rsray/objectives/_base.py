@@ -67,8 +67,13 @@ class Objective:
         """Refuse settings that no method allows."""
         if not self.sigma > 0:
             raise ValueError(f"sigma must be greater than 0, got {self.sigma}")
-        if self.num_draws < 1:
-            raise ValueError(f"num_draws must be at least 1, got {self.num_draws}")
+        self.refuse_below(1, "num_draws")
+
+    def refuse_below(self, least: int, *names: str) -> None:
+        """Raise ValueError for a setting of these that is smaller."""
+        for name in names:
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return the loss of each image from the logits of its M noisy copies."""

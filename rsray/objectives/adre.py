@@ -41,7 +41,9 @@ class Adre(Objective):
     def __post_init__(self) -> None:
         """Refuse settings outside the paper's domain."""
         super().__post_init__()
-        _check(self.trade_off, self.classification_draws)
+        self.refuse_below(0, "trade_off")
+        if self.classification_draws is not None:
+            self.refuse_below(1, "classification_draws")
 
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return the two terms [B] of the regularised risk, in nats."""
@@ -69,7 +71,9 @@ class AdreAdv(Adversarial):
     def __post_init__(self) -> None:
         """Refuse settings outside the paper's domain."""
         super().__post_init__()
-        _check(self.trade_off, self.classification_draws)
+        self.refuse_below(0, "trade_off")
+        if self.classification_draws is not None:
+            self.refuse_below(1, "classification_draws")
 
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return the two terms [B] of the regularised risk at the adversarial images, in nats."""
@@ -89,11 +93,3 @@ def regulariser(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
     log_p_BK = log_mean_softmax(logits_BMK)
     wrong_BK = log_p_BK.scatter(1, labels_B[:, None], -torch.inf)
     return wrong_BK.amax(-1).clamp(min=math.log(PROBABILITY_FLOOR))
-
-
-def _check(trade_off: float, classification_draws: int | None) -> None:
-    """Raise ValueError for settings outside the paper's domain."""
-    if trade_off < 0:
-        raise ValueError(f"trade_off must be at least 0, got {trade_off}")
-    if classification_draws is not None and classification_draws < 1:
-        raise ValueError(f"classification_draws must be at least 1, got {classification_draws}")

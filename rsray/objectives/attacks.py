@@ -100,7 +100,7 @@ def pgd(
     for _ in range(num_steps):
         direction_BCHW, _ = _ascent(logits_of, loss_of, images_BCHW + delta_BCHW, labels_B)
         delta_BCHW = delta_BCHW + direction_BCHW * (2 * epsilon / num_steps)
-        delta_BCHW = _clipped(images_BCHW, _shrunk(delta_BCHW, epsilon))
+        delta_BCHW = _clipped(images_BCHW, shrunk(delta_BCHW, epsilon))
     return images_BCHW + delta_BCHW
 
 
@@ -120,20 +120,20 @@ def ddn(
     image that never was keeps its last one, where the published code falls back on no change.
     """
     delta_BCHW = best_BCHW = torch.zeros_like(images_BCHW)
-    largest_B111 = _norm(torch.maximum(images_BCHW, 1 - images_BCHW))
+    largest_B111 = norm(torch.maximum(images_BCHW, 1 - images_BCHW))
     best_norm_B111, norm_B111 = largest_B111, torch.full_like(largest_B111, epsilon)
     for i in range(num_steps):
         direction_BCHW, fooled_B = _ascent(logits_of, loss_of, images_BCHW + delta_BCHW, labels_B)
         fooled_B111 = fooled_B[:, None, None, None]
-        is_best_B111 = fooled_B111 & (_norm(delta_BCHW) < best_norm_B111)
-        best_norm_B111 = torch.where(is_best_B111, _norm(delta_BCHW), best_norm_B111)
+        is_best_B111 = fooled_B111 & (norm(delta_BCHW) < best_norm_B111)
+        best_norm_B111 = torch.where(is_best_B111, norm(delta_BCHW), best_norm_B111)
         best_BCHW = torch.where(is_best_B111, delta_BCHW, best_BCHW)
         norm_B111 = norm_B111 * torch.where(fooled_B111, 1 - DDN_GAMMA, 1 + DDN_GAMMA)
         norm_B111 = norm_B111.minimum(largest_B111)
         moved_BCHW = delta_BCHW + direction_BCHW * _cosine_step(i, num_steps)
-        delta_BCHW = _clipped(images_BCHW, moved_BCHW * (norm_B111 / _norm(moved_BCHW).clamp(TINY)))
+        delta_BCHW = _clipped(images_BCHW, moved_BCHW * (norm_B111 / norm(moved_BCHW).clamp(TINY)))
     never_B111 = best_norm_B111 == largest_B111
-    delta_BCHW = _shrunk(torch.where(never_B111, delta_BCHW, best_BCHW), epsilon)
+    delta_BCHW = shrunk(torch.where(never_B111, delta_BCHW, best_BCHW), epsilon)
     return images_BCHW + delta_BCHW
 
 
@@ -166,21 +166,26 @@ def _ascent(
         loss = loss_of(logits_BMK, labels_B).sum()
         (gradient_BCHW,) = torch.autograd.grad(loss, leaf_BCHW)
     fooled_B = log_mean_softmax(logits_BMK.detach()).argmax(-1) != labels_B
+    return direction(gradient_BCHW), fooled_B
+
+
+def direction(gradient_BCHW: Tensor) -> Tensor:
+    """Return each gradient [B, C, H, W] with norm 1, or 0."""
     # The largest entry becomes 1 first: the squares of a confident image's gradient underflow.
     scale_B111 = gradient_BCHW.abs().amax((1, 2, 3), keepdim=True)
     scaled_BCHW = torch.where(scale_B111 > 0, gradient_BCHW / scale_B111, 0.0)
-    return scaled_BCHW / _norm(scaled_BCHW).clamp(TINY), fooled_B
+    return scaled_BCHW / norm(scaled_BCHW).clamp(TINY)
 
 
-def _norm(delta_BCHW: Tensor) -> Tensor:
+def norm(delta_BCHW: Tensor) -> Tensor:
     """Return the l2 norm of each image [B, 1, 1, 1], in pixel units."""
     norm_B111: Tensor = torch.linalg.vector_norm(delta_BCHW, dim=(1, 2, 3), keepdim=True)
     return norm_B111
 
 
-def _shrunk(delta_BCHW: Tensor, epsilon: float) -> Tensor:
+def shrunk(delta_BCHW: Tensor, epsilon: float) -> Tensor:
     """Project each change [B, C, H, W] on the ball of radius epsilon."""
-    return delta_BCHW * (epsilon / _norm(delta_BCHW).clamp(TINY)).clamp(max=1)
+    return delta_BCHW * (epsilon / norm(delta_BCHW).clamp(TINY)).clamp(max=1)
 
 
 def _clipped(images_BCHW: Tensor, delta_BCHW: Tensor) -> Tensor:

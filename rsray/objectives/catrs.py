@@ -16,12 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
-from rsray.objectives.attacks import frozen, with_noise
+from rsray.objectives.attacks import TINY, direction, frozen, norm, shrunk, with_noise
 from rsray.objectives.probabilities import log_mean_softmax
 from rsray.objectives.smoothmix import uniform
-
-# Keeps 0 / 0 at 0
-TINY = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +43,8 @@ class CatRsSelf(Objective):
     def __post_init__(self) -> None:
         """Refuse settings outside the paper's domain."""
         super().__post_init__()
-        for name in ("trade_off", "epsilon"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
+        self.refuse_below(0, "trade_off", "epsilon")
+        self.refuse_below(1, "num_steps")
 
     def step(
         self,
@@ -79,19 +73,19 @@ class CatRsSelf(Objective):
         Steps of 2 epsilon / num_steps along each draw's normalised gradient, projected on the ball
         around the draw; after each the draw gets its own mean and root mean square again.
         """
-        attacked_BMCHW = noise_BMCHW.clone()
+        shape, own_NCHW = noise_BMCHW.shape, noise_BMCHW.flatten(0, 1)
+        attacked_NCHW = own_NCHW
         with frozen(network) as still:
             for _ in range(self.num_steps):
                 with torch.enable_grad():
-                    leaf_BMCHW = attacked_BMCHW.detach().requires_grad_()
-                    logits_BMK = with_noise(still, leaf_BMCHW)(images_BCHW)
+                    leaf_NCHW = attacked_NCHW.detach().requires_grad_()
+                    logits_BMK = with_noise(still, leaf_NCHW.view(shape))(images_BCHW)
                     loss = divergences(logits_BMK, target_BK).mean(1).sum()
-                    (gradient_BMCHW,) = torch.autograd.grad(loss, leaf_BMCHW)
-                step_BMCHW = _unit(gradient_BMCHW) * (2 * self.epsilon / self.num_steps)
-                moved_BMCHW = attacked_BMCHW + step_BMCHW - noise_BMCHW
-                shrink_BM111 = (self.epsilon / _norm(moved_BMCHW).clamp(TINY)).clamp(max=1)
-                attacked_BMCHW = _like(noise_BMCHW + moved_BMCHW * shrink_BM111, noise_BMCHW)
-        return attacked_BMCHW
+                    (gradient_NCHW,) = torch.autograd.grad(loss, leaf_NCHW)
+                step_NCHW = direction(gradient_NCHW) * (2 * self.epsilon / self.num_steps)
+                moved_NCHW = shrunk(attacked_NCHW + step_NCHW - own_NCHW, self.epsilon)
+                attacked_NCHW = _like(own_NCHW + moved_NCHW, own_NCHW)
+        return attacked_NCHW.view(shape)
 
     def confident_terms(
         self,
@@ -134,22 +128,9 @@ def binomial(p_B: Tensor, trials: int, share_B: Tensor) -> Tensor:
     return below_BK.sum(-1)
 
 
-def _norm(noise_BMCHW: Tensor) -> Tensor:
-    """Return the l2 norm of each draw [B, M, 1, 1, 1]."""
-    norm_BM111: Tensor = torch.linalg.vector_norm(noise_BMCHW, dim=(2, 3, 4), keepdim=True)
-    return norm_BM111
-
-
-def _unit(gradient_BMCHW: Tensor) -> Tensor:
-    """Return each draw's gradient with norm 1, or 0; its largest entry becomes 1 first."""
-    largest_BM111 = gradient_BMCHW.abs().amax((2, 3, 4), keepdim=True)
-    scaled_BMCHW = torch.where(largest_BM111 > 0, gradient_BMCHW / largest_BM111, 0.0)
-    return scaled_BMCHW / _norm(scaled_BMCHW).clamp(TINY)
-
-
-def _like(noise_BMCHW: Tensor, own_BMCHW: Tensor) -> Tensor:
+def _like(noise_NCHW: Tensor, own_NCHW: Tensor) -> Tensor:
     """Return each draw with the mean and the root mean square that its own noise has."""
-    mean_BM111, own_BM111 = (x.mean((2, 3, 4), keepdim=True) for x in (noise_BMCHW, own_BMCHW))
-    centred_BMCHW = noise_BMCHW - mean_BM111
-    spread_BM111 = _norm(own_BMCHW - own_BM111) / _norm(centred_BMCHW).clamp(TINY)
-    return centred_BMCHW * spread_BM111 + own_BM111
+    mean_N111, own_N111 = (x.mean((1, 2, 3), keepdim=True) for x in (noise_NCHW, own_NCHW))
+    centred_NCHW = noise_NCHW - mean_N111
+    spread_N111 = norm(own_NCHW - own_N111) / norm(centred_NCHW).clamp(TINY)
+    return centred_NCHW * spread_N111 + own_N111

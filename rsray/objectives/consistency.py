@@ -31,10 +31,7 @@ class Consistency(Objective):
         super().__post_init__()
         if self.num_draws < 2:
             raise ValueError(f"num_draws must be at least 2 for consistency, got {self.num_draws}")
-        if self.trade_off < 0:
-            raise ValueError(f"trade_off must be at least 0, got {self.trade_off}")
-        if self.entropy_weight < 0:
-            raise ValueError(f"entropy_weight must be at least 0, got {self.entropy_weight}")
+        self.refuse_below(0, "trade_off", "entropy_weight")
 
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return CE, and trade_off * mean_j KL(mean || copy j) + entropy_weight * H(mean) [B]."""

@@ -44,8 +44,7 @@ class Macer(Objective):
     def __post_init__(self) -> None:
         """Refuse settings outside the paper's domain."""
         super().__post_init__()
-        if self.trade_off < 0:
-            raise ValueError(f"trade_off must be at least 0, got {self.trade_off}")
+        self.refuse_below(0, "trade_off")
         if not self.hinge > 0:
             raise ValueError(f"hinge must be greater than 0, got {self.hinge}")
         if not self.inverse_temperature > 0:

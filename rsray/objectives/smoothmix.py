@@ -36,9 +36,7 @@ class SmoothMix(Objective):
     def __post_init__(self) -> None:
         """Refuse settings outside the paper's domain."""
         super().__post_init__()
-        for name in ("trade_off", "step_size", "num_steps", "warm_up_epochs", "mix_step"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        self.refuse_below(0, "trade_off", "step_size", "num_steps", "warm_up_epochs", "mix_step")
         if self.mix_step > self.num_steps:
             raise ValueError(
                 f"mix_step must be at most num_steps, {self.num_steps}, got {self.mix_step}"

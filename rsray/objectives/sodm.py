@@ -65,9 +65,7 @@ class Sodm(Objective):
             )
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold must be between 0 and 1, got {self.threshold}")
-        for name in ("mapping_draws", "mapping_interval", "mapping_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.refuse_below(1, "mapping_draws", "mapping_interval", "mapping_width")
 
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Sodm:
         """Return the objective with its trade_off grown from the first drop on."""

@@ -25,8 +25,7 @@ class Stability(Objective):
     def __post_init__(self) -> None:
         """Refuse settings outside the method's domain."""
         super().__post_init__()
-        if self.trade_off < 0:
-            raise ValueError(f"trade_off must be at least 0, got {self.trade_off}")
+        self.refuse_below(0, "trade_off")
 
     def step(
         self,
