@@ -86,10 +86,9 @@ def _result(summary: Mapping[str, Any]) -> dict[str, Any]:
             "name": f"certified accuracy at l2 radius {radius}",
             "value": float(accuracy),
         }
-        for radius, accuracy in summary["certified_accuracy"].items()
-        if accuracy is not None
+        for radius, accuracy in _accuracies(summary).items()
     ]
-    if summary.get("acr") is not None:
+    if _has_acr(summary):
         acr = {
             "type": "average_certified_radius",
             "name": "average certified radius",
@@ -101,6 +100,17 @@ def _result(summary: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": {"name": data, "type": data, "split": str(summary.get("split", "test"))},
         "metrics": metrics,
     }
+
+
+def _accuracies(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return certified accuracy by radius, where it is known."""
+    known = summary.get("at_radius") or summary["certified_accuracy"]
+    return {radius: accuracy for radius, accuracy in known.items() if accuracy is not None}
+
+
+def _has_acr(summary: Mapping[str, Any]) -> bool:
+    """Tell whether there is an ACR: not of a run that decided a few radii alone."""
+    return summary.get("acr") is not None and not summary.get("at_radius")
 
 
 def _about(record: Mapping[str, Any], name: str, method: str) -> str:
@@ -126,10 +136,9 @@ def _certified(summary: Mapping[str, Any] | None) -> str:
         )
     rows = {
         f"certified accuracy at radius {radius}": f"{accuracy:.1%}"
-        for radius, accuracy in summary["certified_accuracy"].items()
-        if accuracy is not None
+        for radius, accuracy in _accuracies(summary).items()
     }
-    if summary.get("acr") is not None:
+    if _has_acr(summary):
         error = summary.get("acr_standard_error")
         margin = f" (standard error {error:.4f})" if error is not None else ""
         acr = f"{float(round_down(summary['acr'], 4)):.4f}{margin}"

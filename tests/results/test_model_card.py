@@ -58,6 +58,14 @@ def test_radii_that_were_not_asked_and_an_acr_that_is_unknown_are_left_out():
     assert "(ACR)" not in text and "radius 0.25" not in text and "radius 0.5 | 100.0%" in text
 
 
+def test_of_a_run_that_decided_a_few_radii_alone_nothing_else_is_claimed():
+    text = card(summary={**SUMMARY, "acr": 0.1, "at_radius": {"0.1": 0.75, "0.3": 0.5}})
+    assert "(ACR)" not in text and "average_certified_radius" not in text
+    assert (
+        "radius 0.1 | 75.0%" in text and "radius 0.3 | 50.0%" in text and "radius 0.25" not in text
+    )
+
+
 def test_float_noise_has_no_promise_in_floating_point():
     assert "exact on the grid" in card(summary=SUMMARY)
     assert "could be given a certificate that is false" in card(
