@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -25,11 +26,16 @@ from rsray.storage import Place
 def estimation_counts(cert: Place, index: int) -> dict[int, int]:
     """Return how many estimation draws of an image fell on each class, most first."""
     store = reopen(cert, finished_record(cert)).store
-    counts: Counter[int] = Counter()
+    # By block: a write that was broken off and repeated may have stored one twice.
+    blocks: dict[int, dict[str, Any]] = {}
     for part in store.parts():
-        for row in part.select(["index", "stage", "classes", "counts"]).to_pylist():
-            if row["index"] == index and row["stage"] == "estimation":
-                counts.update(dict(zip(row["classes"], row["counts"], strict=True)))
+        own = part.filter(pc.field("index") == index)
+        for row in own.select(["stage", "block", "classes", "counts"]).to_pylist():
+            if row["stage"] == "estimation":
+                blocks[row["block"]] = row
+    counts: Counter[int] = Counter()
+    for row in blocks.values():
+        counts.update(dict(zip(row["classes"], row["counts"], strict=True)))
     return dict(counts.most_common())
 
 

@@ -1,7 +1,5 @@
 """Load results from wherever they lie, and say how they are unlike before anyone compares them."""
 
-import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +13,7 @@ from rsray.errors import UserError
 from rsray.results.audited import read_audit
 from rsray.results.certificates import Certificates, read_certificates
 from rsray.results.reading.cohen import is_log, read_log
+from rsray.results.summary import read_summary
 from rsray.storage import PathLike, Place
 from rsray.storage.address import parent_and_name, printable_address
 
@@ -172,11 +171,10 @@ def _load_folder(place: Place, folder: str) -> Certificates:
 def _seconds(cert: Place) -> float | None:
     """Return how long the draws of a CERT took; None where its summary does not say it."""
     try:
-        seconds = json.loads(cert.read("summary.json"))["seconds"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        seconds: float | None = read_summary(cert / "summary.json").get("seconds")
+    except UserError:
         return None
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    return float(seconds) if is_number and 0 <= seconds < math.inf else None
+    return seconds
 
 
 def _absolute(path: str) -> str:

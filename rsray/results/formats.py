@@ -18,7 +18,7 @@ LATEX_ESCAPES = str.maketrans(
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 )
 MARKDOWN_ESCAPES = str.maketrans({c: f"\\{c}" for c in "\\|`*[]"} | {"<": "&lt;"})
-NOTES = "notes"
+NOTES, UNKNOWN = "notes", "-"
 
 
 class Shown(Protocol):
@@ -82,7 +82,7 @@ class PlainTable:
 
 def _plain(value: Any) -> str:
     if value is None:
-        return "-"
+        return UNKNOWN
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 

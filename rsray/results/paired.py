@@ -19,11 +19,11 @@ from rsray.core.radius import round_down
 from rsray.errors import UserError, printable
 from rsray.results.certificates import Certificates
 from rsray.results.compare import common_indices, restrict, unlike_labels
+from rsray.results.formats import UNKNOWN
 
 LEVEL, POWER = 0.05, 0.8
 # What is smaller is not told apart in print.
 SMALLEST_P = 1e-99
-UNKNOWN = "-"
 
 
 @dataclass(frozen=True)

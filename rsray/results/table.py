@@ -17,11 +17,11 @@ from rsray.errors import UserError, printable
 from rsray.family import choose
 from rsray.results.audited import audit_text
 from rsray.results.certificates import Certificates
+from rsray.results.formats import UNKNOWN
 from rsray.results.summary import largest_certifiable_radius
 
 DEFAULT_STEP = 0.25
 MOST_COLUMNS = 100
-UNKNOWN = "-"
 RADII, RESULT = "radii", "result"
 
 

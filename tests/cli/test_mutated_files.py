@@ -66,23 +66,14 @@ def test_real_files_are_read(name, base, tmp_path):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_few_mutations(name, base, tmp_path):
-    read_mutated(name, base, tmp_path / "at", 2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
-def test_many_mutations(name, base, tmp_path):
-    read_mutated(name, base, tmp_path / "at", 60)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", KINDS)
-def test_a_thousand_mutations(name, base, tmp_path):
-    read_mutated(name, base, tmp_path / "at", 1_000)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", KINDS)
-def test_ten_thousand_mutations(name, base, tmp_path):
-    read_mutated(name, base, tmp_path / "at", 10_000)
+@pytest.mark.parametrize(
+    "examples",
+    [
+        2,
+        pytest.param(60, marks=pytest.mark.slow),
+        pytest.param(1_000, marks=pytest.mark.long),
+        pytest.param(10_000, marks=pytest.mark.long),
+    ],
+)
+def test_mutations(name, examples, base, tmp_path):
+    read_mutated(name, base, tmp_path / "at", examples)

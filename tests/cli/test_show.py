@@ -16,7 +16,7 @@ from rsray.certification.counts.store import Selected
 from rsray.certification.counts.tables import counts_table
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, finish
-from rsray.certification.one_image import noisy_copies
+from rsray.certification.one_image import estimation_counts, noisy_copies
 from rsray.config import CertifyConfig
 from rsray.data import open_split
 from rsray.errors import UserError
@@ -149,3 +149,11 @@ def test_the_page_has_a_gallery_with_class_names(cert, tmp_path, labels):
     other = build(tmp_path / "other", (labels + 1) % 10)
     rsray.report(other, html=tmp_path / "p.html")
     assert "<img" not in (tmp_path / "p.html").read_text(), "these are not the images of the data"
+
+
+def test_a_block_that_is_stored_twice_is_shown_once(cert):
+    before = rsray.show(cert, 0).counts
+    folder = Place.of(cert) / "counts"
+    (part,) = folder.names(".parquet")
+    folder.write(f"0{part}", folder.read(part))
+    assert sum(before.values()) == 2000 and estimation_counts(Place.of(cert), 0) == before

@@ -12,6 +12,7 @@ from rsray.certification.counting.certification_run import CertificationRun
 from rsray.certification.counting.own_processes import LONGEST_SECONDS, OwnProcesses
 from rsray.certification.forecast import forecast
 from rsray.config import CertifyConfig
+from rsray.core.gpus import usable_gpus
 from rsray.core.hardware import available_cpus
 from rsray.distributed.capacity import Capacity, Fleet, capacity, plan_fleet
 from rsray.errors import UserError
@@ -26,7 +27,7 @@ def fleet_of_one_machine(config: CertifyConfig, address: str | None) -> Fleet | 
     use. Raises UserError for more actors than CPU cores.
     """
     is_named = address is not None or "RAY_ADDRESS" in os.environ
-    uses_gpu = config.gpus_per_actor != 0 and torch.cuda.is_available()
+    uses_gpu = config.gpus_per_actor != 0 and usable_gpus() > 0
     if is_named or uses_gpu or config.gpus_per_actor or config.most_actors is not None:
         return None
     if _is_cluster_open():

@@ -11,7 +11,16 @@ from matplotlib.ticker import MultipleLocator, PercentFormatter
 from scipy import stats
 
 from rsray.results.certificates import Certificates
-from rsray.results.plots.style import COLOURS, Style, finish, look, new_figure, style_axes, text_of
+from rsray.results.plots.style import (
+    COLOURS,
+    MARKERS,
+    Style,
+    finish,
+    look,
+    new_figure,
+    style_axes,
+    text_of,
+)
 
 LEVEL = 0.05
 # Bands of more results than these hide each other.
@@ -36,7 +45,7 @@ def draw(
     for position, result in enumerate(results):
         _draw_result(axes, result, position, has_band=has_bands)
     for position, (name, points) in enumerate(published.items(), start=len(results)):
-        marker = "osD^v<>"[position % 7]
+        marker = MARKERS[position % len(MARKERS)]
         colour = COLOURS[position % len(COLOURS)]
         axes.plot(
             *zip(*sorted(points.items()), strict=True),

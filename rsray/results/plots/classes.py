@@ -12,11 +12,18 @@ from rsray.core.radius import acr_standard_error
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.results.compare import by_class
-from rsray.results.plots.style import COLOURS, Style, finish, new_figure, style_axes, text_of
+from rsray.results.plots.style import (
+    COLOURS,
+    MARKERS,
+    Style,
+    finish,
+    new_figure,
+    style_axes,
+    text_of,
+)
 
 # Of more classes the hardest ones of the first result are drawn.
 MOST_CLASSES = 30
-MARKERS = "osD^v<>"
 NOTE = "Bars: two standard errors of the mean over the images of the class."
 INCHES_PER_CLASS, INCHES_AROUND = 0.24, 1.1
 

@@ -23,6 +23,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette without its yellow, which is too faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
+MARKERS = "osD^v<>"
 INK, FAINT = "#222222", "#d9d9d9"
 WIDTH, HEIGHT = 6.0, 3.6
 LEGEND_POINTS, NOTE_POINTS = 9.0, 7.0

@@ -21,7 +21,7 @@ CONFIG = CertifyConfig.make(
 def two_cores(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(one_machine, "available_cpus", lambda: 2)
-    monkeypatch.setattr(one_machine.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(one_machine, "usable_gpus", lambda: 0)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_one_machine_does_the_whole_job_unless_a_cluster_or_a_gpu_is_asked_for(
 
 
 def test_a_cluster_of_the_environment_and_a_gpu_here_are_used(two_cores, monkeypatch):
-    monkeypatch.setattr(one_machine.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(one_machine, "usable_gpus", lambda: 1)
     assert fleet_of_one_machine(CONFIG, None) is None
     no_gpu = CONFIG.model_copy(update={"gpus_per_actor": 0.0})
     assert fleet_of_one_machine(no_gpu, None) is not None
