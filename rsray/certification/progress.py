@@ -31,6 +31,10 @@ class Progress:
         self.draws_made = 0
         self._scored = 0
         self._radius_sum = self._radius_squares = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Let the time run from now on."""
         self._started = time.perf_counter()
 
     def add(self, table: pa.Table) -> None:

@@ -74,12 +74,17 @@ class CertificationRun:
         self.waiting: list[pa.Table] = []
         self.part = ""
         self.owed_draws = 0
-        self.started = self.flushed = self.reported = time.perf_counter()
         if self.earlier is not None:
             self.earlier.store_in(self.store, self.selected, self.plan.num_blocks)
             self.earlier_blocks = self.earlier.stored_blocks(self.selected, self.plan.num_blocks)
         # Damaged parts are dropped here, before anything is planned by them.
         self.progress = Progress(self._gather(drop_damaged=True))
+        self._start()
+
+    def _start(self) -> None:
+        """Let the time run from now on: a fleet may take a while to come."""
+        self.started = self.flushed = self.reported = time.perf_counter()
+        self.progress.start()
 
     def counter_settings(self, threads: int, gpus: float = 0.0) -> CounterSettings:
         """Return what a counting process must know."""
@@ -104,6 +109,7 @@ class CertificationRun:
 
     def run(self, fleet: Fleet) -> dict[str, Any]:
         """Draw what is owed, and again what was lost; the counts are read once at the end."""
+        self._start()
         gathered, given_up = self.progress.gathered, dict[int, str]()
         for attempt in range(NUM_ROUNDS):
             if attempt:

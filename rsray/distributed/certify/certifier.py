@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from rsray.certification.counting.certification_run import CertificationRun, OnProgress
-from rsray.certification.counting.own_processes import OwnProcesses
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, recorded_evaluation
 from rsray.certification.request import CertificationRequest
@@ -46,37 +45,40 @@ def certify(
     recorded_evaluation(cert, request.config)
     cert.make()
     with cert.locked():
-        short = _begin_here(request, cert, address, on_progress)
-        if short is not None:
-            run, fleet, seconds = short
+        fleet = fleet_of_one_machine(request.config, address)
+        run = None if fleet is None else _begin_here(request, cert, fleet, on_progress)
+        short = None if fleet is None or run is None else own_processes(run, fleet)
+        if run is not None and short is not None:
+            counting, seconds = short
             if seconds:
                 say(f"counts on this machine, without Ray: about {duration(max(1.0, seconds))}")
-            return run.run(fleet)
+            return run.run(counting)
         with session(address):
-            return _certify_on_ray(request, cert, on_progress)
+            return _certify_on_ray(request, cert, run, on_progress)
 
 
 def _begin_here(
-    request: CertificationRequest, cert: Place, address: str | None, on_progress: OnProgress
-) -> tuple[CertificationRun, OwnProcesses, float] | None:
-    """Return the run, this machine's processes and its seconds; None where it is work for Ray."""
-    fleet = fleet_of_one_machine(request.config, address)
+    request: CertificationRequest, cert: Place, fleet: Fleet, on_progress: OnProgress
+) -> CertificationRun | None:
+    """Return the run, with an evaluation of this machine; None for one that counts on GPUs."""
     evaluation = recorded_evaluation(cert, request.config)
-    if fleet is None or (evaluation is not None and evaluation.device != "cpu"):
+    if evaluation is not None and evaluation.device != "cpu":
         return None
     if evaluation is None:
         cores = float(available_cpus())
         evaluation = evaluation_of_this_machine(request, fleet, processors=cores)
-    run = _begin(request, cert, evaluation, on_progress)
-    short = own_processes(run, fleet)
-    return None if short is None else (run, *short)
+    return _begin(request, cert, evaluation, on_progress)
 
 
 def _certify_on_ray(
-    request: CertificationRequest, cert: Place, on_progress: OnProgress
+    request: CertificationRequest,
+    cert: Place,
+    run: CertificationRun | None,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
+    """Run on Ray's actors what may have begun here, to be found too long for one machine."""
     config, room = request.config, capacity()
-    evaluation = recorded_evaluation(cert, config)
+    evaluation = run.claimed.evaluation if run else recorded_evaluation(cert, config)
     gpus = config.gpus_per_actor
     if evaluation is not None:
         own = evaluation.gpus if gpus is None else gpus
@@ -91,7 +93,7 @@ def _certify_on_ray(
             "a CPU rounds otherwise; use another --out"
         )
     _say_if_other_share(evaluation, fleet)
-    run = _begin(request, cert, evaluation, on_progress)
+    run = run or _begin(request, cert, evaluation, on_progress)
     return run.run(RayFleet(fleet, run.counter_settings(fleet.threads, fleet.gpus)))
 
 
