@@ -74,6 +74,9 @@ class Guard:
                 raise LostProcessError(self.lost) from problem
             raise
         finally:
+            if self.is_main:
+                # What is sent from here on comes too late.
+                signal.signal(signal.SIGUSR2, signal.SIG_IGN)
             self.ended.set()
             thread.join()
             if self.is_main:
@@ -119,7 +122,8 @@ class Guard:
             if self.sweeper is not None and self.sweeper.poll() is not None:
                 self._start_sweeper()
             dead = self._dead()
-            if dead and not self.ended.wait(SECONDS_TO_END_BY_ITSELF):
+            # A Ray that is shut down meanwhile has lost nothing.
+            if dead and not self.ended.wait(SECONDS_TO_END_BY_ITSELF) and self._dead():
                 self.lost = dead
                 self._interrupt()
                 return

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import pkgutil
 import sys
 from dataclasses import dataclass
 from unittest import mock
@@ -19,6 +20,9 @@ SESSIONS = [
     "rsray.distributed.search.tuner.session",
 ]
 NO_RAY = "Ray would start now"
+# A module that is first imported under the patches would keep them.
+for name in SESSIONS:
+    pkgutil.resolve_name(name)
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,27 @@ from rsray.training.run import open_training_split
 
 
 @pytest.fixture(scope="session")
-def ray_session():
-    with session("local") as ray:
-        yield ray
-
-
-@pytest.fixture(scope="session")
 def open_sessions():
     with contextlib.ExitStack() as stack:
         yield stack
 
 
+@pytest.fixture(scope="session")
+def ray_session(open_sessions):
+    return open_sessions.enter_context(session("local"))
+
+
+@pytest.fixture
+def no_ray(open_sessions):
+    """End the one Ray: the guard would take a bare shutdown for the death of a process."""
+    open_sessions.close()
+
+
 @pytest.fixture(autouse=True)
 def ray_again(request):
-    """A test that kills nodes shuts the one Ray down: those after it get another."""
-    if "ray_session" in request.fixturenames:
+    """A test that kills nodes ends the one Ray: those after it get another."""
+    names = request.fixturenames
+    if "ray_session" in names and "no_ray" not in names:
         import ray
 
         if not ray.is_initialized():

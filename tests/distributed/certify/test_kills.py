@@ -164,12 +164,11 @@ def test_a_full_disk_loses_nothing(digits_run, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_node_killed_mid_run(digits_run, tmp_path, undisturbed):
+def test_a_node_killed_mid_run(digits_run, tmp_path, undisturbed, no_ray):
     """Two nodes of one core each beside a head without; one is lost while it counts."""
     import ray
     from ray.cluster_utils import Cluster
 
-    ray.shutdown()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
@@ -192,12 +191,11 @@ def test_a_node_killed_mid_run(digits_run, tmp_path, undisturbed):
 
 
 @pytest.mark.long
-def test_a_fleet_grows_onto_a_node_that_joins_mid_run(digits_run, tmp_path):
+def test_a_fleet_grows_onto_a_node_that_joins_mid_run(digits_run, tmp_path, no_ray):
     """As an autoscaler would add it; the nodes differ in size."""
     import ray
     from ray.cluster_utils import Cluster
 
-    ray.shutdown()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     seen = set()
 

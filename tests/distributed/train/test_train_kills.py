@@ -88,12 +88,11 @@ def test_a_worker_killed_mid_run(undisturbed, tmp_path):
     check(tmp_path / "run", undisturbed)
 
 
-def test_a_node_killed_mid_run_leaves_fewer_workers(undisturbed, tmp_path):
+def test_a_node_killed_mid_run_leaves_fewer_workers(undisturbed, tmp_path, no_ray):
     """Elastic: two nodes of one core each beside a head without; one is lost for good."""
     import ray
     from ray.cluster_utils import Cluster
 
-    ray.shutdown()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     killed = threading.Event()
     try:
