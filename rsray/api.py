@@ -245,12 +245,12 @@ def export(
     says nothing of where the data lay; with `onnx` it holds model.onnx, too.
     """
     from rsray.certification.folder import finished_record
-    from rsray.certification.source import open_source
+    from rsray.certification.opening import open_source
     from rsray.results.compare import cert_folder
 
     ExportConfig.make({"run": fspath(run), **_given(locals(), "cert", "onnx")})
     source, summary = open_source(fspath(run)), None
-    if not source.trained or source.published:
+    if not source.trained or source.published or not source.weights:
         raise UserError(f"{fspath(run)} is no RUN: rsray export takes the folder of rsray train")
     if cert is not None:
         folder = cert_folder(cert) or Place.of(cert)

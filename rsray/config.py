@@ -75,14 +75,18 @@ def setting(help: str, default: Any = ..., **how: Any) -> Any:
 
 
 def member_of(family: Iterable[str], what: str) -> AfterValidator:
-    """Return the check that a value names a member; a model's name may be the user's own."""
+    """Return the check that a value names a member."""
+    return AfterValidator(lambda name: choose(name, family, what))
 
-    def check(name: str) -> str:
-        if what != "model":
-            return choose(name, family, what)
-        return name if ":" in name else choose(PAPERS_NAMES.get(name, name), family, what)
 
-    return AfterValidator(check)
+def _network(name: str) -> str:
+    """Return rsray's name of a network, or the user's own factory as it is."""
+    return name if ":" in name else choose(PAPERS_NAMES.get(name, name), MODELS, "model")
+
+
+def _networks(names: str) -> str:
+    """Return the same of the networks of an ensemble, between plus signs."""
+    return "+".join(map(_network, names.split("+")))
 
 
 NEW, GPUS = "a new one in ./runs", "1 where there are GPUs, else 0"
@@ -141,12 +145,22 @@ LabelColumn = Annotated[
 READING = ("image_size", "channels", "label_column")
 Model = Annotated[
     str,
-    member_of(MODELS, "model"),
+    AfterValidator(_network),
     setting(
         "Network, or package.module:factory of your own.",
         choices=MODELS,
         metavar="M",
-        words="the data set's, or the RUN's",
+        words="the data set's",
+    ),
+]
+Models = Annotated[
+    str,
+    AfterValidator(_networks),
+    setting(
+        "Network, or package.module:factory of your own; of an ensemble one for all, or NAME+NAME.",
+        choices=MODELS,
+        metavar="M",
+        words="the RUN's",
     ),
 ]
 ModelArgs = Annotated[
@@ -191,7 +205,12 @@ Gpus = Annotated[
     ),
 ]
 Source = Annotated[
-    str, setting("A RUN folder, or a checkpoint file.", metavar="RUN|CHECKPOINT", name="source")
+    str,
+    setting(
+        "A RUN folder, or a checkpoint file; ensemble:RUN,RUN,... is the mean of their logits.",
+        metavar="RUN|CHECKPOINT",
+        name="source",
+    ),
 ]
 
 
@@ -359,7 +378,7 @@ class CertifyConfig(Config):
     channels: Channels = None
     label_column: LabelColumn = None
     split: str = setting("Which images: test or train.", "test")
-    model: Model
+    model: Models
     model_args: ModelArgs = {}
     normalisation: str | None = setting(
         "Before the network, where a checkpoint does not say it: dataset, imagenet, centre (mean "
