@@ -104,6 +104,7 @@ def certify(
     model: str | None = None,
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
+    denoiser: Where | None = None,
     sigma: float | None = None,
     noise: str | None = None,
     n0: int | None = None,
@@ -200,6 +201,7 @@ def audit(
     fraction: float | None = None,
     seed: int | None = None,
     model: str | None = None,
+    denoiser: Where | None = None,
     data_root: Where | None = None,
     precision: str | None = None,
     actors: int | str | None = None,
@@ -224,7 +226,7 @@ def audit(
     settings = AuditConfig.make(chosen)
     folder = cert_folder(cert) or Place.of(cert)
     record = finished_record(folder)
-    given = _given(locals(), "model", "data_root", "actors", "gpus_per_actor")
+    given = _given(locals(), "model", "denoiser", "data_root", "actors", "gpus_per_actor")
     with watching(progress) as watch:
         request = open_audited(folder, record, fspath(source), given, download=download)
         claimed, told = reopen(folder, record), watch.certifying
@@ -272,6 +274,7 @@ def predict(
     model: str | None = None,
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
+    denoiser: Where | None = None,
     sigma: float | None = None,
     noise: str | None = None,
     n: int | None = None,
@@ -314,6 +317,7 @@ def plan(
     model: str | None = None,
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
+    denoiser: Where | None = None,
     sigma: float | None = None,
     noise: str | None = None,
     n0: int | None = None,
@@ -601,9 +605,9 @@ def _refuse_tampered(path: str) -> None:
 
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.
 _CERTIFIED = (
-    "dataset", "data_root", "split", "model", "model_args", "sigma", "noise", "n0", "n", "alpha",
-    "bound", "inverse_temperature", "sampling", "tolerance", "at_radius", "reuse", "reuse_model",
-    "start", "skip", "limit", "actors", "gpus_per_actor", "precision", "compile", "block_size",
+    "dataset", "data_root", "split", "model", "model_args", "denoiser", "sigma", "noise", "n0", "n",
+    "alpha", "bound", "inverse_temperature", "sampling", "tolerance", "at_radius", "reuse",
+    "reuse_model", "start", "skip", "limit", "actors", "gpus_per_actor", "precision", "compile", "block_size",
     "image_size", "channels", "label_column", "seed",
 )  # fmt: skip
 _TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
@@ -634,7 +638,8 @@ def _certification_settings(parameters: Mapping[str, Any], config: Where | None)
     if settings.get("is_spread"):
         settings = {key: value for key, value in settings.items() if key not in ("start", "skip")}
     file = {key: value for key, value in settings.items() if key in kept}
-    refuse_factory_of_a_file(file.get("model"), fspath(config), given.get("model"))
+    for name in ("model", "denoiser"):
+        refuse_factory_of_a_file(file.get(name), fspath(config), given.get(name), f"--{name}")
     return file | given
 
 

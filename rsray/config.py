@@ -28,7 +28,7 @@ from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.given_values import inches, parse_assignments, radii, read_range, step_or_radii
-from rsray.models import MODELS, PAPERS_NAMES
+from rsray.models import DENOISERS, MODELS, PAPERS_NAMES
 from rsray.objectives import OBJECTIVES
 from rsray.storage.records import first_problem, shortened
 
@@ -81,7 +81,8 @@ def member_of(family: Iterable[str], what: str) -> AfterValidator:
 
 def _network(name: str) -> str:
     """Return rsray's name of a network, or the user's own factory as it is."""
-    return name if ":" in name else choose(PAPERS_NAMES.get(name, name), MODELS, "model")
+    every = [*MODELS, *DENOISERS]
+    return name if ":" in name else choose(PAPERS_NAMES.get(name, name), every, "model")
 
 
 def _networks(names: str) -> str:
@@ -361,6 +362,7 @@ class CertifyConfig(Config):
             "source",
             "reuse",
             "reuse_model",
+            "denoiser",
             "compile",
             "classes",
             "image_shape",
@@ -384,6 +386,11 @@ class CertifyConfig(Config):
         "Before the network, where a checkpoint does not say it: dataset, imagenet, centre (mean "
         "alone), none, or MEAN/STD such as 0.5,0.5,0.5/0.25,0.25,0.25.",
         None, metavar="CHOICE", words="as the file says, else it is asked for",
+    )  # fmt: skip
+    denoiser: str | None = setting(
+        "Before the network, which then need not have seen noise: a RUN of --objective denoise, or "
+        "package.module:factory.",
+        None, metavar="RUN|FACTORY",
     )  # fmt: skip
     num_classes: int = Field(ge=2, le=2**24)
     # Their names in order

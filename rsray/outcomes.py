@@ -113,8 +113,9 @@ class Run(Result):
     def warn(self, watch: Watch) -> None:
         """Tell when the training ended no better than guessing."""
         figures = read_metrics(self.place)
-        last = float(figures[-1].get("noisy_accuracy") or 0.0) if figures else 1.0
-        _warn(watch, sanity.training_warning(last, len(self._record["classes"])))
+        last = figures[-1].get("noisy_accuracy") if figures else None
+        if last is not None:
+            _warn(watch, sanity.training_warning(last, len(self._record["classes"])))
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class EnsembleSource(ClassifierSource):
         joint = known[0] if is_one else JointNormalisation("joint", members=tuple(known))
         return replace(found, normalisation=joint)
 
-    def network(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    def _classifier(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Return the members' mean for images of this shape (C, H, W) and so many classes.
 
         A normalisation that all have stands before the whole, where the engine applies it.

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from rsray.certification.denoiser import DenoiserSource, of_factory
 from rsray.certification.ensemble import EnsembleSource
 from rsray.certification.source import ClassifierSource
 from rsray.config import MOST_SIGMA, READING
@@ -65,6 +66,14 @@ def open_source(where: str) -> ClassifierSource:
     read_as(TRAINED, record, f"{where}/run.yaml")
     weights = folder.read("model.safetensors")
     return _described(where, weights, record)
+
+
+def open_denoiser(text: str) -> DenoiserSource:
+    """Return the denoiser in a RUN of the objective `denoise`, or a factory's."""
+    if not Place.of(text).exists():
+        return of_factory(text)
+    found = open_source(text)
+    return DenoiserSource.of_run(text, found.weights, found.digest, found.trained)
 
 
 def _open_file(file: Place) -> ClassifierSource:

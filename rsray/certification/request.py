@@ -10,7 +10,7 @@ import numpy as np
 from rsray import data
 from rsray.certification.counts.store import Selected
 from rsray.certification.data_check import fitted
-from rsray.certification.opening import open_source
+from rsray.certification.opening import open_denoiser, open_source
 from rsray.certification.reuse import EarlierCertification, open_earlier
 from rsray.certification.source import ClassifierSource
 from rsray.config import MOST_SIGMA, READING, CertifyConfig, PredictConfig
@@ -155,6 +155,7 @@ def open_classifier(
         found = found.of_other_data()
     found = found.given(**known, normalise=given.get("normalisation")).complete()
     assert found.dataset is not None
+    denoiser = open_denoiser(given["denoiser"]) if given.get("denoiser") else None
     split = data.open_split(
         found.dataset,
         str(given.get("split", "test")),
@@ -162,10 +163,11 @@ def open_classifier(
         download=download,
         **{name: getattr(found, name) for name in READING},
     )
-    for where, trained in found.trainings:
+    for where, trained in [*found.trainings, *(denoiser.trainings if denoiser else [])]:
         split = fitted(split, trained, where)
     # A checkpoint that does not fit is refused before anything starts.
-    return found.settled(split), split
+    found = found.settled(split)
+    return (found.behind(denoiser, split) if denoiser else found), split
 
 
 def selected_images(config: CertifyConfig, split: ImageSplit) -> Selected:

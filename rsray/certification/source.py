@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,9 +13,11 @@ from torch import nn
 
 from rsray import models
 from rsray.certification.clean_accuracy import clean_accuracies
+from rsray.certification.denoiser import DenoiserSource
 from rsray.config import READING
 from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError
+from rsray.models import DENOISERS
 from rsray.models.factory import refuse_factory_of_a_file
 from rsray.models.normalise import FACTORYS_OWN, NOTHING, Normalisation, Statistics, explained
 from rsray.models.published import Checkpoint, LayerBefore
@@ -44,6 +48,8 @@ class ClassifierSource:
     normalise: str | None = None
     # What was decided, once `settled`
     normalisation: Normalisation | None = None
+    # What stands before the network and its normalisation
+    denoiser: DenoiserSource | None = None
 
     @property
     def trainings(self) -> list[tuple[str, Mapping[str, Any]]]:
@@ -67,8 +73,29 @@ class ClassifierSource:
         source = self.settled(split) if self.normalisation is None else self
         return source.network(split.image_shape, split.num_classes)
 
+    def behind(self, denoiser: DenoiserSource, split: ImageSplit) -> ClassifierSource:
+        """Return the source, settled before, with a denoiser before it; the digest covers both."""
+        denoiser = denoiser.settled(split, self.sigma)
+        text = f"denoised\n{denoiser.digest}\n{self.digest}"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return replace(self, denoiser=denoiser, digest=digest)
+
+    @property
+    def is_users_code(self) -> bool:
+        """Whether a factory of the user's own makes a part of the network."""
+        models = [self.model, None if self.denoiser is None else self.denoiser.model]
+        return any(":" in str(model) for model in models)
+
     def network(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Return the same for images of this shape (C, H, W) and so many classes."""
+        classifier = self._classifier(image_shape, num_classes)
+        if self.denoiser is None:
+            return classifier
+        denoiser = self.denoiser.network(image_shape, num_classes)
+        return nn.Sequential(OrderedDict(denoiser=denoiser, classifier=classifier)).eval()
+
+    def _classifier(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Return the network behind its normalisation."""
         network, layer = self._load(image_shape, num_classes)
         normalisation = self.normalisation or self._decide(layer)
         if normalisation is None:
@@ -81,6 +108,11 @@ class ClassifierSource:
         """Return the network with its weights, and what the file says of the layer before it."""
         if self.model is None:
             raise UserError(f"{self.where} does not say its architecture: give --model")
+        if self.model in DENOISERS:
+            raise UserError(
+                f"{self.where} is a denoiser, no classifier: give it with --denoiser, and a "
+                "classifier behind it"
+            )
         network = models.build(
             self.model,
             image_shape=image_shape,

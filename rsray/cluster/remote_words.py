@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from rsray.cluster.packaging import CommandLine
 
 STAY_HERE = ("--cluster", "--out", "--down")
-FILE_OPTIONS = ("--config",)
+FILE_OPTIONS = ("--config", "--denoiser")
+FACTORY_OPTIONS = ("--model", "--denoiser")
 # Their first argument is a RUN, a CERT or a checkpoint.
 COMMANDS_WITH_SOURCE = ("certify", "predict", "recertify")
 
@@ -33,7 +34,7 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
     """
     from rsray.cluster.packaging import CommandLine
 
-    kept, inputs, model = [words[0]], {}, ""
+    kept, inputs, named = [words[0]], {}, {}
     source_is_next = words[0] in COMMANDS_WITH_SOURCE
     for piece in read_pieces(words, num_values):
         if piece.option in STAY_HERE:
@@ -48,10 +49,16 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
         else:
             kept += [word for word in (piece.option, str(piece.value)) if word]
             inputs[len(kept) - 1] = paths
-        if piece.option == "--model" and not is_ensemble:
-            model = piece.value or ""
-    package = model.partition(":")[0].partition(".")[0] if ":" in model else ""
-    return CommandLine(tuple(kept), inputs, (package,) if package else ())
+        if piece.option in FACTORY_OPTIONS and not is_ensemble:
+            named[piece.option] = piece.value or ""
+    return CommandLine(tuple(kept), inputs, _packages(named.values()))
+
+
+def _packages(networks: Iterable[str]) -> tuple[str, ...]:
+    """Return the packages of the user's own factories among the networks; A+B names two."""
+    factories = [part for each in networks for part in each.split("+") if ":" in part]
+    found = (each.partition(":")[0].partition(".")[0] for each in factories if "://" not in each)
+    return tuple(sorted({package for package in found if package}))
 
 
 def _local(value: str) -> list[Path]:

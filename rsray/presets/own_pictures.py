@@ -37,7 +37,7 @@ def own_picture_settings(
     epochs = max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps_per_epoch))
     return {
         "objective": objective,
-        "model": _network(image_shape, num_images),
+        "model": OBJECTIVES[objective].default_model or _network(image_shape, num_images),
         "epochs": epochs,
         "batch_size": BATCH_SIZE,
         "lr": LEARNING_RATE,

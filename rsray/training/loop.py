@@ -29,6 +29,7 @@ from rsray.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from rsray.training.companion import companion_of
 from rsray.training.feeds import (
     BatchFeed,
     ImageSubset,
@@ -125,7 +126,7 @@ class Training:
             self.device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
         self.objective = config.build_objective()
-        self.companion = self.objective.companion(self.split.num_classes)
+        self.companion = companion_of(self.objective, self.split)
         if self.companion is not None:
             self.companion = self.companion.to(self.device)
         self._make_optimisers()
