@@ -31,8 +31,10 @@ def plan(source: str, **given: Any) -> None:
     Example: rsray plan runs/digits --sampling skip --actors 64 --price 2.5 --seconds 2
     """
     from rsray import api
+    from rsray.screen import say
 
     _print(api.plan(source, **given))
+    say(f"next: rsray certify {source}")
 
 
 def _print(plan: Plan) -> None:

@@ -47,5 +47,6 @@ def predict(source: str, **given: Any) -> None:
         f"{len(rows)} images: {right} right, {abstained} abstained "
         f"(n {settings.n}, alpha {settings.alpha:g}); normalisation {made.normalisation}"
     )
+    say(f"next: rsray certify {source}")
     if name_failures(made.failed, "prediction"):
         raise typer.Exit(1)

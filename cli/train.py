@@ -44,6 +44,8 @@ def export(run: str, **given: Any) -> None:
     Example: rsray export runs/digits --cert runs/digits-cert --out digits-smoothed
     """
     from rsray import api
+    from rsray.screen import say, show
 
     made = api.export(run, **given)
-    print(made.path)
+    show(made.path)
+    say(f"next: rsray certify {made.path}")

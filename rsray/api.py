@@ -27,6 +27,7 @@ from rsray.outcomes import Certification, Predictions, Run, Study
 from rsray.progress import Watch, duration
 from rsray.screen import watching
 from rsray.storage import Place
+from rsray.tracking import tracked
 
 if TYPE_CHECKING:
     from rsray.certification.checks.audit import Audit
@@ -63,6 +64,7 @@ def train(
     download: bool = False,
     out: Where | None = None,
     address: str | None = None,
+    track: str | None = None,
     progress: Watch | bool = True,
     **settings: Any,
 ) -> Run:
@@ -81,15 +83,15 @@ def train(
         where = _folder(out, "train", chosen.dataset, chosen.objective, chosen.sigma)
         for line in request.announcement(where):
             watch.say(line)
-        started = datetime.now()
-        did_train = trainer.train(
-            chosen, Place.of(where), request.split, address=address, on_progress=watch.training
-        )
+        started, place, run = datetime.now(), Place.of(where), Run(where)
+        with tracked(track, watch, place, chosen.model_dump(mode="json")) as told:
+            did_train = trainer.train(
+                chosen, place, request.split, address=address, on_progress=told.training
+            )
+            if did_train:
+                run.write_card()
         spent = duration((datetime.now() - started).total_seconds())
         watch.say(f"trained in {spent}" if did_train else "was trained already: nothing to do")
-        run = Run(where)
-        if did_train:
-            run.write_card()
         run.warn(watch)
     return run
 
@@ -132,6 +134,7 @@ def certify(
     download: bool = False,
     out: Where | None = None,
     address: str | None = None,
+    track: str | None = None,
     progress: Watch | bool = True,
 ) -> Certification:
     """Certify test images by randomized smoothing (Cohen et al. 2019, CERTIFY); returns the CERT.
@@ -150,9 +153,11 @@ def certify(
         chosen = request.config
         where = _folder(out, "certify", chosen.dataset, chosen.sigma)
         watch.say(request.announcement(where))
-        certifier.certify(
-            request, Place.of(where), address=address, on_progress=watch.certifying, say=watch.say
-        )
+        place = Place.of(where)
+        with tracked(track, watch, place, chosen.model_dump(mode="json")) as told:
+            certifier.certify(
+                request, place, address=address, on_progress=told.certifying, say=told.say
+            )
         Certification(where).warn(watch)
     return Certification(where)
 
@@ -393,6 +398,7 @@ def tune(
     download: bool = False,
     out: Where | None = None,
     address: str | None = None,
+    track: str | None = None,
     progress: Watch | bool = True,
     **settings: Any,
 ) -> Study:
@@ -410,6 +416,7 @@ def tune(
         download=download,
         out=out,
         address=address,
+        track=track,
         progress=progress,
         **given,
     )
@@ -423,6 +430,7 @@ def tune_each(
     download: bool = False,
     out: Where | None = None,
     address: str | None = None,
+    track: str | None = None,
     progress: Watch | bool = True,
     on_study: Callable[[Study], None] = lambda study: None,
     **given: Any,
@@ -444,7 +452,8 @@ def tune_each(
             with watching(progress) as watch:
                 for line in found.announcement(str(place)):
                     watch.say(line)
-                finals = tuner.tune(found.config, place, address=address, watch=watch)
+                with tracked(track, watch, place, found.config.model_dump(mode="json")) as told:
+                    finals = tuner.tune(found.config, place, address=address, watch=told)
         except UserError as problem:
             if len(searches) == 1:
                 raise

@@ -742,6 +742,11 @@ class Running(Config):
         "Folder or URI for the results; the same again continues.",
         None, panel=WRITTEN, metavar="FOLDER", words=NEW,
     )  # fmt: skip
+    track: Literal["mlflow", "wandb"] | None = setting(
+        "Tell an experiment tracker, too; its own variables say where it is "
+        "(MLFLOW_TRACKING_URI, WANDB_MODE).",
+        None, panel=WRITTEN,
+    )  # fmt: skip
 
 
 class Converting(Config):

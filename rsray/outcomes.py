@@ -110,6 +110,12 @@ class Run(Result):
             weights[export.ONNX] = export.onnx_bytes(self.model(model), (channels, height, width))
         export.write_export(out, self._record, weights, self.card(summary))
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: how the training went, and its settings."""
+        from rsray.results.pages import notebook
+
+        return notebook.training_html(self.place.name, read_metrics(self.place), self._record)
+
     def warn(self, watch: Watch) -> None:
         """Tell when the training ended no better than guessing."""
         figures = read_metrics(self.place)
@@ -147,6 +153,12 @@ class Certification(Result):
         """Return the certificates as arrays, for `report` and comparisons."""
         return load(self.path)
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the ACR, the radius-accuracy curve and the table."""
+        from rsray.results.pages import notebook
+
+        return notebook.certificates_html(self.certificates())
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes by label, as the run knows them."""
@@ -182,6 +194,14 @@ class Study(Result):
         _warn(watch, sanity.search_warning([row["projected_acr"] for row in complete]))
         if self.place.exists("best/certificates/summary.json"):
             Certification((self.place / "best" / "certificates").uri).warn(watch)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the trials, the best first, and the winner's result."""
+        from rsray.results.pages import notebook
+
+        winner = self.certification
+        shown = winner.certificates() if winner is not None else None
+        return notebook.search_html(self.trials, shown)
 
     def write_cards(self) -> None:
         """Write the README.md of the winner, and of what it is compared with, where they are."""
