@@ -142,6 +142,8 @@ LabelColumn = Annotated[
         metavar="NAME", words="label or labels",
     ),
 ]  # fmt: skip
+# Settings of a training run that its objective needs to know.
+SHARED_WITH_OBJECTIVES = ("sigma", "label_smoothing")
 # How a data set is read: settings of whatever opens one.
 READING = ("image_size", "channels", "label_column")
 Model = Annotated[
@@ -275,12 +277,25 @@ class TrainConfig(Config):
     )  # fmt: skip
     batch_size: int = setting("Images per step, over all workers.", 64, metavar="B", ge=1)
     lr: float = Field(0.01, gt=0, le=1e38, description="Learning rate at the start.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
-    weight_decay: float = Field(5e-4, ge=0, le=MOST, description="Of SGD.")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="How weights are updated.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD; Adam's first beta.")
+    weight_decay: float = Field(5e-4, ge=0, le=MOST, description="Added to the gradient.")
+    lr_schedule: Literal["drops", "cosine"] = Field(
+        "drops",
+        description="How lr falls: at lr_drops, or along half a cosine to 0.",
+    )
     lr_drops: tuple[Positive, ...] = Field(
-        (), description="Epochs (from 0) at whose start lr is multiplied by lr_decay."
+        (),
+        description="Epochs (from 0) at whose start lr is multiplied by lr_decay; with a cosine, "
+        "where an objective may change its weights.",
     )
     lr_decay: float = Field(0.1, gt=0, le=1, description="Factor of each learning-rate drop.")
+    lr_warm_up: int = Field(
+        0, ge=0, le=MOST, description="Epochs over which lr grows linearly before it falls."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of the target that all classes have in common."
+    )
     augmentation: str | None = Field(None, description="None: the data set's own.")
     validation: float = Field(0.0, ge=0, lt=1, description="Share of the training images held out.")
     limit: int | None = setting(
@@ -328,7 +343,8 @@ class TrainConfig(Config):
                     f"most {MOST}"
                 )
         try:
-            return TypeAdapter(chosen).validate_python({"sigma": self.sigma, **self.settings})
+            shared = {name: getattr(self, name) for name in SHARED_WITH_OBJECTIVES}
+            return TypeAdapter(chosen).validate_python({**shared, **self.settings})
         except ValidationError as problem:
             raise UserError(f"objective {self.objective}: {first_problem(problem)}") from problem
 
@@ -341,13 +357,21 @@ class TrainConfig(Config):
     def at_epochs(self, epochs: int) -> dict[str, Any]:
         """Return the flat settings that make this a run of so many epochs.
 
-        What is counted in epochs (learning-rate drops, a warm-up) moves in proportion.
+        What is counted in epochs (learning-rate drops, warm-ups) moves in proportion.
         """
-        moved = {"epochs": epochs, "lr_drops": scaled_drops(self.lr_drops, self.epochs, epochs)}
-        warm_up = self.resolved().settings.get("warm_up_epochs")
-        if warm_up:
-            moved["warm_up_epochs"] = max(1, round(warm_up * epochs / self.epochs))
-        return moved
+        warm_ups = {
+            "lr_warm_up": self.lr_warm_up,
+            "warm_up_epochs": self.resolved().settings.get("warm_up_epochs"),
+        }
+        return {
+            "epochs": epochs,
+            "lr_drops": scaled_drops(self.lr_drops, self.epochs, epochs),
+            **{
+                name: max(1, round(length * epochs / self.epochs))
+                for name, length in warm_ups.items()
+                if length
+            },
+        }
 
 
 class CertifyConfig(Config):
@@ -894,7 +918,8 @@ def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None
 
 def objective_fields(objective: str) -> list[str]:
     """Return the names of an objective's own settings."""
-    return [field.name for field in fields(OBJECTIVES[objective]) if field.name != "sigma"]
+    every = [field.name for field in fields(OBJECTIVES[objective])]
+    return [name for name in every if name not in SHARED_WITH_OBJECTIVES]
 
 
 def nest(flat: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -65,12 +65,15 @@ class Objective:
         "weight_decay": "log(1e-5,1e-2)",
     }
 
+    # Whether its cross entropy against labels takes label_smoothing; others refuse it.
+    smooths_labels: ClassVar[bool] = False
     # Whether the network that is trained returns images in place of logits.
     makes_images: ClassVar[bool] = False
-    # The network that is trained unless another is named; None: the data set's.
-    default_model: ClassVar[str | None] = None
+    # Settings of a training run that this method wants in place of the data set's.
+    training: ClassVar[Mapping[str, Any]] = {}
 
     sigma: float = field(metadata={"help": "Standard deviation of the noise, pixels in [0, 1]."})
+    label_smoothing: float = setting("Share of the target that all classes have in common.", 0.0)
     num_draws: int = setting("Noisy copies of each image in a step.", 1)
 
     def __post_init__(self) -> None:
@@ -78,6 +81,13 @@ class Objective:
         if not self.sigma > 0:
             raise ValueError(f"sigma must be greater than 0, got {self.sigma}")
         self.refuse_below(1, "num_draws")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if self.label_smoothing and not self.smooths_labels:
+            raise ValueError(
+                f"label_smoothing must be 0, got {self.label_smoothing}: the loss has no cross "
+                "entropy against labels that could be smoothed"
+            )
 
     def refuse_below(self, least: int, *names: str) -> None:
         """Raise ValueError for a setting of these that is smaller."""

@@ -79,6 +79,5 @@ def _defaults(flat: dict[str, Any]) -> dict[str, Any]:
     if str(flat.get("dataset")) in DATASETS:
         spec = DATASETS[flat["dataset"]]
         chosen |= {**spec.training, **spec.settings.get(objective, {})}
-    if (model := OBJECTIVES[objective].default_model) is not None:
-        chosen["model"] = model
+    chosen |= OBJECTIVES[objective].training
     return nest(chosen)

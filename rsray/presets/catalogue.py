@@ -17,6 +17,8 @@ from rsray.objectives import OBJECTIVES
 
 # A preset has its parent's unless it names its own.
 INHERITED = ("cost", "certify", "differs")
+# What a setting is unless its file says otherwise, whatever rsray's defaults are.
+USUAL = {"optimizer": "sgd", "lr_schedule": "drops", "lr_warm_up": 0, "label_smoothing": 0.0}
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _read(entries: dict[str, Any]) -> list[Preset]:
         published = entry.get("published", {})
         found[name] = Preset(
             name=name,
-            settings={**(parent.settings if parent else {}), **entry["settings"]},
+            settings={**(parent.settings if parent else USUAL), **entry["settings"]},
             paper=paper,
             is_published=is_published,
             acr=published.get("acr"),

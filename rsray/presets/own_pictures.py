@@ -37,13 +37,14 @@ def own_picture_settings(
     epochs = max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps_per_epoch))
     return {
         "objective": objective,
-        "model": OBJECTIVES[objective].default_model or _network(image_shape, num_images),
+        "model": _network(image_shape, num_images),
         "epochs": epochs,
         "batch_size": BATCH_SIZE,
         "lr": LEARNING_RATE,
         "lr_drops": tuple(round(part * epochs) for part in DROPS_AFTER),
         "num_draws": min(MOST_DRAWS, OBJECTIVES[objective](sigma=1.0).num_draws),
         **(MACER if objective == "macer" else {}),
+        **OBJECTIVES[objective].training,
     }
 
 

@@ -39,6 +39,7 @@ from rsray.training.feeds import (
     is_streamed,
 )
 from rsray.training.metrics import MetricsLog
+from rsray.training.optimisation import make_optimiser, make_schedule
 from rsray.training.randomness import draw_batch_noise, draw_uniforms
 from rsray.training.reader import Reader
 from rsray.training.run import (
@@ -161,26 +162,15 @@ class Training:
 
     def _make_optimisers(self) -> None:
         config = self.config
-        options: dict[str, Any] = {
-            "lr": config.lr,
-            "momentum": config.momentum,
-            "weight_decay": config.weight_decay,
-        }
-        if self.device.type == "cuda":
-            options["fused"] = True
-        self.optimiser = torch.optim.SGD(self.model.parameters(), **options)
+        self.optimiser = make_optimiser(config, self.model, self.device)
         is_scaled = self.precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
         self.optimisers = {"optimiser": self.optimiser}
         if self.companion is not None:
-            self.optimisers["companion_optimiser"] = torch.optim.SGD(
-                self.companion.parameters(), **options
-            )
+            companion_optimiser = make_optimiser(config, self.companion, self.device)
+            self.optimisers["companion_optimiser"] = companion_optimiser
         self.schedules = {
-            name: torch.optim.lr_scheduler.MultiStepLR(
-                optimiser, list(config.lr_drops), gamma=config.lr_decay
-            )
-            for name, optimiser in self.optimisers.items()
+            name: make_schedule(config, optimiser) for name, optimiser in self.optimisers.items()
         }
 
     def _resume_from_checkpoint(self) -> int:

@@ -107,6 +107,45 @@ def test_without_trade_off_one_draw_is_cross_entropy(name):
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_labels_are_smoothed_or_smoothing_is_refused(name):
+    """The classification term becomes (1 - s) CE(label) + s mean over the classes of CE(class)."""
+    if not objectives.OBJECTIVES[name].smooths_labels:
+        with pytest.raises(ValueError, match="label_smoothing must be 0"):
+            make(name, label_smoothing=0.1)
+        return
+    steps = [one_step(make(name, label_smoothing=share), Tiny().eval(), generator=torch.Generator())
+             for share in (0.0, 0.5)]  # fmt: skip
+    plain, smoothed = (step.terms.classification_B for step in steps)
+    assert not torch.equal(plain, smoothed) and smoothed.isfinite().all()
+    if name in OF_LOGITS:
+        logits, _ = random_logits(2.0)
+        of_class = torch.stack([
+            make(name).terms(logits, torch.full((B,), label)).classification_B for label in range(K)
+        ])  # fmt: skip
+        for label in range(K):
+            found = make(name, label_smoothing=0.1).terms(logits, torch.full((B,), label))
+            expected = 0.9 * of_class[label] + 0.1 * of_class.mean(0)
+            torch.testing.assert_close(found.classification_B, expected)
+
+
+def test_only_sodm_has_no_labels_to_smooth():
+    refusing = {name for name in ALL if not objectives.OBJECTIVES[name].smooths_labels}
+    assert refusing == {"sodm"}
+
+
+@pytest.mark.parametrize("name", ["gaussian", "macer", "adre", "consistency", "smoothadv"])
+def test_smoothed_cross_entropy_is_torchs(name):
+    settings = {"consistency": {"entropy_weight": 0.0}}.get(name, {})
+    logits, labels = random_logits(2.0)
+    logits = logits[:, :1].expand(-1, M, -1)
+    expected = torch.nn.functional.cross_entropy(
+        logits[:, 0], labels, reduction="none", label_smoothing=0.1
+    )
+    found = make(name, label_smoothing=0.1, **settings).terms(logits, labels).classification_B
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_frozen_and_keyword_only(name):
     objective = make(name)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -89,7 +89,8 @@ def test_nothing_is_left_to_a_default(name):
         found = config.settings.get(key, getattr(config, key, None))
         assert found == (tuple(value) if isinstance(value, list) else value), key
     training = "dataset model objective sigma epochs lr lr_drops batch_size momentum weight_decay"
-    assert set(entry.settings) == {*training.split(), *config.settings}
+    schedule = "optimizer lr_schedule lr_warm_up label_smoothing"
+    assert set(entry.settings) == {*training.split(), *schedule.split(), *config.settings}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -255,12 +256,16 @@ def test_adre():
             assert figures(f"{name}-k8", *keys) == (8, None, 400, 150, 0.1, (50, 100))
             assert figures(name, "trade_off", "sigma") == (float(weight), float(sigma))
     keys = "num_draws batch_size epochs momentum weight_decay".split()
+    schedule = "lr lr_schedule lr_warm_up lr_drops label_smoothing optimizer".split()
     for sigma in SIGMAS:
         for weight in ("0.05", "0.1"):
             name = f"adre-imagenet-{sigma}-lambda{weight}"
             assert figures(name, *keys) == (1, 256, 50, 0.875, 1 / 32768)
             assert figures(f"{name}-k4", *keys) == (4, 64, 50, 0.875, 1 / 32768)
             assert figures(name, "trade_off", "sigma") == (float(weight), float(sigma))
+            assert figures(name, *schedule) == (0.1, "cosine", 8, (), 0.1, "sgd")
+            assert not preset(name).differs
+    assert figures("adre-adv-imagenet-0.25", *schedule) == (0.1, "cosine", 8, (), 0.1, "sgd")
     keys = ("num_draws", "num_steps", "attack", "warm_up_epochs")
     assert figures("adre-adv-cifar10-0.25", *keys) == (8, 2, "pgd", 0)
     assert figures("adre-adv-imagenet-0.25", *keys) == (1, 1, "pgd", 0)
@@ -277,7 +282,8 @@ def test_sodm():
         name = f"sodm-mini-imagenet50-{sigma}"
         assert figures(name, "num_draws", "epochs", "lr", "lr_drops") == (4, 45, 0.01, (30,))
         for other in (f"sodm-imagenet-{sigma}", name):
-            assert "Adam" in preset(other).differs, "what cannot be as in the paper is said"
+            assert figures(other, "optimizer", "lr") == ("adam", 0.01)
+            assert "Adam" not in preset(other).differs
     config = train_config({}, preset_name="sodm-cifar10-0.25")
     weights = [config.build_objective().at_epoch(e, config.lr_drops).trade_off for e in (34, 35)]
     assert weights == [6, 60]
