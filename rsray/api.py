@@ -76,7 +76,7 @@ def train(
     from rsray.distributed.train import trainer
     from rsray.training.request import open_training
 
-    flat = _given(locals(), *_TRAINED) | settings
+    flat = _given(locals(), *_TRAINED) | _given(settings, *settings)
     with watching(progress) as watch:
         request = open_training(flat, config_file=config, download=download)
         chosen = request.config
@@ -259,6 +259,8 @@ def export(
     source, summary = open_source(fspath(run)), None
     if not source.trained or source.published or not source.weights:
         raise UserError(f"{fspath(run)} is no RUN: rsray export takes the folder of rsray train")
+    if Run(fspath(run)).is_denoiser:
+        raise UserError(f"{fspath(run)} is a denoiser: rsray export takes a classifier")
     if cert is not None:
         folder = cert_folder(cert) or Place.of(cert)
         if finished_record(folder)["model_digest"] != source.digest:
@@ -616,8 +618,8 @@ def _refuse_tampered(path: str) -> None:
 _CERTIFIED = (
     "dataset", "data_root", "split", "model", "model_args", "denoiser", "sigma", "noise", "n0", "n",
     "alpha", "bound", "inverse_temperature", "sampling", "tolerance", "at_radius", "reuse",
-    "reuse_model", "start", "skip", "limit", "actors", "gpus_per_actor", "precision", "compile", "block_size",
-    "image_size", "channels", "label_column", "seed",
+    "reuse_model", "start", "skip", "limit", "actors", "gpus_per_actor", "precision", "compile",
+    "block_size", "image_size", "channels", "label_column", "seed",
 )  # fmt: skip
 _TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
 _OWN = {name: name for name in TuneConfig.model_fields if name not in ("train", "search", "seed")}

@@ -94,8 +94,15 @@ class Run(Result):
             self._record, name=self.place.name, method=method.splitlines()[0], summary=summary
         )
 
+    @property
+    def is_denoiser(self) -> bool:
+        """Whether it returns images, to be put before a classifier, in place of logits."""
+        return self.config.build_objective().makes_images
+
     def write_card(self, summary: Mapping[str, Any] | None = None) -> None:
-        """Write it into the folder."""
+        """Write it into the folder; a denoiser has none, for it is no classifier."""
+        if self.is_denoiser:
+            return
         self.place.write("README.md", self.card(summary).encode())
 
     def export(

@@ -62,7 +62,8 @@ def check_denoiser(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
     """Do the same for a denoiser, which returns an image of the same shape."""
     shape = _output_shape(model, image_shape)
     if shape != (1, *image_shape):
-        raise UserError(f"a denoiser must return images of shape (1, *{image_shape}), got {shape}")
+        wanted = (1, *image_shape)
+        raise UserError(f"a denoiser must return images of shape {wanted}, got {shape}")
 
 
 def _output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, ...] | str:

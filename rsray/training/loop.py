@@ -166,7 +166,8 @@ class Training:
         is_scaled = self.precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
         self.optimisers = {"optimiser": self.optimiser}
-        if self.companion is not None:
+        # A guide stays as it is.
+        if self.companion is not None and self.objective.guide is None:
             companion_optimiser = make_optimiser(config, self.companion, self.device)
             self.optimisers["companion_optimiser"] = companion_optimiser
         self.schedules = {
