@@ -255,7 +255,7 @@ class TrainConfig(Config):
     """One training run. `settings` holds the objective's own fields (trade_off, hinge, ...)."""
 
     where_fields: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "most_workers", "gpus_per_worker", "data_root", "preset"}
+        {"workers", "most_workers", "gpus_per_worker", "data_root", "preset", "checkpoint_minutes"}
     )
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
 
@@ -310,6 +310,11 @@ class TrainConfig(Config):
     # elastic: up to so many while the cluster has room
     most_workers: Positive | None = None
     gpus_per_worker: Gpus = None
+    checkpoint_minutes: float = setting(
+        "Between checkpoints inside an epoch; 0: at its end alone. A notice that a spot machine "
+        "goes makes one, too.",
+        10.0, panel=WRITTEN, metavar="MINUTES", ge=0,
+    )  # fmt: skip
     preset: str | None = setting("A paper's settings: see rsray presets.", None, metavar="NAME")
 
     @property

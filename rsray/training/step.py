@@ -50,11 +50,14 @@ class AutocastNetwork:
 class EpochSums:
     """Sums of an epoch's figures on the device: nothing is transferred until `read`."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Start at zero."""
+    def __init__(self, device: torch.device, before: Tensor | None = None) -> None:
+        """Start at zero, or with the totals [5] of the epoch so far."""
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)
         self._images = self._draws = 0
         self._has_logits = True
+        if before is not None:
+            self._sums += before[:3].to(device)
+            self._images, self._draws = map(int, before[3:].tolist())
 
     def add(
         self, classification_B: Tensor, robustness_B: Tensor, logits_BMK: Tensor, labels_B: Tensor
@@ -76,14 +79,17 @@ class EpochSums:
             ]
         )
 
+    def totals(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> Tensor:
+        """Return the sums and counts so far [5] (of all workers, with `reduce` a sum over them)."""
+        counts = self._sums.new_tensor([self._images, self._draws])
+        return reduce(torch.cat((self._sums, counts)))
+
     def read(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, Any]:
         """Return the means so far (of all workers, with `reduce` a sum over them).
 
         The noisy accuracy is None where no classifier takes part.
         """
-        counts = self._sums.new_tensor([self._images, self._draws])
-        sums = reduce(torch.cat((self._sums, counts)))
-        classification, robustness, hits, images, draws = sums.tolist()
+        classification, robustness, hits, images, draws = self.totals(reduce).tolist()
         return {
             "loss": (classification + robustness) / max(images, 1),
             "classification_loss": classification / max(images, 1),
