@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rsray.cluster.packaging import CommandLine
 
 STAY_HERE = ("--cluster", "--out", "--down")
-FILE_OPTIONS = ("--config",)
+FILE_OPTIONS = ("--config", "--reuse", "--reuse-model")
 # Their first argument is a RUN, a CERT or a checkpoint.
 COMMANDS_WITH_SOURCE = ("certify", "predict", "recertify")
 
