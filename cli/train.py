@@ -26,7 +26,7 @@ def train(**given: Any) -> None:
     settings = parse_assignments(given.pop("set", []))
     run = api.train(**{**given, **settings})
     show(run.path)
-    say(f"next: rsray certify {run.path}")
+    say(f"next: rsray certify {'RUN --denoiser ' if run.is_denoiser else ''}{run.path}")
 
 
 @command(

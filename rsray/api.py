@@ -56,6 +56,7 @@ def train(
     workers: int | str | None = None,
     gpus_per_worker: float | None = None,
     precision: str | None = None,
+    checkpoint_minutes: float | None = None,
     limit: int | None = None,
     image_size: int | None = None,
     channels: int | None = None,
@@ -76,7 +77,7 @@ def train(
     from rsray.distributed.train import trainer
     from rsray.training.request import open_training
 
-    flat = _given(locals(), *_TRAINED) | settings
+    flat = _given(locals(), *_TRAINED) | _given(settings, *settings)
     with watching(progress) as watch:
         request = open_training(flat, config_file=config, download=download)
         chosen = request.config
@@ -106,6 +107,7 @@ def certify(
     model: str | None = None,
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
+    denoiser: Where | None = None,
     sigma: float | None = None,
     noise: str | None = None,
     n0: int | None = None,
@@ -205,6 +207,7 @@ def audit(
     fraction: float | None = None,
     seed: int | None = None,
     model: str | None = None,
+    denoiser: Where | None = None,
     data_root: Where | None = None,
     precision: str | None = None,
     actors: int | str | None = None,
@@ -229,7 +232,7 @@ def audit(
     settings = AuditConfig.make(chosen)
     folder = cert_folder(cert) or Place.of(cert)
     record = finished_record(folder)
-    given = _given(locals(), "model", "data_root", "actors", "gpus_per_actor")
+    given = _given(locals(), "model", "denoiser", "data_root", "actors", "gpus_per_actor")
     with watching(progress) as watch:
         request = open_audited(folder, record, fspath(source), given, download=download)
         claimed, told = reopen(folder, record), watch.certifying
@@ -250,13 +253,15 @@ def export(
     says nothing of where the data lay; with `onnx` it holds model.onnx, too.
     """
     from rsray.certification.folder import finished_record
-    from rsray.certification.source import open_source
+    from rsray.certification.opening import open_source
     from rsray.results.compare import cert_folder
 
     ExportConfig.make({"run": fspath(run), **_given(locals(), "cert", "onnx")})
     source, summary = open_source(fspath(run)), None
-    if not source.trained or source.published:
+    if not source.trained or source.published or not source.weights:
         raise UserError(f"{fspath(run)} is no RUN: rsray export takes the folder of rsray train")
+    if Run(fspath(run)).is_denoiser:
+        raise UserError(f"{fspath(run)} is a denoiser: rsray export takes a classifier")
     if cert is not None:
         folder = cert_folder(cert) or Place.of(cert)
         if finished_record(folder)["model_digest"] != source.digest:
@@ -277,6 +282,7 @@ def predict(
     model: str | None = None,
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
+    denoiser: Where | None = None,
     sigma: float | None = None,
     noise: str | None = None,
     n: int | None = None,
@@ -319,6 +325,7 @@ def plan(
     model: str | None = None,
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
+    denoiser: Where | None = None,
     sigma: float | None = None,
     noise: str | None = None,
     n0: int | None = None,
@@ -380,6 +387,7 @@ def tune(
     report_every: int | None = None,
     batch_size: int | None = None,
     precision: str | None = None,
+    checkpoint_minutes: float | None = None,
     limit: int | None = None,
     validation: float | None = None,
     final: bool | None = None,
@@ -610,10 +618,10 @@ def _refuse_tampered(path: str) -> None:
 
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.
 _CERTIFIED = (
-    "dataset", "data_root", "split", "model", "model_args", "sigma", "noise", "n0", "n", "alpha",
-    "bound", "inverse_temperature", "sampling", "tolerance", "at_radius", "reuse", "reuse_model",
-    "start", "skip", "limit", "actors", "gpus_per_actor", "precision", "compile", "block_size",
-    "image_size", "channels", "label_column", "seed",
+    "dataset", "data_root", "split", "model", "model_args", "denoiser", "sigma", "noise", "n0", "n",
+    "alpha", "bound", "inverse_temperature", "sampling", "tolerance", "at_radius", "reuse",
+    "reuse_model", "start", "skip", "limit", "actors", "gpus_per_actor", "precision", "compile",
+    "block_size", "image_size", "channels", "label_column", "seed",
 )  # fmt: skip
 _TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
 _OWN = {name: name for name in TuneConfig.model_fields if name not in ("train", "search", "seed")}
@@ -643,7 +651,8 @@ def _certification_settings(parameters: Mapping[str, Any], config: Where | None)
     if settings.get("is_spread"):
         settings = {key: value for key, value in settings.items() if key not in ("start", "skip")}
     file = {key: value for key, value in settings.items() if key in kept}
-    refuse_factory_of_a_file(file.get("model"), fspath(config), given.get("model"))
+    for name in ("model", "denoiser"):
+        refuse_factory_of_a_file(file.get(name), fspath(config), given.get(name), f"--{name}")
     return file | given
 
 

@@ -28,7 +28,7 @@ from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.given_values import inches, parse_assignments, radii, read_range, step_or_radii
-from rsray.models import MODELS, PAPERS_NAMES
+from rsray.models import DENOISERS, MODELS, PAPERS_NAMES
 from rsray.objectives import OBJECTIVES
 from rsray.storage.records import first_problem, shortened
 
@@ -75,14 +75,19 @@ def setting(help: str, default: Any = ..., **how: Any) -> Any:
 
 
 def member_of(family: Iterable[str], what: str) -> AfterValidator:
-    """Return the check that a value names a member; a model's name may be the user's own."""
+    """Return the check that a value names a member."""
+    return AfterValidator(lambda name: choose(name, family, what))
 
-    def check(name: str) -> str:
-        if what != "model":
-            return choose(name, family, what)
-        return name if ":" in name else choose(PAPERS_NAMES.get(name, name), family, what)
 
-    return AfterValidator(check)
+def _network(name: str) -> str:
+    """Return rsray's name of a network, or the user's own factory as it is."""
+    every = [*MODELS, *DENOISERS]
+    return name if ":" in name else choose(PAPERS_NAMES.get(name, name), every, "model")
+
+
+def _networks(names: str) -> str:
+    """Return the same of the networks of an ensemble, between plus signs."""
+    return "+".join(map(_network, names.split("+")))
 
 
 NEW, GPUS = "a new one in ./runs", "1 where there are GPUs, else 0"
@@ -137,16 +142,28 @@ LabelColumn = Annotated[
         metavar="NAME", words="label or labels",
     ),
 ]  # fmt: skip
+# Settings of a training run that its objective needs to know.
+SHARED_WITH_OBJECTIVES = ("sigma", "label_smoothing")
 # How a data set is read: settings of whatever opens one.
 READING = ("image_size", "channels", "label_column")
 Model = Annotated[
     str,
-    member_of(MODELS, "model"),
+    AfterValidator(_network),
     setting(
         "Network, or package.module:factory of your own.",
         choices=MODELS,
         metavar="M",
-        words="the data set's, or the RUN's",
+        words="the data set's",
+    ),
+]
+Models = Annotated[
+    str,
+    AfterValidator(_networks),
+    setting(
+        "Network, or package.module:factory of your own; of an ensemble one for all, or NAME+NAME.",
+        choices=MODELS,
+        metavar="M",
+        words="the RUN's",
     ),
 ]
 ModelArgs = Annotated[
@@ -191,7 +208,12 @@ Gpus = Annotated[
     ),
 ]
 Source = Annotated[
-    str, setting("A RUN folder, or a checkpoint file.", metavar="RUN|CHECKPOINT", name="source")
+    str,
+    setting(
+        "A RUN folder, or a checkpoint file; ensemble:RUN,RUN,... is the mean of their logits.",
+        metavar="RUN|CHECKPOINT",
+        name="source",
+    ),
 ]
 
 
@@ -233,7 +255,7 @@ class TrainConfig(Config):
     """One training run. `settings` holds the objective's own fields (trade_off, hinge, ...)."""
 
     where_fields: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "most_workers", "gpus_per_worker", "data_root", "preset"}
+        {"workers", "most_workers", "gpus_per_worker", "data_root", "preset", "checkpoint_minutes"}
     )
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
 
@@ -255,12 +277,25 @@ class TrainConfig(Config):
     )  # fmt: skip
     batch_size: int = setting("Images per step, over all workers.", 64, metavar="B", ge=1)
     lr: float = Field(0.01, gt=0, le=1e38, description="Learning rate at the start.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
-    weight_decay: float = Field(5e-4, ge=0, le=MOST, description="Of SGD.")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="How weights are updated.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD; Adam's first beta.")
+    weight_decay: float = Field(5e-4, ge=0, le=MOST, description="Added to the gradient.")
+    lr_schedule: Literal["drops", "cosine"] = Field(
+        "drops",
+        description="How lr falls: at lr_drops, or along half a cosine to 0.",
+    )
     lr_drops: tuple[Positive, ...] = Field(
-        (), description="Epochs (from 0) at whose start lr is multiplied by lr_decay."
+        (),
+        description="Epochs (from 0) at whose start lr is multiplied by lr_decay; with a cosine, "
+        "where an objective may change its weights.",
     )
     lr_decay: float = Field(0.1, gt=0, le=1, description="Factor of each learning-rate drop.")
+    lr_warm_up: int = Field(
+        0, ge=0, le=MOST, description="Epochs over which lr grows linearly before it falls."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of the target that all classes have in common."
+    )
     augmentation: str | None = Field(None, description="None: the data set's own.")
     validation: float = Field(0.0, ge=0, lt=1, description="Share of the training images held out.")
     limit: int | None = setting(
@@ -275,6 +310,11 @@ class TrainConfig(Config):
     # elastic: up to so many while the cluster has room
     most_workers: Positive | None = None
     gpus_per_worker: Gpus = None
+    checkpoint_minutes: float = setting(
+        "Between checkpoints inside an epoch; 0: at its end alone. A notice that a spot machine "
+        "goes makes one, too.",
+        10.0, panel=WRITTEN, metavar="MINUTES", ge=0,
+    )  # fmt: skip
     preset: str | None = setting("A paper's settings: see rsray presets.", None, metavar="NAME")
 
     @property
@@ -308,7 +348,8 @@ class TrainConfig(Config):
                     f"most {MOST}"
                 )
         try:
-            return TypeAdapter(chosen).validate_python({"sigma": self.sigma, **self.settings})
+            shared = {name: getattr(self, name) for name in SHARED_WITH_OBJECTIVES}
+            return TypeAdapter(chosen).validate_python({**shared, **self.settings})
         except ValidationError as problem:
             raise UserError(f"objective {self.objective}: {first_problem(problem)}") from problem
 
@@ -321,13 +362,21 @@ class TrainConfig(Config):
     def at_epochs(self, epochs: int) -> dict[str, Any]:
         """Return the flat settings that make this a run of so many epochs.
 
-        What is counted in epochs (learning-rate drops, a warm-up) moves in proportion.
+        What is counted in epochs (learning-rate drops, warm-ups) moves in proportion.
         """
-        moved = {"epochs": epochs, "lr_drops": scaled_drops(self.lr_drops, self.epochs, epochs)}
-        warm_up = self.resolved().settings.get("warm_up_epochs")
-        if warm_up:
-            moved["warm_up_epochs"] = max(1, round(warm_up * epochs / self.epochs))
-        return moved
+        warm_ups = {
+            "lr_warm_up": self.lr_warm_up,
+            "warm_up_epochs": self.resolved().settings.get("warm_up_epochs"),
+        }
+        return {
+            "epochs": epochs,
+            "lr_drops": scaled_drops(self.lr_drops, self.epochs, epochs),
+            **{
+                name: max(1, round(length * epochs / self.epochs))
+                for name, length in warm_ups.items()
+                if length
+            },
+        }
 
 
 class CertifyConfig(Config):
@@ -342,6 +391,7 @@ class CertifyConfig(Config):
             "source",
             "reuse",
             "reuse_model",
+            "denoiser",
             "compile",
             "classes",
             "image_shape",
@@ -359,12 +409,17 @@ class CertifyConfig(Config):
     channels: Channels = None
     label_column: LabelColumn = None
     split: str = setting("Which images: test or train.", "test")
-    model: Model
+    model: Models
     model_args: ModelArgs = {}
     normalisation: str | None = setting(
         "Before the network, where a checkpoint does not say it: dataset, imagenet, centre (mean "
         "alone), none, or MEAN/STD such as 0.5,0.5,0.5/0.25,0.25,0.25.",
         None, metavar="CHOICE", words="as the file says, else it is asked for",
+    )  # fmt: skip
+    denoiser: str | None = setting(
+        "Before the network, which then need not have seen noise: a RUN of --objective denoise, or "
+        "package.module:factory.",
+        None, metavar="RUN|FACTORY",
     )  # fmt: skip
     num_classes: int = Field(ge=2, le=2**24)
     # Their names in order
@@ -868,7 +923,8 @@ def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None
 
 def objective_fields(objective: str) -> list[str]:
     """Return the names of an objective's own settings."""
-    return [field.name for field in fields(OBJECTIVES[objective]) if field.name != "sigma"]
+    every = [field.name for field in fields(OBJECTIVES[objective])]
+    return [name for name in every if name not in SHARED_WITH_OBJECTIVES]
 
 
 def nest(flat: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:

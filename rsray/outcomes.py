@@ -57,7 +57,7 @@ class Run(Result):
 
     @cached_property
     def _record(self) -> dict[str, Any]:
-        from rsray.certification.source import TRAINED
+        from rsray.certification.opening import TRAINED
 
         name = f"{self.path}/run.yaml"
         record = from_yaml(read_file(self.place / "run.yaml"), name)
@@ -77,7 +77,7 @@ class Run(Result):
 
         A factory that the RUN names, `package.module:factory`, must be named by `model` too.
         """
-        from rsray.certification.source import open_source
+        from rsray.certification.opening import open_source
 
         channels, height, width = self._record["image_shape"]
         shape = (int(channels), int(height), int(width))
@@ -94,8 +94,15 @@ class Run(Result):
             self._record, name=self.place.name, method=method.splitlines()[0], summary=summary
         )
 
+    @property
+    def is_denoiser(self) -> bool:
+        """Whether it returns images, to be put before a classifier, in place of logits."""
+        return self.config.build_objective().makes_images
+
     def write_card(self, summary: Mapping[str, Any] | None = None) -> None:
-        """Write it into the folder."""
+        """Write it into the folder; a denoiser has none, for it is no classifier."""
+        if self.is_denoiser:
+            return
         self.place.write("README.md", self.card(summary).encode())
 
     def export(
@@ -119,8 +126,9 @@ class Run(Result):
     def warn(self, watch: Watch) -> None:
         """Tell when the training ended no better than guessing."""
         figures = read_metrics(self.place)
-        last = float(figures[-1].get("noisy_accuracy") or 0.0) if figures else 1.0
-        _warn(watch, sanity.training_warning(last, len(self._record["classes"])))
+        last = figures[-1].get("noisy_accuracy") if figures else None
+        if last is not None:
+            _warn(watch, sanity.training_warning(last, len(self._record["classes"])))
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,9 @@ def test_unknown_setting_gets_a_hint():
         ({"lr": 0}, "lr is 0"), ({"lr": None}, "lr is None"), ({"momentum": 1}, "momentum is 1"),
         ({"weight_decay": -1}, "weight_decay is -1"), ({"lr_drops": 5}, "lr_drops is 5"),
         ({"lr_drops": [0]}, "lr_drops.0 is 0"), ({"lr_decay": 0}, "lr_decay is 0"), ({"lr_decay": 2}, "lr_decay is 2"),
+        ({"optimizer": "lion"}, "optimizer 'lion' is unknown"), ({"lr_schedule": "steps"}, "lr_schedule 'steps' is unknown"),
+        ({"lr_warm_up": -1}, "lr_warm_up is -1"), ({"label_smoothing": 1}, "label_smoothing is 1"),
+        ({"objective": "sodm", "label_smoothing": 0.1}, "label_smoothing must be 0, got 0.1"),
         ({"validation": 1}, "validation is 1"), ({"limit": 0}, "limit is 0"), ({"seed": -1}, "seed is -1"),
         ({"workers": -1}, "workers is -1"), ({"gpus_per_worker": -1}, "gpus_per_worker is -1"),
         ({"image_size": 0}, "image_size is 0"), ({"model": 3}, "model is 3"),
@@ -118,7 +121,8 @@ def test_settings_reach_the_objective():
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_resolved_spells_out_every_setting(name):
     config = train_config({"dataset": "digits", "objective": name})
-    fields = {field.name for field in dataclasses.fields(OBJECTIVES[name])} - {"sigma"}
+    fields = {field.name for field in dataclasses.fields(OBJECTIVES[name])}
+    fields -= {"sigma", "label_smoothing"}
     assert set(config.settings) == fields
     assert config.resolved() == config
     assert config.build_objective() == TrainConfig.make(config.model_dump()).build_objective()
@@ -186,6 +190,24 @@ def test_epochs_move_the_warm_up():
     assert config.settings["warm_up_epochs"] == 5
     preset_of = preset(name).at_epochs(9)
     assert (preset_of["warm_up_epochs"], preset_of["lr_drops"]) == (1, (3, 6))
+
+
+def test_epochs_move_the_warm_up_of_the_learning_rate():
+    name = "adre-imagenet-0.25-lambda0.1"  # 50 epochs, the first 8 warm up
+
+    def warm_up(**flat):
+        return train_config(flat, preset_name=name).lr_warm_up
+
+    assert warm_up() == 8 and warm_up(epochs=25) == 4 and warm_up(epochs=100) == 16
+    assert warm_up(epochs=2) == 1 and warm_up(epochs=25, lr_warm_up=3) == 3
+    assert warm_up(epochs=25, lr_warm_up=0) == 0
+    assert preset(name).at_epochs(25)["lr_warm_up"] == 4
+
+
+def test_label_smoothing_reaches_the_objective_and_is_no_setting_of_its_own():
+    config = train_config({"dataset": "digits", "label_smoothing": 0.1})
+    assert config.build_objective().label_smoothing == 0.1 == config.label_smoothing
+    assert "label_smoothing" not in config.settings
 
 
 def test_epochs_move_the_drops_of_a_short_config_file():

@@ -15,6 +15,8 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Images and environments of new nodes come slowly
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     # Ray prints an error for every actor pool that is none (ray #53727).
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     # Ctrl-C ends the command, not only the search

@@ -3,7 +3,9 @@
 An objective that is a function of the logits alone overrides `terms`. One that needs more of the
 network (a clean copy, an attack before the step, a second pass) overrides `step`; a weight that
 changes during training overrides `at_epoch`; a second network with its own optimiser overrides
-`companion` and `companion_loss`. The trainer knows nothing else about any method.
+`companion` and `companion_loss`, and `guide` names a trained one that stays as it is. One that
+trains a denoiser says that its network `makes_images`. The trainer knows nothing else about any
+method.
 """
 
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
@@ -36,7 +38,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class Step:
-    """What a training pass returns: the loss of each image, and the logits of its noisy copies."""
+    """What a training pass returns: the loss of each image, and the logits of its noisy copies.
+
+    K is 0 where no classifier takes part.
+    """
 
     terms: Terms
     logits_BMK: Tensor
@@ -60,7 +65,15 @@ class Objective:
         "weight_decay": "log(1e-5,1e-2)",
     }
 
+    # Whether its cross entropy against labels takes label_smoothing; others refuse it.
+    smooths_labels: ClassVar[bool] = False
+    # Whether the network that is trained returns images in place of logits.
+    makes_images: ClassVar[bool] = False
+    # Settings of a training run that this method wants in place of the data set's.
+    training: ClassVar[Mapping[str, Any]] = {}
+
     sigma: float = field(metadata={"help": "Standard deviation of the noise, pixels in [0, 1]."})
+    label_smoothing: float = setting("Share of the target that all classes have in common.", 0.0)
     num_draws: int = setting("Noisy copies of each image in a step.", 1)
 
     def __post_init__(self) -> None:
@@ -68,6 +81,13 @@ class Objective:
         if not self.sigma > 0:
             raise ValueError(f"sigma must be greater than 0, got {self.sigma}")
         self.refuse_below(1, "num_draws")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if self.label_smoothing and not self.smooths_labels:
+            raise ValueError(
+                f"label_smoothing must be 0, got {self.label_smoothing}: the loss has no cross "
+                "entropy against labels that could be smoothed"
+            )
 
     def refuse_below(self, least: int, *names: str) -> None:
         """Raise ValueError for a setting of these that is smaller."""
@@ -100,6 +120,11 @@ class Objective:
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Objective:
         """Return the objective as it stands in `epoch` (counted from 0); schedules go here."""
         return self
+
+    @property
+    def guide(self) -> str | None:
+        """Where a trained classifier is that `step` gets as its frozen companion, or None."""
+        return None
 
     def companion(self, num_classes: int) -> nn.Module | None:
         """Return a second network that is trained beside the classifier, or None."""

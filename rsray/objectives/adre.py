@@ -33,6 +33,7 @@ class Adre(Objective):
     """
 
     search_space: ClassVar[Mapping[str, str]] = SEARCH_SPACE
+    smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image in a step (k).", 8)
     trade_off: float = setting("Weight of the best wrong class (lambda).", 0.1)
@@ -48,7 +49,9 @@ class Adre(Objective):
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return the two terms [B] of the regularised risk, in nats."""
         return Terms(
-            cross_entropy(logits_BMK[:, : self.classification_draws], labels_B),
+            cross_entropy(
+                logits_BMK[:, : self.classification_draws], labels_B, self.label_smoothing
+            ),
             regulariser(logits_BMK, labels_B) * self.trade_off,
         )
 
@@ -61,6 +64,7 @@ class AdreAdv(Adversarial):
     """
 
     search_space: ClassVar[Mapping[str, str]] = SEARCH_SPACE
+    smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image in a step (k).", 8)
     num_steps: int = setting("Steps of the attack.", 2)
@@ -78,7 +82,9 @@ class AdreAdv(Adversarial):
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return the two terms [B] of the regularised risk at the adversarial images, in nats."""
         return Terms(
-            cross_entropy(logits_BMK[:, : self.classification_draws], labels_B),
+            cross_entropy(
+                logits_BMK[:, : self.classification_draws], labels_B, self.label_smoothing
+            ),
             regulariser(logits_BMK, labels_B) * self.trade_off,
         )
 

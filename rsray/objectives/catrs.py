@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
 from rsray.objectives.attacks import TINY, direction, frozen, norm, shrunk, with_noise
-from rsray.objectives.probabilities import log_mean_softmax
+from rsray.objectives.probabilities import label_entropy, log_mean_softmax
 from rsray.objectives.smoothmix import uniform
 
 
@@ -34,6 +34,7 @@ class CatRsSelf(Objective):
         "trade_off": "log(0.1,4)",
         "epsilon": "log(0.2,4)",
     }
+    smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image in a step (M).", 4)
     trade_off: float = setting("Weight of the attacked draws (lambda).", 1.0)
@@ -103,7 +104,7 @@ class CatRsSelf(Objective):
         is_right_BM = logits_BMK.detach().argmax(-1) == labels_B[:, None]
         kept_B = binomial(is_right_BM.double().mean(1), draws, share_B).clamp(min=1)
         log_p_BMK = logits_BMK.log_softmax(-1)
-        entropy_BM = -log_p_BMK.gather(2, labels_B[:, None, None].expand(-1, draws, 1))[..., 0]
+        entropy_BM = label_entropy(log_p_BMK, labels_B, self.label_smoothing)
         is_kept_BM = torch.arange(draws, device=kept_B.device) < kept_B[:, None]
         easy_B = (entropy_BM.sort(1).values * is_kept_BM).sum(1) / draws
         worst_B = divergences(attacked_BMK, target_BK).amax(1)

@@ -21,6 +21,7 @@ class Consistency(Objective):
         "trade_off": "log(1,40)",
         "entropy_weight": "log(0.05,2)",
     }
+    smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image in a step (m), at least 2.", 2)
     trade_off: float = setting("Weight of the copies' agreement with their mean (lambda).", 10.0)
@@ -41,6 +42,6 @@ class Consistency(Objective):
         divergence_B = (mean_BK * (log_mean_BK - log_p_BMK.mean(1))).sum(-1)
         entropy_B = -(mean_BK * log_mean_BK).sum(-1)
         return Terms(
-            cross_entropy(logits_BMK, labels_B),
+            cross_entropy(logits_BMK, labels_B, self.label_smoothing),
             self.trade_off * divergence_B + self.entropy_weight * entropy_B,
         )

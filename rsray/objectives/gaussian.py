@@ -19,9 +19,11 @@ class Gaussian(Objective):
     less than about that probability teaches less than under plain cross entropy.
     """
 
+    smooths_labels = True
+
     num_draws: int = setting("Noisy copies of each image in a step; the paper takes one.", 1)
 
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return -log of the mean softmax of the label [B] in nats; there is no robustness term."""
-        classification_B = mean_probability_nll(logits_BMK, labels_B)
+        classification_B = mean_probability_nll(logits_BMK, labels_B, self.label_smoothing)
         return Terms(classification_B, classification_B.new_zeros(classification_B.shape))

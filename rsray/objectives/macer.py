@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rsray.objectives._base import Objective, Terms, setting
+from rsray.objectives.probabilities import label_entropy, log_mean_softmax
 
 # Of the classification term, as in the authors' code
 PROBABILITY_FLOOR = 1e-10
@@ -32,6 +33,7 @@ class Macer(Objective):
         "hinge": "uniform(2,16)",
         "inverse_temperature": "log(2,64)",
     }
+    smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image in a step (k).", 16)
     trade_off: float = setting("Weight of the radius beside the cross entropy (lambda).", 12.0)
@@ -63,18 +65,17 @@ class Macer(Objective):
         in_hinge_B = is_correct_B & (gap_B <= self.hinge)
         robustness_B = torch.where(in_hinge_B, self.hinge - gap_B, 0.0)
         return Terms(
-            mean_probability_nll(logits_BMK, labels_B),
+            mean_probability_nll(logits_BMK, labels_B, self.label_smoothing),
             robustness_B * (self.trade_off * self.sigma / 2),
         )
 
 
-def mean_probability_nll(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
+def mean_probability_nll(logits_BMK: Tensor, labels_B: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return -log(mean over draws of softmax(logits)[label] + floor) [B], in nats."""
-    log_p_BK = logits_BMK.log_softmax(-1).logsumexp(1) - math.log(logits_BMK.shape[1])
-    log_p_B = log_p_BK.gather(1, labels_B[:, None])[:, 0]
+    log_p_BK = log_mean_softmax(logits_BMK)
     # Made on the device
-    floor_B = torch.full_like(log_p_B, math.log(PROBABILITY_FLOOR))
-    return -torch.logaddexp(log_p_B, floor_B)
+    floor_BK = torch.full_like(log_p_BK, math.log(PROBABILITY_FLOOR))
+    return label_entropy(torch.logaddexp(log_p_BK, floor_BK), labels_B, smoothing)
 
 
 def radius_gap(logits_BMK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:

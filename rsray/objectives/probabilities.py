@@ -5,17 +5,26 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 # Where -weight * -log(probability) would be unbounded below
 PROBABILITY_FLOOR = 1e-10
 
 
-def cross_entropy(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
-    """Return the mean over the draws of -log softmax(logits)[label] [B], in nats."""
-    log_p_BMK = logits_BMK.log_softmax(-1)
-    labels_BM1 = labels_B[:, None, None].expand(-1, logits_BMK.shape[1], 1)
-    return -log_p_BMK.gather(-1, labels_BM1)[..., 0].mean(1)
+def cross_entropy(logits_BMK: Tensor, labels_B: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the mean over the draws of the cross entropy against the labels [B], in nats."""
+    return label_entropy(logits_BMK.log_softmax(-1), labels_B, smoothing).mean(1)
+
+
+def label_entropy(log_p: Tensor, labels_B: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return -log p of each image's label, of log-probabilities [B, ..., K].
+
+    With label smoothing that share of the target is spread evenly over all classes.
+    """
+    index = labels_B.view(-1, *[1] * (log_p.ndim - 1)).expand(*log_p.shape[:-1], 1)
+    entropy = -log_p.gather(-1, index)[..., 0]
+    return torch.lerp(entropy, -log_p.mean(-1), smoothing) if smoothing else entropy
 
 
 def log_mean_softmax(logits_BMK: Tensor) -> Tensor:

@@ -24,12 +24,13 @@ class SmoothAdv(Adversarial):
     """
 
     search_space: ClassVar[Mapping[str, str]] = {"epsilon": "log(0.1,4)"}
+    smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image, in the attack and in the step (m).", 4)
 
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return the cross entropy [B] in nats; there is no robustness term."""
-        classification_B = cross_entropy(logits_BMK, labels_B)
+        classification_B = cross_entropy(logits_BMK, labels_B, self.label_smoothing)
         return Terms(classification_B, torch.zeros_like(classification_B))
 
     def attack_loss(self, logits_BMK: Tensor, labels_B: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class SmoothMix(Objective):
     """Cross entropy plus the divergence from mixed targets at mixtures with adversarial images."""
 
     search_space: ClassVar[Mapping[str, str]] = {"trade_off": "log(0.5,20)"}
+    smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image in a step (m).", 2)
     trade_off: float = setting("Weight of the mixtures (eta).", 5.0)
@@ -94,7 +95,8 @@ class SmoothMix(Objective):
         )
         is_correct_B = mean_BK.argmax(-1) == labels_B
         return Terms(
-            cross_entropy(logits_BMK, labels_B), divergence_B * is_correct_B * self.trade_off
+            cross_entropy(logits_BMK, labels_B, self.label_smoothing),
+            divergence_B * is_correct_B * self.trade_off,
         )
 
 

@@ -19,6 +19,7 @@ class Stability(Objective):
     """Cross entropy of the clean image plus the cross entropy of its noisy copies against it."""
 
     search_space: ClassVar[Mapping[str, str]] = {"trade_off": "log(0.5,20)"}
+    smooths_labels = True
 
     trade_off: float = setting("Weight of the noisy copies' agreement (lambda).", 2.0)
 
@@ -45,4 +46,7 @@ class Stability(Objective):
     def clean_terms(self, clean_BK: Tensor, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return CE(clean, label) and trade_off * mean_j H(clean, copy j), in nats."""
         shift_B = -(clean_BK.softmax(-1) * logits_BMK.log_softmax(-1).mean(1)).sum(-1)
-        return Terms(cross_entropy(clean_BK.unsqueeze(1), labels_B), shift_B * self.trade_off)
+        return Terms(
+            cross_entropy(clean_BK.unsqueeze(1), labels_B, self.label_smoothing),
+            shift_B * self.trade_off,
+        )

@@ -11,11 +11,14 @@ from typing import Any
 import yaml
 
 from rsray.config import TrainConfig, nest
+from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
 
 # A preset has its parent's unless it names its own.
 INHERITED = ("cost", "certify", "differs")
+# What a setting is unless its file says otherwise, whatever rsray's defaults are.
+USUAL = {"optimizer": "sgd", "lr_schedule": "drops", "lr_warm_up": 0, "label_smoothing": 0.0}
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,12 @@ def published_for(train: TrainConfig) -> Preset | None:
 
 
 def matching(part: str) -> list[Preset]:
-    """Return the presets whose name holds `part` as whole words between dashes.
+    """Return the presets of the data set `part`, or whose name holds it as whole words.
 
     `mnist`, `macer-cifar10` and `0.25` each match several presets. UserError when none matches.
     """
+    if part in DATASETS:
+        return [entry for entry in presets().values() if entry.settings["dataset"] == part]
     chosen = [entry for name, entry in presets().items() if f"-{part}-" in f"-{name}-"]
     return chosen or [preset(part)]
 
@@ -119,7 +124,7 @@ def _read(entries: dict[str, Any]) -> list[Preset]:
         published = entry.get("published", {})
         found[name] = Preset(
             name=name,
-            settings={**(parent.settings if parent else {}), **entry["settings"]},
+            settings={**(parent.settings if parent else USUAL), **entry["settings"]},
             paper=paper,
             is_published=is_published,
             acr=published.get("acr"),

@@ -15,8 +15,8 @@ from rsray.storage.yaml_files import to_yaml
 
 # Settings that are listed, in this order; what decides less stands in run.yaml.
 SETTINGS = (
-    "dataset", "model", "objective", "sigma", "settings", "epochs", "batch_size", "lr", "lr_drops",
-    "weight_decay", "precision", "seed", "preset", "normalisation",
+    "dataset", "model", "objective", "sigma", "settings", "epochs", "batch_size", "optimizer",
+    "lr", "lr_schedule", "lr_drops", "weight_decay", "precision", "seed", "preset", "normalisation",
 )  # fmt: skip
 PROTOCOL = {
     "split": "images of",

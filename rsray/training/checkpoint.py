@@ -1,4 +1,4 @@
-"""Checkpoints after every epoch: one file each, written whole, loaded as data only.
+"""Checkpoints after and inside epochs: one file each, written whole, loaded as data only.
 
 They are written by a thread, so that training goes on while an object store takes its time.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -18,7 +19,9 @@ from rsray.errors import UserError
 from rsray.storage import Place
 
 KEPT_CHECKPOINTS = 2
-CHECKPOINTS_FOLDER, EPOCH_PREFIX = "checkpoints", "epoch-"
+CHECKPOINTS_FOLDER = "checkpoints"
+# Sorted by name, a checkpoint inside an epoch comes behind the one that the epoch began with.
+FILE_NAME = re.compile(r"epoch-(\d+)(?:\.step-(\d+))?\.pt")
 # What loading a file that is cut off or changed may raise.
 DAMAGED_FILE_ERRORS = (
     zipfile.BadZipFile,
@@ -30,31 +33,51 @@ DAMAGED_FILE_ERRORS = (
 )
 
 
-def save_checkpoint(run: Place, epoch: int, state: dict[str, Any]) -> None:
-    """Write the state after `epoch` epochs are done, and drop all but the newest two."""
+class Position(NamedTuple):
+    """How far a run is: so many epochs, and so many steps of the next one."""
+
+    epoch: int = 0
+    step: int = 0
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.epoch} epochs" + (f" and {self.step} steps" if self.step else "")
+
+    @property
+    def file_name(self) -> str:
+        """The name of the checkpoint."""
+        inside = f".step-{self.step:09d}" if self.step else ""
+        return f"epoch-{self.epoch:05d}{inside}.pt"
+
+
+def save_checkpoint(run: Place, position: Position, state: dict[str, Any]) -> None:
+    """Write the state at a position, and drop all but the newest two."""
     folder = (run / CHECKPOINTS_FOLDER).make()
     buffer = io.BytesIO()
-    torch.save({"epoch": epoch, **state}, buffer)
-    folder.write(_file_name(epoch), buffer.getvalue())
+    torch.save({**position._asdict(), **state}, buffer)
+    folder.write(position.file_name, buffer.getvalue())
     for old in folder.names(".pt")[:-KEPT_CHECKPOINTS]:
         folder.delete(old)
 
 
-def latest_epoch(run: Place) -> int:
-    """Return how many epochs the newest checkpoint has done; 0 when there is none."""
-    names = (run / CHECKPOINTS_FOLDER).names(".pt")
-    return int(names[-1].removeprefix(EPOCH_PREFIX).removesuffix(".pt")) if names else 0
+def latest_position(run: Place) -> Position:
+    """Return where the newest checkpoint stands; at the start of the run when there is none."""
+    found = map(FILE_NAME.fullmatch, (run / CHECKPOINTS_FOLDER).names(".pt"))
+    return max((Position(int(name[1]), int(name[2] or 0)) for name in found if name), default=START)
 
 
-def load_checkpoint(run: Place, epoch: int) -> dict[str, Any]:
-    """Return the state after `epoch` epochs; UserError if the file is damaged."""
+def load_checkpoint(run: Place, position: Position) -> dict[str, Any]:
+    """Return the state at a position; UserError if the file is damaged."""
     folder = run / CHECKPOINTS_FOLDER
     try:
-        return _load(folder.read(_file_name(epoch)))
+        return _load(folder.read(position.file_name))
     except DAMAGED_FILE_ERRORS as problem:
         raise UserError(
-            f"{folder}/{_file_name(epoch)} is damaged; delete it to continue from the epoch before"
+            f"{folder}/{position.file_name} is damaged; delete it to continue from the one before"
         ) from problem
+
+
+START = Position()
 
 
 class Uploads:
@@ -109,7 +132,3 @@ def _load(content: bytes) -> dict[str, Any]:
             raise zipfile.BadZipFile("a checksum is wrong")
     state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state
-
-
-def _file_name(epoch: int) -> str:
-    return f"{EPOCH_PREFIX}{epoch:05d}.pt"

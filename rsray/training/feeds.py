@@ -31,8 +31,11 @@ Pair = tuple[Tensor, Tensor]
 class BatchFeed(Protocol):
     """Gives a worker the images of its share of every batch."""
 
-    def batches(self, schedule: Schedule, epoch: int) -> Iterator[Pair]:
-        """Yield (images uint8 [B, C, H, W], labels [B]) on the device, per share of the epoch."""
+    def batches(self, schedule: Schedule, epoch: int, first: int = 0) -> Iterator[Pair]:
+        """Yield (images uint8 [B, C, H, W], labels [B]) on the device, per share of the epoch.
+
+        The first so many shares are left out.
+        """
         ...
 
 
@@ -77,10 +80,10 @@ class ResidentFeed:
 
     subset: ImageSubset
 
-    def batches(self, schedule: Schedule, epoch: int) -> Iterator[Pair]:
+    def batches(self, schedule: Schedule, epoch: int, first: int = 0) -> Iterator[Pair]:
         """Yield the images of each share."""
         images_NCHW, labels_N = self.subset.tensors()
-        positions = [share.positions_B for share in schedule.shares(epoch)]
+        positions = [share.positions_B for share in schedule.shares(epoch)[first:]]
         if positions:
             order = send(torch.cat(positions), self.subset.device)
             for here in order.split([len(each) for each in positions]):
@@ -94,9 +97,9 @@ class ReadAheadFeed:
     subset: ImageSubset
     reader: Reader
 
-    def batches(self, schedule: Schedule, epoch: int) -> Iterator[Pair]:
+    def batches(self, schedule: Schedule, epoch: int, first: int = 0) -> Iterator[Pair]:
         """Yield the images of each share."""
-        shares, device = schedule.shares(epoch), self.subset.device
+        shares, device = schedule.shares(epoch)[first:], self.subset.device
         with ThreadPoolExecutor(1) as ahead:
             waiting = [ahead.submit(self._read, share) for share in shares[:1]]
             for following in range(1, len(shares) + 1):

@@ -23,12 +23,13 @@ from rsray.objectives import Objective
 from rsray.storage import Place
 from rsray.training.augment import CROP_FLIP, NUMBERS_PER_IMAGE, augment_images
 from rsray.training.checkpoint import (
-    Uploads,
-    copy_to_cpu,
-    latest_epoch,
+    START,
+    Position,
+    latest_position,
     load_checkpoint,
-    save_checkpoint,
 )
+from rsray.training.checkpoint_clock import CheckpointClock
+from rsray.training.companion import companion_of
 from rsray.training.feeds import (
     BatchFeed,
     ImageSubset,
@@ -37,8 +38,8 @@ from rsray.training.feeds import (
     ResidentFeed,
     is_streamed,
 )
-from rsray.training.metrics import MetricsLog
-from rsray.training.randomness import draw_batch_noise, draw_uniforms
+from rsray.training.optimisation import make_optimiser, make_schedule
+from rsray.training.randomness import draw_batch_noise, draw_uniforms, seed_torch
 from rsray.training.reader import Reader
 from rsray.training.run import (
     WEIGHTS_FILE,
@@ -50,6 +51,7 @@ from rsray.training.run import (
     recorded_precision,
     run_record,
 )
+from rsray.training.run_writer import RunWriter
 from rsray.training.schedule import BatchShare, Schedule
 from rsray.training.step import AutocastNetwork, Batch, EpochSums, MemoryShortError, Stepper
 from rsray.training.validation import Projection, project_acr
@@ -70,6 +72,16 @@ class Team:
     world: int = 1
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
     sum_over: Callable[[Tensor], Tensor] = lambda tensor: tensor
+
+
+@dataclass(frozen=True)
+class EpochPart:
+    """What was done of an epoch before a checkpoint inside it."""
+
+    first_step: int = 0
+    # As of EpochSums; with the first worker alone.
+    totals: Tensor | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,8 @@ class Training:
     on_progress: Callable[[Progress], None] = lambda progress: None
     # Makes the feed of a data set that is not kept in memory.
     open_feed: OpenFeed = ReadAheadFeed
+    # Something new when machines will be taken away; the same to all workers.
+    notice: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
         """Open the data, build the model and the optimiser, and continue from a checkpoint."""
@@ -125,11 +139,11 @@ class Training:
             self.device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
         self.objective = config.build_objective()
-        self.companion = self.objective.companion(self.split.num_classes)
+        self.companion = companion_of(self.objective, self.split)
         if self.companion is not None:
             self.companion = self.companion.to(self.device)
         self._make_optimisers()
-        self.epoch = self._resume_from_checkpoint()
+        self.epoch, self.part = self._resume_from_checkpoint()
         self.network = AutocastNetwork(self.team.wrap(self.model), self.precision)
         self.stepper = Stepper(
             self.network, self.optimiser, scaler=self.scaler, world=self.team.world
@@ -137,6 +151,20 @@ class Training:
         if self.run is not None:
             self.stepper.group_size = recorded_group_size(self.run)
         self.feed = self._open_feed()
+        # The first worker's, while it trains.
+        self.writer: RunWriter | None = None
+        self.clock = self._make_clock()
+
+    def _make_clock(self) -> CheckpointClock | None:
+        if self.run is None:
+            return None
+        return CheckpointClock(
+            self.config.checkpoint_minutes,
+            self.device,
+            self.team.sum_over,
+            is_first=self.team.rank == 0,
+            notice=self.notice,
+        )
 
     def _settle_precision(self) -> str:
         """Return the first worker's precision, now or in an earlier start; run.yaml holds it."""
@@ -160,37 +188,28 @@ class Training:
 
     def _make_optimisers(self) -> None:
         config = self.config
-        options: dict[str, Any] = {
-            "lr": config.lr,
-            "momentum": config.momentum,
-            "weight_decay": config.weight_decay,
-        }
-        if self.device.type == "cuda":
-            options["fused"] = True
-        self.optimiser = torch.optim.SGD(self.model.parameters(), **options)
+        self.optimiser = make_optimiser(config, self.model, self.device)
         is_scaled = self.precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
         self.optimisers = {"optimiser": self.optimiser}
-        if self.companion is not None:
-            self.optimisers["companion_optimiser"] = torch.optim.SGD(
-                self.companion.parameters(), **options
-            )
+        # A guide stays as it is.
+        if self.companion is not None and self.objective.guide is None:
+            companion_optimiser = make_optimiser(config, self.companion, self.device)
+            self.optimisers["companion_optimiser"] = companion_optimiser
         self.schedules = {
-            name: torch.optim.lr_scheduler.MultiStepLR(
-                optimiser, list(config.lr_drops), gamma=config.lr_decay
-            )
-            for name, optimiser in self.optimisers.items()
+            name: make_schedule(config, optimiser) for name, optimiser in self.optimisers.items()
         }
 
-    def _resume_from_checkpoint(self) -> int:
-        """Continue from the newest checkpoint that the first worker sees; returns its epoch."""
+    def _resume_from_checkpoint(self) -> tuple[int, EpochPart]:
+        """Continue from the newest checkpoint that the first worker sees; returns where it is."""
         if self.run is None:
-            return 0
-        newest = latest_epoch(self.run) if self.team.rank == 0 else 0
-        epoch = int(self.team.sum_over(torch.tensor([newest], device=self.device)))
-        if not epoch:
-            return 0
-        state = load_checkpoint(self.run, epoch)
+            return 0, EpochPart()
+        newest = latest_position(self.run) if self.team.rank == 0 else START
+        seen = self.team.sum_over(torch.tensor(newest, device=self.device))
+        position = Position(*seen.tolist())
+        if position == START:
+            return 0, EpochPart()
+        state = load_checkpoint(self.run, position)
         self.model.load_state_dict(state["model"])
         if self.companion is not None:
             self.companion.load_state_dict(state["companion"])
@@ -199,7 +218,10 @@ class Training:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state[name])
             self.schedules[name].load_state_dict(state[f"{name}_schedule"])
-        return epoch
+        if not position.step:
+            return position.epoch, EpochPart()
+        totals = state["totals"] if self.team.rank == 0 else None
+        return position.epoch, EpochPart(position.step, totals, state["seconds"])
 
     def _checkpoint_state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"model": self.model.state_dict()}
@@ -217,40 +239,36 @@ class Training:
     ) -> None:
         """Train the epochs that remain; `on_epoch` gets their figures, and stops with True."""
         if self.run is None or self.team.rank != 0:
-            self._run_epochs(on_epoch, lambda figures: None)
+            self._run_epochs(on_epoch)
             return
-        log = MetricsLog(self.run, self.epoch)
-        with Uploads() as uploads:
-            self._run_epochs(on_epoch, lambda figures: self._save(figures, self.run, log, uploads))
-        log.close()
+        with RunWriter(self.run, self.epoch) as self.writer:
+            self._run_epochs(on_epoch)
         self._write_weights()
 
-    def _run_epochs(
-        self,
-        on_epoch: Callable[[dict[str, Any]], bool | None],
-        save: Callable[[dict[str, Any]], None],
-    ) -> None:
+    def _run_epochs(self, on_epoch: Callable[[dict[str, Any]], bool | None]) -> None:
         while self.epoch < self.config.epochs:
             figures = self._train_epoch()
             self._check_converging(figures)
-            self.epoch += 1
-            save(figures)
+            self.epoch, self.part = self.epoch + 1, EpochPart()
+            self._save(Position(self.epoch), figures=figures)
             if on_epoch(figures):
                 break
 
     def _save(
-        self, figures: dict[str, Any], run: Place | None, log: MetricsLog, uploads: Uploads
+        self, position: Position, figures: dict[str, Any] | None = None, **inside: Any
     ) -> None:
-        """Begin to write an epoch's figures and checkpoint; training goes on meanwhile."""
-        assert run is not None
-        epoch, state = self.epoch, copy_to_cpu(self._checkpoint_state())
+        """Begin to write a checkpoint, and what else is known; training goes on meanwhile."""
+        if self.clock is not None:
+            self.clock.restart()
+        if self.writer is not None:
+            self.writer.save(position, {**self._checkpoint_state(), **inside}, figures)
 
-        def write() -> None:
-            # The line comes first: one beyond the last checkpoint is dropped on resuming.
-            log.add(figures)
-            save_checkpoint(run, epoch, state)
-
-        uploads.start(write)
+    def _save_if_due(self, step: int, sums: EpochSums, started: float) -> None:
+        """Write a checkpoint inside an epoch, after so many steps, where it is time for one."""
+        if self.clock is not None and self.clock.is_due():
+            self._share_buffers()
+            seconds, totals = time.perf_counter() - started, sums.totals(self.team.sum_over)
+            self._save(Position(self.epoch, step), totals=totals, seconds=seconds)
 
     def _check_converging(self, figures: dict[str, Any]) -> None:
         """Raise DivergedError when the loss, or what the last step left of the weights, is lost."""
@@ -268,13 +286,12 @@ class Training:
 
     def _train_epoch(self) -> dict[str, Any]:
         config, epoch = self.config, self.epoch
-        # For dropout and the like, in users' models.
-        torch.manual_seed((config.seed * 1_000_003 + epoch) % 2**63)
         objective = self.objective.at_epoch(epoch, config.lr_drops)
         lr = float(self.optimiser.param_groups[0]["lr"])
-        sums, started = EpochSums(self.device), time.perf_counter()
+        sums = EpochSums(self.device, self.part.totals)
+        started = time.perf_counter() - self.part.seconds
         self.network.module.train()
-        self._make_steps(objective, sums)
+        self._make_steps(objective, sums, started)
         self._share_buffers()
         figures = sums.read(self.team.sum_over)
         if not figures["draws"]:
@@ -306,11 +323,13 @@ class Training:
                         if measured is not None:
                             measured.copy_(self.team.sum_over(measured.clone()) / self.team.world)
 
-    def _make_steps(self, objective: Objective, sums: EpochSums) -> None:
-        config = self.config
+    def _make_steps(self, objective: Objective, sums: EpochSums, started: float = 0.0) -> None:
+        config, first = self.config, self.part.first_step
         shares = self.schedule.shares(self.epoch)
-        pairs = self.feed.batches(self.schedule, self.epoch)
-        for share, (images, labels) in zip(shares, pairs, strict=True):
+        pairs = self.feed.batches(self.schedule, self.epoch, first)
+        for share, (images, labels) in zip(shares[first:], pairs, strict=True):
+            # For dropout and the like, in users' models.
+            seed_torch(self.device, *share.key, "torch")
             images = self._augment(images, share)
             batch = Batch(images, labels, share.slots, share.global_size, share.key)
             try:
@@ -322,6 +341,8 @@ class Training:
             step = share.key[2]
             self._companion_step(objective, batch, self.epoch * len(shares) + step)
             self.on_progress(Progress(self.epoch, config.epochs, step + 1, len(shares)))
+            if step + 1 < len(shares):
+                self._save_if_due(step + 1, sums, started)
 
     def _augment(self, images: Tensor, share: BatchShare) -> Tensor:
         if self.augmentation != CROP_FLIP:

@@ -1,9 +1,12 @@
 """Small training runs on the embedded digits, in this process, in float32 unless told otherwise."""
 
+import sys
+import types
 from dataclasses import dataclass
 
 import pytest
 import torch
+from interrupted_runs import Moody
 
 from rsray.presets import train_config
 from rsray.storage import Place
@@ -58,3 +61,11 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path):
     return Lab(Place.of(tmp_path))
+
+
+@pytest.fixture
+def moody(monkeypatch):
+    module = types.ModuleType("moody_net")
+    module.make = Moody
+    monkeypatch.setitem(sys.modules, "moody_net", module)
+    return "moody_net:make"

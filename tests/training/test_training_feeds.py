@@ -37,6 +37,16 @@ def test_batches_are_the_images_named(kind):
             assert images.dtype == torch.uint8 and labels.dtype == torch.int64
 
 
+@pytest.mark.parametrize("kind", [0, 1])
+def test_an_epoch_that_was_begun_goes_on_at_its_step(kind):
+    feed, schedule = feeds(range(70))[kind], Schedule(70, 16, epochs=1, seed=0)
+    whole, rest = listed(feed, schedule), list(feed.batches(schedule, 0, 3))
+    assert len(whole) == 5 and len(rest) == 2
+    for (images, labels), (other_images, other_labels) in zip(whole[3:], rest, strict=True):
+        assert torch.equal(images, other_images) and torch.equal(labels, other_labels)
+    assert list(feed.batches(schedule, 0, 5)) == []
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_streamed_equals_resident(rank):
     indices = np.random.default_rng(0).permutation(1347)[:70]

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from importlib.metadata import version
+from typing import get_args
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from rsray.config import TrainConfig, scaled_drops
 from rsray.core.hardware import computes_bf16
 from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
+from rsray.presets import train_config
 from rsray.training.loop import DivergedError, Team
 from rsray.training.metrics import read_metrics
+from rsray.training.optimisation import OPTIMISERS, lr_factor
 from rsray.training.run import claim_run, open_training_split, run_record
 
 CPU = torch.device("cpu")
@@ -89,6 +92,20 @@ def test_the_learning_rate_falls_at_the_drops(lab):
     assert [row["lr"] for row in rows] == pytest.approx([0.1, 0.05, 0.05, 0.025], rel=1e-12)
 
 
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine(lab):
+    """ADRE's rule for ImageNet, of 50 epochs with 8 of warm-up, on a smaller number."""
+    changes = {"lr": 0.1, "lr_warm_up": 2, "lr_schedule": "cosine", "limit": 32}
+    rows = lab.rows(lab.config(epochs=6, **changes))
+    cosine = [0.05 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
+    assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.1, *cosine], rel=1e-12)
+    paper = train_config({}, preset_name="adre-imagenet-0.25-lambda0.1")
+    rates = [0.1 * lr_factor(paper, epoch) for epoch in range(50)]
+    assert rates[:9] == pytest.approx([0.1 * epoch / 8 for epoch in range(1, 9)] + [0.1])
+    assert rates[29] == pytest.approx(0.05) and 0 < rates[49] < 2e-4
+    drops = lab.config(epochs=4, lr_warm_up=2, lr_drops=[1, 3])
+    assert [lr_factor(drops, epoch) for epoch in range(4)] == pytest.approx([0.5, 1, 0.1, 0.01])
+
+
 def test_the_drops_of_a_shortened_schedule(lab):
     drops = scaled_drops((2, 4), 8, 4)
     rows = lab.rows(lab.config(epochs=4, lr=0.1, lr_drops=list(drops), limit=32))
@@ -112,6 +129,32 @@ def test_momentum_and_weight_decay_are_those_of_sgd(lab):
         velocity = 0.9 * velocity + gradient + 0.01 * value
         value = value - 0.1 * velocity
     torch.testing.assert_close(weight.detach().double(), value, rtol=1e-5, atol=1e-6)
+
+
+def test_adam_is_torchs(lab):
+    """Two steps by hand, with the bias of the means taken out."""
+    config = lab.config(epochs=1, limit=64, weight_decay=0.01, lr=0.1, optimizer="adam")
+    training = lab.training(config)
+    weight = list(training.model.parameters())[-1]
+    value, mean, square, seen = weight.detach().clone().double(), 0.0, 0.0, []
+    training.optimiser.register_step_pre_hook(lambda *_: seen.append(weight.grad.clone().double()))
+    training.run_epochs()
+    assert len(seen) == 2
+    for step, gradient in enumerate(seen, start=1):
+        gradient = gradient + 0.01 * value
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        root = (square / (1 - 0.999**step)).sqrt()
+        value = value - 0.1 * mean / (1 - 0.9**step) / (root + 1e-8)
+    torch.testing.assert_close(weight.detach().double(), value, rtol=1e-5, atol=1e-5)
+
+
+def test_every_optimiser_that_settings_name_is_there():
+    assert set(get_args(TrainConfig.model_fields["optimizer"].annotation)) == set(OPTIMISERS)
+
+
+def test_label_smoothing_changes_what_is_learnt(lab):
+    plain, smoothed = (lab.rows(lab.config(label_smoothing=share)) for share in (0.0, 0.2))
+    assert plain[0]["loss"] != smoothed[0]["loss"]
 
 
 def test_every_epoch_visits_every_image_once(lab):
@@ -202,7 +245,8 @@ def test_a_typo_does_not_claim_the_folder(typo, lab):
     lab.rows(lab.config(), run)  # the corrected command, same --out
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+# Denoisers have a file of their own.
+@pytest.mark.parametrize("name", [n for n in OBJECTIVES if not OBJECTIVES[n].makes_images])
 def test_every_objective_trains(name, lab):
     changes = {"num_draws": 2, **TINY.get(name, {})}
     config = lab.config(objective=name, epochs=1, limit=16, batch_size=8, **changes)

@@ -20,7 +20,12 @@ from rsray.distributed.search.trial_resources import TrialPlan
 from rsray.distributed.search.watch import METRIC
 from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.failures import cause_of, is_machines_fault
-from rsray.distributed.train.worker import join_team, torch_config, worker_resources
+from rsray.distributed.train.worker import (
+    join_team,
+    torch_config,
+    worker_environment,
+    worker_resources,
+)
 from rsray.errors import UserError
 from rsray.results.sanity import has_learnt
 from rsray.storage import Place, open_filesystem
@@ -177,6 +182,7 @@ def _fit_group(point: Point, job: TrialJob, group_size: int | None) -> None:
             name=f"train-{ray.tune.get_context().get_trial_id()}-{group_size or 0}",
             storage_path=path,
             storage_filesystem=filesystem,
+            worker_runtime_env=worker_environment(job.gpus),
             callbacks=callbacks,
             # Another trial may still hold the room: Ray itself would try for ever.
             failure_config=ray.train.FailureConfig(controller_failure_limit=MOST_FAILED_STARTS),  # type: ignore[call-arg]

@@ -76,15 +76,17 @@ class RayFeed:
     _epochs: range = field(default=range(0), init=False)
     _blocks: Iterator[dict[str, Array]] = field(default=iter(()), init=False)
 
-    def batches(self, schedule: Schedule, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, schedule: Schedule, epoch: int, first: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images uint8 [B, C, H, W], labels [B]) on the device, per share of the epoch."""
         import torch
 
         from rsray.core.gpus import send
 
-        shares = schedule.shares(epoch)
+        shares = schedule.shares(epoch)[first:]
         if shares and epoch not in self._epochs[:1]:
-            self._start_pipeline(schedule, epoch)
+            self._start_pipeline(schedule, epoch, first)
         self._epochs = self._epochs[1:]
         for share in shares:
             blocks = [self._next_block() for _ in _cut_share(len(share.slots))[1:]]
@@ -110,21 +112,26 @@ class RayFeed:
             raise RuntimeError("the pipeline of training images ended early")
         return block
 
-    def _start_pipeline(self, schedule: Schedule, epoch: int) -> None:
+    def _start_pipeline(self, schedule: Schedule, epoch: int, first: int) -> None:
         """Start the pipeline of this epoch, and of those after it while epochs are short."""
         tasks_per_epoch = sum(len(_cut_share(len(p.slots))) - 1 for p in schedule.shares(epoch))
         together = max(1, LEAST_TASKS_PER_PIPELINE // tasks_per_epoch)
         self._epochs = range(epoch, min(epoch + together, max(schedule.epochs, epoch + 1)))
         per_share = max(1, tasks_per_epoch // len(schedule.shares(epoch)))
-        plan = plan_tasks(schedule, self._epochs, self.subset.indices, self.reader)
+        plan = plan_tasks(schedule, self._epochs, self.subset.indices, self.reader, first)
         self._blocks = run_tasks(plan, self.cpus, schedule.world, SHARES_READ_AHEAD * per_share)
 
 
-def plan_tasks(schedule: Schedule, epochs: range, indices: Array, reader: Reader) -> TaskPlan:
-    """Return the tasks of these epochs: the shares of the batches in their order, cut small."""
+def plan_tasks(
+    schedule: Schedule, epochs: range, indices: Array, reader: Reader, first: int = 0
+) -> TaskPlan:
+    """Return the tasks of these epochs: the shares of the batches in their order, cut small.
+
+    The first so many shares of the first epoch are left out.
+    """
     wanted, starts, epoch_of = [], [0], []
     for epoch in epochs:
-        for share in schedule.shares(epoch):
+        for share in schedule.shares(epoch)[first if epoch == epochs.start else 0 :]:
             cuts = _cut_share(len(share.slots))
             starts += [starts[-1] + cut for cut in cuts[1:]]
             epoch_of += [epoch] * (len(cuts) - 1)

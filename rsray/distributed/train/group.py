@@ -16,15 +16,16 @@ from rsray.distributed.train.worker import (
     WorkerJob,
     torch_config,
     train_as_worker,
+    worker_environment,
     worker_resources,
 )
 from rsray.errors import UserError
 from rsray.storage import open_filesystem
-from rsray.training.checkpoint import latest_epoch
+from rsray.training.checkpoint import latest_position
 from rsray.training.step import MemoryShortError
 
 log = logging.getLogger(__name__)
-# Starts of a worker group, one after the other, that finish no epoch.
+# Starts of a worker group, one after the other, that make no checkpoint.
 MOST_FAILED_STARTS = 3
 # For the nodes of a group: before the user reads of it, and between two looks.
 SAY_AFTER_SECONDS, LOOK_EVERY_SECONDS = 20.0, 2.0
@@ -36,16 +37,16 @@ def train_in_groups(run: TrainingRun) -> None:
     """Train in worker groups until the run is done, each from the checkpoint the last one left.
 
     Raises the user's mistake behind a failure at once, any other failure after MOST_FAILED_STARTS
-    groups that finished no epoch.
+    groups that made no checkpoint.
     """
     quiet_logs()
-    from ray.train import TrainingFailedError
+    from ray.train import PreemptionError, TrainingFailedError
 
     _check_room(max(1, run.config.workers), run.gpus)
     check_gpus(run.gpus)
     failed_starts = 0
     while True:
-        before = latest_epoch(run.place)
+        before = latest_position(run.place)
         try:
             _train_in_group(run)
             return
@@ -53,17 +54,20 @@ def train_in_groups(run: TrainingRun) -> None:
             cause = cause_of(problem)
             # The groups of images are halved each time, so this comes to an end.
             if isinstance(cause, MemoryShortError):
-                log.warning("%s: beginning anew after %d epochs", cause, latest_epoch(run.place))
+                log.warning("%s: beginning anew after %s", cause, latest_position(run.place))
                 continue
-            failed_starts = 1 if latest_epoch(run.place) > before else failed_starts + 1
+            is_idle = latest_position(run.place) == before and not isinstance(
+                cause, PreemptionError
+            )
+            failed_starts = failed_starts + 1 if is_idle else 1
             # The loss of a peer may look like a fault of the worker's own code: once.
             most = MOST_FAILED_STARTS if is_machines_fault(cause) else 1
             if isinstance(cause, UserError) or failed_starts > most:
                 raise cause from problem
             log.warning(
-                "lost a worker (%s): going on from the checkpoint after %d epochs",
+                "lost a worker (%s): going on from the checkpoint after %s",
                 end_of_reason(cause),
-                latest_epoch(run.place),
+                latest_position(run.place),
             )
 
 
@@ -91,8 +95,11 @@ def _train_in_group(run: TrainingRun) -> None:
             name=name,
             storage_path=path,
             storage_filesystem=filesystem,
+            worker_runtime_env=worker_environment(run.gpus),
             # train_in_groups starts another group, also in place of one that could not be set up.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+            failure_config=FailureConfig(
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),  # type: ignore[call-arg]
         ),
     )
     # Its own answer to Ctrl-C ends the process with status 0.

@@ -20,7 +20,7 @@ from rsray.distributed.train.step_record import STEP_FILE, read_step
 from rsray.distributed.train.training_run import TrainingRun, choose_device, streams_images
 from rsray.errors import UserError
 from rsray.storage import Place
-from rsray.training.checkpoint import latest_epoch
+from rsray.training.checkpoint import latest_position
 from rsray.training.loop import Progress, Training
 from rsray.training.metrics import read_metrics
 from rsray.training.run import claim_run
@@ -105,7 +105,7 @@ def _report_to_ray(figures: dict[str, Any]) -> None:
 def _followed(run: TrainingRun, on_progress: OnProgress) -> Iterator[None]:
     """Show each epoch that the workers add to metrics.jsonl, and where they are within one."""
     # A line beyond the last checkpoint is of an epoch that is made again.
-    stop, seen = threading.Event(), latest_epoch(run.place)
+    stop, seen = threading.Event(), latest_position(run.place).epoch
     last = read_step(run.place)
 
     def show() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,14 @@ from rsray.distributed.train.feed import RayFeed
 from rsray.distributed.train.step_record import StepRecord
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.training.loop import Team, Training
+
+# Workers that wait longer for the others are taken for lost.
+HANG_SECONDS = 600
+NCCL_USUAL = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+    "TORCH_NCCL_ENABLE_MONITORING": "1",
+    "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": str(HANG_SECONDS),
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,15 @@ def train_as_worker(arguments: dict[str, Any]) -> None:
     team, device = join_team(job.search_path, run.gpus)
     feed = partial(RayFeed, cpus=job.reading_cpus)
     tell = StepRecord(run.place) if team.rank == 0 else lambda progress: None
-    training = Training(run.config, run.place, device, team, tell, open_feed=feed)
+    training = Training(
+        run.config,
+        run.place,
+        device,
+        team,
+        tell,
+        open_feed=feed,
+        notice=ray.train.get_preemption_info,
+    )
     training.run_epochs(ray.train.report)
 
 
@@ -65,7 +82,17 @@ def torch_config(gpus: float) -> Any:
     """Return how workers of so many GPUs each talk: NCCL does not let two share a GPU."""
     from ray.train.torch import TorchConfig
 
-    return TorchConfig(backend="gloo" if 0 < gpus < 1 else None)
+    return TorchConfig(backend="gloo" if 0 < gpus < 1 else None, timeout_s=HANG_SECONDS)
+
+
+def worker_environment(gpus: float) -> dict[str, Any]:
+    """Return the runtime environment in which NCCL ends a worker that hangs; empty without GPUs.
+
+    What the user has set on the driver stays.
+    """
+    if gpus < 1:
+        return {}
+    return {"env_vars": {key: os.environ.get(key, usual) for key, usual in NCCL_USUAL.items()}}
 
 
 def _wrap_for(world: int) -> Callable[[nn.Module], nn.Module]:

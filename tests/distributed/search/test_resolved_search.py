@@ -48,6 +48,25 @@ def test_a_point_with_other_epochs_moves_its_drops():
     assert short.full({"lr_drops": "[4, 8]"}).lr_drops == (4, 8)
 
 
+def test_optimisers_and_schedules_are_searched_like_other_settings():
+    specs = ["optimizer=choice(sgd,adam)", "lr_schedule=choice(drops,cosine)",
+             "lr_warm_up=int(0,4)", "label_smoothing=uniform(0,0.2)"]  # fmt: skip
+    search = searched({"dataset": "digits"}, specs, trial_epochs=8)  # of 16
+    check_search(search)
+    point = {"optimizer": "adam", "lr_schedule": "cosine", "lr_warm_up": 4, "label_smoothing": 0.1}
+    full, trial = search.full(point), search.trial(point)
+    assert (full.optimizer, full.lr_warm_up, trial.lr_warm_up) == ("adam", 4, 2)
+    assert full.build_objective().label_smoothing == 0.1
+    with pytest.raises(UserError, match="label_smoothing must be 0"):
+        check_search(searched({"dataset": "digits", "objective": "sodm"}, specs))
+
+
+def test_the_paper_keeps_its_schedule_whatever_is_searched_from():
+    found = searched({"dataset": "cifar10", "objective": "macer", "optimizer": "adam"})
+    assert (found.paper.optimizer, found.full({}).optimizer) == ("sgd", "adam")
+    assert "its optimizer is sgd" in found.why_untried
+
+
 def test_the_winner_is_trained_on_all_images():
     search = searched({"dataset": "digits", "validation": 0.3})
     assert search.full({}).validation == 0

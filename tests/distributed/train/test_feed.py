@@ -58,6 +58,10 @@ def test_a_plan_names_every_image_of_every_epoch_in_order(split, monkeypatch):
     assert len(work.epochs) == len(sizes) and list(np.unique(work.epochs)) == [1, 2]
     ends = np.cumsum([len(p.slots) for p in parts])
     assert set(ends) <= set(work.starts), "no task reads for two batches"
+    later = plan_tasks(schedule, range(1, 3), indices, Reader(split, "none", 0), first=2)
+    left_out = sum(len(part.slots) for part in parts[:2])
+    np.testing.assert_array_equal(later.indices, work.indices[left_out:])
+    assert list(np.unique(later.epochs)) == [1, 2] and later.starts[-1] == len(later.indices)
 
 
 def test_cores_of_workers_are_of_one_node():
@@ -85,6 +89,11 @@ def test_the_pipeline_gives_what_a_thread_gives(ray_session, split, monkeypatch)
                 assert torch.equal(images, other) and torch.equal(labels, other_labels)
                 assert images.dtype == torch.uint8 and images.shape[1:] == (3, 32, 32)
         assert list(feed.batches(replace(schedule, epochs=3), 2)), "an epoch that was not planned"
+        begun = RayFeed(source, reader, cpus=0.5)
+        for epoch, first in ((0, 2), (1, 0)):
+            found = [images for images, _ in begun.batches(schedule, epoch, first)]
+            expected = [images for images, _ in thread.batches(schedule, epoch, first)]
+            assert len(found) == 3 - first and all(map(torch.equal, found, expected))
 
 
 @pytest.mark.slow

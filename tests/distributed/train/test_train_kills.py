@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from rsray.distributed.train import trainer
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Place
+from rsray.training.checkpoint import latest_position
 from rsray.training.loop import Training
 from rsray.training.metrics import read_metrics
 from rsray.training.run import open_training_split
@@ -61,14 +63,14 @@ def training_workers():
 
 
 class Once:
-    """Calls `strike` after the second epoch that is reported, and remembers what it returned."""
+    """Calls `strike` when an epoch is reported, the second one, and remembers what it returned."""
 
-    def __init__(self, strike):
-        self.strike, self.struck, self.seen = strike, None, []
+    def __init__(self, strike, after=1):
+        self.strike, self.after, self.struck, self.seen = strike, after, None, []
 
     def __call__(self, progress):
         self.seen.append(progress.epoch)
-        if self.struck is None and progress.epoch >= 1:
+        if self.struck is None and progress.epoch >= self.after:
             self.struck = self.strike()
 
 
@@ -113,6 +115,71 @@ def test_a_node_killed_mid_run_leaves_fewer_workers(undisturbed, tmp_path, no_ra
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+SLEEPY = """
+import time
+from rsray.models.lenet import LeNet
+
+class Sleepy(LeNet):
+    def forward(self, images):
+        time.sleep(0.5)
+        return super().forward(images)
+
+def make(image_shape, num_classes):
+    return Sleepy(image_shape, num_classes)
+"""
+
+
+def take_away(node, seconds):
+    """Tell Ray what a cloud tells before it takes a spot machine."""
+    import ray
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = int((time.time() + seconds) * 1000)
+    client = ray._private.worker.global_worker.gcs_client
+    accepted, why = client.drain_node(node.node_id, reason, "spot", deadline)
+    assert accepted, why
+
+
+def test_a_machine_that_is_taken_away_with_a_notice(tmp_path, no_ray, monkeypatch):
+    """The notice makes a checkpoint inside the epoch; another machine goes on at its step."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = config(model="sleepy:make", batch_size=16, epochs=2, checkpoint_minutes=0)
+    run, split = Place.of(tmp_path / "run"), open_training_split(settings)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+
+        def strike():
+            take_away(node, seconds=15)
+            cluster.add_node(num_cpus=1)
+            end = time.monotonic() + 14
+            while time.monotonic() < end and not latest_position(run).step:
+                time.sleep(0.1)
+            return latest_position(run)
+
+        killer = Once(strike, after=0)
+        with session(cluster.address):
+            train(settings, run, split, address=cluster.address, on_progress=killer)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert killer.struck.epoch == 1 and killer.struck.step > 0
+    monkeypatch.setattr("sleepy.time.sleep", lambda seconds: None)
+    rows, training = [], Training(settings, None, torch.device("cpu"))
+    training.run_epochs(rows.append)
+    found = read_metrics(run)
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in rows], abs=1e-5)
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    for key, value in training.model.state_dict().items():
+        torch.testing.assert_close(weights[key], value)
 
 
 def test_a_run_on_an_object_store_goes_on_after_a_kill(bucket_of_options, undisturbed, tmp_path):

@@ -1,9 +1,13 @@
 import json
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from rsray.distributed.train import group
 from rsray.distributed.train.trainer import train
+from rsray.distributed.train.training_run import TrainingRun
+from rsray.distributed.train.worker import torch_config, worker_environment
 from rsray.errors import UserError
 from rsray.presets import train_config
 from rsray.storage import Place
@@ -46,6 +50,32 @@ def test_a_gpu_that_is_asked_for_and_not_there(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="gpus-per-worker is 1, but no GPU is here"):
         train(config, Place.of(tmp_path / "run"), open_training_split(config))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_preempted_group_is_followed_by_another_however_often(tmp_path, monkeypatch):
+    from ray.train import PreemptionError, PreemptionInfo
+
+    config, starts = small(workers=2), []
+    run = TrainingRun(config, Place.of(tmp_path), torch.device("cpu"), False, False, 0.0)
+
+    def preempted(run):
+        starts.append(run)
+        if len(starts) < 9:
+            raise PreemptionError(PreemptionInfo(None, {"node": [0]}))
+
+    monkeypatch.setattr(group, "_check_room", lambda workers, gpus: None)
+    monkeypatch.setattr(group, "_train_in_group", preempted)
+    group.train_in_groups(run)
+    assert len(starts) == 9
+
+
+def test_groups_on_gpus_end_when_nccl_hangs(monkeypatch):
+    assert torch_config(0.0).timeout_s == torch_config(1.0).timeout_s == 600
+    assert worker_environment(0.0) == worker_environment(0.5) == {}
+    monkeypatch.setenv("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", "77")
+    found = worker_environment(1.0)["env_vars"]
+    assert found["TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"] == "77"
+    assert found["TORCH_NCCL_ENABLE_MONITORING"] == "1"
 
 
 @pytest.mark.slow
