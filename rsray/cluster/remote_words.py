@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rsray.cluster.packaging import CommandLine
 
 STAY_HERE = ("--cluster", "--out", "--down")
-FILE_OPTIONS = ("--config", "--denoiser")
+FILE_OPTIONS = ("--config", "--reuse", "--reuse-model", "--denoiser")
 FACTORY_OPTIONS = ("--model", "--denoiser")
 # Their first argument is a RUN, a CERT or a checkpoint.
 COMMANDS_WITH_SOURCE = ("certify", "predict", "recertify")

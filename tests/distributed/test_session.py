@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rsray.distributed import session
+from rsray.distributed import embedded_ray, session
 from rsray.distributed.embedded_ray import make_token
 from rsray.distributed.sweeper import ray_of
 from rsray.errors import UserError
@@ -193,6 +193,23 @@ def test_a_client_without_the_token_is_refused(ray_session, tmp_path, token, ans
         capture_output=True, text=True, env=environment, timeout=100,
     )  # fmt: skip
     assert done.stdout.startswith(answer), done.stdout + done.stderr
+
+
+def test_a_stream_of_images_has_room_in_the_object_store(monkeypatch, tmp_path):
+    ray, shared = fake_ray()[0], SimpleNamespace(free=10 * 2**30)
+    monkeypatch.setattr(embedded_ray.shutil, "disk_usage", lambda place: shared)
+    monkeypatch.setattr(embedded_ray, "SHARED_MEMORY", tmp_path)
+    memory = SimpleNamespace(estimate_available_memory=lambda: 100 * 2**30)
+    monkeypatch.setattr(ray._private, "utils", memory, raising=False)
+    size = embedded_ray.store_bytes
+    assert size(ray, False) == 300 * 2**20 and size(ray, True) == 4 * 2**30
+    # No more than a part of what is free, and never less than without.
+    memory.estimate_available_memory = lambda: 10 * 2**30
+    assert size(ray, True) == 2 * 2**30
+    shared.free = 2**30
+    assert size(ray, True) == int(0.9 * 2**30)
+    shared.free = 2**26
+    assert size(ray, True) == 300 * 2**20
 
 
 def test_an_embedded_ray_is_told_of_the_gpus_that_torch_can_use(monkeypatch):

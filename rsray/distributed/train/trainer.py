@@ -62,7 +62,7 @@ def train(
         if run.is_here:
             _train_here(run, on_progress)
         else:
-            with session(address, dashboard=True), _followed(run, on_progress):
+            with session(address, dashboard=True, streams=is_streamed), _followed(run, on_progress):
                 train_in_groups(run.on_cluster())
     return True
 
