@@ -37,8 +37,7 @@ def plan(**given: Any) -> None:
     draws of a few images are decided as the run would, and the mean is taken; with --at-radius
     their number is an estimate from the selection draws.
 
-    Example: rsray plan runs/digits --sampling skip --actors 64 --price 2.5 --seconds 2
-    Example: rsray plan --of train --preset macer-digits --actors 8 --price 2.5 --seconds 2
+    Example: rsray plan runs/digits --actors 64 --price 2.5; rsray plan --of train --preset macer-digits
     """
     from rsray import api
     from rsray.given_values import parse_assignments

@@ -16,7 +16,7 @@ SMALL = "--objective gaussian --epochs 2 --limit 64 --batch-size 16"
 LINES = {
     "train": f"train --dataset digits {SMALL}",
     "certify": "certify {run} --n 2000 --limit 5",
-    "tune": f"tune --dataset digits {SMALL} --trials 3 --search lr=log(0.01,0.1) --n 1000",
+    "tune": f"tune --dataset digits {SMALL} --trials 3 --trial-epochs 2 --search lr=log(0.01,0.1) --n 1000",
 }
 
 
