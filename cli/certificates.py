@@ -58,7 +58,7 @@ def verify(certs: list[str]) -> None:
     options_of(AuditConfig, "cert"),
     options_of(CertifyConfig, "source"),
     options_of(AuditConfig, *shown_fields(AuditConfig, without=("cert",))),
-    options_of(CertifyConfig, "model", "data_root", "actors", "gpus_per_actor"),
+    options_of(CertifyConfig, "model", "denoiser", "data_root", "actors", "gpus_per_actor"),
     options_of(Running, "download", "address"),
 )
 def audit(cert: str, source: str, **given: Any) -> None:

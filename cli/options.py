@@ -101,9 +101,10 @@ def check_words(words: Sequence[str]) -> None:
         if re.search("[\ud800-\udfff]", value):
             raise UserError(f"{name} is {value!r}, which is no text in UTF-8")
         if "://" in value or value.startswith("~"):
-            from rsray.storage.address import check_address
+            from rsray.storage.address import addresses_in, check_address
 
-            check_address(value)
+            for address in addresses_in(value):
+                check_address(address)
         before = ""
 
 

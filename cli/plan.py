@@ -41,11 +41,14 @@ def plan(**given: Any) -> None:
     """
     from rsray import api
     from rsray.given_values import parse_assignments
+    from rsray.screen import say
 
     of = PlanConfig.make({"of": given.pop("of", "certify")}).of
     _check(given, of)
     if of == "certify":
-        _print(api.plan(given.pop("source"), **given))
+        source = given.pop("source")
+        _print(api.plan(source, **given))
+        say(f"next: rsray certify {source}")
         return
     texts = given.pop("set", [])
     if of == "train":

@@ -10,7 +10,7 @@ from rsray.config import CertifyConfig, PredictConfig, Running
 from rsray_cli.options import NORMALISE, command, options_of, shown_fields
 
 IMAGES = (
-    "source", "dataset", "data_root", "split", "model", "model_args", "normalisation", "sigma",
+    "source", "dataset", "data_root", "split", "model", "model_args", "normalisation", "denoiser", "sigma",
     "start", "skip", "limit", "precision", "image_size", "channels", "label_column", "seed",
 )  # fmt: skip
 
@@ -47,5 +47,6 @@ def predict(source: str, **given: Any) -> None:
         f"{len(rows)} images: {right} right, {abstained} abstained "
         f"(n {settings.n}, alpha {settings.alpha:g}); normalisation {made.normalisation}"
     )
+    say(f"next: rsray certify {source}")
     if name_failures(made.failed, "prediction"):
         raise typer.Exit(1)

@@ -86,6 +86,10 @@ def show_results(study: Study) -> int:
     shows = f"  (optuna-dashboard {where / 'study.journal'} shows them)" if where.is_local else ""
     say(f"trials       {where / 'trials.parquet'}{shows}")
     say(f"winner       {where / 'best.yaml'}  (again: rsray train --config {where / 'best.yaml'})")
+    if finals.best is not None:
+        say(f"next: rsray show {where / 'best' / 'certificates'} --index 0")
+    else:
+        say(f"next: rsray train --config {where / 'best.yaml'}")
     return sum(name_failures(done["failed"]) for done in (finals.best, finals.paper) if done)
 
 

@@ -28,7 +28,7 @@ def train(**given: Any) -> None:
     if "dry_run" in given:
         return
     show(run.path)
-    say(f"next: rsray certify {run.path}")
+    say(f"next: rsray certify {'RUN --denoiser ' if run.is_denoiser else ''}{run.path}")
 
 
 @command(
@@ -46,6 +46,8 @@ def export(run: str, **given: Any) -> None:
     Example: rsray export runs/digits --cert runs/digits-cert --out digits-smoothed
     """
     from rsray import api
+    from rsray.screen import say, show
 
     made = api.export(run, **given)
-    print(made.path)
+    show(made.path)
+    say(f"next: rsray certify {made.path}")

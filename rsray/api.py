@@ -27,6 +27,7 @@ from rsray.outcomes import Certification, Predictions, Run, Study
 from rsray.progress import Watch, duration
 from rsray.screen import watching
 from rsray.storage import Place
+from rsray.tracking import tracked
 
 if TYPE_CHECKING:
     from rsray.certification.checks.audit import Audit
@@ -67,6 +68,7 @@ def train(
     dry_run: bool = False,
     out: Where | None = None,
     address: str | None = None,
+    track: str | None = None,
     progress: Watch | bool = True,
     **settings: Any,
 ) -> Run:
@@ -79,7 +81,7 @@ def train(
     from rsray.distributed.train import trainer
     from rsray.training.request import open_training
 
-    flat = _given(locals(), *_TRAINED) | settings
+    flat = _given(locals(), *_TRAINED) | _given(settings, *settings)
     with watching(progress) as watch:
         request = open_training(flat, config_file=config, download=download and not dry_run)
         chosen = request.config
@@ -92,15 +94,15 @@ def train(
             for line in dry.training(request, Place.of(where), address):
                 watch.say(line)
             return Run(where)
-        started = datetime.now()
-        did_train = trainer.train(
-            chosen, Place.of(where), request.split, address=address, on_progress=watch.training
-        )
+        started, place, run = datetime.now(), Place.of(where), Run(where)
+        with tracked(track, watch, place, chosen.model_dump(mode="json")) as told:
+            did_train = trainer.train(
+                chosen, place, request.split, address=address, on_progress=told.training
+            )
+            if did_train:
+                run.write_card()
         spent = duration((datetime.now() - started).total_seconds())
         watch.say(f"trained in {spent}" if did_train else "was trained already: nothing to do")
-        run = Run(where)
-        if did_train:
-            run.write_card()
         run.warn(watch)
     return run
 
@@ -115,6 +117,7 @@ def certify(
     model: str | None = None,
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
+    denoiser: Where | None = None,
     sigma: float | None = None,
     noise: str | None = None,
     n0: int | None = None,
@@ -143,6 +146,7 @@ def certify(
     dry_run: bool = False,
     out: Where | None = None,
     address: str | None = None,
+    track: str | None = None,
     progress: Watch | bool = True,
 ) -> Certification:
     """Certify test images by randomized smoothing (Cohen et al. 2019, CERTIFY); returns the CERT.
@@ -169,9 +173,11 @@ def certify(
             for line in dry.certification(request, Place.of(where), address):
                 watch.say(line)
             return Certification(where)
-        certifier.certify(
-            request, Place.of(where), address=address, on_progress=watch.certifying, say=watch.say
-        )
+        place = Place.of(where)
+        with tracked(track, watch, place, chosen.model_dump(mode="json")) as told:
+            certifier.certify(
+                request, place, address=address, on_progress=told.certifying, say=told.say
+            )
         Certification(where).warn(watch)
     return Certification(where)
 
@@ -220,6 +226,7 @@ def audit(
     fraction: float | None = None,
     seed: int | None = None,
     model: str | None = None,
+    denoiser: Where | None = None,
     data_root: Where | None = None,
     precision: str | None = None,
     actors: int | str | None = None,
@@ -244,7 +251,7 @@ def audit(
     settings = AuditConfig.make(chosen)
     folder = cert_folder(cert) or Place.of(cert)
     record = finished_record(folder)
-    given = _given(locals(), "model", "data_root", "actors", "gpus_per_actor")
+    given = _given(locals(), "model", "denoiser", "data_root", "actors", "gpus_per_actor")
     with watching(progress) as watch:
         request = open_audited(folder, record, fspath(source), given, download=download)
         claimed, told = reopen(folder, record), watch.certifying
@@ -265,13 +272,15 @@ def export(
     says nothing of where the data lay; with `onnx` it holds model.onnx, too.
     """
     from rsray.certification.folder import finished_record
-    from rsray.certification.source import open_source
+    from rsray.certification.opening import open_source
     from rsray.results.compare import cert_folder
 
     ExportConfig.make({"run": fspath(run), **_given(locals(), "cert", "onnx")})
     source, summary = open_source(fspath(run)), None
-    if not source.trained or source.published:
+    if not source.trained or source.published or not source.weights:
         raise UserError(f"{fspath(run)} is no RUN: rsray export takes the folder of rsray train")
+    if Run(fspath(run)).is_denoiser:
+        raise UserError(f"{fspath(run)} is a denoiser: rsray export takes a classifier")
     if cert is not None:
         folder = cert_folder(cert) or Place.of(cert)
         if finished_record(folder)["model_digest"] != source.digest:
@@ -292,6 +301,7 @@ def predict(
     model: str | None = None,
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
+    denoiser: Where | None = None,
     sigma: float | None = None,
     noise: str | None = None,
     n: int | None = None,
@@ -386,6 +396,7 @@ def plan(
     model: str | None = None,
     model_args: Mapping[str, Any] | Sequence[str] | None = None,
     normalise: str | None = None,
+    denoiser: Where | None = None,
     sigma: float | None = None,
     noise: str | None = None,
     n0: int | None = None,
@@ -463,6 +474,7 @@ def tune(
     dry_run: bool = False,
     out: Where | None = None,
     address: str | None = None,
+    track: str | None = None,
     progress: Watch | bool = True,
     **settings: Any,
 ) -> Study:
@@ -481,6 +493,7 @@ def tune(
         dry_run=dry_run,
         out=out,
         address=address,
+        track=track,
         progress=progress,
         **given,
     )
@@ -495,6 +508,7 @@ def tune_each(
     dry_run: bool = False,
     out: Where | None = None,
     address: str | None = None,
+    track: str | None = None,
     progress: Watch | bool = True,
     on_study: Callable[[Study], None] = lambda study: None,
     **given: Any,
@@ -519,7 +533,8 @@ def tune_each(
             with watching(progress) as watch:
                 for line in found.announcement(str(place)):
                     watch.say(line)
-                finals = tuner.tune(found.config, place, address=address, watch=watch)
+                with tracked(track, watch, place, found.config.model_dump(mode="json")) as told:
+                    finals = tuner.tune(found.config, place, address=address, watch=told)
         except UserError as problem:
             if len(searches) == 1:
                 raise
@@ -694,10 +709,10 @@ def _refuse_tampered(path: str) -> None:
 
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.
 _CERTIFIED = (
-    "dataset", "data_root", "split", "model", "model_args", "sigma", "noise", "n0", "n", "alpha",
-    "bound", "inverse_temperature", "sampling", "tolerance", "at_radius", "reuse", "reuse_model",
-    "start", "skip", "limit", "actors", "gpus_per_actor", "precision", "compile", "block_size",
-    "image_size", "channels", "label_column", "seed",
+    "dataset", "data_root", "split", "model", "model_args", "denoiser", "sigma", "noise", "n0", "n",
+    "alpha", "bound", "inverse_temperature", "sampling", "tolerance", "at_radius", "reuse",
+    "reuse_model", "start", "skip", "limit", "actors", "gpus_per_actor", "precision", "compile",
+    "block_size", "image_size", "channels", "label_column", "seed",
 )  # fmt: skip
 _TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
 _OWN = {name: name for name in TuneConfig.model_fields if name not in ("train", "search", "seed")}
@@ -727,7 +742,8 @@ def _certification_settings(parameters: Mapping[str, Any], config: Where | None)
     if settings.get("is_spread"):
         settings = {key: value for key, value in settings.items() if key not in ("start", "skip")}
     file = {key: value for key, value in settings.items() if key in kept}
-    refuse_factory_of_a_file(file.get("model"), fspath(config), given.get("model"))
+    for name in ("model", "denoiser"):
+        refuse_factory_of_a_file(file.get(name), fspath(config), given.get(name), f"--{name}")
     return file | given
 
 

@@ -28,7 +28,7 @@ from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.given_values import inches, parse_assignments, radii, read_range, step_or_radii
-from rsray.models import MODELS, PAPERS_NAMES
+from rsray.models import DENOISERS, MODELS, PAPERS_NAMES
 from rsray.objectives import OBJECTIVES
 from rsray.storage.records import first_problem, shortened
 
@@ -75,14 +75,19 @@ def setting(help: str, default: Any = ..., **how: Any) -> Any:
 
 
 def member_of(family: Iterable[str], what: str) -> AfterValidator:
-    """Return the check that a value names a member; a model's name may be the user's own."""
+    """Return the check that a value names a member."""
+    return AfterValidator(lambda name: choose(name, family, what))
 
-    def check(name: str) -> str:
-        if what != "model":
-            return choose(name, family, what)
-        return name if ":" in name else choose(PAPERS_NAMES.get(name, name), family, what)
 
-    return AfterValidator(check)
+def _network(name: str) -> str:
+    """Return rsray's name of a network, or the user's own factory as it is."""
+    every = [*MODELS, *DENOISERS]
+    return name if ":" in name else choose(PAPERS_NAMES.get(name, name), every, "model")
+
+
+def _networks(names: str) -> str:
+    """Return the same of the networks of an ensemble, between plus signs."""
+    return "+".join(map(_network, names.split("+")))
 
 
 NEW, GPUS = "a new one in ./runs", "1 where there are GPUs, else 0"
@@ -143,12 +148,22 @@ SHARED_WITH_OBJECTIVES = ("sigma", "label_smoothing")
 READING = ("image_size", "channels", "label_column")
 Model = Annotated[
     str,
-    member_of(MODELS, "model"),
+    AfterValidator(_network),
     setting(
         "Network, or package.module:factory of your own.",
         choices=MODELS,
         metavar="M",
-        words="the data set's, or the RUN's",
+        words="the data set's",
+    ),
+]
+Models = Annotated[
+    str,
+    AfterValidator(_networks),
+    setting(
+        "Network, or package.module:factory of your own; of an ensemble one for all, or NAME+NAME.",
+        choices=MODELS,
+        metavar="M",
+        words="the RUN's",
     ),
 ]
 ModelArgs = Annotated[
@@ -193,7 +208,12 @@ Gpus = Annotated[
     ),
 ]
 Source = Annotated[
-    str, setting("A RUN folder, or a checkpoint file.", metavar="RUN|CHECKPOINT", name="source")
+    str,
+    setting(
+        "A RUN folder, or a checkpoint file; ensemble:RUN,RUN,... is the mean of their logits.",
+        metavar="RUN|CHECKPOINT",
+        name="source",
+    ),
 ]
 
 
@@ -371,6 +391,7 @@ class CertifyConfig(Config):
             "source",
             "reuse",
             "reuse_model",
+            "denoiser",
             "compile",
             "classes",
             "image_shape",
@@ -388,12 +409,17 @@ class CertifyConfig(Config):
     channels: Channels = None
     label_column: LabelColumn = None
     split: str = setting("Which images: test or train.", "test")
-    model: Model
+    model: Models
     model_args: ModelArgs = {}
     normalisation: str | None = setting(
         "Before the network, where a checkpoint does not say it: dataset, imagenet, centre (mean "
         "alone), none, or MEAN/STD such as 0.5,0.5,0.5/0.25,0.25,0.25.",
         None, metavar="CHOICE", words="as the file says, else it is asked for",
+    )  # fmt: skip
+    denoiser: str | None = setting(
+        "Before the network, which then need not have seen noise: a RUN of --objective denoise, or "
+        "package.module:factory.",
+        None, metavar="RUN|FACTORY",
     )  # fmt: skip
     num_classes: int = Field(ge=2, le=2**24)
     # Their names in order
@@ -755,6 +781,11 @@ class Running(Config):
     out: str | None = setting(
         "Folder or URI for the results; the same again continues.",
         None, panel=WRITTEN, metavar="FOLDER", words=NEW,
+    )  # fmt: skip
+    track: Literal["mlflow", "wandb"] | None = setting(
+        "Tell an experiment tracker, too; its own variables say where it is "
+        "(MLFLOW_TRACKING_URI, WANDB_MODE).",
+        None, panel=WRITTEN,
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ class Run(Result):
 
     @cached_property
     def _record(self) -> dict[str, Any]:
-        from rsray.certification.source import TRAINED
+        from rsray.certification.opening import TRAINED
 
         name = f"{self.path}/run.yaml"
         record = from_yaml(read_file(self.place / "run.yaml"), name)
@@ -77,7 +77,7 @@ class Run(Result):
 
         A factory that the RUN names, `package.module:factory`, must be named by `model` too.
         """
-        from rsray.certification.source import open_source
+        from rsray.certification.opening import open_source
 
         channels, height, width = self._record["image_shape"]
         shape = (int(channels), int(height), int(width))
@@ -94,8 +94,15 @@ class Run(Result):
             self._record, name=self.place.name, method=method.splitlines()[0], summary=summary
         )
 
+    @property
+    def is_denoiser(self) -> bool:
+        """Whether it returns images, to be put before a classifier, in place of logits."""
+        return self.config.build_objective().makes_images
+
     def write_card(self, summary: Mapping[str, Any] | None = None) -> None:
-        """Write it into the folder."""
+        """Write it into the folder; a denoiser has none, for it is no classifier."""
+        if self.is_denoiser:
+            return
         self.place.write("README.md", self.card(summary).encode())
 
     def export(
@@ -110,11 +117,18 @@ class Run(Result):
             weights[export.ONNX] = export.onnx_bytes(self.model(model), (channels, height, width))
         export.write_export(out, self._record, weights, self.card(summary))
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: how the training went, and its settings."""
+        from rsray.results.pages import notebook
+
+        return notebook.training_html(self.place.name, read_metrics(self.place), self._record)
+
     def warn(self, watch: Watch) -> None:
         """Tell when the training ended no better than guessing."""
         figures = read_metrics(self.place)
-        last = float(figures[-1].get("noisy_accuracy") or 0.0) if figures else 1.0
-        _warn(watch, sanity.training_warning(last, len(self._record["classes"])))
+        last = figures[-1].get("noisy_accuracy") if figures else None
+        if last is not None:
+            _warn(watch, sanity.training_warning(last, len(self._record["classes"])))
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,12 @@ class Certification(Result):
     def certificates(self) -> Certificates:
         """Return the certificates as arrays, for `report` and comparisons."""
         return load(self.path)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the ACR, the radius-accuracy curve and the table."""
+        from rsray.results.pages import notebook
+
+        return notebook.certificates_html(self.certificates())
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -181,6 +201,14 @@ class Study(Result):
         _warn(watch, sanity.search_warning([row["projected_acr"] for row in complete]))
         if self.place.exists("best/certificates/summary.json"):
             Certification((self.place / "best" / "certificates").uri).warn(watch)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the trials, the best first, and the winner's result."""
+        from rsray.results.pages import notebook
+
+        winner = self.certification
+        shown = winner.certificates() if winner is not None else None
+        return notebook.search_html(self.trials, shown)
 
     def write_cards(self) -> None:
         """Write the README.md of the winner, and of what it is compared with, where they are."""

@@ -121,9 +121,11 @@ class TrainingBar:
         share = done / epochs
         if row is not None:
             self.loss = f"  loss {row['loss']:.4f}"
+            right = row["noisy_accuracy"]
+            accuracy = "" if right is None else f"  noisy accuracy {right:.1%}"
             figures = (
-                f"epoch {row['epoch'] + 1}/{epochs}{self.loss}  noisy accuracy "
-                f"{row['noisy_accuracy']:.1%}  {row['draws_per_second']:,.0f} draws/s"
+                f"epoch {row['epoch'] + 1}/{epochs}{self.loss}{accuracy}  "
+                f"{row['draws_per_second']:,.0f} draws/s"
             )
         else:
             figures = (

@@ -77,7 +77,9 @@ def test_only_documents_of_the_repository_are_cited():
     known = {file.name for file in DOCUMENTS}
     for file in CODE:
         cited = (
-            re.findall(r"\b[A-Z]{3,}\.md\b", file.read_text()) if "tests" not in file.parts else []
+            re.findall(r"\b[A-Z][A-Z-]{2,}\.md\b", file.read_text())
+            if "tests" not in file.parts
+            else []
         )
         assert set(cited) <= known, file
 

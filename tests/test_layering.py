@@ -45,8 +45,9 @@ ALLOWED = {
     },
     "api": {
         "certification", "config", "distributed", "errors", "models", "outcomes", "progress", "results",
-        "screen", "storage", "training",
+        "screen", "storage", "tracking", "training",
     },
+    "tracking": {"errors", "progress", "results", "storage"},
     "__init__": {"api", "core", "errors", "models", "objectives", "outcomes", "progress"},
     # Commands that are no function of the api (doctor, presets, data, cluster) reach further down.
     "cli": {

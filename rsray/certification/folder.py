@@ -40,7 +40,7 @@ CERT_FILE, TABLE, SUMMARY, PROGRESS, AT_RADIUS = (
 METADATA_SETTINGS: tuple[str, ...] = (
     "sigma", "alpha", "bound", "sampling", "seed", "dataset", "split", "model", "n0", "n",
     "block_size", "start", "skip", "limit", "precision", "model_digest", "normalisation",
-    "source", "image_size", "channels", "label_column", "classes", "image_shape",
+    "source", "denoiser", "image_size", "channels", "label_column", "classes", "image_shape",
     "data_fingerprint", "is_spread",
 )  # fmt: skip
 # Settings that only some runs have; at these values they are not part of what a run is called.

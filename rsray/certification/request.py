@@ -10,12 +10,14 @@ import numpy as np
 from rsray import data
 from rsray.certification.counts.store import Selected
 from rsray.certification.data_check import fitted
+from rsray.certification.opening import open_denoiser, open_source
 from rsray.certification.reuse import EarlierCertification, open_earlier
-from rsray.certification.source import ClassifierSource, open_source
+from rsray.certification.source import ClassifierSource
 from rsray.config import MOST_SIGMA, READING, CertifyConfig, PredictConfig
 from rsray.core import NOISES
 from rsray.data import DATASETS, ImageSplit, selected
 from rsray.errors import UserError
+from rsray.storage.address import addresses_in, is_ensemble
 
 # What a RUN says of itself unless it is given.
 KNOWN = ("model", "model_args", "dataset", "data_root", *READING, "sigma")
@@ -61,6 +63,7 @@ def open_certification(
     Settings that are not given are those of the RUN, then the defaults; without a precision, bf16
     where the actors' hardware computes it, else fp16 on a GPU.
     """
+    source, given = _named_by_model(source, given)
     earlier = open_earlier(str(given["reuse"])) if given.get("reuse") else None
     given = given if earlier is None else earlier.settings(given)
     # What can be refused before files are read.
@@ -101,6 +104,7 @@ def open_prediction(
     source: str, given: Mapping[str, Any], *, download: bool = False
 ) -> PredictionRequest:
     """Return the predictions that settings describe; UserError for what is not allowed."""
+    source, given = _named_by_model(source, given)
     own = {key: value for key, value in given.items() if key in PredictConfig.model_fields}
     config = PredictConfig.make(own)
     # A prediction selects its images, and takes its precision, as a certification does.
@@ -111,6 +115,18 @@ def open_prediction(
     spread = _is_spread(rest)
     indices = selected(len(split), images.start, skip, images.limit, is_spread=spread)
     return PredictionRequest(config, found, split, indices, images.seed, images.precision)
+
+
+def _named_by_model(source: str, given: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return source and settings of `--model ensemble:RUN,RUN,...`, given with one of its RUNs."""
+    model = str(given.get("model"))
+    if not is_ensemble(model):
+        return source, given
+    if source not in addresses_in(model):
+        raise UserError(
+            f"model is {model}: {source} is none of its members; give it in {source}'s place"
+        )
+    return model, {key: value for key, value in given.items() if key != "model"}
 
 
 def carried(source: ClassifierSource, split: ImageSplit) -> dict[str, Any]:
@@ -139,6 +155,7 @@ def open_classifier(
         found = found.of_other_data()
     found = found.given(**known, normalise=given.get("normalisation")).complete()
     assert found.dataset is not None
+    denoiser = open_denoiser(given["denoiser"]) if given.get("denoiser") else None
     split = data.open_split(
         found.dataset,
         str(given.get("split", "test")),
@@ -146,9 +163,11 @@ def open_classifier(
         download=download,
         **{name: getattr(found, name) for name in READING},
     )
-    split = fitted(split, found.trained, source)
+    for where, trained in [*found.trainings, *(denoiser.trainings if denoiser else [])]:
+        split = fitted(split, trained, where)
     # A checkpoint that does not fit is refused before anything starts.
-    return found.settled(split), split
+    found = found.settled(split)
+    return (found.behind(denoiser, split) if denoiser else found), split
 
 
 def selected_images(config: CertifyConfig, split: ImageSplit) -> Selected:

@@ -22,10 +22,12 @@ from rsray.certification.counts.tables import (
 )
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import Claimed, finished_record, reopen
-from rsray.certification.source import ClassifierSource, open_source
+from rsray.certification.opening import open_denoiser, open_source
+from rsray.certification.source import ClassifierSource
 from rsray.config import CertifyConfig
 from rsray.data import ImageSplit
 from rsray.errors import UserError
+from rsray.models.factory import is_factory
 from rsray.storage import Place
 from rsray.storage.schemas import COUNTS, PAIRED_COUNTS
 
@@ -92,15 +94,23 @@ class EarlierCertification(NamedTuple):
                 f"{self.cert} is of a network that the factory {old.model} makes, which only your "
                 "own word imports: its counts can be used for a --model of that factory alone"
             )
+        if old.denoiser and is_factory(old.denoiser) and old.denoiser != config.denoiser:
+            raise UserError(
+                f"{self.cert} has a denoiser that the factory {old.denoiser} makes, which only "
+                "your own word imports: its counts can be used for that --denoiser alone"
+            )
         found = open_source(where)
+        known = ("model", "model_args", "dataset", "image_size", "channels", "label_column")
+        found = found.given(**{name: getattr(old, name) for name in (*known, "sigma")})
+        found = found.given(normalise=_stated(old)).settled(split)
+        if old.denoiser:
+            found = found.behind(open_denoiser(old.denoiser), split)
         if found.digest != old.model_digest:
             raise UserError(
                 f"{where} holds other weights than {self.cert} was made with: give the network of "
                 "that certification with --reuse-model"
             )
-        known = ("model", "model_args", "dataset", "image_size", "channels", "label_column")
-        found = found.given(**{name: getattr(old, name) for name in (*known, "sigma")})
-        return self._replace(source=found.given(normalise=_stated(old)).settled(split))
+        return self._replace(source=found)
 
     def store_in(self, store: CountStore, selected: Selected, num_pairs: int) -> None:
         """Write the counts of each image beyond its first blocks, a row of `reused`, into a CERT.

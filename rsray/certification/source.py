@@ -4,50 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import nn
 
 from rsray import models
 from rsray.certification.clean_accuracy import clean_accuracies
-from rsray.config import MOST_SIGMA, READING
+from rsray.certification.denoiser import DenoiserSource
+from rsray.config import READING
 from rsray.data import DATASETS, ImageSplit
-from rsray.data.fingerprint import FingerprintRecord
 from rsray.errors import UserError
-from rsray.models.checkpoint_file import PUBLISHED, safetensors_metadata
+from rsray.models import DENOISERS
 from rsray.models.factory import refuse_factory_of_a_file
 from rsray.models.normalise import FACTORYS_OWN, NOTHING, Normalisation, Statistics, explained
 from rsray.models.published import Checkpoint, LayerBefore
-from rsray.storage import Place, read_file
-from rsray.storage.address import parent_and_name
-from rsray.storage.records import from_json, read_as
-from rsray.storage.yaml_files import from_yaml
-
-Size = Annotated[int, Field(ge=1, le=2**15)]
-
-
-class TrainedRecord(BaseModel):
-    """What run.yaml, or the metadata of weights, says of a network and of its training."""
-
-    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
-
-    model: str | None = None
-    model_args: dict[str, Any] | None = None
-    dataset: str | None = None
-    data_root: str | None = None
-    image_size: Size | None = None
-    channels: Size | None = None
-    label_column: str | None = None
-    sigma: float | None = Field(None, gt=0, le=MOST_SIGMA)
-    classes: list[str] | None = Field(None, min_length=1)
-    image_shape: list[Size] | None = Field(None, min_length=3, max_length=3)
-    data_fingerprint: FingerprintRecord | None = None
-
-
-TRAINED = TypeAdapter(TrainedRecord)
 
 
 @dataclass(frozen=True)
@@ -75,6 +48,13 @@ class ClassifierSource:
     normalise: str | None = None
     # What was decided, once `settled`
     normalisation: Normalisation | None = None
+    # What stands before the network and its normalisation
+    denoiser: DenoiserSource | None = None
+
+    @property
+    def trainings(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Where each of its networks is, and what is recorded of its training."""
+        return [(self.where, self.trained)]
 
     def settled(self, split: ImageSplit) -> ClassifierSource:
         """Return the source with its normalisation decided; UserError where nothing says it.
@@ -93,8 +73,29 @@ class ClassifierSource:
         source = self.settled(split) if self.normalisation is None else self
         return source.network(split.image_shape, split.num_classes)
 
+    def behind(self, denoiser: DenoiserSource, split: ImageSplit) -> ClassifierSource:
+        """Return the source, settled before, with a denoiser before it; the digest covers both."""
+        denoiser = denoiser.settled(split, self.sigma)
+        text = f"denoised\n{denoiser.digest}\n{self.digest}"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return replace(self, denoiser=denoiser, digest=digest)
+
+    @property
+    def is_users_code(self) -> bool:
+        """Whether a factory of the user's own makes a part of the network."""
+        models = [self.model, None if self.denoiser is None else self.denoiser.model]
+        return any(":" in str(model) for model in models)
+
     def network(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Return the same for images of this shape (C, H, W) and so many classes."""
+        classifier = self._classifier(image_shape, num_classes)
+        if self.denoiser is None:
+            return classifier
+        denoiser = self.denoiser.network(image_shape, num_classes)
+        return nn.Sequential(OrderedDict(denoiser=denoiser, classifier=classifier)).eval()
+
+    def _classifier(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Return the network behind its normalisation."""
         network, layer = self._load(image_shape, num_classes)
         normalisation = self.normalisation or self._decide(layer)
         if normalisation is None:
@@ -107,6 +108,11 @@ class ClassifierSource:
         """Return the network with its weights, and what the file says of the layer before it."""
         if self.model is None:
             raise UserError(f"{self.where} does not say its architecture: give --model")
+        if self.model in DENOISERS:
+            raise UserError(
+                f"{self.where} is a denoiser, no classifier: give it with --denoiser, and a "
+                "classifier behind it"
+            )
         network = models.build(
             self.model,
             image_shape=image_shape,
@@ -212,57 +218,3 @@ class ClassifierSource:
     def of_other_data(self) -> ClassifierSource:
         """Return the source without what it says of how its own data set is read."""
         return replace(self, channels=None, label_column=None)
-
-
-def open_source(where: str) -> ClassifierSource:
-    """Return the classifier in a RUN folder or a checkpoint file; UserError says what is wrong."""
-    folder = Place.of(where)
-    if folder.is_file():
-        return _open_file(folder)
-    if not folder.exists():
-        raise UserError(f"{where} does not exist: expected a RUN folder or a checkpoint file")
-    if not folder.exists("run.yaml"):
-        raise UserError(f"{where} is no RUN folder: it has no run.yaml")
-    if not folder.exists("model.safetensors"):
-        raise UserError(
-            f"{where} has no model.safetensors: its training is not finished; "
-            f"run the same rsray train ... --out {where} again to continue it"
-        )
-    record = from_yaml(folder.read("run.yaml"), f"{where}/run.yaml")
-    read_as(TRAINED, record, f"{where}/run.yaml")
-    weights = folder.read("model.safetensors")
-    return _described(where, weights, record)
-
-
-def _open_file(file: Place) -> ClassifierSource:
-    name = parent_and_name(file.uri)[1]
-    weights = read_file(file)
-    if name.endswith(".safetensors"):
-        return _described(file.uri, weights, _metadata(weights, file.uri))
-    if name.endswith(PUBLISHED):
-        return ClassifierSource(file.uri, weights, True, _digest(weights))
-    raise UserError(
-        f"{file.uri} is no checkpoint: expected a RUN folder, a .safetensors file, "
-        f"or a torch checkpoint ({', '.join(PUBLISHED)})"
-    )
-
-
-def _described(where: str, weights: bytes, record: dict[str, Any]) -> ClassifierSource:
-    keys = ("model", "model_args", "dataset", "data_root", *READING, "sigma")
-    known = {key: record.get(key) for key in keys}
-    is_ours = known["model"] is not None
-    return ClassifierSource(where, weights, not is_ours, _digest(weights), **known, trained=record)
-
-
-def _metadata(weights: bytes, where: str) -> dict[str, Any]:
-    """Return what rsray wrote into a safetensors file, nothing for one of another code base."""
-    name = f"metadata of checkpoint {where}"
-    record = from_json(safetensors_metadata(weights, where).get("rsray", "{}"), name)
-    if not isinstance(record, dict):
-        raise UserError(f"{name} is no rsray record")
-    read_as(TRAINED, record, name)
-    return record
-
-
-def _digest(weights: bytes) -> str:
-    return hashlib.sha256(weights).hexdigest()

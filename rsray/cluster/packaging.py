@@ -22,6 +22,7 @@ from platform import node
 
 from rsray.cluster.safety.reach import SECRET_NAMES
 from rsray.errors import UserError
+from rsray.storage.address import ENSEMBLE, is_ensemble
 
 # They travel as they are installed here, so that the cluster runs the same.
 PACKAGES = ("rsray", "rsray_cli")
@@ -55,15 +56,18 @@ class CommandLine:
     """A command line for a cluster: its words, and the local files that some of them name."""
 
     words: tuple[str, ...]
-    # The position of a word, and the local file or folder that it names.
-    inputs: Mapping[int, Path] = field(default_factory=dict)
+    # The position of a word, and the local files or folders that it names: several in an ensemble.
+    inputs: Mapping[int, Sequence[Path]] = field(default_factory=dict)
     # The user's own, of --model package.module:factory.
     modules: tuple[str, ...] = ()
 
     def there(self) -> list[str]:
         """Return the words as the cluster is to run them, in the folder of the shipment."""
-        places = {at: _name_there(path) for at, path in self.inputs.items()}
-        return [places.get(at, word) for at, word in enumerate(self.words)]
+        words = list(self.words)
+        for at, paths in self.inputs.items():
+            prefix = ENSEMBLE if is_ensemble(words[at]) else ""
+            words[at] = prefix + ",".join(map(_name_there, paths))
+        return words
 
 
 def _name_there(path: Path) -> str:
@@ -76,7 +80,8 @@ def copy_all(line: CommandLine, folder: Path, say: Callable[[str], None]) -> Pat
 
     What travels of a user's package is said before it is copied.
     """
-    files = [file for path in line.inputs.values() for file in _input_files(path)]
+    inputs = [path for paths in line.inputs.values() for path in paths]
+    files = [file for path in inputs for file in _input_files(path)]
     _check_size(files)
     for name in line.modules:
         files += _users_package(name, say)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from rsray.errors import UserError
+from rsray.storage.address import ENSEMBLE, addresses_in
 
 if TYPE_CHECKING:
     from rsray.cluster.packaging import CommandLine
 
 STAY_HERE = ("--cluster", "--out", "--down")
-FILE_OPTIONS = ("--config",)
+FILE_OPTIONS = ("--config", "--reuse", "--reuse-model", "--denoiser")
+FACTORY_OPTIONS = ("--model", "--denoiser")
 # Their first argument is a RUN, a CERT or a checkpoint.
 COMMANDS_WITH_SOURCE = ("certify", "predict", "recertify")
 
@@ -30,30 +34,47 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
     """
     from rsray.cluster.packaging import CommandLine
 
-    kept, inputs, model = [words[0]], {}, ""
+    kept, inputs, named = [words[0]], {}, {}
     source_is_next = words[0] in COMMANDS_WITH_SOURCE
     for piece in read_pieces(words, num_values):
         if piece.option in STAY_HERE:
             continue
         is_argument = piece.option is None and piece.value is not None
-        is_file = piece.option in FILE_OPTIONS or (is_argument and source_is_next)
+        is_ensemble = piece.option == "--model" and str(piece.value).startswith(ENSEMBLE)
+        is_file = piece.option in FILE_OPTIONS or (is_argument and source_is_next) or is_ensemble
         source_is_next = source_is_next and not is_argument
-        path = _local(piece.value) if is_file and piece.value else None
-        if path is None:
+        paths = _local(piece.value) if is_file and piece.value else []
+        if not paths:
             kept += piece.words
         else:
             kept += [word for word in (piece.option, str(piece.value)) if word]
-            inputs[len(kept) - 1] = path
-        if piece.option == "--model":
-            model = piece.value or ""
-    package = model.partition(":")[0].partition(".")[0] if ":" in model else ""
-    return CommandLine(tuple(kept), inputs, (package,) if package else ())
+            inputs[len(kept) - 1] = paths
+        if piece.option in FACTORY_OPTIONS and not is_ensemble:
+            named[piece.option] = piece.value or ""
+    return CommandLine(tuple(kept), inputs, _packages(named.values()))
 
 
-def _local(value: str) -> Path | None:
-    """Return the file or folder of this machine that a word names; None where there is none."""
-    path = Path(value).expanduser()
-    return path if "://" not in value and path.exists() else None
+def _packages(networks: Iterable[str]) -> tuple[str, ...]:
+    """Return the packages of the user's own factories among the networks; A+B names two."""
+    factories = [part for each in networks for part in each.split("+") if ":" in part]
+    found = (each.partition(":")[0].partition(".")[0] for each in factories if "://" not in each)
+    return tuple(sorted({package for package in found if package}))
+
+
+def _local(value: str) -> list[Path]:
+    """Return the files or folders of this machine that a word names; none where there are none.
+
+    UserError for an ensemble of which only some members are here.
+    """
+    addresses = addresses_in(value)
+    paths = [Path(each).expanduser() for each in addresses if "://" not in each]
+    here = [path for path in paths if path.exists()]
+    if here and len(here) < len(addresses):
+        raise UserError(
+            f"{value}: {len(here)} of {len(addresses)} members are on this machine: they travel "
+            "together, or all lie where the cluster sees them"
+        )
+    return here
 
 
 def read_pieces(words: Sequence[str], num_values: Mapping[str, int]) -> list[Piece]:

@@ -32,6 +32,28 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the bytes of memory that this process may still take; None where nothing says it.
+
+    In a container that is what its limit leaves, although the machine has more.
+    """
+    try:
+        lines = (proc / "meminfo").read_text().splitlines()
+        (line,) = (line for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError):
+        return None
+    free = int(line.split()[1]) * 1024
+    try:
+        limit, used = ((cgroup / f"memory.{name}").read_text() for name in ("max", "current"))
+        # What it holds of files is given up when memory is wanted.
+        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        left = int(limit) - int(used) + int(stat.get("inactive_file", 0))
+    # Without cgroups, or without a limit ("max").
+    except (OSError, ValueError):
+        return free
+    return max(0, min(free, left))
+
+
 def dedicate_process(threads: int | None = None, gpus: float = 0.0) -> None:
     """Set this process up for a long computation on `threads` CPU threads (None: as they are).
 

@@ -19,6 +19,7 @@ DATASETS: Family[DatasetSpec] = Family(
     {
         "digits": "rsray.data.digits:DIGITS",
         "mnist": "rsray.data.mnist:MNIST",
+        "fashion-mnist": "rsray.data.fashion_mnist:FASHION_MNIST",
         "svhn": "rsray.data.svhn:SVHN",
         "cifar10": "rsray.data.cifar10:CIFAR10",
         "imagenet": "rsray.data.imagenet:IMAGENET",

@@ -22,12 +22,15 @@ CONNECT_SECONDS = 5.0
 
 
 @contextmanager
-def session(address: str | None = None, *, dashboard: bool = False) -> Iterator[Any]:
+def session(
+    address: str | None = None, *, dashboard: bool = False, streams: bool = False
+) -> Iterator[Any]:
     """Connect to Ray and yield the `ray` module; an embedded Ray is shut down at the end.
 
-    `address` (else RAY_ADDRESS) names a cluster; without one an embedded local Ray is started. A
-    session that is already open is used and left open. Raises UserError when the cluster does not
-    answer, LostProcessError when a process of the embedded Ray dies.
+    `address` (else RAY_ADDRESS) names a cluster; without one an embedded local Ray is started, with
+    room for a stream of images if `streams`. A session that is already open is used and left open.
+    Raises UserError when the cluster does not answer, LostProcessError when a process of the
+    embedded Ray dies.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
@@ -38,7 +41,7 @@ def session(address: str | None = None, *, dashboard: bool = False) -> Iterator[
     where = address or os.environ.get("RAY_ADDRESS")
     if where in (None, "local"):
         with Guard(ray) as guard:
-            _start(lambda: start_embedded(ray, dashboard, guard.sweep))
+            _start(lambda: start_embedded(ray, dashboard, guard.sweep, streams=streams))
             with guard.watching():
                 yield ray
         return

@@ -13,7 +13,7 @@ from rsray.family import Family, lazy_names
 if TYPE_CHECKING:
     from torch import nn
 
-    from rsray.models.assembly import build, check
+    from rsray.models.assembly import build, check, check_denoiser
     from rsray.models.normalise import Normalisation, Normalise, Statistics
     from rsray.models.published import Checkpoint
     from rsray.models.weights import load_weights, weights_bytes
@@ -30,10 +30,20 @@ MODELS: Family[Callable[[tuple[int, int, int], int], nn.Module]] = Family(
     },
 )
 
+# A member is called with the shape (C, H, W) of an image, and returns images of that shape.
+DENOISERS: Family[Callable[[tuple[int, int, int]], nn.Module]] = Family(
+    "denoiser",
+    {
+        "dncnn6": "rsray.models.dncnn:dncnn6",
+        "dncnn17": "rsray.models.dncnn:dncnn17",
+    },
+)
+
 # What the papers' files call the networks.
 PAPERS_NAMES = {"cifar_resnet20": "resnet20", "cifar_resnet110": "resnet110"}
 
 __all__ = [
+    "DENOISERS",
     "MODELS",
     "PAPERS_NAMES",
     "Checkpoint",
@@ -42,6 +52,7 @@ __all__ = [
     "Statistics",
     "build",
     "check",
+    "check_denoiser",
     "load_weights",
     "weights_bytes",
 ]
@@ -53,6 +64,7 @@ __getattr__ = lazy_names(
         "Statistics": "rsray.models.normalise",
         "build": "rsray.models.assembly",
         "check": "rsray.models.assembly",
+        "check_denoiser": "rsray.models.assembly",
         "Checkpoint": "rsray.models.published",
         "load_weights": "rsray.models.weights",
         "weights_bytes": "rsray.models.weights",

@@ -11,7 +11,7 @@ from torch import nn
 
 from rsray.errors import UserError
 from rsray.family import choose
-from rsray.models import MODELS, PAPERS_NAMES
+from rsray.models import DENOISERS, MODELS, PAPERS_NAMES
 from rsray.models.factory import from_factory
 from rsray.models.normalise import Statistics, normalisation_in_training
 
@@ -26,7 +26,8 @@ def build(
 ) -> nn.Module:
     """Return an untrained model for images of `image_shape` = (C, H, W) in [0, 1].
 
-    A name of MODELS, or a paper's name for one, gives Sequential(normalise, network), or the bare
+    A name of DENOISERS gives a network that returns images. A name of MODELS, or a paper's name
+    for one, gives Sequential(normalise, network), or the bare
     network without `statistics`. `package.module:factory` calls the user's own factory, with
     `arguments` too, and returns its module as it is: normalisation is the factory's business.
     Raises UserError for any other name.
@@ -39,6 +40,8 @@ def build(
             "package.module:factory"
         )
     known = PAPERS_NAMES.get(name, name)
+    if known in DENOISERS:
+        return DENOISERS[known](image_shape)
     network = MODELS[choose(known, [*MODELS, "package.module:factory"], "model")](
         image_shape, num_classes
     )
@@ -50,12 +53,27 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int)
 
     The model's training mode is as before afterwards.
     """
+    shape = _output_shape(model, image_shape)
+    if shape != (1, num_classes):
+        raise UserError(f"the model must return logits of shape (1, {num_classes}), got {shape}")
+
+
+def check_denoiser(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Do the same for a denoiser, which returns an image of the same shape."""
+    shape = _output_shape(model, image_shape)
+    if shape != (1, *image_shape):
+        wanted = (1, *image_shape)
+        raise UserError(f"a denoiser must return images of shape {wanted}, got {shape}")
+
+
+def _output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, ...] | str:
+    """Return the shape of what the model makes of a noisy image; of no tensor its type's name."""
     parameter = next(model.parameters(), torch.zeros(0))
     modes = [(module, module.training) for module in model.modules()]
     noisy = 0.5 + torch.randn(1, *image_shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
-            logits = model.eval()(noisy.to(parameter.device, parameter.dtype))
+            found = model.eval()(noisy.to(parameter.device, parameter.dtype))
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # not the model's fault
         raise
     except Exception as error:  # a user's forward may raise anything at all
@@ -66,9 +84,7 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int)
     finally:
         for module, was_training in modes:
             module.training = was_training
-    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if shape != (1, num_classes):
-        raise UserError(f"the model must return logits of shape (1, {num_classes}), got {shape}")
+    return tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
 
 
 def _line(error: Exception) -> str:

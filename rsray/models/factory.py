@@ -67,12 +67,19 @@ def _time_limit(words: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def refuse_factory_of_a_file(model: object, where: str, named: object) -> None:
+def is_factory(name: str) -> bool:
+    """Tell whether it has the form package.module:factory, and is no address."""
+    return ":" in name and "://" not in name
+
+
+def refuse_factory_of_a_file(
+    model: object, where: str, named: object, option: str = "--model"
+) -> None:
     """Raise UserError for a factory that a file names and the user does not."""
-    if isinstance(model, str) and ":" in model and named is None:
+    if isinstance(model, str) and is_factory(model) and named is None:
         raise UserError(
             f"{where} names the network {model!r}, which is code: if you trust it, name it too "
-            f"(--model {model})"
+            f"({option} {model})"
         )
 
 

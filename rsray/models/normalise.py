@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rsray.errors import UserError
+from rsray.models import DENOISERS
 
 # Mean and standard deviation of each channel
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -125,10 +126,15 @@ FACTORYS_OWN = Normalisation("as the model's own factory does")
 
 
 def normalisation_in_training(model: str, statistics: Statistics | None) -> Normalisation:
-    """Return what `build` puts before a network of this name: nothing before a user's factory."""
+    """Return what `build` puts before a network of this name.
+
+    That is nothing before a user's factory, nor before a denoiser.
+    """
     if ":" in model:
         return FACTORYS_OWN
-    return NOTHING if statistics is None else Normalisation.of("dataset", statistics)
+    if statistics is None or model in DENOISERS:
+        return NOTHING
+    return Normalisation.of("dataset", statistics)
 
 
 def explained(choices: Sequence[str] | dict[str, str]) -> str:

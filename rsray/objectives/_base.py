@@ -3,7 +3,9 @@
 An objective that is a function of the logits alone overrides `terms`. One that needs more of the
 network (a clean copy, an attack before the step, a second pass) overrides `step`; a weight that
 changes during training overrides `at_epoch`; a second network with its own optimiser overrides
-`companion` and `companion_loss`. The trainer knows nothing else about any method.
+`companion` and `companion_loss`, and `guide` names a trained one that stays as it is. One that
+trains a denoiser says that its network `makes_images`. The trainer knows nothing else about any
+method.
 """
 
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
@@ -36,7 +38,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class Step:
-    """What a training pass returns: the loss of each image, and the logits of its noisy copies."""
+    """What a training pass returns: the loss of each image, and the logits of its noisy copies.
+
+    K is 0 where no classifier takes part.
+    """
 
     terms: Terms
     logits_BMK: Tensor
@@ -62,6 +67,10 @@ class Objective:
 
     # Whether its cross entropy against labels takes label_smoothing; others refuse it.
     smooths_labels: ClassVar[bool] = False
+    # Whether the network that is trained returns images in place of logits.
+    makes_images: ClassVar[bool] = False
+    # Settings of a training run that this method wants in place of the data set's.
+    training: ClassVar[Mapping[str, Any]] = {}
 
     sigma: float = field(metadata={"help": "Standard deviation of the noise, pixels in [0, 1]."})
     label_smoothing: float = setting("Share of the target that all classes have in common.", 0.0)
@@ -111,6 +120,11 @@ class Objective:
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Objective:
         """Return the objective as it stands in `epoch` (counted from 0); schedules go here."""
         return self
+
+    @property
+    def guide(self) -> str | None:
+        """Where a trained classifier is that `step` gets as its frozen companion, or None."""
+        return None
 
     def companion(self, num_classes: int) -> nn.Module | None:
         """Return a second network that is trained beside the classifier, or None."""

@@ -79,4 +79,5 @@ def _defaults(flat: dict[str, Any]) -> dict[str, Any]:
     if str(flat.get("dataset")) in DATASETS:
         spec = DATASETS[flat["dataset"]]
         chosen |= {**spec.training, **spec.settings.get(objective, {})}
+    chosen |= OBJECTIVES[objective].training
     return nest(chosen)

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from rsray.config import TrainConfig, nest
+from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
 
@@ -102,10 +103,12 @@ def published_for(train: TrainConfig) -> Preset | None:
 
 
 def matching(part: str) -> list[Preset]:
-    """Return the presets whose name holds `part` as whole words between dashes.
+    """Return the presets of the data set `part`, or whose name holds it as whole words.
 
     `mnist`, `macer-cifar10` and `0.25` each match several presets. UserError when none matches.
     """
+    if part in DATASETS:
+        return [entry for entry in presets().values() if entry.settings["dataset"] == part]
     chosen = [entry for name, entry in presets().items() if f"-{part}-" in f"-{name}-"]
     return chosen or [preset(part)]
 

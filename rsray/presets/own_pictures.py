@@ -44,6 +44,7 @@ def own_picture_settings(
         "lr_drops": tuple(round(part * epochs) for part in DROPS_AFTER),
         "num_draws": min(MOST_DRAWS, OBJECTIVES[objective](sigma=1.0).num_draws),
         **(MACER if objective == "macer" else {}),
+        **OBJECTIVES[objective].training,
     }
 
 

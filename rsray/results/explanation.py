@@ -3,6 +3,7 @@
 # Shapes: S copies, H W C an image.
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,10 @@ class Explanation:
     def __str__(self) -> str:
         """Return the text, a paragraph a line."""
         return "\n".join(map(printable, self.lines))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return "".join(f"<p>{html.escape(printable(line))}</p>" for line in self.lines)
 
 
 def explain(

@@ -11,6 +11,21 @@ import re
 
 from rsray.errors import UserError
 
+# Several RUNs or checkpoints as one classifier: ensemble:RUN,RUN,...
+ENSEMBLE = "ensemble:"
+
+
+def is_ensemble(text: str) -> bool:
+    """Tell whether what stands for a classifier names several."""
+    return text.startswith(ENSEMBLE)
+
+
+def addresses_in(text: str) -> list[str]:
+    """Return the addresses in what stands for a classifier: the members', or itself."""
+    if not is_ensemble(text):
+        return [text]
+    return [part for part in text.removeprefix(ENSEMBLE).split(",") if part]
+
 
 def check_address(text: str) -> None:
     """Raise UserError for a path or URI that names no place: nothing is read or asked for it."""

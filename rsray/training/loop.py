@@ -29,6 +29,7 @@ from rsray.training.checkpoint import (
     load_checkpoint,
 )
 from rsray.training.checkpoint_clock import CheckpointClock
+from rsray.training.companion import companion_of
 from rsray.training.feeds import (
     BatchFeed,
     ImageSubset,
@@ -138,7 +139,7 @@ class Training:
             self.device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
         self.objective = config.build_objective()
-        self.companion = self.objective.companion(self.split.num_classes)
+        self.companion = companion_of(self.objective, self.split)
         if self.companion is not None:
             self.companion = self.companion.to(self.device)
         self._make_optimisers()
@@ -191,7 +192,8 @@ class Training:
         is_scaled = self.precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
         self.optimisers = {"optimiser": self.optimiser}
-        if self.companion is not None:
+        # A guide stays as it is.
+        if self.companion is not None and self.objective.guide is None:
             companion_optimiser = make_optimiser(config, self.companion, self.device)
             self.optimisers["companion_optimiser"] = companion_optimiser
         self.schedules = {

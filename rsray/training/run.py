@@ -16,11 +16,13 @@ from rsray.data.fingerprint import FingerprintRecord, fingerprint, is_same
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.models.normalise import normalisation_in_training
+from rsray.objectives import OBJECTIVES
 from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
 from rsray.storage.records import from_json, read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.augment import AUGMENTATIONS
+from rsray.training.companion import companion_of
 from rsray.training.crop import RESIZED_CROP, RandomResizedCrop, with_crop
 from rsray.versions import versions
 
@@ -44,7 +46,10 @@ def build_model(config: TrainConfig, split: ImageSplit) -> nn.Module:
         statistics=DATASETS[config.dataset].statistics,
         arguments=config.model_args,
     )
-    models.check(model, split.image_shape, split.num_classes)
+    if OBJECTIVES[config.objective].makes_images:
+        models.check_denoiser(model, split.image_shape)
+    else:
+        models.check(model, split.image_shape, split.num_classes)
     return model
 
 
@@ -66,6 +71,7 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
             f"{least} workers"
         )
     build_model(config, split)
+    companion_of(config.build_objective(), split)
 
 
 def recorded_precision(run: Place) -> str | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,7 @@ class EpochSums:
         """Start at zero, or with the totals [5] of the epoch so far."""
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)
         self._images = self._draws = 0
+        self._has_logits = True
         if before is not None:
             self._sums += before[:3].to(device)
             self._images, self._draws = map(int, before[3:].tolist())
@@ -61,7 +63,12 @@ class EpochSums:
         self, classification_B: Tensor, robustness_B: Tensor, logits_BMK: Tensor, labels_B: Tensor
     ) -> None:
         """Add a group of images."""
-        hits = (logits_BMK.argmax(-1) == labels_B[:, None]).sum()
+        self._has_logits = logits_BMK.shape[-1] > 0
+        hits = (
+            (logits_BMK.argmax(-1) == labels_B[:, None]).sum()
+            if self._has_logits
+            else classification_B.new_zeros(())
+        )
         self._images += len(labels_B)
         self._draws += logits_BMK.shape[0] * logits_BMK.shape[1]
         self._sums += torch.stack(
@@ -77,14 +84,17 @@ class EpochSums:
         counts = self._sums.new_tensor([self._images, self._draws])
         return reduce(torch.cat((self._sums, counts)))
 
-    def read(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
-        """Return the means so far (of all workers, with `reduce` a sum over them)."""
+    def read(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, Any]:
+        """Return the means so far (of all workers, with `reduce` a sum over them).
+
+        The noisy accuracy is None where no classifier takes part.
+        """
         classification, robustness, hits, images, draws = self.totals(reduce).tolist()
         return {
             "loss": (classification + robustness) / max(images, 1),
             "classification_loss": classification / max(images, 1),
             "robustness_loss": robustness / max(images, 1),
-            "noisy_accuracy": hits / max(draws, 1),
+            "noisy_accuracy": hits / max(draws, 1) if self._has_logits else None,
             "draws": draws,
         }
 

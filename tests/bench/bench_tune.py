@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from rsray.certification.opening import open_source
 from rsray.certification.request import CertificationRequest, selected_images
-from rsray.certification.source import open_source
 from rsray.config import TuneConfig
 from rsray.data import open_split
 from rsray.distributed.certify.certifier import certify

@@ -58,7 +58,7 @@ def test_hard_counts_wait_for_nothing_until_they_are_counted(noise, precision):
     with fake_tensors():
         sampler = sampler_of(noise, precision)
         with NoTransfers():
-            classes_D, is_bad = sampler._classes(IMAGE, 0, "estimation", BLOCKS)
+            classes_D, is_bad = sampler._classes(IMAGE, sampler._streams(0, "estimation", BLOCKS))
         assert classes_D.device == is_bad.device == CUDA and classes_D.shape == (145,)
         with NoTransfers(), pytest.raises((AssertionError, RuntimeError)):
             sampler._count_by_block(classes_D, [70, 70, 5], is_bad)

@@ -32,6 +32,16 @@ def test_settings_that_are_called_like_a_value(tmp_path):
     assert there[5].startswith("inputs/")
 
 
+def test_the_earlier_certificates_travel_with_their_network(tmp_path):
+    for name in ("run", "cert", "old"):
+        (tmp_path / name).mkdir()
+    line = line_for_cluster(["certify", "run", "--reuse", "cert", "--reuse-model=old"])
+    there = line.there()
+    assert there[0] == "certify" and there[2] == "--reuse" and there[4] == "--reuse-model"
+    assert [there[k].rpartition("/")[2] for k in (1, 3, 5)] == ["run", "cert", "old"]
+    assert all(there[k].startswith("inputs/") for k in (1, 3, 5))
+
+
 def test_a_value_that_is_called_like_an_option():
     line = line_for_cluster(["train", "--set", "--cluster", "--cluster", "c.yaml", "--seed", "1"])
     assert line.words == ("train", "--set", "--cluster", "--seed", "1")

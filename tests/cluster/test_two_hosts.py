@@ -7,14 +7,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from two_hosts import TwoHosts, require_tools
+from two_hosts import Laptop, TwoHosts, require_tools
 
 MARK = b"RSRAY_CLUSTER="
 DRAWS = 15_000
@@ -44,33 +43,6 @@ def listening(port):
             if state == "0A" and int(number, 16) == port:
                 found.add(address)
     return found
-
-
-class Laptop:
-    """The user's machine: a home folder, and the rsray command."""
-
-    def __init__(self, home):
-        self.home = home
-        home.mkdir()
-        hidden = ("RAY_", "RSRAY_")
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
-        self.environment |= {"HOME": str(home), "PYTHONUNBUFFERED": "1"}
-
-    def start(self, *words, **extra):
-        script = "import sys; from rsray_cli.main import run; run()"
-        return subprocess.Popen(
-            [sys.executable, "-c", script, *map(str, words)],
-            env=self.environment | extra, cwd=self.home, text=True,
-            # A shell that started the tests in the background had Ctrl-C ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def run(self, *words, status=0, timeout=400, **extra):
-        process = self.start(*words, **extra)
-        out, errors = process.communicate(timeout=timeout)
-        assert process.returncode == status, f"{words}: {process.returncode}\n{out}\n{errors}"
-        return out, errors
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -107,3 +108,30 @@ class TwoHosts:
     def close(self):
         self.process.terminate()
         self.process.wait()
+
+
+class Laptop:
+    """The user's machine: a home folder, and the rsray command."""
+
+    def __init__(self, home):
+        self.home = home
+        home.mkdir()
+        hidden = ("RAY_", "RSRAY_")
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+        self.environment |= {"HOME": str(home), "PYTHONUNBUFFERED": "1"}
+
+    def start(self, *words, **extra):
+        script = "import sys; from rsray_cli.main import run; run()"
+        return subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, words)],
+            env=self.environment | extra, cwd=self.home, text=True,
+            # A shell that started the tests in the background had Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, *words, status=0, timeout=400, **extra):
+        process = self.start(*words, **extra)
+        out, errors = process.communicate(timeout=timeout)
+        assert process.returncode == status, f"{words}: {process.returncode}\n{out}\n{errors}"
+        return out, errors

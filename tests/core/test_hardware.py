@@ -9,6 +9,7 @@ from rsray.core.hardware import (
     computes_bf16,
     dedicate_process,
     fastest_precision,
+    free_memory,
     resolve_precision,
 )
 
@@ -59,3 +60,22 @@ def test_a_gpu_without_bf16_counts_in_fp16_and_trains_in_fp32(capability, precis
     assert fastest_precision("fp32", cuda) == "fp32"
     assert fastest_precision(None, torch.device("cpu")) != "fp16"
     computes_bf16.cache_clear()
+
+
+def test_free_memory_is_what_the_machine_and_the_container_leave(tmp_path):
+    proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
+    assert free_memory(proc, cgroup) is None
+    for folder in (proc, cgroup):
+        folder.mkdir()
+    (proc / "meminfo").write_text("MemTotal: 900 kB\nMemFree: 100 kB\nMemAvailable:  400 kB\n")
+    assert free_memory(proc, cgroup) == 400 * 1024
+    (cgroup / "memory.current").write_text("60000\n")
+    (cgroup / "memory.stat").write_text("anon 10\ninactive_file 5000\n")
+    for limit, expected in (
+        ("max", 400 * 1024),
+        ("100000", 45000),
+        ("10000", 0),
+        ("9" * 18, 409600),
+    ):
+        (cgroup / "memory.max").write_text(limit)
+        assert free_memory(proc, cgroup) == expected

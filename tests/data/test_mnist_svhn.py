@@ -27,11 +27,18 @@ def write(folder, pixels=PIXELS, labels=LABELS, zipped=False, prefix="t10k"):
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("folder", ["", "raw", "mnist", "MNIST/raw", "mnist/MNIST/raw"])
-def test_every_layout(tmp_path, folder, zipped):
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        *(("mnist", folder) for folder in ("", "raw", "mnist", "MNIST/raw", "mnist/MNIST/raw")),
+        *(("fashion-mnist", folder) for folder in ("", "raw", "fashion-mnist/raw")),
+        *(("fashion-mnist", f"{place}FashionMNIST/raw") for place in ("", "fashion-mnist/")),
+    ],
+)
+def test_every_layout(tmp_path, name, folder, zipped):
     write(tmp_path / folder, zipped=zipped)
     for root in (str(tmp_path), tmp_path.as_uri()):
-        split = open_split("mnist", "test", root)
+        split = open_split(name, "test", root)
         np.testing.assert_array_equal(split.labels, LABELS)
         np.testing.assert_array_equal(split.images([4, 0, 4])[:, 0], PIXELS[[4, 0, 4]])
 
@@ -78,6 +85,35 @@ def test_real_mnist_is_torchvisions(shared_data):
     pixels = train.images(np.arange(60_000)) / np.float32(255)
     assert pixels.mean() == pytest.approx(0.1307, abs=1e-4)
     assert pixels.std() == pytest.approx(0.3081, abs=1e-4)
+
+
+def test_fashion_mnist_has_its_own_folder_and_names(tmp_path):
+    write(tmp_path / "MNIST/raw", PIXELS[::-1].copy(), LABELS[::-1].copy())
+    write(tmp_path / "FashionMNIST/raw")
+    split = open_split("fashion-mnist", "test", str(tmp_path))
+    assert split.labels.tolist() == LABELS.tolist()
+    assert split.classes[0] == "T-shirt/top" and split.classes[9] == "Ankle boot"
+    assert open_split("mnist", "test", str(tmp_path)).labels.tolist() == LABELS[::-1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "words"),
+    [("mnist", 9, "the same number of each class"), ("fashion-mnist", 8, "not the same number")],
+)
+def test_the_files_of_the_other_are_refused(tmp_path, name, last, words):
+    """Of a whole split, whose images are blank here: the labels tell the two apart."""
+    labels = (np.arange(10_000) % 10).astype(np.uint8)
+    labels[-1] = last
+    write(tmp_path, np.zeros((10_000, 28, 28), np.uint8), labels)
+    with pytest.raises(UserError, match=f"t10k-labels-idx1-ubyte is not of {name}: it has {words}"):
+        open_split(name, "test", str(tmp_path))
+    other = {"mnist": "fashion-mnist", "fashion-mnist": "mnist"}[name]
+    assert len(open_split(other, "test", str(tmp_path))) == 10_000
+
+
+def test_real_mnist_is_not_taken_for_fashion_mnist(shared_data):
+    with pytest.raises(UserError, match="is not of fashion-mnist"):
+        open_split("fashion-mnist", "train", f"{shared_data}/MNIST")
 
 
 def test_svhn_like_torchvision(tmp_path):

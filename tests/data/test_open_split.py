@@ -2,10 +2,13 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import rsray
+import rsray_cli
 from rsray.data import DATASETS, absolute_root, open_split
 from rsray.data.reading.download import download
 from rsray.errors import UserError
@@ -14,13 +17,23 @@ from rsray.storage import Place
 
 
 def test_specs_agree_with_their_names():
-    names = (
-        "digits mnist svhn cifar10 imagenet mini-imagenet50 imagefolder parquet webdataset".split()
-    )
+    names = "digits mnist fashion-mnist svhn cifar10 imagenet mini-imagenet50".split()
+    names += "imagefolder parquet webdataset".split()
     assert list(DATASETS)[: len(names)] == names
     assert all(spec.name == name for name, spec in DATASETS.items())
     assert {name for name, spec in DATASETS.items() if spec.skip != 1} == {"imagenet"}
     assert DATASETS["imagenet"].skip == 100
+
+
+def test_a_data_set_is_named_in_its_own_file_and_in_one_line_of_the_family():
+    package = Path(rsray.__file__).parent
+    found = {
+        str(file.relative_to(package)): file.read_text().lower().count("fashion")
+        for folder in (package, Path(rsray_cli.__file__).parent)
+        for file in folder.rglob("*.py")
+        if "fashion" in file.read_text().lower()
+    }
+    assert set(found) == {"data/fashion_mnist.py", "data/__init__.py"}
 
 
 def test_unknown_names():
@@ -62,7 +75,7 @@ def test_missing_says_where_and_how(name, tmp_path):
         open_split(name, "test", str(tmp_path))
     message = str(caught.value)
     assert str(tmp_path) in message and f"{tmp_path}/{name}/" in message and "\n" not in message
-    assert ("--download" in message) == (name in ("mnist", "svhn", "cifar10"))
+    assert ("--download" in message) == (name in ("mnist", "fashion-mnist", "svhn", "cifar10"))
 
 
 def test_digits_are_scikit_learns():

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rsray.distributed import session
+from rsray.distributed import embedded_ray, session
 from rsray.distributed.embedded_ray import make_token
 from rsray.distributed.sweeper import ray_of
 from rsray.errors import UserError
@@ -158,36 +158,58 @@ def listening_addresses():
     return found
 
 
+# What every driver asks first, of the process that every other is found by.
 CLIENT = """
-import sys, ray
+import sys
+from ray._raylet import GcsClient
 try:
-    ray.init(address=sys.argv[1], logging_level=50)
-    print(ray.get(ray.remote(lambda: 7).remote()))
+    print("in", len(GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, 20)))
 except Exception as problem:
     print("refused", type(problem).__name__)
 """
 
 
-# Its client has not yet been seen to end: it waits for as long as it may.
-@pytest.mark.long
-@pytest.mark.parametrize("token", ["own", "wrong", None])
-def test_a_client_without_the_token_is_refused(ray_session, tmp_path, token):
+@pytest.mark.parametrize(
+    ("token", "answer"),
+    [
+        ("own", "in"),
+        ("wrong", "refused AuthenticationError"),
+        (None, "refused AuthenticationError"),
+    ],
+)
+def test_a_client_without_the_token_is_refused(ray_session, tmp_path, token, answer):
     import ray
 
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
-    environment.pop("RAY_ADDRESS", None)
-    if token is None:
-        environment["RAY_AUTH_MODE"] = "disabled"
-    else:
-        own = (Path.home() / ".ray" / "auth_token").read_text()
-        environment["RAY_AUTH_TOKEN"] = own if token == "own" else "0" * 64
-    address = ray.get_runtime_context().gcs_address
+    own = (Path.home() / ".ray" / "auth_token").read_text()
+    given = {
+        "own": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": own},
+        "wrong": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+        None: {"RAY_AUTH_MODE": "disabled"},
+    }
+    # Nor is it found in the home folder.
+    environment = {**os.environ, "HOME": str(tmp_path), **given[token]}
     done = subprocess.run(
-        [sys.executable, "-c", CLIENT, address],
-        capture_output=True, text=True, env=environment, timeout=300,
+        [sys.executable, "-c", CLIENT, ray.get_runtime_context().gcs_address],
+        capture_output=True, text=True, env=environment, timeout=100,
     )  # fmt: skip
-    is_in = done.stdout.strip().endswith("7")
-    assert is_in == (token == "own"), done.stdout + done.stderr
+    assert done.stdout.startswith(answer), done.stdout + done.stderr
+
+
+def test_a_stream_of_images_has_room_in_the_object_store(monkeypatch, tmp_path):
+    ray, shared = fake_ray()[0], SimpleNamespace(free=10 * 2**30)
+    monkeypatch.setattr(embedded_ray.shutil, "disk_usage", lambda place: shared)
+    monkeypatch.setattr(embedded_ray, "SHARED_MEMORY", tmp_path)
+    memory = SimpleNamespace(estimate_available_memory=lambda: 100 * 2**30)
+    monkeypatch.setattr(ray._private, "utils", memory, raising=False)
+    size = embedded_ray.store_bytes
+    assert size(ray, False) == 300 * 2**20 and size(ray, True) == 4 * 2**30
+    # No more than a part of what is free, and never less than without.
+    memory.estimate_available_memory = lambda: 10 * 2**30
+    assert size(ray, True) == 2 * 2**30
+    shared.free = 2**30
+    assert size(ray, True) == int(0.9 * 2**30)
+    shared.free = 2**26
+    assert size(ray, True) == 300 * 2**20
 
 
 def test_an_embedded_ray_is_told_of_the_gpus_that_torch_can_use(monkeypatch):

@@ -9,7 +9,7 @@ import torch
 import rsray.objectives as objectives
 from rsray.errors import UserError
 
-from .tiny import SIGMA, B, K, M, Tiny, batch, one_step
+from .tiny import SIGMA, B, K, M, Tiny, batch, companion_of, network_of, one_step
 
 ALL = list(objectives.OBJECTIVES)
 BASE = objectives.Objective
@@ -29,8 +29,8 @@ def random_logits(scale=1.0, seed=0):
 
 @pytest.mark.parametrize("name", ALL)
 def test_step_gives_finite_losses_and_gradients(name):
-    objective, network = make(name), Tiny()
-    companion = objective.companion(K)
+    objective = make(name)
+    network, companion = network_of(objective), companion_of(objective)
     result = one_step(objective, network, companion=companion, generator=torch.Generator())
     assert result.logits_BMK.shape == (B, M, K) and result.logits_BMK.dtype == torch.float32
     for term in (result.terms.classification_B, result.terms.robustness_B, result.terms.total_B):
@@ -45,10 +45,11 @@ def test_step_gives_finite_losses_and_gradients(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_step_leaves_the_network_as_it_was(name):
-    objective, network = make(name), Tiny()
+    objective = make(name)
+    network = network_of(objective)
     network.out.bias.requires_grad_(False)
     network.norm.eval()
-    one_step(objective, network, companion=objective.companion(K))
+    one_step(objective, network, companion=companion_of(objective))
     assert network.training and network.drop.training and not network.norm.training
     flags = {name: p.requires_grad for name, p in network.named_parameters()}
     assert not flags.pop("out.bias") and all(flags.values())
@@ -58,19 +59,22 @@ def test_step_leaves_the_network_as_it_was(name):
 def test_same_seed_same_loss(name):
     objective, losses = make(name), []
     for seed in (3, 3, 4):
-        companion, generator = objective.companion(K), torch.Generator().manual_seed(seed)
-        result = one_step(objective, Tiny(), companion=companion, generator=generator)
+        companion, generator = companion_of(objective), torch.Generator().manual_seed(seed)
+        result = one_step(
+            objective, network_of(objective), companion=companion, generator=generator
+        )
         losses.append(result.terms.total_B.mean().item())
     assert losses[0] == losses[1]
     generator.manual_seed(5)
-    other = make(name).step(Tiny(1), *batch(9), generator=generator)
+    other = make(name).step(network_of(objective, 1), *batch(9), generator=generator)
     assert other.terms.total_B.mean().item() != losses[0]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_network_may_be_any_callable(name):
-    network = Tiny().eval()
-    result = one_step(make(name), lambda images: network(images))
+    objective = make(name)
+    network = network_of(objective).eval()
+    result = one_step(objective, lambda images: network(images))
     assert result.terms.total_B.isfinite().all()
 
 
@@ -128,9 +132,9 @@ def test_labels_are_smoothed_or_smoothing_is_refused(name):
             torch.testing.assert_close(found.classification_B, expected)
 
 
-def test_only_sodm_has_no_labels_to_smooth():
+def test_only_two_have_no_labels_to_smooth():
     refusing = {name for name in ALL if not objectives.OBJECTIVES[name].smooths_labels}
-    assert refusing == {"sodm"}
+    assert refusing == {"sodm", "denoise"}
 
 
 @pytest.mark.parametrize("name", ["gaussian", "macer", "adre", "consistency", "smoothadv"])
@@ -180,8 +184,8 @@ def test_no_device_synchronisation_in_the_source(name):
     )
 
 
-def test_all_but_three_are_functions_of_the_logits():
-    assert set(ALL) - set(OF_LOGITS) == {"stability", "smoothmix", "catrs-self"}
+def test_all_but_four_are_functions_of_the_logits():
+    assert set(ALL) - set(OF_LOGITS) == {"stability", "smoothmix", "catrs-self", "denoise"}
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -26,6 +26,27 @@ class Tiny(nn.Module):
         return 4 * self.out(self.drop(hidden))
 
 
+class TinyDenoiser(Tiny):
+    """The same, with images [N, 1, 4, 4] for logits."""
+
+    def __init__(self, seed=0):
+        super().__init__(seed)
+        self.out = nn.Linear(12, 16)
+
+    def forward(self, images):
+        return super().forward(images).reshape(-1, *SHAPE)
+
+
+def network_of(objective, seed=0):
+    """Return a network that the objective can train."""
+    return TinyDenoiser(seed) if objective.makes_images else Tiny(seed)
+
+
+def companion_of(objective):
+    """Return the network that the trainer would give it beside that one."""
+    return Tiny(7) if objective.makes_images else objective.companion(K)
+
+
 def batch(seed=0, num_draws=M):
     """Return images [B, 1, 4, 4] in [0, 1], labels [B] and noise [B, M, 1, 4, 4]."""
     generator = torch.Generator().manual_seed(seed)

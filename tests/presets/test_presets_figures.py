@@ -1,6 +1,7 @@
 """Every published figure and cost, against the text of the papers: each row has its preset."""
 
 import re
+from importlib import resources
 
 import pytest
 from shared_files import SHARED
@@ -293,6 +294,28 @@ def test_figures_of_public_logs_over_all_images():
             assert entry.certified == pytest.approx(expected)
             checked += 1
     assert checked == 7, "of smoothmix the log at 0.50 is the other variant's"
+
+
+def test_figures_of_fashion_mnist_are_those_of_the_public_logs():
+    objectives = {"cohen": "gaussian", "stab": "stability", "salman": "smoothadv"}
+    radii, checked = [*QUARTERS[:9], 2.5, 3.0, 3.5], 0
+    for line in text("reference/anchors.txt").splitlines():
+        found = re.match(
+            r"alinlab\|data/fmnist/noise_([\d.]+)/([\w-]+)/.*ACR ([\d.]+)\| (.*)", line
+        )
+        if not found:
+            continue
+        sigma, log, acr, percent = f"{float(found[1]):.2f}", *found.groups()[1:]
+        if log == "cat-rs":
+            header = resources.files("rsray.presets").joinpath("catrs.yaml").read_text()
+            assert acr in header and preset(f"catrs-self-fashion-mnist-{sigma}").figure == ""
+            continue
+        entry = preset(f"{objectives.get(log, log)}-fashion-mnist-{sigma}")
+        expected = certified_cells([float(p) / 100 for p in percent.split()], radii)
+        assert (entry.acr, entry.source) == (acr, "all 10000 images")
+        assert entry.certified == pytest.approx(expected)
+        checked += 1
+    assert checked == 18
 
 
 def test_smoothmix_on_mnist():

@@ -25,9 +25,9 @@ from rsray.certification.counts.pairs import (
 )
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import CERT_FILE, TABLE, Claimed
+from rsray.certification.opening import open_source
 from rsray.certification.request import CertificationRequest, open_certification
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.certification.source import open_source
 from rsray.certification.work_items import WorkItem
 from rsray.config import AuditConfig, CertifyConfig
 from rsray.errors import UserError
@@ -67,18 +67,28 @@ def open_audited(
             "one, and certify without --reuse what is to be audited"
         )
     refuse_factory_of_a_file(record.get("model"), f"{cert}/{CERT_FILE}", given.get("model"))
-    digest = open_source(source).digest
-    if digest != record["model_digest"]:
-        raise UserError(
-            f"{source} is not the network that {cert} certifies: the SHA-256 of its weights is "
-            f"{digest[:12]}..., that of the certified ones {record['model_digest'][:12]}..."
-        )
+    refuse_factory_of_a_file(
+        record.get("denoiser"), f"{cert}/{CERT_FILE}", given.get("denoiser"), "--denoiser"
+    )
+    if not record.get("denoiser"):
+        _check_digest(cert, record, source, open_source(source).digest)
     here = ("actors", "most_actors", "gpus_per_actor", "compile")
     kept = CertifyConfig.of_record(record).model_dump(exclude={*here})
     request = open_certification(source, {**kept, **given}, download=download)
+    _check_digest(cert, record, source, request.source.digest)
     if differences := request.config.differences(record):
         raise UserError(f"{source} is not what {cert} certifies: {'; '.join(differences)}")
     return request
+
+
+def _check_digest(cert: Place, record: Mapping[str, Any], source: str, digest: str) -> None:
+    if digest != record["model_digest"]:
+        behind = " behind that denoiser" if record.get("denoiser") else ""
+        raise UserError(
+            f"{source}{behind} is not the network that {cert} certifies: the SHA-256 of its "
+            f"weights is {digest[:12]}..., that of the certified ones "
+            f"{record['model_digest'][:12]}..."
+        )
 
 
 @dataclass(frozen=True)

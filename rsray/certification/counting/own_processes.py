@@ -48,7 +48,7 @@ class OwnProcesses:
         A factory of the user's own may end the process that runs it: then this one only watches.
         """
         self.settings = settings
-        self.counts_itself = ":" not in str(settings.source.model)
+        self.counts_itself = not settings.source.is_users_code
         is_worth_it = seconds > SECONDS_WORTH_ANOTHER
         self.others = processes - self.counts_itself if is_worth_it else 1 - self.counts_itself
 

@@ -34,6 +34,8 @@ def count_item(
     tables = [plan.counts_schema.empty_table()]
     selected = item.selected_class
     last = item.first_block + item.num_blocks
+    if item.selection and item.first_block < last and work.needs_no_answer():
+        return work.both_stages(last)
     if item.selection or plan.at_radius or (selected < 0 and plan.sampling != "fixed"):
         pilot = [(0, plan.n0)]
         values_1K = work.draw("selection", pilot)
@@ -59,20 +61,25 @@ class _ItemWork:
     earlier: Sampler | None
 
     def draw(
-        self, stage: Stage, blocks: list[tuple[int, int]]
+        self, stage: Stage, blocks: list[tuple[int, int]], *, selection_draws: int = 0
     ) -> tuple[NDArray[np.int64], *tuple[NDArray[Any], ...]]:
-        """Return the counts [T, K] of the blocks, and what else the plan's schema has of them."""
+        """Return the counts [T, K] of the blocks, and what else the plan's schema has of them.
+
+        With `selection_draws` a row of the selection comes first.
+        """
         if self.earlier is not None:
             return self._draw_pairs(self.earlier, stage, blocks)
         if self.plan.bound.is_soft:
-            return self.sampler.moments(self.image_CHW, self.item.index, stage, blocks)
-        return (self.sampler.counts(self.image_CHW, self.item.index, stage, blocks),)
+            return self.sampler.moments(
+                self.image_CHW, self.item.index, stage, blocks, selection_draws=selection_draws
+            )
+        counts_TK = self.sampler.counts(
+            self.image_CHW, self.item.index, stage, blocks, selection_draws=selection_draws
+        )
+        return (counts_TK,)
 
     def table(
-        self,
-        stage: Stage,
-        blocks: list[tuple[int, int]],
-        values_TK: tuple[NDArray[np.int64], *tuple[NDArray[Any], ...]],
+        self, stage: Stage, blocks: list[tuple[int, int]], values_TK: tuple[NDArray[Any], ...]
     ) -> pa.Table:
         return counts_table(self.item.index, self.item.label, stage, blocks, *values_TK)
 
@@ -96,6 +103,24 @@ class _ItemWork:
         np.add.at(tables[2], (block_D[is_same_D], now_D[is_same_D]), 1)
         return tables[0], tables[1], tables[2]
 
+    def needs_no_answer(self) -> bool:
+        """Tell whether the estimation draws are the same whatever the selection finds."""
+        is_fixed = self.plan.sampling == "fixed" and not self.plan.at_radius
+        return is_fixed and self.earlier is None
+
+    def both_stages(self, last: int) -> pa.Table:
+        """Return the item's selection and estimation rows, drawn at once."""
+        blocks = self.blocks_until(last)
+        counts, *others = self.draw("estimation", blocks, selection_draws=self.plan.n0)
+        first = (counts[:1], *(values[:1] for values in others))
+        rest = (counts[1:], *(values[1:] for values in others))
+        return pa.concat_tables(
+            [
+                self.table("selection", [(0, self.plan.n0)], first),
+                self.table("estimation", blocks, rest),
+            ]
+        )
+
     def wanted_blocks(self, selected: int, selection_hits: float) -> int:
         """Return how many blocks the image wants, given its selection draws."""
         label_1, class_1 = np.array([self.item.label]), np.array([selected])
@@ -103,9 +128,12 @@ class _ItemWork:
 
     def blocks_to(self, last: int) -> pa.Table:
         """Return the item's estimation rows up to block `last`."""
-        numbers = range(self.item.first_block, last)
-        blocks = [(block, self.plan.block_draws(block)) for block in numbers]
+        blocks = self.blocks_until(last)
         return self.table("estimation", blocks, self.draw("estimation", blocks))
+
+    def blocks_until(self, last: int) -> list[tuple[int, int]]:
+        """Return the numbers and draws of the item's blocks before `last`."""
+        return [(k, self.plan.block_draws(k)) for k in range(self.item.first_block, last)]
 
     def until_answered(self, selected: int, last: int) -> list[pa.Table]:
         """Return the item's rows up to the block that answers every radius.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from rsray.core.independence import allowed_difference, logits_of
 from rsray.models import Normalise
+from rsray.models.mean_logits import MeanLogits
 from rsray.storage import one_line
 
 # Folding reorders float32 arithmetic: this share of how far logits are apart may change.
@@ -62,17 +64,16 @@ def with_float32_head(network: nn.Module, half: torch.dtype) -> nn.Module:
     """Return the network in bfloat16 or float16 with its last linear layer in float32.
 
     bfloat16 logits have 8 bits: two classes would often tie and the lower one win. The layer costs
-    next to nothing.
+    next to nothing. Of an ensemble it is each member's.
     """
-    name = _head(network)
+    names = _heads(network)
     network = network.to(half)
-    if name is None:
-        return network
-    head = _Float32Linear(cast(nn.Linear, network.get_submodule(name)))
-    if not name:
-        return head
-    parent_name, _, own_name = name.rpartition(".")
-    setattr(network.get_submodule(parent_name), own_name, head)
+    for name in names:
+        head = _Float32Linear(cast(nn.Linear, network.get_submodule(name)))
+        if not name:
+            return head
+        parent_name, _, own_name = name.rpartition(".")
+        setattr(network.get_submodule(parent_name), own_name, head)
     return network
 
 
@@ -109,23 +110,35 @@ class _PairwiseMax(nn.Module):
         return torch.maximum(rows[..., 0::2], rows[..., 1::2])
 
 
-def _head(network: nn.Module) -> str | None:
-    """Return the name of the linear layer whose output the network returns, if there is one.
+def _heads(network: nn.Module) -> list[str]:
+    """Return the names of the linear layers whose output, or sum, the network returns.
 
     Where the network cannot be traced it is taken to be the one that was registered last.
     """
     if isinstance(network, nn.Linear):
-        return ""
+        return [""]
+    if isinstance(network, MeanLogits):
+        members = enumerate(network.members)
+        return [f"members.{i}.{name}".rstrip(".") for i, each in members for name in _heads(each)]
     try:
         graph = torch.fx.symbolic_trace(network).graph
     except Exception:  # a user's forward may raise anything at all when traced
         names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-        return names[-1] if names else None
-    last = graph.output_node().args[0]
-    if not isinstance(last, torch.fx.Node) or last.op != "call_module" or len(last.users) > 1:
-        return None
-    name = str(last.target)
-    return name if isinstance(network.get_submodule(name), nn.Linear) else None
+        return names[-1:]
+    found, waiting = [], [graph.output_node().args[0]]
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, torch.fx.Node) or len(node.users) > 1:
+            return []
+        if node.op == "call_module" and isinstance(
+            network.get_submodule(str(node.target)), nn.Linear
+        ):
+            found.append(str(node.target))
+        elif node.op == "call_function" and node.target in (operator.add, operator.truediv):
+            waiting += [each for each in node.args if isinstance(each, torch.fx.Node)]
+        else:
+            return []
+    return list(dict.fromkeys(found))
 
 
 class _Float32Linear(nn.Module):

@@ -1,7 +1,7 @@
 """The counting engine: noisy copies of an image in, class counts of every block out."""
 
 # Shapes: B draws in a batch, D draws of a work item, S draws of a noise slab, C H W an image,
-# K classes.
+# T blocks, K classes.
 from __future__ import annotations
 
 import contextlib
@@ -16,6 +16,8 @@ from rsray.certification.engine.evaluation import EvaluatedNetwork, Evaluation
 from rsray.core import NOISES
 from rsray.core.gpus import send
 from rsray.core.noise import Affine, Stage, Stream
+
+Streams = list[tuple[Stream, int]]
 
 
 class BadLogitsError(ArithmeticError):
@@ -78,15 +80,19 @@ class Sampler:
         index: int,
         stage: Stage,
         blocks: Sequence[tuple[int, int]],
+        *,
+        selection_draws: int = 0,
     ) -> NDArray[np.int64]:
-        """Return the class counts [len(blocks), K] of blocks given as (block, draws).
+        """Return the class counts [T, K] of the T blocks, given as (block, draws).
 
-        One transfer from the device per call. Raises BadLogitsError when a logit is NaN and
-        ShortOfMemoryError when the device runs out of memory.
+        With `selection_draws` a row of so many draws of the selection comes before them: alone
+        they would take a batch of their own. One transfer from the device per call. Raises
+        BadLogitsError when a logit is NaN, ShortOfMemoryError when the device runs out of memory.
         """
-        draws = [draws for _, draws in blocks]
+        streams = self._streams(index, stage, blocks, selection_draws)
+        draws = [draws for _, draws in streams]
         with self._memory_watched():
-            classes_D, is_bad = self._classes(image_CHW, index, stage, blocks)
+            classes_D, is_bad = self._classes(image_CHW, streams)
             counts_K1 = self._count_by_block(classes_D, draws, is_bad)
         if counts_K1[-1]:
             raise BadLogitsError(f"the network returned NaN for image {index}")
@@ -102,24 +108,30 @@ class Sampler:
     ) -> NDArray[np.int64]:
         """Return the class of every draw [D] of the blocks, in their order; raises as `counts`."""
         with self._memory_watched():
-            classes_D, is_bad = self._classes(image_CHW, index, stage, blocks)
+            classes_D, is_bad = self._classes(image_CHW, self._streams(index, stage, blocks))
         if is_bad:
             raise BadLogitsError(f"the network returned NaN for image {index}")
         return classes_D.cpu().numpy()
 
-    def _classes(
+    def _streams(
         self,
-        image_CHW: NDArray[np.uint8],
         index: int,
         stage: Stage,
         blocks: Sequence[tuple[int, int]],
-    ) -> tuple[Tensor, Tensor]:
+        selection_draws: int = 0,
+    ) -> Streams:
+        """Return the stream and the number of draws of each block, the selection's first."""
+        first = Stream(self.seed, index, "selection", 0), selection_draws
+        rest = [(Stream(self.seed, index, stage, block), draws) for block, draws in blocks]
+        return [first, *rest] if selection_draws else rest
+
+    def _classes(self, image_CHW: NDArray[np.uint8], streams: Streams) -> tuple[Tensor, Tensor]:
         """Return the class of every draw [D], and whether any logit was NaN."""
-        total, batch = sum(draws for _, draws in blocks), self.evaluation.batch_size
+        total, batch = sum(draws for _, draws in streams), self.evaluation.batch_size
         rows = -(-total // batch) * batch
         top_D = torch.empty(rows, device=self._device)
         classes_D = torch.empty(rows, dtype=torch.int64, device=self._device)
-        for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
+        for start, logits_BK in self._batches(image_CHW, streams):
             here = slice(start, start + batch)
             torch.max(logits_BK, 1, out=(top_D[here], classes_D[here]))
         # The largest logit is NaN if any is.
@@ -132,14 +144,18 @@ class Sampler:
         index: int,
         stage: Stage,
         blocks: Sequence[tuple[int, int]],
+        *,
+        selection_draws: int = 0,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """Return counts, sums and sums of squares of soft probabilities, each [len(blocks), K].
+        """Return counts, sums and sums of squares of soft probabilities, each [T, K].
 
         The probabilities are softmax(inverse_temperature * logits). Each is rounded down, and each
         square up, to a multiple of 2^-24: sound for lower bounds, and sums of up to 2^29 draws are
-        then exact in float64, so that no split or order can change a bit. Raises as `counts` does.
+        then exact in float64, so that no split or order can change a bit. Takes `selection_draws`
+        and raises as `counts` does.
         """
-        draws = [draws for _, draws in blocks]
+        streams = self._streams(index, stage, blocks, selection_draws)
+        draws = [draws for _, draws in streams]
         size, batch = (len(draws), self.num_classes), self.evaluation.batch_size
         with self._memory_watched():
             blocks_D = torch.repeat_interleave(
@@ -150,7 +166,7 @@ class Sampler:
             sums = torch.zeros(size, dtype=torch.float64, device=self._device)
             squares, counts = torch.zeros_like(sums), torch.zeros_like(sums, dtype=torch.int64)
             bad = torch.zeros((), device=self._device).bool()
-            for start, logits_BK in self._batches(image_CHW, index, stage, blocks):
+            for start, logits_BK in self._batches(image_CHW, streams):
                 block_B = blocks_D[start : start + batch]
                 logits_BK = logits_BK[: len(block_B)]
                 bad |= torch.isnan(logits_BK).any()
@@ -175,11 +191,7 @@ class Sampler:
             raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
 
     def _batches(
-        self,
-        image_CHW: NDArray[np.uint8],
-        index: int,
-        stage: Stage,
-        blocks: Sequence[tuple[int, int]],
+        self, image_CHW: NDArray[np.uint8], streams: Streams
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield (first draw, logits [B, K]) of batch after batch; use before advancing.
 
@@ -187,7 +199,7 @@ class Sampler:
         """
         batch = self.evaluation.batch_size
         done = filled = 0
-        for part_SCHW in self._parts(image_CHW, index, stage, blocks):
+        for part_SCHW in self._parts(image_CHW, streams):
             taken, size = 0, len(part_SCHW)
             while taken < size:
                 room = min(batch - filled, size - taken)
@@ -202,17 +214,10 @@ class Sampler:
             self._network.buffer_BCHW[filled:] = self._network.buffer_BCHW[:1]
             yield done, self._network.logits()
 
-    def _parts(
-        self,
-        image_CHW: NDArray[np.uint8],
-        index: int,
-        stage: Stage,
-        blocks: Sequence[tuple[int, int]],
-    ) -> Iterator[Tensor]:
+    def _parts(self, image_CHW: NDArray[np.uint8], streams: Streams) -> Iterator[Tensor]:
         """Yield noisy, normalised copies: a slab at once, in the cache."""
         image_HWC = send(torch.from_numpy(image_CHW), self._device).permute(1, 2, 0)
-        for block, draws in blocks:
-            stream = Stream(self.seed, index, stage, block)
+        for stream, draws in streams:
             yield from self._noise.noisy_slabs(image_HWC, stream, draws, self._normalise)
 
     def _count_by_block(

@@ -83,6 +83,8 @@ def open_search(
     given = dict(flat)
     preset, start = given.pop("preset", None), file.pop("train", None)
     base = search_config(given, preset_name=preset, base=start)
+    if base.build_objective().makes_images:
+        raise UserError(f"objective {base.objective} trains no classifier: nothing to search for")
     train, num_test_images = _open_data(base, download)
     is_fitted = is_fit_to_data(base, has_settings=preset is not None or start is not None)
     if is_fitted:

@@ -8,6 +8,7 @@ wait to be run again, under their numbers and with their settings.
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,21 @@ def _replayed(out: Place, search: Search) -> tuple[optuna.Study, JournalStorage]
             f"the journal of the search in {out} is damaged ({reason}): search again with another "
             "--out"
         ) from problem
+    if not study.user_attrs:
+        _describe(study, search)
     for trial in trials:
         _check_trial(trial, search, f"trial {trial.number} of the search in {out}")
     return study, storage
+
+
+def _describe(study: optuna.Study, search: Search) -> None:
+    """Say what is searched, for whoever opens the journal: optuna-dashboard, a notebook."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(search.metrics))
+    told = search.config.train.model_dump(mode="json")
+    for name in ("dataset", "model", "objective", "sigma", "epochs", "seed"):
+        study.set_user_attr(name, told[name])
 
 
 def _check_trial(trial: FrozenTrial, search: Search, name: str) -> None:

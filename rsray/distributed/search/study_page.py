@@ -21,6 +21,8 @@ from rsray.results.reading.sources import load_results
 from rsray.storage import Place
 
 PLOTS, PAGE = "plots", "tune.html"
+# Before importances are drawn.
+LEAST_COMPLETE = 10
 CAPTIONS = {
     "history": "Every trial in the order of proposal. Projected ACR is an estimate from a few "
     "hundred draws on held-out training images, not a certificate.",
@@ -65,10 +67,10 @@ def draw_figures(rows: Rows, study: optuna.Study, search: Search) -> dict[str, F
 def importance_shares(study: optuna.Study) -> dict[str, float]:
     """Return the share of each setting in the variance of the first objective; may be empty.
 
-    Complete trials only, and there must be at least two that differ.
+    Complete trials only: of fewer than LEAST_COMPLETE it would be an importance of chance.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len({trial.values[0] for trial in complete}) < 2:
+    if len(complete) < LEAST_COMPLETE or len({trial.values[0] for trial in complete}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     with warnings.catch_warnings():

@@ -16,6 +16,7 @@ from rsray.distributed.search.trial_resources import (
 )
 from rsray.distributed.search.winner import Finals, train_and_certify
 from rsray.distributed.session import session
+from rsray.distributed.train.training_run import may_stream
 from rsray.progress import Watch
 from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
@@ -38,7 +39,8 @@ def tune(
     watch = watch or Watch()
     search = claim_tune(out, config)
     # Groups of workers inside trials leak their resources where Ray has no dashboard.
-    with out.locked(), session(address, dashboard=may_have_groups(search)):
+    opened = session(address, dashboard=may_have_groups(search), streams=may_stream(config.train))
+    with out.locked(), opened:
         watch.phase("search")
         search = settle_on_cluster(search, nodes_for(search), _recorded_precision(out))
         study = open_study(out, search)

@@ -50,7 +50,10 @@ def train(
         if run.is_here:
             _train_here(run, on_progress)
         else:
-            with session(address, dashboard=True), _followed(run, on_progress):
+            with (
+                session(address, dashboard=True, streams=run.is_streamed),
+                _followed(run, on_progress),
+            ):
                 train_in_groups(run.on_cluster())
     return True
 

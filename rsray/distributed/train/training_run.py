@@ -13,6 +13,7 @@ from rsray.data import DATASETS, ImageSplit, absolute_root
 from rsray.distributed.capacity import capacity
 from rsray.errors import UserError
 from rsray.storage import Place
+from rsray.training.crop import RESIZED_CROP
 from rsray.training.feeds import is_streamed
 
 
@@ -65,6 +66,11 @@ def streams_images(config: TrainConfig, split: ImageSplit) -> bool:
     """Tell whether the training images are read while the training goes on."""
     augmentation = config.augmentation or DATASETS[config.dataset].augmentation
     return is_streamed(split, min(len(split), config.limit or len(split)), augmentation)
+
+
+def may_stream(config: TrainConfig) -> bool:
+    """Tell, without opening the data set, whether its images are read in every epoch anew."""
+    return (config.augmentation or DATASETS[config.dataset].augmentation) == RESIZED_CROP
 
 
 def choose_device(config: TrainConfig, is_here: bool) -> torch.device:

@@ -14,7 +14,6 @@ from rsray.results.certificates import Certificates
 from rsray.results.compare import differences
 from rsray.results.pages import page
 from rsray.results.paired import Pair, PairedTable, compare_pair
-from rsray.results.plots import accuracy
 from rsray.storage import PathLike
 
 UNKNOWN = "not known"
@@ -105,7 +104,7 @@ def _group_html(key: tuple[str, str], members: Sequence[Certificates], layout: t
             page.shown_html(built),
             compared,
             page.notes_html([*differences(members), *apart]),
-            page.figure_html(page.inline_svg(accuracy.draw(members)), "Certified accuracy."),
+            page.figure_html(page.curves_html(members), "Certified accuracy."),
         ]
     )
 

@@ -17,6 +17,7 @@ from rsray.results import table
 from rsray.results.certificates import Certificates
 from rsray.results.compare import by_class, describe_indices
 from rsray.results.formats import Shown
+from rsray.results.pages import curves
 from rsray.results.plots import accuracy
 from rsray.results.plots.style import render
 from rsray.results.summary import largest_certifiable_radius
@@ -43,6 +44,15 @@ th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
 .headline { font-size: 1.25rem; color: var(--ink); }
+.live svg { background: none; filter: none; touch-action: pan-y; cursor: crosshair; }
+.live .axes line { stroke: var(--line); } .live text { fill: var(--faint);
+  font-size: 13px; } .live .cursor { stroke: var(--faint); stroke-dasharray: 3 3; }
+.live .marked { fill: var(--faint); opacity: .25; }
+.legend { display: flex; flex-wrap: wrap; gap: .3rem; }
+.legend button { font: inherit; font-size: .875rem; color: var(--ink); background: none;
+  border: 1px solid var(--line); border-radius: 4px; cursor: pointer; overflow-wrap: anywhere; }
+.legend [aria-pressed="false"] { opacity: .4; text-decoration: line-through; }
+.legend span { display: inline-block; width: 1.5em; vertical-align: middle; }
 .gallery { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
 .gallery figure { margin: 0; }
@@ -110,18 +120,25 @@ def sections(
     more: str = "",
 ) -> str:
     """Return the curves, the tables and, folded, the parameters of results, as HTML."""
-    curves = figure_html(
-        inline_svg(accuracy.draw(results)),
+    drawn = figure_html(
+        curves_html(results),
         "Certified accuracy: the fraction of images that are classified correctly, and provably "
         "so everywhere within the radius. ACR: average certified radius, wrong images counting 0.",
     )
-    return f"""{curves}
+    return f"""{drawn}
 <h2>Certified accuracy in %</h2>
 {shown_html(table.build(results, layout))}
 {more}
 {"".join(_class_table(result, layout) for result in results if result.classes)}
 <h2>Parameters</h2>
 {"".join(_parameters(result) for result in results)}"""
+
+
+def curves_html(results: Sequence[Certificates]) -> str:
+    """Return the curves to look into; where there is no JavaScript, as a picture."""
+    data = html.escape(curves.data_attribute(results))
+    picture = inline_svg(accuracy.draw(results))
+    return f'<div data-curves="{data}" data-description="{escape(SEE_TABLE)}">{picture}</div>'
 
 
 def further_table(shown: Shown) -> str:
@@ -148,7 +165,8 @@ def escape(text: str) -> str:
 
 def document(title: str, heading: str, body: str, script: str = "") -> str:
     """Return a self-contained page around a body of HTML; the title and heading are plain text."""
-    script = f"<script>{script}</script>\n" if script else ""
+    needed = [curves.script()] if "data-curves=" in body else []
+    scripts = "".join(f"<script>{each}</script>\n" for each in [*needed, script] if each)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -161,7 +179,7 @@ def document(title: str, heading: str, body: str, script: str = "") -> str:
 <h1>{escape(heading)}</h1>
 {body}
 <p>Written by rsray {escape(version("rsray"))}. Radii are l2, for images with pixels in [0, 1].</p>
-{script}</body>
+{scripts}</body>
 </html>
 """
 

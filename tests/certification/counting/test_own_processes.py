@@ -17,8 +17,8 @@ from rsray.certification.counting.counter import Counter
 from rsray.certification.counting.own_processes import OwnProcesses
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim
+from rsray.certification.opening import open_source
 from rsray.certification.request import CertificationRequest, selected_images
-from rsray.certification.source import open_source
 from rsray.config import CertifyConfig
 from rsray.data import open_split
 from rsray.errors import UserError

@@ -20,26 +20,35 @@ class FakeSampler:
     def __init__(self, selected):
         self.selected, self.calls = selected, []
 
-    def counts(self, image, index, stage, blocks):
+    def counts(self, image, index, stage, blocks, *, selection_draws=0):
+        if selection_draws:
+            self.calls.append((index, f"selection and {stage}", list(blocks)))
+            first = [[selection_draws * (k == self.selected) for k in range(4)]]
+            return np.concatenate([first, self._counts(stage, blocks)])
         self.calls.append((index, stage, list(blocks)))
+        return self._counts(stage, blocks)
+
+    def _counts(self, stage, blocks):
         counts = np.zeros((len(blocks), 4), dtype=np.int64)
         counts[:, self.selected if stage == "selection" else 2] = [draws for _, draws in blocks]
         return counts
 
 
+BOTH = "selection and estimation"
 SELECTION = (7, "selection", [(0, 10)])
 
 
-def estimation(*blocks):
-    return (7, "estimation", [(block, PLAN.block_draws(block)) for block in blocks])
+def estimation(*blocks, stage="estimation"):
+    return (7, stage, [(block, PLAN.block_draws(block)) for block in blocks])
 
 
 @pytest.mark.parametrize(
     ("sampling", "top", "item", "calls", "stored"),
     [
         # index 7, label 1: (first block, number, stores selection, known class)
-        ("fixed", 1, (0, 2, True, -1), [SELECTION, estimation(0, 1)], "SEE"),
-        ("fixed", 3, (0, 2, True, -1), [SELECTION, estimation(0, 1)], "SEE"),  # a miss counts on
+        # Nothing depends on the selection: both stages at once.
+        ("fixed", 1, (0, 2, True, -1), [estimation(0, 1, stage=BOTH)], "SEE"),
+        ("fixed", 3, (0, 2, True, -1), [estimation(0, 1, stage=BOTH)], "SEE"),
         ("fixed", 1, (2, 2, False, -1), [estimation(2, 3)], "EE"),  # needs no selection
         ("fixed", 1, (2, 2, False, 1), [estimation(2, 3)], "EE"),
         ("fixed", 1, (0, 0, True, -1), [SELECTION], "S"),

@@ -79,6 +79,20 @@ def test_which_blocks_are_counted_together_does_not_matter(tiny):
     assert np.array_equal(backwards[::-1], together)
 
 
+def test_the_selection_may_be_counted_in_the_same_batches(tiny):
+    alone = sampler(tiny()).counts(picture(), 5, "selection", [(0, 20)])
+    rest = sampler(tiny()).counts(picture(), 5, "estimation", BLOCKS)
+    both = sampler(tiny()).counts(picture(), 5, "estimation", BLOCKS, selection_draws=20)
+    assert np.array_equal(both, np.concatenate([alone, rest]))
+    soft = [
+        sampler(tiny()).moments(picture(), 5, "selection", [(0, 20)]),
+        sampler(tiny()).moments(picture(), 5, "estimation", BLOCKS),
+    ]
+    found = sampler(tiny()).moments(picture(), 5, "estimation", BLOCKS, selection_draws=20)
+    for values, first, others in zip(found, *soft, strict=True):
+        assert np.array_equal(values, np.concatenate([first, others]))
+
+
 def test_what_was_counted_before_does_not_matter(tiny):
     engine = sampler(tiny())
     for image in (picture(seed=1), np.zeros((1, 8, 8), np.uint8), picture(seed=2)):

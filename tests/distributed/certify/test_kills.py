@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from processes import titled
 
+from rsray.certification.opening import open_source
 from rsray.certification.request import CertificationRequest, selected_images
-from rsray.certification.source import open_source
 from rsray.config import CertifyConfig
 from rsray.data import open_split
 from rsray.distributed.certify.certifier import certify

@@ -6,7 +6,14 @@ from rsray.presets import train_config
 
 @pytest.mark.parametrize(
     ("dataset", "skip"),
-    [("digits", 5), ("mnist", 20), ("svhn", 20), ("cifar10", 20), ("imagenet", 100)],
+    [
+        ("digits", 5),
+        ("mnist", 20),
+        ("fashion-mnist", 20),
+        ("svhn", 20),
+        ("cifar10", 20),
+        ("imagenet", 100),
+    ],
 )
 def test_a_test_set_is_certified_in_hours_not_days(dataset, skip):
     train = train_config({"dataset": dataset})

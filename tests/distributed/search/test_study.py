@@ -247,3 +247,10 @@ def test_tpe_with_our_telling_beats_random_on_a_smooth_function(tmp_path):
             ends.append(max(value(p, LOOKS) for p in run(search, out, 40)[1:]))
         best[sampler] = np.mean(ends)
     assert best["tpe"] > best["random"]
+
+
+def test_a_study_says_what_it_searches(tmp_path):
+    """As optuna-dashboard shows it."""
+    study = open_study(folder(tmp_path), search_of("trade_off=log(1,32)"))
+    assert study.metric_names == ["projected_acr"]
+    assert study.user_attrs["dataset"] == "digits" and study.user_attrs["sigma"] == 0.25

@@ -85,9 +85,17 @@ def test_a_front_and_a_grid_are_drawn_as_they_are(tmp_path):
     assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "16"]
 
 
+def test_importances_need_ten_complete_trials(tmp_path):
+    space = parse_space(["trade_off=uniform(0,1)", "hinge=uniform(0,1)"], "macer")
+    for count, is_drawn in ((9, False), (10, True)):
+        rule = [lambda point: (point["hinge"], 0.5, 4)] * count
+        found, study = searched(tmp_path / str(count), [*rule, (0.9, 0.5, 2), "it failed"], space)
+        assert ("importance" in draw_figures(trial_rows(study), study, found)) == is_drawn
+
+
 def test_no_importance_is_drawn_without_two_results_that_differ(tmp_path):
     space = parse_space(["hinge=uniform(2,16)"], "macer")
-    for count, acr in ((1, 0.4), (3, 0.4)):
+    for count, acr in ((1, 0.4), (12, 0.4)):
         figures = [(acr, 0.9, 4)] * count
         found, study = searched(tmp_path / str(count), figures, space)
         assert importance_shares(study) == {}

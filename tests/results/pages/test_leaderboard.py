@@ -20,7 +20,7 @@ def test_groups_by_data_and_sigma_the_best_first(make):
     outline = Outline()
     outline.feed(text)
     words = " ".join(outline.text)
-    assert outline.open == [] and outline.tags.count("script") == 1 and "Ours" in words
+    assert outline.open == [] and outline.tags.count("script") == 2 and "Ours" in words
     best, second = sorted(results[:2], key=lambda result: -result.acr)
     heading = words.index("toy, sigma 0.5")
     assert heading < words.index(best.name, heading) < words.index(second.name, heading)
@@ -53,5 +53,5 @@ def test_names_of_strangers_are_text(make):
     text = build([make(name=evil), make(50, name="b", dataset=evil)])
     outline = Outline()
     outline.feed(text)
-    assert outline.tags.count("script") == 1 and "\x1b" not in text
+    assert outline.tags.count("script") == 2 and "\x1b" not in text
     assert np.all([reference.startswith("#") for reference in outline.references])

@@ -1,0 +1,94 @@
+"""Splits in idx files: MNIST's, and those of the sets that were made to stand in its place."""
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from rsray.data._base import DataNotFoundError, ImageSplit, Labels, Pixels, ReadOptions
+from rsray.data.reading.in_memory import ArraySplit
+from rsray.errors import UserError
+from rsray.storage import Place, one_line
+
+PREFIXES = {"train": "train", "test": "t10k"}
+# Images of the two splits as they are published
+WHOLE = (60_000, 10_000)
+# The type code of the idx format
+UNSIGNED_BYTE = 8
+
+
+@dataclass(frozen=True)
+class IdxSet:
+    """A data set of 28 x 28 grey images in ten classes, in four files that MNIST named.
+
+    Nothing in such files says which set they hold. What is checked is whether a whole split has
+    as many images of each class, which MNIST has not; that files of the right balance are of the
+    set that they are taken for is assumed.
+    """
+
+    name: str
+    # Where torchvision keeps the files
+    folder: str
+    is_balanced: bool
+
+    def open(self, split: str, root: Place, options: ReadOptions) -> ImageSplit:
+        """Return a split; raises DataNotFoundError when its files are in no known place."""
+        images, labels = self._find(root, PREFIXES[split])
+        return ArraySplit(
+            name=self.name,
+            split=split,
+            num_classes=10,
+            image_shape=(1, 28, 28),
+            load=partial(self.load, images, labels),
+        )
+
+    def load(self, images: Place, labels: Place) -> tuple[Pixels, Labels]:
+        """Return images uint8 [N, 1, 28, 28] and labels int64 [N]; UserError names a bad file."""
+        found = read_idx(labels, 1).astype(np.int64)
+        is_balanced = len(set(np.bincount(found).tolist())) == 1
+        if len(found) in WHOLE and is_balanced != self.is_balanced:
+            number = "the same number" if is_balanced else "not the same number"
+            raise UserError(
+                f"{labels} is not of {self.name}: it has {number} of each class; "
+                "other data sets name their files alike"
+            )
+        return read_idx(images, num_dimensions=3)[:, None], found
+
+    def _find(self, root: Place, prefix: str) -> tuple[Place, Place]:
+        """Return the locations of the images and the labels, a folder of the set's own first."""
+        places = (root / self.name, root)
+        folders = [place / inner for inner in (self.folder, "raw", "") for place in places]
+        names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+        for folder in folders:
+            for suffix in ("", ".gz"):
+                images, labels = (folder / (name + suffix) for name in names)
+                if images.is_file() and labels.is_file():
+                    return images, labels
+        raise DataNotFoundError([str(folder / f"{names[0]}[.gz]") for folder in folders])
+
+
+def read_idx(file: Place, num_dimensions: int) -> Pixels:
+    """Return the array of an idx file (or .gz of one); raises UserError when it is damaged."""
+    data = _unpacked(file)
+    header = 4 + 4 * num_dimensions
+    if data[:4] != bytes([0, 0, UNSIGNED_BYTE, num_dimensions]) or len(data) < header:
+        raise UserError(f"{file}: not an idx file of bytes with {num_dimensions} dimension(s)")
+    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", num_dimensions, offset=4))
+    expected = header + int(np.prod(shape, dtype=np.int64))
+    if len(data) != expected:
+        raise UserError(
+            f"{file}: truncated or damaged: its header says {expected} bytes, it has {len(data)}"
+        )
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _unpacked(file: Place) -> bytes:
+    data = file.read_bytes()
+    if not file.name.endswith(".gz"):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{file}: truncated or damaged: {one_line(error)}") from error

@@ -1,0 +1,69 @@
+"""Certified accuracy by radius as a drawing to look into: pointed at, it tells its values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from rsray.errors import printable
+from rsray.results.certificates import Certificates
+from rsray.results.plots import accuracy
+from rsray.results.plots.style import COLOURS, DASHES
+
+# As many radii as a screen can tell apart.
+MOST_RADII = 400
+BLACK, INK = "#000000", "var(--ink)"
+
+
+def curves_data(results: Sequence[Certificates]) -> dict[str, Any]:
+    """Return the radii and each result's accuracy at them, None where it is not decided."""
+    reached = [float(max(each.at_radius or each.radius, default=0.0)) for each in results]
+    radii = _radii(max(reached, default=0.0))
+    has_bands = len(results) <= accuracy.MOST_BANDS
+    curves = [_curve(each, position, radii, has_bands) for position, each in enumerate(results)]
+    return {"radii": radii.tolist(), "curves": curves}
+
+
+def data_attribute(results: Sequence[Certificates]) -> str:
+    """Return them as text for the attribute of an element, not yet escaped."""
+    return json.dumps(curves_data(results))
+
+
+def script() -> str:
+    """Return the JavaScript that draws every element with `data-curves`."""
+    return resources.files(__package__).joinpath("curves.js").read_text()
+
+
+def _radii(largest: float) -> np.ndarray:
+    """Return radii [R] from 0 to beyond the largest, at steps of 1, 2 or 5 times a power of ten."""
+    rough = max(largest, 1e-6) / MOST_RADII
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    return np.arange(math.floor(largest / step) + 2) * step
+
+
+def _curve(
+    result: Certificates, position: int, radii: np.ndarray, has_band: bool
+) -> dict[str, Any]:
+    colour = COLOURS[position % len(COLOURS)]
+    dash = DASHES[position // len(COLOURS) % len(DASHES)]
+    look = {
+        "name": printable(result.name),
+        "colour": INK if colour == BLACK else colour,
+        "dash": "" if isinstance(dash, str) else " ".join(str(2 * part) for part in dash[1]),
+    }
+    if not result.at_radius:
+        known = result.accuracy_at(radii)
+        limits = accuracy.band(known, len(result.selected)) if has_band else ()
+        band = [limit.round(4).tolist() for limit in limits]
+        return {**look, "points": [], "accuracy": known.round(6).tolist(), "band": band}
+    decided, accuracies = (each.tolist() for each in accuracy.points(result))
+    shown: list[float | None] = [None] * len(radii)
+    for radius, value in zip(decided, accuracies, strict=True):
+        shown[round(radius / radii[1])] = value
+    return {**look, "points": list(zip(decided, accuracies, strict=True)), "accuracy": shown}
