@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rsray import models
 from rsray.config import TrainConfig
-from rsray.core.hardware import PRECISIONS, forbid_tf32, resolve_precision
+from rsray.core.hardware import PRECISIONS, forbid_tf32, free_memory, resolve_precision
 from rsray.data import DATASETS
 from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
@@ -38,6 +38,7 @@ from rsray.training.feeds import (
     ResidentFeed,
     is_streamed,
 )
+from rsray.training.memory import group_that_fits
 from rsray.training.optimisation import make_optimiser, make_schedule
 from rsray.training.randomness import draw_batch_noise, draw_uniforms, seed_torch
 from rsray.training.reader import Reader
@@ -58,6 +59,8 @@ from rsray.training.validation import Projection, project_acr
 
 # A network with a weight beyond this computes nothing but overflow.
 LARGEST_WEIGHT = 1e6
+# Of a group of images: 2 to the power of this is more than any batch.
+MOST_EXPONENT = 32
 
 
 class DivergedError(UserError):
@@ -72,6 +75,8 @@ class Team:
     world: int = 1
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
     sum_over: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    # Of this machine; they share its memory.
+    workers_here: int = 1
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,8 @@ class Training:
         )
         if self.run is not None:
             self.stepper.group_size = recorded_group_size(self.run)
+        # A CPU has no error for a lack of memory: the kernel kills the process.
+        self.owes_fit = self.device.type == "cpu" and self.stepper.group_size is None
         self.feed = self._open_feed()
         # The first worker's, while it trains.
         self.writer: RunWriter | None = None
@@ -332,6 +339,8 @@ class Training:
             seed_torch(self.device, *share.key, "torch")
             images = self._augment(images, share)
             batch = Batch(images, labels, share.slots, share.global_size, share.key)
+            if self.owes_fit:
+                self._fit_group(batch, objective)
             try:
                 self.stepper.step(batch, objective, sums, self.companion)
             except MemoryShortError as short:
@@ -343,6 +352,22 @@ class Training:
             self.on_progress(Progress(self.epoch, config.epochs, step + 1, len(shares)))
             if step + 1 < len(shares):
                 self._save_if_due(step + 1, sums, started)
+
+    def _fit_group(self, batch: Batch, objective: Objective) -> None:
+        """Take no more images at once than every worker's machine has memory for."""
+        self.owes_fit = False
+        free, size = free_memory(), None
+        if free is not None:
+            needed = self.stepper.bytes_per_image(batch, objective, self.companion)
+            size = group_that_fits(needed, len(batch.slots), free / self.team.workers_here)
+        # A vote for a power of two; the last one is for all images at once.
+        votes = torch.zeros(MOST_EXPONENT + 1)
+        votes[MOST_EXPONENT if size is None else int(math.log2(size))] = 1
+        smallest = int(self.team.sum_over(votes).nonzero()[0])
+        if smallest < MOST_EXPONENT:
+            self.stepper.group_size = 2**smallest
+            if self.run is not None and self.team.rank == 0:
+                record_group_size(self.run, self.stepper.group_size)
 
     def _augment(self, images: Tensor, share: BatchShare) -> Tensor:
         if self.augmentation != CROP_FLIP:

@@ -3,6 +3,7 @@
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rsray.core.hardware import HALF_TYPES
-from rsray.objectives import Objective
+from rsray.objectives import Objective, Step
+from rsray.training.memory import bytes_per_image
 from rsray.training.randomness import draw_batch_noise, generator_from_slot
 
 
@@ -179,21 +181,7 @@ class Stepper:
     def _group_losses(
         self, batch: Batch, group: slice, objective: Objective, companion: nn.Module | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        images = batch.images_BCHW[group].float().div_(255)
-        labels = batch.labels_B[group]
-        slots = batch.slots[group]
-        noise = draw_batch_noise(
-            slots,
-            objective.num_draws,
-            tuple(images.shape[1:]),
-            objective.sigma,
-            batch.key,
-            images.device,
-        )
-        draws = generator_from_slot(slots, *batch.key, "objective")
-        step = objective.step(
-            self.network, images, labels, noise, companion=companion, generator=draws
-        )
+        step = _forward(self.network, batch, group, objective, companion)
         # Data-parallel training averages over workers: scale so that the result is the sum over
         # all images of the global batch divided by their number, however it was split.
         loss = step.terms.total_B.sum() * (self.world / batch.global_size)
@@ -202,9 +190,41 @@ class Stepper:
             step.terms.classification_B.detach(),
             step.terms.robustness_B.detach(),
             step.logits_BMK.detach(),
-            labels,
+            batch.labels_B[group],
         )
+
+    def bytes_per_image(
+        self, batch: Batch, objective: Objective, companion: nn.Module | None = None
+    ) -> float:
+        """Return how much memory each image of a step takes; nothing of the run changes."""
+        plain = getattr(self.network.module, "module", self.network.module)
+        beside = copy.deepcopy(companion)
+
+        def losses_of(module: nn.Module, count: int) -> Tensor:
+            network = AutocastNetwork(module, self.network.precision)
+            return _forward(network, batch, slice(0, count), objective, beside).terms.total_B
+
+        return bytes_per_image(plain, losses_of)
 
     def _no_sync(self) -> AbstractContextManager[object]:
         no_sync = getattr(self.network.module, "no_sync", None)
         return no_sync() if no_sync is not None else nullcontext()
+
+
+def _forward(
+    network: AutocastNetwork,
+    batch: Batch,
+    group: slice,
+    objective: Objective,
+    companion: nn.Module | None,
+) -> Step:
+    """Return what an objective makes of a group of a batch's images, with their own noise."""
+    images = batch.images_BCHW[group].float().div_(255)
+    slots, shape = batch.slots[group], tuple(images.shape[1:])
+    noise = draw_batch_noise(
+        slots, objective.num_draws, shape, objective.sigma, batch.key, images.device
+    )
+    draws = generator_from_slot(slots, *batch.key, "objective")
+    return objective.step(
+        network, images, batch.labels_B[group], noise, companion=companion, generator=draws
+    )

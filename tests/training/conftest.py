@@ -28,6 +28,14 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def fit_group(monkeypatch):
+    """Whether images fit is not measured: tests count what a network is shown. Returns how."""
+    measured = Training._fit_group
+    monkeypatch.setattr(Training, "_fit_group", lambda self, batch, objective: None)
+    return measured
+
+
 @dataclass(frozen=True)
 class Lab:
     """Makes configurations and runs of them; `root` is where RUN folders go."""

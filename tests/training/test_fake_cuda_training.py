@@ -56,7 +56,8 @@ def test_an_epoch_of_every_objective_waits_for_nothing(name, monkeypatch):
     def fused_update(weights, gradients, *_, **__):
         updates.append({tensor.device for tensor in [*weights, *gradients]})
 
-    monkeypatch.setattr(torch, "_fused_sgd_", fused_update)
+    for optimiser in ("_fused_sgd_", "_fused_adam_"):
+        monkeypatch.setattr(torch, optimiser, fused_update)
     with fake_tensors():
         here = training(CUDA, name, epochs=3)
         watched.model, watched.companion = here.model, here.companion

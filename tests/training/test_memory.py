@@ -5,7 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from rsray.training.loop import Team, Training
 from rsray.training.memory import SavedBytes, bytes_per_image, group_that_fits
+from rsray.training.run import recorded_group_size
+from rsray.training.step import EpochSums
 
 
 def test_what_autograd_keeps_is_counted_once_and_given_back():
@@ -54,3 +57,49 @@ def test_a_group_takes_half_of_what_is_free(image_bytes, num_images, free, expec
     assert group_that_fits(image_bytes, num_images, free) == expected
     if expected is not None:
         assert np.log2(expected) == round(np.log2(expected)) and expected < num_images
+
+
+@pytest.fixture
+def training_with(lab, monkeypatch, fit_group):
+    monkeypatch.setattr(Training, "_fit_group", fit_group)
+
+    def make(free, run=None, team=None):
+        monkeypatch.setattr("rsray.training.loop.free_memory", lambda: free)
+        return lab.training(lab.config(epochs=1), run, team)
+
+    return make
+
+
+def test_a_run_takes_the_images_that_fit_and_makes_the_same_weights(lab, training_with):
+    whole = training_with(10**12)
+    whole.run_epochs()
+    assert whole.stepper.group_size is None
+    needed = bytes_per_image(whole.model, lambda module, n: module(torch.zeros(n, 1, 8, 8)))
+    run = lab.folder("run")
+    parts = training_with(2 * 9 * needed, run)
+    parts.run_epochs()
+    assert parts.stepper.group_size == 8 and recorded_group_size(run) == 8
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(parts.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    # A later start takes what the first one found, whatever is free then.
+    assert training_with(10**12, run).stepper.group_size == 8
+
+
+def test_workers_share_the_memory_of_a_machine_and_take_the_same(training_with):
+    asked = []
+
+    def sum_over(mine):
+        # The other worker's machine has room for 2 at once.
+        if len(mine) == 33:
+            asked.append(int(mine.argmax()))
+            mine = mine.clone()
+            mine[1] += 1
+        return mine
+
+    alone = training_with(10**12)
+    needed = bytes_per_image(alone.model, lambda module, n: module(torch.zeros(n, 1, 8, 8)))
+    team = Team(0, 2, sum_over=sum_over, workers_here=2)
+    training = training_with(4 * 5 * needed, team=team)
+    sums = EpochSums(torch.device("cpu"))
+    training._make_steps(training.objective, sums)
+    assert asked == [2] and training.stepper.group_size == 2

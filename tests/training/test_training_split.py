@@ -111,11 +111,11 @@ def pixels_of(monkeypatch, lab, world, **changes):
         shares.setdefault(len(shares), drawn)
         return drawn
 
-    monkeypatch.setattr(step_module.Stepper, "_backward", look)
-    monkeypatch.setattr(smoothmix, "uniform", draw)
-    for rank in range(world):
-        lab.training(lab.config(**changes), team=Team(rank, world)).run_epochs()
-    monkeypatch.undo()
+    with monkeypatch.context() as watched:
+        watched.setattr(step_module.Stepper, "_backward", look)
+        watched.setattr(smoothmix, "uniform", draw)
+        for rank in range(world):
+            lab.training(lab.config(**changes), team=Team(rank, world)).run_epochs()
     return seen, list(shares.values())
 
 

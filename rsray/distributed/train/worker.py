@@ -74,7 +74,13 @@ def join_team(driver_path: tuple[str, ...], gpus: float) -> tuple[Team, torch.de
     dedicate_process(gpus=gpus)
     context = ray.train.get_context()
     world = context.get_world_size()
-    team = Team(context.get_world_rank(), world, _wrap_for(world), _sum_over(world))
+    team = Team(
+        context.get_world_rank(),
+        world,
+        _wrap_for(world),
+        _sum_over(world),
+        context.get_local_world_size(),
+    )
     return team, ray.train.torch.get_device()
 
 
