@@ -272,7 +272,7 @@ def export(
     says nothing of where the data lay; with `onnx` it holds model.onnx, too.
     """
     from rsray.certification.folder import finished_record
-    from rsray.certification.opening import open_source
+    from rsray.certification.networks.opening import open_source
     from rsray.results.compare import cert_folder
 
     ExportConfig.make({"run": fspath(run), **_given(locals(), "cert", "onnx")})
