@@ -120,22 +120,7 @@ class Training:
     def __post_init__(self) -> None:
         """Open the data, build the model and the optimiser, and continue from a checkpoint."""
         config = self.config
-        self.split = open_training_split(config)
-        chosen = subset(len(self.split), config.limit, config.seed)
-        held_in, held_out = train_validation(
-            self.split.labels[chosen], config.validation, config.seed
-        )
-        self.held_in = ImageSubset(self.split, chosen[held_in], self.device)
-        self.held_out = ImageSubset(self.split, chosen[held_out], self.device)
-        self.augmentation = config.augmentation or DATASETS[config.dataset].augmentation
-        self.schedule = Schedule(
-            len(self.held_in),
-            config.batch_size,
-            config.epochs,
-            config.seed,
-            self.team.rank,
-            self.team.world,
-        )
+        self._open_data()
         forbid_tf32()
         # The sizes of batches repeat: it pays to time what cuDNN can do. Not so in certification.
         torch.backends.cudnn.benchmark = self.device.type == "cuda"
@@ -162,6 +147,26 @@ class Training:
         # The first worker's, while it trains.
         self.writer: RunWriter | None = None
         self.clock = self._make_clock()
+
+    def _open_data(self) -> None:
+        """Open the images, those held out apart, and share them out among the workers."""
+        config = self.config
+        self.split = open_training_split(config)
+        chosen = subset(len(self.split), config.limit, config.seed)
+        held_in, held_out = train_validation(
+            self.split.labels[chosen], config.validation, config.seed
+        )
+        self.held_in = ImageSubset(self.split, chosen[held_in], self.device)
+        self.held_out = ImageSubset(self.split, chosen[held_out], self.device)
+        self.augmentation = config.augmentation or DATASETS[config.dataset].augmentation
+        self.schedule = Schedule(
+            len(self.held_in),
+            config.batch_size,
+            config.epochs,
+            config.seed,
+            self.team.rank,
+            self.team.world,
+        )
 
     def _make_clock(self) -> CheckpointClock | None:
         if self.run is None:
