@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rsray.config import CertifyConfig, Running
-from rsray_cli.options import NORMALISE, command, options_of, shown_fields
+from rsray_cli.options import NORMALISE, command, options_of, shown_fields, told
 
 if TYPE_CHECKING:
     from rsray.outcomes import Certification
@@ -29,7 +29,9 @@ def certify(source: str, **given: Any) -> None:
     from rsray import api
     from rsray_cli.results import name_failures, print_results
 
-    cert = api.certify(source, **given)
+    cert = api.certify(source, **{**given, **told(given)})
+    if "dry_run" in given:
+        return
     print_results(cert)
     _say_what_was_made(cert)
     if name_failures(cert.summary["failed"]):

@@ -46,7 +46,7 @@ def command(*groups: list[Typed]) -> Callable[[Callable[..., None]], Callable[..
     """Give a function that takes `**given` the parameters of these groups.
 
     It gets what the user gave and nothing else; the settings' own defaults stand for the rest. With
-    --cluster the command that was typed runs there instead.
+    --cluster the command that was typed runs there instead, but for --dry-run.
     """
     typed = [each for group in groups for each in group]
 
@@ -60,6 +60,9 @@ def command(*groups: list[Typed]) -> Callable[[Callable[..., None]], Callable[..
             if target is None:
                 function(**given)
                 return
+            if given.get("dry_run"):
+                function(**{**given, "address": target})
+                return
             from rsray_cli.cluster import run_there
 
             run_there(target, down=down, address=given.get("address"), out=given.get("out"))
@@ -71,6 +74,14 @@ def command(*groups: list[Typed]) -> Callable[[Callable[..., None]], Callable[..
         return run
 
     return decorate
+
+
+def told(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the api tells what --dry-run asks for: on stdout, as the command's answer."""
+    from rsray.progress import Watch
+    from rsray.screen import show
+
+    return {"progress": Watch(say=show)} if "dry_run" in given else {}
 
 
 def check_words(words: Sequence[str]) -> None:

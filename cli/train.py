@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rsray.config import CertifyConfig, ExportConfig, Running, TrainConfig
-from rsray_cli.options import command, options_of, shown_fields
+from rsray_cli.options import command, options_of, shown_fields, told
 
 
 @command(
@@ -24,7 +24,9 @@ def train(**given: Any) -> None:
     from rsray.screen import say, show
 
     settings = parse_assignments(given.pop("set", []))
-    run = api.train(**{**given, **settings})
+    run = api.train(**{**given, **settings, **told(given)})
+    if "dry_run" in given:
+        return
     show(run.path)
     say(f"next: rsray certify {'RUN --denoiser ' if run.is_denoiser else ''}{run.path}")
 

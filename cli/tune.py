@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from rsray.config import Running, Searching, TrainConfig, TuneConfig
-from rsray_cli.options import command, options_of, shown_fields
+from rsray_cli.options import command, options_of, shown_fields, told
 
 
 @command(
@@ -30,8 +30,7 @@ def tune(**given: Any) -> None:
     import time
 
     from rsray import api
-    from rsray.errors import UserError
-    from rsray.given_values import numbers, parse_assignments
+    from rsray.given_values import numbers
     from rsray.outcomes import Study
     from rsray.progress import duration
     from rsray.screen import say
@@ -43,13 +42,24 @@ def tune(**given: Any) -> None:
         nonlocal num_failed
         num_failed += show_results(study)
 
-    settings = parse_assignments(given.pop("set", []))
+    settings = read_settings(given.pop("set", []))
+    sigmas = numbers(given.pop("sigma", []), "sigma")
+    api.tune_each(sigmas, on_study=show, **{**given, **settings, **told(given)})
+    if "dry_run" in given:
+        return
+    say(f"done in {duration(time.perf_counter() - started)}")
+    if num_failed:
+        raise typer.Exit(1)
+
+
+def read_settings(texts: list[str]) -> dict[str, Any]:
+    """Return the settings of --set; UserError for one that is the search's own."""
+    from rsray.errors import UserError
+    from rsray.given_values import parse_assignments
+
+    settings = parse_assignments(texts)
     for key in settings.keys() & TuneConfig.model_fields.keys() - TrainConfig.model_fields.keys():
         raise UserError(f"--set {key}: give --{key.replace('_', '-')}")
     if "validation" in settings:
         raise UserError("--set validation: give --validation; the winner is trained on all images")
-    sigmas = numbers(given.pop("sigma", []), "sigma")
-    api.tune_each(sigmas, on_study=show, **{**given, **settings})
-    say(f"done in {duration(time.perf_counter() - started)}")
-    if num_failed:
-        raise typer.Exit(1)
+    return settings

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         certify,
         export,
         plan,
+        plan_search,
+        plan_training,
         predict,
         recertify,
         report,
@@ -42,6 +44,8 @@ _FUNCTIONS = (
     "export",
     "predict",
     "plan",
+    "plan_training",
+    "plan_search",
     "report",
     "show",
     "verify",
@@ -61,8 +65,8 @@ _WHERE = {
 
 __all__ = [
     "Certification", "Run", "SmoothedClassifier", "UserError", "Watch", "audit", "bounds",
-    "certify", "export", "models", "objectives", "plan", "predict", "recertify", "report", "show",
-    "train", "tune", "verify",
+    "certify", "export", "models", "objectives", "plan", "plan_search", "plan_training",
+    "predict", "recertify", "report", "show", "train", "tune", "verify",
 ]  # fmt: skip
 
 

@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from rsray.certification.checks.verify import Verification
     from rsray.certification.cost import Plan
     from rsray.certification.one_image import Pictures
+    from rsray.distributed.search.forecast import SearchPlan
     from rsray.distributed.search.request import SearchRequest
     from rsray.results.explanation import Explanation
     from rsray.results.report import Report
+    from rsray.training.cost import TrainingPlan
 
 Where = str | PathLike[str]
 
@@ -63,6 +65,7 @@ def train(
     label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
+    dry_run: bool = False,
     out: Where | None = None,
     address: str | None = None,
     track: str | None = None,
@@ -72,18 +75,25 @@ def train(
     """Train a classifier whose smoothed version is certifiably robust; returns its RUN.
 
     `settings` are any others of training (lr, lr_drops, ...) or of the objective (trade_off, ...).
-    A run that is finished is returned as it is, one that was stopped goes on.
+    A run that is finished is returned as it is, one that was stopped goes on. With `dry_run` the
+    watch is told what would run where, and nothing is started or written.
     """
     from rsray.distributed.train import trainer
     from rsray.training.request import open_training
 
     flat = _given(locals(), *_TRAINED) | _given(settings, *settings)
     with watching(progress) as watch:
-        request = open_training(flat, config_file=config, download=download)
+        request = open_training(flat, config_file=config, download=download and not dry_run)
         chosen = request.config
         where = _folder(out, "train", chosen.dataset, chosen.objective, chosen.sigma)
         for line in request.announcement(where):
             watch.say(line)
+        if dry_run:
+            from rsray.distributed import dry_run as dry
+
+            for line in dry.training(request, Place.of(where), address):
+                watch.say(line)
+            return Run(where)
         started, place, run = datetime.now(), Place.of(where), Run(where)
         with tracked(track, watch, place, chosen.model_dump(mode="json")) as told:
             did_train = trainer.train(
@@ -133,6 +143,7 @@ def certify(
     label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
+    dry_run: bool = False,
     out: Where | None = None,
     address: str | None = None,
     track: str | None = None,
@@ -143,17 +154,25 @@ def certify(
     `source` is a Run, a RUN folder or a checkpoint file. Each certificate holds with probability at
     least 1 - alpha over the draws: the smoothed classifier predicts its class everywhere within the
     l2 radius (pixels in [0, 1]). Draws that `out` holds already are not made again. With `reuse`, a
-    Certification or CERT of a network near this one, its counts save most of the draws.
+    Certification or CERT of a network near this one, its counts save most of the draws. With
+    `dry_run` the watch is told what would run where, and nothing is started or written.
     """
     from rsray.certification.request import open_certification
     from rsray.distributed.certify import certifier
 
     given = _certification_settings(locals(), config)
     with watching(progress) as watch:
+        download = download and not dry_run
         request = open_certification(fspath(source), given, download=download)
         chosen = request.config
         where = _folder(out, "certify", chosen.dataset, chosen.sigma)
         watch.say(request.announcement(where))
+        if dry_run:
+            from rsray.distributed import dry_run as dry
+
+            for line in dry.certification(request, Place.of(where), address):
+                watch.say(line)
+            return Certification(where)
         place = Place.of(where)
         with tracked(track, watch, place, chosen.model_dump(mode="json")) as told:
             certifier.certify(
@@ -253,7 +272,7 @@ def export(
     says nothing of where the data lay; with `onnx` it holds model.onnx, too.
     """
     from rsray.certification.folder import finished_record
-    from rsray.certification.opening import open_source
+    from rsray.certification.networks.opening import open_source
     from rsray.results.compare import cert_folder
 
     ExportConfig.make({"run": fspath(run), **_given(locals(), "cert", "onnx")})
@@ -314,6 +333,58 @@ def predict(
     if out is not None:
         write_predictions(fspath(out), predictions.table)
     return predictions
+
+
+def plan_training(
+    *,
+    config: Where | None = None,
+    actors: int | None = None,
+    gpus_per_actor: float | None = None,
+    price: float | None = None,
+    seconds: float | None = None,
+    download: bool = False,
+    **given: Any,
+) -> TrainingPlan:
+    """Return what a training run will take, from steps that are measured here for `seconds`.
+
+    `given` is as for `train`, `actors` the number of workers: of a GPU each, or a CPU core.
+    """
+    from rsray.training.cost import plan_training as measure
+    from rsray.training.request import open_training
+
+    settings = PlanConfig.make(_given(locals(), "actors", "price", "seconds"))
+    if gpus_per_actor is not None:
+        given["gpus_per_worker"] = gpus_per_actor
+    return measure(open_training(given, config_file=config, download=download), settings)
+
+
+def plan_search(
+    *,
+    search: Mapping[str, str] | Sequence[str] = (),
+    grid: Mapping[str, str] | Sequence[str] = (),
+    config: Where | None = None,
+    actors: int | None = None,
+    gpus_per_actor: float | None = None,
+    price: float | None = None,
+    seconds: float | None = None,
+    download: bool = False,
+    **given: Any,
+) -> SearchPlan:
+    """Return what a search will take, from training and looks that are measured here.
+
+    `given` is as for `tune`, `actors` the number of GPUs, or of CPU cores.
+    """
+    from rsray.distributed.search.forecast import plan_search as measure
+    from rsray.distributed.search.resolved_search import check_search, resolve_search
+
+    settings = PlanConfig.make(_given(locals(), "actors", "price", "seconds"))
+    if gpus_per_actor is not None:
+        given["gpus_per_worker"] = gpus_per_actor
+    given |= {"search": _assignments(search), "grid": _assignments(grid)}
+    (request,) = _open_searches([], given, config_file=config, download=download)
+    found = resolve_search(request.config)
+    check_search(found)
+    return measure(found, settings)
 
 
 def plan(
@@ -400,6 +471,7 @@ def tune(
     label_column: str | None = None,
     seed: int | None = None,
     download: bool = False,
+    dry_run: bool = False,
     out: Where | None = None,
     address: str | None = None,
     track: str | None = None,
@@ -418,6 +490,7 @@ def tune(
         [sigma] if sigma is not None else [],
         config=config,
         download=download,
+        dry_run=dry_run,
         out=out,
         address=address,
         track=track,
@@ -432,6 +505,7 @@ def tune_each(
     *,
     config: Where | None = None,
     download: bool = False,
+    dry_run: bool = False,
     out: Where | None = None,
     address: str | None = None,
     track: str | None = None,
@@ -444,10 +518,13 @@ def tune_each(
     All are refused before any begins. The UserError of one is raised after those behind it. `given`
     is as for `tune`; `on_study` is told of each that ended.
     """
+    download = download and not dry_run
     searches = _open_searches(sigmas, given, config_file=config, download=download)
+    places = _places(searches, out)
+    if dry_run:
+        return _dry_searches(searches, places, address, progress)
     from rsray.distributed.search import tuner  # Ray: after what can be refused without it
 
-    places = _places(searches, out)
     for place, found in zip(places, searches, strict=True):
         tuner.claim_tune(place, found.config)
     studies, problems = [], []
@@ -471,6 +548,20 @@ def tune_each(
     if problems:
         raise UserError("; ".join(problems))
     return studies
+
+
+def _dry_searches(
+    searches: list[SearchRequest], places: list[Place], address: str | None, progress: Watch | bool
+) -> list[Study]:
+    """Tell the watch what the searches would be."""
+    from rsray.distributed import dry_run as dry
+    from rsray.distributed.search.winner import Finals
+
+    with watching(progress) as watch:
+        for place, found in zip(places, searches, strict=True):
+            for line in found.announcement(str(place)) + dry.search(found, place, address):
+                watch.say(line)
+    return [Study(fspath(place), Finals()) for place in places]
 
 
 def _open_searches(

@@ -636,10 +636,17 @@ class AuditConfig(Config):
 
 
 class PlanConfig(Config):
-    """What a forecast needs beside the settings of the certification."""
+    """What a forecast needs beside the settings of what is planned."""
 
+    source: str | None = setting(
+        "A RUN folder, or a checkpoint file; of a certification alone.",
+        None, metavar="RUN|CHECKPOINT", name="source",
+    )  # fmt: skip
+    of: Literal["certify", "train", "tune"] = setting(
+        "What to plan: train and tune take --dataset or --preset in place of a RUN.", "certify"
+    )
     actors: int = setting(
-        "Size of the fleet, in actors like the one measured here.",
+        "Size of the fleet, in actors (or workers) like the one measured here.",
         1, panel=WHERE, metavar="A", ge=1, le=MOST_PROCESSES,
     )  # fmt: skip
     price: float | None = setting(
@@ -767,6 +774,10 @@ class Running(Config):
     down: bool = setting(
         "Of --cluster: take the cluster away at the end.", False, panel=WHERE, name="--down"
     )
+    dry_run: bool = setting(
+        "Say what would run where, and about how long; start and write nothing.",
+        False, panel=WHERE, name="--dry-run",
+    )  # fmt: skip
     out: str | None = setting(
         "Folder or URI for the results; the same again continues.",
         None, panel=WRITTEN, metavar="FOLDER", words=NEW,

@@ -27,7 +27,7 @@ from rsray_cli.predict import IMAGES
 
 # What the command line has beside the parameters of a function, or calls otherwise.
 CALLED = {"normalisation": "normalise"}
-ON_THE_COMMAND_LINE = {"set", "cluster", "down", "format"}
+ON_THE_COMMAND_LINE = {"set", "cluster", "down", "format", "of"}
 OPTIONS = {
     "train": [(TrainConfig, ()), (Running, ())],
     "certify": [(CertifyConfig, ()), (Running, ("set",))],

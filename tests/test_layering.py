@@ -52,7 +52,8 @@ ALLOWED = {
     # Commands that are no function of the api (doctor, presets, data, cluster) reach further down.
     "cli": {
         "__version__", "api", "certification", "cluster", "config", "core", "data", "distributed",
-        "errors", "given_values", "outcomes", "presets", "progress", "results", "screen", "storage", "versions",
+        "errors", "given_values", "outcomes", "presets", "progress", "results", "screen", "storage", "training",
+        "versions",
     },
 }  # fmt: skip
 MATHEMATICS = {"mpmath", "torch", "numpy", "scipy"}

@@ -21,16 +21,8 @@ from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
 from rsray.objectives import Objective
 from rsray.storage import Place
-from rsray.training.augment import CROP_FLIP, NUMBERS_PER_IMAGE, augment_images
-from rsray.training.checkpoint import (
-    START,
-    Position,
-    latest_position,
-    load_checkpoint,
-)
-from rsray.training.checkpoint_clock import CheckpointClock
-from rsray.training.companion import companion_of
-from rsray.training.feeds import (
+from rsray.training.batches.augment import CROP_FLIP, NUMBERS_PER_IMAGE, augment_images
+from rsray.training.batches.feeds import (
     BatchFeed,
     ImageSubset,
     OpenFeed,
@@ -39,10 +31,19 @@ from rsray.training.feeds import (
     is_streamed,
     refuse_to_weigh_streamed,
 )
+from rsray.training.batches.randomness import draw_batch_noise, draw_uniforms, key_seed, seed_torch
+from rsray.training.batches.reader import Reader
+from rsray.training.batches.schedule import BatchShare, Schedule
+from rsray.training.checkpoint import (
+    START,
+    Position,
+    latest_position,
+    load_checkpoint,
+)
+from rsray.training.checkpoint_clock import CheckpointClock
+from rsray.training.companion import companion_of
 from rsray.training.memory import group_that_fits
 from rsray.training.optimisation import make_optimiser, make_schedule
-from rsray.training.randomness import draw_batch_noise, draw_uniforms, key_seed, seed_torch
-from rsray.training.reader import Reader
 from rsray.training.run import (
     WEIGHTS_FILE,
     build_model,
@@ -54,7 +55,6 @@ from rsray.training.run import (
     run_record,
 )
 from rsray.training.run_writer import RunWriter
-from rsray.training.schedule import BatchShare, Schedule
 from rsray.training.step import AutocastNetwork, Batch, EpochSums, MemoryShortError, Stepper
 from rsray.training.validation import Projection, count_right, project_acr
 

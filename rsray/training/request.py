@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -36,6 +37,26 @@ class TrainingRequest(NamedTuple):
     def num_images(self) -> int:
         """How many images it trains on."""
         return min(len(self.split), self.config.limit or len(self.split))
+
+    @property
+    def num_trained(self) -> int:
+        """The same without those that are held out."""
+        return self.num_images - round(self.num_images * self.config.validation)
+
+    @property
+    def num_draws(self) -> int:
+        """The noisy copies of an image in a step."""
+        return self.config.build_objective().num_draws
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The batches that the images make."""
+        return math.ceil(self.num_trained / self.config.batch_size)
+
+    @property
+    def noisy_images(self) -> int:
+        """The noisy images of the whole run."""
+        return self.num_trained * self.num_draws * self.config.epochs
 
     def announcement(self, where: str) -> list[str]:
         """Return in lines what will be trained, and with which settings that nobody gave."""

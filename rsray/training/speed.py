@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 
 from rsray.config import TrainConfig
+from rsray.training.batches.feeds import OpenFeed, Pair, ReadAheadFeed
+from rsray.training.batches.schedule import Schedule
 from rsray.training.loop import Training
 
 MEASURED_SECONDS = 1.0
@@ -22,22 +26,59 @@ class Speed(NamedTuple):
     forward: float
 
 
-def measure_speed(config: TrainConfig, device: torch.device, threads: int) -> Speed:
+def measure_speed(
+    config: TrainConfig, device: torch.device, threads: int, seconds: float = MEASURED_SECONDS
+) -> Speed:
     """Return the speed on `threads` threads, from epochs of one small batch; nothing is written."""
+    own = {"limit": MEASURED_IMAGES, "validation": MEASURED_SHARE_HELD_OUT}
+    with _on_threads(threads):
+        training, speed = _trained(config.model_copy(update=own), device, seconds)
+        started = time.perf_counter()
+        training.project_acr(DRAWS_OF_A_LOOK)
+        draws = len(training.held_out) * DRAWS_OF_A_LOOK
+        return Speed(speed, draws / (time.perf_counter() - started))
+
+
+def measure_steps(
+    config: TrainConfig, device: torch.device, threads: int, *, images: int, seconds: float
+) -> float:
+    """Return the noisy images a second of steps of so many images; nothing is written.
+
+    The images are read once: how fast a disk is, or a decoder, does not show.
+    """
+    own = {"limit": images, "batch_size": images, "validation": 0.0}
+    with _on_threads(threads):
+        return _trained(config.model_copy(update=own), device, seconds, Repeated)[1]
+
+
+class Repeated(ReadAheadFeed):
+    """The batches of the first epoch, again in each."""
+
+    def batches(self, schedule: Schedule, epoch: int, first: int = 0) -> Iterator[Pair]:
+        """Yield the images of each share."""
+        if "read" not in self.__dict__:
+            self.__dict__["read"] = list(super().batches(schedule, 0))
+        yield from self.__dict__["read"][first:]
+
+
+@contextmanager
+def _on_threads(threads: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return _measured(config, device)
+        yield
     finally:
         torch.set_num_threads(before)
 
 
-def _measured(config: TrainConfig, device: torch.device) -> Speed:
-    own = {"limit": MEASURED_IMAGES, "validation": MEASURED_SHARE_HELD_OUT, "epochs": 10**6}
+def _trained(
+    config: TrainConfig, device: torch.device, seconds: float, open_feed: OpenFeed = ReadAheadFeed
+) -> tuple[Training, float]:
+    """Return a training after some seconds of it, and its noisy images a second."""
     # So many steps on so few images must not diverge.
-    own["lr"] = 1e-9
-    training = Training(config.model_copy(update=own), None, device)
-    until, speed = time.perf_counter() + MEASURED_SECONDS, 0.0
+    endless = config.model_copy(update={"epochs": 10**6, "lr": 1e-9})
+    training = Training(endless, None, device, open_feed=open_feed)
+    until, speed = time.perf_counter() + seconds, 0.0
 
     def is_enough(figures: dict[str, float]) -> bool:
         nonlocal speed
@@ -46,7 +87,4 @@ def _measured(config: TrainConfig, device: torch.device) -> Speed:
         return figures["epoch"] > 0 and time.perf_counter() > until
 
     training.run_epochs(is_enough)
-    started = time.perf_counter()
-    training.project_acr(DRAWS_OF_A_LOOK)
-    draws = len(training.held_out) * DRAWS_OF_A_LOOK
-    return Speed(speed, draws / (time.perf_counter() - started))
+    return training, speed

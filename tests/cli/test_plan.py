@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from command_line import command
 
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
@@ -67,6 +68,47 @@ def test_tolerance_is_the_runs(run):
     arguments = ("--sampling", "adaptive", "--n", 10_000, "--seconds", 1, "--compile", "off")
     shown = plan(run, *arguments, "--tolerance", 0.9)
     assert number(shown.stdout, "draws per image") < 3000  # with 0.01 most want all 10,000
+
+
+def test_a_training_run_counts_steps_hours_and_dollars():
+    shown = command(
+        *"plan --of train --dataset digits --objective gaussian --epochs 3 --batch-size 64".split(),
+        *"--set num_draws=2 --actors 4 --price 3 --seconds 0.1 --gpus-per-actor 0".split(),
+    )
+    assert shown.status == 0, shown.err
+    assert number(shown.out, "images  ") == 1347 and number(shown.out, "steps") == 22
+    assert number(shown.out, "draws") == 1347 * 3 * 2
+    hours = 1347 * 3 * 2 / number(shown.out, "one worker") / 3600
+    expected = (hours / 4 + 15 / 3600) * 4 * 3
+    assert number(shown.out, "cost") == pytest.approx(expected, abs=0.02)
+
+
+def test_a_search_counts_its_trials_and_what_follows():
+    shown = command(
+        *"plan --of tune --dataset digits --objective gaussian --epochs 4 --trials 6".split(),
+        *"--actors 2 --price 30 --seconds 0.1 --n 1000 --gpus-per-actor 0".split(),
+    )
+    assert shown.status == 0, shown.err
+    assert "6 of up to 2 epochs, 2 at a time" in shown.out
+    assert "to train and certify" in shown.out and number(shown.out, "cost") >= 0.25
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "give a RUN or a checkpoint, or --of train or tune"),
+        ("--of train", "give --dataset, --preset or --config"),
+        ("--of train --dataset digits --n 5", "--n is no option of --of train"),
+        ("--of tune --dataset digits --alpha 0.1", "--alpha is no option of --of tune"),
+        ("{run} --of train", "--of train takes --dataset or --preset"),
+        ("{run} --epochs 3", "--epochs is no option of --of certify"),
+        ("--of learn", "of 'learn' is unknown"),
+    ],
+)
+def test_what_is_planned_decides_the_options(words, said):
+    result = command("plan", *words.format(run="runs/x").split())
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("error: ") and said in result.err and result.err.count("\n") == 1
 
 
 def test_mistakes(run, monkeypatch, capsys):

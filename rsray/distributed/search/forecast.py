@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from rsray.certification.counting.own_processes import LONGEST_SECONDS
-from rsray.config import CertifyConfig
-from rsray.core.hardware import default_device
+from rsray.config import CertifyConfig, PlanConfig
+from rsray.core.gpus import usable_gpus
+from rsray.core.hardware import default_device, device_name
 from rsray.data import open_split, selected
 from rsray.distributed.search.resolved_search import Search
-from rsray.distributed.search.trial_resources import TrialPlan
+from rsray.distributed.search.trial_resources import TrialPlan, plan_trials, settle_on_cluster
 from rsray.distributed.session import extend_search_path, search_path
 from rsray.progress import duration
 from rsray.training.run import open_training_split
@@ -40,10 +42,50 @@ class Forecast(NamedTuple):
 
 def forecast(search: Search, plan: TrialPlan, missing: int) -> Forecast:
     """Return how long `missing` trials and the finals take, from a second of training."""
+    return forecast_from(search, plan, missing, _speed(search, plan), *_count_images(search))
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How trials share the nodes of a fleet, and what the search takes."""
+
+    search: Search
+    settings: PlanConfig
+    trials: TrialPlan
+    forecast: Forecast
+    device_name: str
+
+    @property
+    def hours(self) -> float:
+        """Wall-clock hours with the fleet that was asked about."""
+        return (self.forecast.trials + self.forecast.finals) / 3600
+
+    @property
+    def dollars(self) -> float | None:
+        """The cost; None where no price was given."""
+        price = self.settings.price
+        return None if price is None else self.hours * self.settings.actors * price
+
+
+def plan_search(search: Search, settings: PlanConfig, *, cores: float = 1.0) -> SearchPlan:
+    """Return what a search takes on a fleet of nodes of a GPU each, or of so many CPU cores.
+
+    One is measured here, for about `settings.seconds`; Ray is not started.
+    """
+    gpus = 0.0 if search.config.train.gpus_per_worker == 0 else float(usable_gpus() > 0)
+    nodes = [{"CPU": cores, "GPU": gpus}] * settings.actors
+    search = settle_on_cluster(search, nodes, None)
+    trials, device = plan_trials(search, search.config.trials), _device(search)
+    threads = max(1, round(trials.cpus))
+    speed = measure_speed(search.trial({}), device, threads, settings.seconds)
+    found = forecast_from(search, trials, search.config.trials, speed, *_count_images(search))
+    return SearchPlan(search, settings, trials, found, device_name(device))
+
+
+def _count_images(search: Search) -> tuple[int, int]:
     train = search.trial({})
     images = min(len(open_training_split(train)), train.limit or 2**62)
-    test = len(open_split(train.dataset, "test", train.data_root, **train.reading))
-    return forecast_from(search, plan, missing, _speed(search, plan), images, test)
+    return images, len(open_split(train.dataset, "test", train.data_root, **train.reading))
 
 
 def forecast_from(
@@ -92,5 +134,8 @@ def _speed(search: Search, plan: TrialPlan) -> Speed:
 
 def _measure_there(search: Search, threads: int, path: tuple[str, ...]) -> Speed:
     extend_search_path(path)
-    device = default_device() if search.gpus_per_worker else torch.device("cpu")
-    return measure_speed(search.trial({}), device, threads)
+    return measure_speed(search.trial({}), _device(search), threads)
+
+
+def _device(search: Search) -> torch.device:
+    return default_device() if search.gpus_per_worker else torch.device("cpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,11 +12,11 @@ import torch
 
 from rsray.config import TrainConfig
 from rsray.core.hardware import available_cpus, dedicate_process
-from rsray.data import ImageSplit, absolute_root
+from rsray.data import ImageSplit
 from rsray.distributed.session import quiet_logs, session
 from rsray.distributed.train.group import train_in_groups
 from rsray.distributed.train.step_record import STEP_FILE, read_step
-from rsray.distributed.train.training_run import TrainingRun, choose_device, streams_images
+from rsray.distributed.train.training_run import TrainingRun
 from rsray.errors import UserError
 from rsray.storage import Place
 from rsray.training.checkpoint import latest_position
@@ -44,25 +43,17 @@ def train(
     which trains data-parallel; a lost worker or node restarts it from the last checkpoint. Raises
     UserError when RUN, the place, belongs to another run.
     """
-    is_alone = max(config.workers, config.most_workers or 1) == 1
-    is_streamed = streams_images(config, split)
-    is_here = is_alone and not (is_streamed or address or "RAY_ADDRESS" in os.environ)
-    root = absolute_root(config.dataset, config.data_root)
-    run = TrainingRun(
-        config=config.model_copy(update={"data_root": root}),
-        place=place,
-        device=choose_device(config, is_here),
-        is_streamed=is_streamed,
-        is_here=is_here,
-        gpus=config.gpus_per_worker or 0.0,
-    )
+    run = TrainingRun.of(config, place, split, address)
     if claim_run(run.place, run.config, split, run.device):
         return False
     with place.locked():
         if run.is_here:
             _train_here(run, on_progress)
         else:
-            with session(address, dashboard=True, streams=is_streamed), _followed(run, on_progress):
+            with (
+                session(address, dashboard=True, streams=run.is_streamed),
+                _followed(run, on_progress),
+            ):
                 train_in_groups(run.on_cluster())
     return True
 

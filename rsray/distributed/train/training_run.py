@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 import torch
 
 from rsray.config import TrainConfig
 from rsray.core.hardware import default_device
-from rsray.data import DATASETS, ImageSplit
+from rsray.data import DATASETS, ImageSplit, absolute_root
 from rsray.distributed.capacity import capacity
 from rsray.errors import UserError
 from rsray.storage import Place
-from rsray.training.crop import RESIZED_CROP
-from rsray.training.feeds import is_streamed
+from rsray.training.batches.crop import RESIZED_CROP
+from rsray.training.batches.feeds import is_streamed
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,27 @@ class TrainingRun:
     is_here: bool
     # Of a worker; on_cluster decides it for a group.
     gpus: float
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, place: Place, split: ImageSplit, address: str | None = None
+    ) -> TrainingRun:
+        """Return the run of a configuration; UserError for GPUs that are not here.
+
+        One worker without a cluster trains in this process, unless images are streamed.
+        """
+        is_alone = max(config.workers, config.most_workers or 1) == 1
+        is_streamed = streams_images(config, split)
+        is_here = is_alone and not (is_streamed or address or "RAY_ADDRESS" in os.environ)
+        root = absolute_root(config.dataset, config.data_root)
+        return cls(
+            config=config.model_copy(update={"data_root": root}),
+            place=place,
+            device=choose_device(config, is_here),
+            is_streamed=is_streamed,
+            is_here=is_here,
+            gpus=config.gpus_per_worker or 0.0,
+        )
 
     def on_cluster(self) -> TrainingRun:
         """Return the run with its workers' GPUs decided: as asked for, else 1 where some can be."""

@@ -171,7 +171,7 @@ def test_a_machine_that_is_taken_away_with_a_notice(tmp_path, no_ray, monkeypatc
     finally:
         ray.shutdown()
         cluster.shutdown()
-    assert killer.struck.epoch == 1 and killer.struck.step > 0
+    assert killer.struck.step > 0, "a checkpoint inside an epoch, before the machine went"
     monkeypatch.setattr("sleepy.time.sleep", lambda seconds: None)
     rows, training = [], Training(settings, None, torch.device("cpu"))
     training.run_epochs(rows.append)

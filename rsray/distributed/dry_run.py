@@ -1,0 +1,177 @@
+"""What a command would run, and where, in lines: nothing is started or written, no Ray either."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from math import ceil
+
+import torch
+
+from rsray.certification.cost import measure_plan
+from rsray.certification.folder import recorded_evaluation
+from rsray.certification.request import CertificationRequest
+from rsray.config import PlanConfig, TrainConfig
+from rsray.core.gpus import usable_gpus
+from rsray.core.hardware import (
+    available_cpus,
+    default_device,
+    device_name,
+    fastest_precision,
+    resolve_precision,
+)
+from rsray.distributed.certify.one_machine import fleet_of_one_machine
+from rsray.distributed.search.forecast import plan_search
+from rsray.distributed.search.request import SearchRequest
+from rsray.distributed.search.resolved_search import check_search, resolve_search
+from rsray.distributed.train.training_run import TrainingRun
+from rsray.progress import duration
+from rsray.storage import Place
+from rsray.storage.ownership import read_own_record
+from rsray.training.checkpoint import latest_position
+from rsray.training.cost import plan_training
+from rsray.training.request import TrainingRequest
+from rsray.training.run import RUN_FILE, WEIGHTS_FILE, check_settings
+
+MEASURED = PlanConfig(seconds=1.0)
+RUN_FILES = f"{RUN_FILE}, metrics.jsonl, checkpoints/, {WEIGHTS_FILE}, README.md"
+CERT_FILES = "certify.yaml, counts/, certificates.parquet, summary.json"
+TUNE_FILES = "tune.yaml, the study, trials.parquet, best.yaml, a page"
+ELSEWHERE = "rsray plan on a machine like the cluster's measures it"
+
+
+def training(request: TrainingRequest, place: Place, address: str | None) -> list[str]:
+    """Return what a training run would be; UserError as the run would raise it."""
+    config, address = request.config, address or os.environ.get("RAY_ADDRESS")
+    run = TrainingRun.of(config, place, request.split, address)
+    record = read_own_record(place, RUN_FILE, config, "run")
+    check_settings(config, request.split, run.device)
+    steps = request.steps_per_epoch
+    minutes = config.checkpoint_minutes
+    inside = f" and every {minutes:g} minutes" if minutes else ""
+    return _aligned(
+        {
+            "where": _where_it_trains(run, address),
+            "precision": _precision(resolve_precision, config.precision, run.device, address),
+            "steps": f"{steps:,} of {config.batch_size:,} images an epoch, "
+            f"{steps * config.epochs:,} in {config.epochs:,} epochs",
+            "draws": f"{request.num_draws} of an image in a step, {request.noisy_images:,} in all",
+            "images": "read while it trains" if run.is_streamed else "stay in memory",
+            "checkpoints": f"after each epoch{inside}",
+            "state": _state_of_training(place) if record else "a new run",
+            "files": RUN_FILES,
+            "time": ELSEWHERE if address else _training_time(request),
+        }
+    )
+
+
+def _state_of_training(place: Place) -> str:
+    if place.exists(WEIGHTS_FILE):
+        return "finished: nothing to do"
+    return f"goes on after {latest_position(place)}"
+
+
+def _training_time(request: TrainingRequest) -> str:
+    plan = plan_training(request, MEASURED, threads=available_cpus())
+    seconds, speed = plan.worker_hours * 3600, plan.draws_per_second
+    return f"about {duration(seconds)}, at this machine's {speed:,.0f} noisy images/s"
+
+
+def certification(request: CertificationRequest, place: Place, address: str | None) -> list[str]:
+    """Return what a certification would be; UserError as it would raise it."""
+    config, address = request.config, address or os.environ.get("RAY_ADDRESS")
+    earlier, fleet = recorded_evaluation(place, config), fleet_of_one_machine(config, address)
+    images, blocks = len(request.selected.indices), ceil(config.n / config.block_size)
+    most = images * (config.n0 + config.n)
+    device = torch.device("cpu") if config.gpus_per_actor == 0 else default_device()
+    rows = {
+        "where": _where_it_counts(request, address),
+        "precision": _precision(fastest_precision, config.precision, device, address),
+        "draws": f"{config.n0:,} + {config.n:,} of each image, "
+        f"{'' if config.sampling == 'fixed' else 'up to '}{most:,} in all",
+        "blocks": f"{blocks:,} of {config.block_size:,} draws an image",
+        "state": "a new certification" if earlier is None else "goes on with the draws it holds",
+        "files": CERT_FILES,
+        "time": ELSEWHERE,
+    }
+    if not address:
+        actors = fleet.actors if fleet else config.actors or max(1, usable_gpus())
+        # A network is compiled for long work, which alone takes minutes.
+        eager = config.model_copy(update={"compile": "off"})
+        settings = MEASURED.model_copy(update={"actors": actors})
+        found = measure_plan(request._replace(config=eager), settings)
+        speed = found.forecast.draws_per_second
+        rows["time"] = f"about {duration(found.hours * 3600)} at {speed:,.0f} draws/s an actor"
+    return _aligned(rows)
+
+
+def search(request: SearchRequest, place: Place, address: str | None) -> list[str]:
+    """Return what a search would be; UserError as it would raise it."""
+    config, found = request.config, resolve_search(request.config)
+    check_search(found)
+    earlier = read_own_record(place, "tune.yaml", config, "search")
+    address = address or os.environ.get("RAY_ADDRESS")
+    final = f"; best/ ({RUN_FILES}), best/certificates/ ({CERT_FILES})" if config.final else ""
+    draws = found.trial({}).build_objective().num_draws
+    rows = {
+        "where": f"Ray at {address}",
+        "trials": f"{config.trials:,}, each up to {found.most_epochs:,} epochs of "
+        f"{config.train.batch_size:,} images a step, {draws} draws of each",
+        "state": "a new search" if earlier is None else "goes on with the trials it holds",
+        "files": TUNE_FILES + final,
+        "time": ELSEWHERE,
+    }
+    if not address:
+        plan = plan_search(found, MEASURED, cores=float(available_cpus()))
+        shared = plan.trials
+        rows["where"] = (
+            f"a Ray of this machine: trials at a time {shared.concurrent}, workers of each "
+            f"{shared.workers}, CPU cores of a worker {shared.cpus:g} ({plan.device_name})"
+        )
+        rows["time"] = plan.forecast.line(shared, config.trials)
+    return _aligned(rows)
+
+
+def _where_it_trains(run: TrainingRun, address: str | None) -> str:
+    if run.is_here:
+        return f"this process, on {run.device.type} ({device_name(run.device)})"
+    config: TrainConfig = run.config
+    number = f"{config.workers}-{config.most_workers}" if config.most_workers else config.workers
+    gpus = config.gpus_per_worker
+    each = "a GPU each where there are any" if gpus is None else f"{gpus:g} GPUs each"
+    where = f"Ray at {address}" if address else "a Ray of this machine"
+    return f"workers of Ray Train: {number or 1}, {each}, on {where}"
+
+
+def _where_it_counts(request: CertificationRequest, address: str | None) -> str:
+    config = request.config
+    fleet = fleet_of_one_machine(config, address)
+    if fleet is not None:
+        return (
+            f"this machine: processes {fleet.actors}, CPU cores of each {fleet.threads}; on a Ray "
+            "of its own where they take over a minute"
+        )
+    number = f"{config.actors or 'as many as fit'}" + (
+        f"-{config.most_actors}" * bool(config.most_actors)
+    )
+    gpus = config.gpus_per_actor
+    each = "a GPU each where there are any" if gpus is None else f"{gpus:g} GPUs each"
+    where = f"Ray at {address}" if address else "a Ray of this machine"
+    return f"actors: {number}, {each}, on {where}"
+
+
+def _precision(
+    choose: Callable[[str | None, torch.device], str],
+    asked: str | None,
+    device: torch.device,
+    address: str | None,
+) -> str:
+    """Return the precision, as far as it is known before the workers are."""
+    if asked is not None or not address:
+        return choose(asked, device)
+    return "bf16 where the workers compute it"
+
+
+def _aligned(rows: Mapping[str, str]) -> list[str]:
+    width = max(map(len, rows))
+    return [f"{name:<{width}}  {text}" for name, text in rows.items()]
