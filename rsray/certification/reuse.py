@@ -102,15 +102,15 @@ class EarlierCertification(NamedTuple):
         found = open_source(where)
         known = ("model", "model_args", "dataset", "image_size", "channels", "label_column")
         found = found.given(**{name: getattr(old, name) for name in (*known, "sigma")})
-        found = found.given(normalise=_stated(old)).settled(split)
+        found = found.given(normalise=_stated(old))
         if old.denoiser:
-            found = found.behind(open_denoiser(old.denoiser), split)
+            found = found.settled(split).behind(open_denoiser(old.denoiser), split)
         if found.digest != old.model_digest:
             raise UserError(
                 f"{where} holds other weights than {self.cert} was made with: give the network of "
                 "that certification with --reuse-model"
             )
-        return self._replace(source=found)
+        return self._replace(source=found if old.denoiser else found.settled(split))
 
     def store_in(self, store: CountStore, selected: Selected, num_pairs: int) -> None:
         """Write the counts of each image beyond its first blocks, a row of `reused`, into a CERT.
@@ -173,12 +173,11 @@ def _before(paired: pa.Table) -> pa.Table:
 
 
 def _reused_rows(selected: Selected, counts_NK: np.ndarray) -> pa.Table:
+    """Return a row for each image, also of no draws: every image owes one."""
     rows = []
     images = zip(selected.indices.tolist(), selected.labels.tolist(), counts_NK, strict=True)
     for index, label, counts_K in images:
-        if not counts_K.any():
-            continue
-        classes = np.flatnonzero(counts_K)
+        classes = np.flatnonzero(counts_K) if counts_K.any() else np.zeros(1, dtype=np.int64)
         nothing = [0] * len(classes)
         values = (
             index, label, "reused", 0, int(counts_K.sum()), classes.tolist(),

@@ -105,6 +105,14 @@ def test_certificates_are_those_of_the_formula(reusing, earlier):
     assert spent["draws_of_fresh"] == 12 * (40 + N) > 4 * spent["draws_of_both"]
 
 
+def test_where_all_draws_are_paired_nothing_is_left_to_reuse(reusing):
+    """Every image owes a row of reused counts: here one of no draws."""
+    run = reusing(n=N)
+    run.count()
+    done(run)
+    assert verify(run.where).differences == ()
+
+
 def test_what_was_stored_is_verified(reusing):
     run = reusing()
     run.count()
