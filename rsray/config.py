@@ -151,7 +151,7 @@ Model = Annotated[
     AfterValidator(_network),
     setting(
         "Network, or package.module:factory of your own.",
-        choices=MODELS,
+        choices=(*MODELS, *DENOISERS),
         metavar="M",
         words="the data set's",
     ),

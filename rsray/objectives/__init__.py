@@ -27,6 +27,7 @@ OBJECTIVES: Family[type[Objective]] = Family(
         "smoothmix": "rsray.objectives.smoothmix:SmoothMix",
         "smoothadv+consistency": "rsray.objectives.smoothadv_consistency:SmoothAdvConsistency",
         "catrs-self": "rsray.objectives.catrs:CatRsSelf",
+        "easy": "rsray.objectives.easy:Easy",
         "denoise": "rsray.objectives.denoise:Denoise",
     },
 )

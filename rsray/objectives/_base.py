@@ -4,8 +4,8 @@ An objective that is a function of the logits alone overrides `terms`. One that 
 network (a clean copy, an attack before the step, a second pass) overrides `step`; a weight that
 changes during training overrides `at_epoch`; a second network with its own optimiser overrides
 `companion` and `companion_loss`, and `guide` names a trained one that stays as it is. One that
-trains a denoiser says that its network `makes_images`. The trainer knows nothing else about any
-method.
+drops or repeats images says how often each is seen with `image_weights`; one that trains a denoiser
+says that its network `makes_images`. The trainer knows nothing else about any method.
 """
 
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
@@ -69,6 +69,8 @@ class Objective:
     smooths_labels: ClassVar[bool] = False
     # Whether the network that is trained returns images in place of logits.
     makes_images: ClassVar[bool] = False
+    # Whether `image_weights` makes some images more frequent than others.
+    weighs_images: ClassVar[bool] = False
     # Settings of a training run that this method wants in place of the data set's.
     training: ClassVar[Mapping[str, Any]] = {}
 
@@ -120,6 +122,17 @@ class Objective:
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Objective:
         """Return the objective as it stands in `epoch` (counted from 0); schedules go here."""
         return self
+
+    def image_weights(
+        self, epoch: int, before_N: Tensor | None, count_right: Callable[[int], Tensor]
+    ) -> Tensor | None:
+        """Return how often each training image [N] is drawn in `epoch`; None: all of them once.
+
+        Weights are relative to one another, and 0 drops an image. `before_N` is what was returned
+        for the epoch before; `count_right(M)` returns on how many of M noisy copies of each image
+        the network is right [N].
+        """
+        return before_N
 
     @property
     def guide(self) -> str | None:

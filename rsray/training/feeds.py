@@ -19,6 +19,8 @@ from torch import Tensor
 
 from rsray.core.gpus import send
 from rsray.data import ImageSplit
+from rsray.errors import UserError
+from rsray.objectives import Objective
 from rsray.training.crop import RESIZED_CROP
 from rsray.training.reader import Reader
 from rsray.training.schedule import BatchShare, Schedule
@@ -72,6 +74,15 @@ def is_streamed(split: ImageSplit, num_images: int, augmentation: str) -> bool:
     """
     num_bytes = num_images * int(np.prod(split.image_shape))
     return num_bytes > IN_MEMORY_BYTES or augmentation == RESIZED_CROP
+
+
+def refuse_to_weigh_streamed(objective: Objective) -> None:
+    """Raise UserError where an objective weighs images that are read as they are needed."""
+    if objective.weighs_images:
+        raise UserError(
+            f"objective {type(objective).__name__} looks at all images again and again: they must "
+            f"fit in memory ({IN_MEMORY_BYTES / 2**30:g} GiB), without random-resized-crop"
+        )
 
 
 @dataclass(frozen=True)

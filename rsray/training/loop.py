@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,10 +37,11 @@ from rsray.training.feeds import (
     ReadAheadFeed,
     ResidentFeed,
     is_streamed,
+    refuse_to_weigh_streamed,
 )
 from rsray.training.memory import group_that_fits
 from rsray.training.optimisation import make_optimiser, make_schedule
-from rsray.training.randomness import draw_batch_noise, draw_uniforms, seed_torch
+from rsray.training.randomness import draw_batch_noise, draw_uniforms, key_seed, seed_torch
 from rsray.training.reader import Reader
 from rsray.training.run import (
     WEIGHTS_FILE,
@@ -55,7 +56,7 @@ from rsray.training.run import (
 from rsray.training.run_writer import RunWriter
 from rsray.training.schedule import BatchShare, Schedule
 from rsray.training.step import AutocastNetwork, Batch, EpochSums, MemoryShortError, Stepper
-from rsray.training.validation import Projection, project_acr
+from rsray.training.validation import Projection, count_right, project_acr
 
 # A network with a weight beyond this computes nothing but overflow.
 LARGEST_WEIGHT = 1e6
@@ -191,6 +192,7 @@ class Training:
     def _open_feed(self) -> BatchFeed:
         if not is_streamed(self.split, len(self.held_in), self.augmentation):
             return ResidentFeed(self.held_in)
+        refuse_to_weigh_streamed(self.objective)
         return self.open_feed(self.held_in, Reader(self.split, self.augmentation, self.config.seed))
 
     def _make_optimisers(self) -> None:
@@ -220,6 +222,7 @@ class Training:
         self.model.load_state_dict(state["model"])
         if self.companion is not None:
             self.companion.load_state_dict(state["companion"])
+        self.schedule = replace(self.schedule, weights_N=state.get("image_weights"))
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         for name, optimiser in self.optimisers.items():
@@ -234,6 +237,8 @@ class Training:
         state: dict[str, Any] = {"model": self.model.state_dict()}
         if self.companion is not None:
             state["companion"] = self.companion.state_dict()
+        if self.schedule.weights_N is not None:
+            state["image_weights"] = self.schedule.weights_N
         if self.scaler.is_enabled():
             state["scaler"] = self.scaler.state_dict()
         for name, optimiser in self.optimisers.items():
@@ -293,6 +298,8 @@ class Training:
 
     def _train_epoch(self) -> dict[str, Any]:
         config, epoch = self.config, self.epoch
+        if not self.part.first_step:
+            self._weigh_images()
         objective = self.objective.at_epoch(epoch, config.lr_drops)
         lr = float(self.optimiser.param_groups[0]["lr"])
         sums = EpochSums(self.device, self.part.totals)
@@ -319,6 +326,31 @@ class Training:
         }
         self.on_progress(Progress(epoch, config.epochs, 1, 1, figures))
         return figures
+
+    def _weigh_images(self) -> None:
+        """Let the objective say how often each image is seen in the epoch that begins."""
+        before_N = self.schedule.weights_N
+        weights_N = self.objective.image_weights(self.epoch, before_N, self._count_right)
+        self.schedule = replace(self.schedule, weights_N=weights_N)
+
+    def _count_right(self, num_draws: int) -> Tensor:
+        """Return on how many noisy copies of each image [N] the network is right, for all workers.
+
+        Each worker looks at its share of the images.
+        """
+        images, labels = self.held_in.tensors()
+        right_N = torch.zeros_like(labels)
+        mine = slice(self.team.rank, None, self.team.world)
+        right_N[mine] = count_right(
+            self.model,
+            images[mine],
+            labels[mine],
+            sigma=self.config.sigma,
+            precision=self.precision,
+            seed=key_seed(self.config.seed, "weights", self.epoch, num_draws, self.team.rank),
+            num_draws=num_draws,
+        )
+        return self.team.sum_over(right_N)
 
     @torch.no_grad()
     def _share_buffers(self) -> None:

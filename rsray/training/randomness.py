@@ -54,6 +54,12 @@ def epoch_order(num_images: int, seed: int, epoch: int) -> Tensor:
     )
 
 
+def weighted_order(weights_N: Tensor, seed: int, epoch: int) -> Tensor:
+    """Return as many images as there are [N], drawn with replacement in proportion to weights."""
+    stream = seeded_generator(torch.device("cpu"), seed, "weighted order", epoch)
+    return torch.multinomial(weights_N.cpu(), len(weights_N), replacement=True, generator=stream)
+
+
 def seed_torch(device: torch.device, *key: int | str) -> None:
     """Seed torch's own generators on the CPU and this device: dropout in users' models has them.
 

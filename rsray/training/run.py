@@ -24,6 +24,7 @@ from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.augment import AUGMENTATIONS
 from rsray.training.companion import companion_of
 from rsray.training.crop import RESIZED_CROP, RandomResizedCrop, with_crop
+from rsray.training.feeds import is_streamed, refuse_to_weigh_streamed
 from rsray.versions import versions
 
 RUN_FILE, WEIGHTS_FILE, GROUP_SIZE_FILE = "run.yaml", "model.safetensors", ".group-size"
@@ -71,7 +72,11 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
             f"{least} workers"
         )
     build_model(config, split)
-    companion_of(config.build_objective(), split)
+    objective = config.build_objective()
+    companion_of(objective, split)
+    augmentation = config.augmentation or DATASETS[config.dataset].augmentation
+    if is_streamed(split, min(len(split), config.limit or len(split)), augmentation):
+        refuse_to_weigh_streamed(objective)
 
 
 def recorded_precision(run: Place) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rsray.training.randomness import epoch_order
+from rsray.training.randomness import epoch_order, weighted_order
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,18 @@ class Schedule:
     seed: int
     rank: int = 0
     world: int = 1
+    # How often each image [N] is drawn in an epoch, relative to the others; None: all once.
+    weights_N: Tensor | None = None
 
     def shares(self, epoch: int) -> list[BatchShare]:
         """Return this worker's part of every global batch of the epoch.
 
         A last batch of fewer images than workers is left out: no worker's part may be empty.
         """
-        order = epoch_order(self.num_images, self.seed, epoch)
+        if self.weights_N is None:
+            order = epoch_order(self.num_images, self.seed, epoch)
+        else:
+            order = weighted_order(self.weights_N, self.seed, epoch)
         shares = []
         for step, batch in enumerate(order.split(self.batch_size)):
             if len(batch) < self.world:

@@ -73,6 +73,30 @@ def project_acr(
     return Projection(average_certified_radius(radius, correct), tuple(correct.tolist()))
 
 
+@torch.inference_mode()
+def count_right(
+    model: nn.Module,
+    images_NCHW: Tensor,
+    labels_N: Tensor,
+    *,
+    sigma: float,
+    precision: str,
+    seed: int,
+    num_draws: int,
+) -> Tensor:
+    """Return on how many noisy copies of each image [N] the network names its label (int64)."""
+    was_training = model.training
+    model.eval()
+    classify, size = _Classifier(model), IMAGES_PER_NOISE_STREAM
+    pairs = zip(images_NCHW.split(size), labels_N.split(size), strict=True)
+    right = [
+        (_classes(classify, images, sigma, precision, (seed, i), num_draws) == labels[:, None])
+        for i, (images, labels) in enumerate(pairs)
+    ]
+    model.train(was_training)
+    return torch.cat([each.sum(1) for each in right])
+
+
 def _top_fraction(
     classify: _Classifier,
     images_GCHW: Tensor,
@@ -81,6 +105,20 @@ def _top_fraction(
     key: tuple[int, int],
     num_draws: int,
 ) -> tuple[Tensor, Tensor]:
+    classes_Gm = _classes(classify, images_GCHW, sigma, precision, key, num_draws)
+    top_G = classes_Gm.mode(dim=1).values
+    return top_G, (classes_Gm == top_G[:, None]).float().mean(1)
+
+
+def _classes(
+    classify: _Classifier,
+    images_GCHW: Tensor,
+    sigma: float,
+    precision: str,
+    key: tuple[int, int],
+    num_draws: int,
+) -> Tensor:
+    """Return the classes [G, m] of noisy copies of uint8 images."""
     device = images_GCHW.device
     group, channels, height, width = images_GCHW.shape
     noise = torch.empty((group * num_draws, height, width, channels), device=device)
@@ -89,9 +127,7 @@ def _top_fraction(
     noisy = noisy.add_(images_GCHW[:, None].float().div(255)).flatten(0, 1)
     half = HALF_TYPES.get(precision)
     with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
-        classes_Gm = classify(noisy).view(group, num_draws)
-    top_G = classes_Gm.mode(dim=1).values
-    return top_G, (classes_Gm == top_G[:, None]).float().mean(1)
+        return classify(noisy).view(group, num_draws)
 
 
 class _Classifier:

@@ -250,6 +250,19 @@ def test_fashion_mnist_is_trained_as_mnist_is():
             assert fashion.differs, "what the public logs do not say is said"
 
 
+def test_easy():
+    keys = ("epsilon", "num_steps", "warm_up_epochs", "threshold", "reweigh_every", "num_draws")
+    expected = {
+        "0.25": (0.25, 3, 60, 0.5, 10, 4), "0.50": (0.25, 6, 70, 0.4, 10, 4),
+        "1.00": (0.5, 4, 60, 0.4, 10, 4),
+    }  # fmt: skip
+    for sigma, values in expected.items():
+        assert figures(f"easy-cifar10-{sigma}", *keys) == values
+        rest = figures(f"easy-cifar10-{sigma}", "epochs", "lr", "lr_drops", "batch_size")
+        assert rest == (150, 0.1, (50, 100), 256)
+        assert preset(f"easy-mnist-{sigma}").figure == "" and preset(f"easy-mnist-{sigma}").differs
+
+
 def test_smoothadv_of_macers_tables_4_and_5():
     keys = ("num_draws", "num_steps", "attack", "epsilon", "warm_up_epochs")
     expected = {

@@ -318,6 +318,20 @@ def test_figures_of_fashion_mnist_are_those_of_the_public_logs():
     assert checked == 18
 
 
+def test_easys_figures_are_those_of_the_public_logs():
+    radii = [*QUARTERS[:9], 2.5, 3.0, 3.5]
+    found = re.findall(
+        r"eth-sri\|data/certify/cifar10/ours/noise_([\d.]+)\.tsv\|.*ACR ([\d.]+)\| (.*)",
+        text("reference/anchors.txt"),
+    )
+    assert len(found) == 3
+    for sigma, acr, percent in found:
+        entry = preset(f"easy-cifar10-{float(sigma):.2f}")
+        assert float(entry.acr) == pytest.approx(float(acr), abs=0.0005)
+        expected = certified_cells([float(p) / 100 for p in percent.split()], radii)
+        assert entry.certified == pytest.approx(expected)
+
+
 def test_smoothmix_on_mnist():
     rows = [line.split("\t") for line in text("reference/anchors_mnist.tsv").splitlines()]
     for sigma, steps in (("0.25", 2), ("0.50", 4), ("1.00", 8)):

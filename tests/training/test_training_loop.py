@@ -37,6 +37,7 @@ TINY = {
     "macer": {"num_draws": 2, "deferred": False},
     "smoothadv+consistency": {"num_draws": 2, "num_steps": 2, "warm_up_epochs": 0},
     "catrs-self": {"num_draws": 2, "num_steps": 2},
+    "easy": {"num_draws": 2, "num_steps": 1, "warm_up_epochs": 0},
 }
 
 
