@@ -173,8 +173,8 @@ def _say(text: str) -> None:
 
 def _submit(dashboard: Dashboard, words: list[str], out: str | None) -> str:
     """Submit the command and return the job's id."""
-    from rsray.api import new_folder
     from rsray.cluster.jobs import submit_job
+    from rsray.job import new_folder
 
     where = out or new_folder("cluster", words[0])
     job_id = submit_job(dashboard, typed_line(words), where, _say)

@@ -8,7 +8,6 @@ silence, or a `Watch` of your own. A mistake raises UserError, a message of one 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +22,11 @@ from rsray.config import (
     TuneConfig,
 )
 from rsray.errors import UserError
+from rsray.job import Job, folder_of
 from rsray.outcomes import Certification, Predictions, Run, Study
-from rsray.progress import Watch, duration
+from rsray.progress import Watch
 from rsray.screen import watching
 from rsray.storage import Place
-from rsray.tracking import tracked
 
 if TYPE_CHECKING:
     from rsray.certification.checks.audit import Audit
@@ -78,33 +77,8 @@ def train(
     A run that is finished is returned as it is, one that was stopped goes on. With `dry_run` the
     watch is told what would run where, and nothing is started or written.
     """
-    from rsray.distributed.train import trainer
-    from rsray.training.request import open_training
-
     flat = _given(locals(), *_TRAINED) | _given(settings, *settings)
-    with watching(progress) as watch:
-        request = open_training(flat, config_file=config, download=download and not dry_run)
-        chosen = request.config
-        where = _folder(out, "train", chosen.dataset, chosen.objective, chosen.sigma)
-        for line in request.announcement(where):
-            watch.say(line)
-        if dry_run:
-            from rsray.distributed import dry_run as dry
-
-            for line in dry.training(request, Place.of(where), address):
-                watch.say(line)
-            return Run(where)
-        started, place, run = datetime.now(), Place.of(where), Run(where)
-        with tracked(track, watch, place, chosen.model_dump(mode="json")) as told:
-            did_train = trainer.train(
-                chosen, place, request.split, address=address, on_progress=told.training
-            )
-            if did_train:
-                run.write_card()
-        spent = duration((datetime.now() - started).total_seconds())
-        watch.say(f"trained in {spent}" if did_train else "was trained already: nothing to do")
-        run.warn(watch)
-    return run
+    return Job.of(locals()).train(flat, config)
 
 
 def certify(
@@ -157,29 +131,7 @@ def certify(
     Certification or CERT of a network near this one, its counts save most of the draws. With
     `dry_run` the watch is told what would run where, and nothing is started or written.
     """
-    from rsray.certification.request import open_certification
-    from rsray.distributed.certify import certifier
-
-    given = _certification_settings(locals(), config)
-    with watching(progress) as watch:
-        download = download and not dry_run
-        request = open_certification(fspath(source), given, download=download)
-        chosen = request.config
-        where = _folder(out, "certify", chosen.dataset, chosen.sigma)
-        watch.say(request.announcement(where))
-        if dry_run:
-            from rsray.distributed import dry_run as dry
-
-            for line in dry.certification(request, Place.of(where), address):
-                watch.say(line)
-            return Certification(where)
-        place = Place.of(where)
-        with tracked(track, watch, place, chosen.model_dump(mode="json")) as told:
-            certifier.certify(
-                request, place, address=address, on_progress=told.certifying, say=told.say
-            )
-        Certification(where).warn(watch)
-    return Certification(where)
+    return Job.of(locals()).certify(source, _certification_settings(locals(), config))
 
 
 def recertify(
@@ -272,7 +224,7 @@ def export(
     says nothing of where the data lay; with `onnx` it holds model.onnx, too.
     """
     from rsray.certification.folder import finished_record
-    from rsray.certification.opening import open_source
+    from rsray.certification.networks.opening import open_source
     from rsray.results.compare import cert_folder
 
     ExportConfig.make({"run": fspath(run), **_given(locals(), "cert", "onnx")})
@@ -287,7 +239,7 @@ def export(
             raise UserError(f"{fspath(cert)} certifies another network than {fspath(run)}")
         _refuse_tampered(fspath(cert))
         summary = Certification(folder.uri).summary
-    where = _folder(out, "export")
+    where = folder_of(out, "export")
     Run(fspath(run)).export(Place.of(where), summary=summary, onnx=onnx, model=model)
     return Run(where)
 
@@ -329,10 +281,10 @@ def predict(
     if out is not None and Place.of(out).is_dir():
         raise UserError(f"--out {Place.of(out)} is a folder: give a file")
     request = open_prediction(fspath(source), given, download=download)
-    predictions = Predictions(*predict_images(request), str(request.source.normalisation))
+    made = Predictions(*predict_images(request), str(request.source.normalisation))
     if out is not None:
-        write_predictions(fspath(out), predictions.table)
-    return predictions
+        write_predictions(fspath(out), made.table)
+    return made
 
 
 def plan_training(
@@ -486,17 +438,8 @@ def tune(
     """
     given = {**_given(locals(), *_TUNED), **settings}
     given |= {"search": _assignments(search), "grid": _assignments(grid)}
-    (study,) = tune_each(
-        [sigma] if sigma is not None else [],
-        config=config,
-        download=download,
-        dry_run=dry_run,
-        out=out,
-        address=address,
-        track=track,
-        progress=progress,
-        **given,
-    )
+    sigmas = [sigma] if sigma is not None else []
+    (study,) = tune_each(sigmas, config=config, **Job.of(locals())._asdict(), **given)
     return study
 
 
@@ -518,50 +461,9 @@ def tune_each(
     All are refused before any begins. The UserError of one is raised after those behind it. `given`
     is as for `tune`; `on_study` is told of each that ended.
     """
-    download = download and not dry_run
-    searches = _open_searches(sigmas, given, config_file=config, download=download)
-    places = _places(searches, out)
-    if dry_run:
-        return _dry_searches(searches, places, address, progress)
-    from rsray.distributed.search import tuner  # Ray: after what can be refused without it
-
-    for place, found in zip(places, searches, strict=True):
-        tuner.claim_tune(place, found.config)
-    studies, problems = [], []
-    for place, found in zip(places, searches, strict=True):
-        try:
-            with watching(progress) as watch:
-                for line in found.announcement(str(place)):
-                    watch.say(line)
-                with tracked(track, watch, place, found.config.model_dump(mode="json")) as told:
-                    finals = tuner.tune(found.config, place, address=address, watch=told)
-        except UserError as problem:
-            if len(searches) == 1:
-                raise
-            problems.append(f"sigma {found.config.train.sigma:g}: {problem}")
-            continue
-        study = Study(fspath(place), finals)
-        study.write_cards()
-        study.warn(watch)
-        on_study(study)
-        studies.append(study)
-    if problems:
-        raise UserError("; ".join(problems))
-    return studies
-
-
-def _dry_searches(
-    searches: list[SearchRequest], places: list[Place], address: str | None, progress: Watch | bool
-) -> list[Study]:
-    """Tell the watch what the searches would be."""
-    from rsray.distributed import dry_run as dry
-    from rsray.distributed.search.winner import Finals
-
-    with watching(progress) as watch:
-        for place, found in zip(places, searches, strict=True):
-            for line in found.announcement(str(place)) + dry.search(found, place, address):
-                watch.say(line)
-    return [Study(fspath(place), Finals()) for place in places]
+    job = Job.of(locals())
+    searches = _open_searches(sigmas, given, config_file=config, download=job.may_download)
+    return job.search(searches, _places(searches, out), on_study)
 
 
 def _open_searches(
@@ -582,7 +484,7 @@ def _open_searches(
 def _places(searches: list[SearchRequest], out: Where | None) -> list[Place]:
     """Return where each search goes: into OUT, or several of them into OUT/sigma-0.25, ..."""
     base = searches[0].config.train
-    root = Place.of(_folder(out, "tune", base.dataset, base.objective))
+    root = Place.of(folder_of(out, "tune", base.dataset, base.objective))
     if len(searches) == 1:
         return [root]
     return [root / f"sigma-{found.config.train.sigma:g}" for found in searches]
@@ -752,19 +654,3 @@ def _assignments(specs: Mapping[str, str] | Sequence[str]) -> list[str]:
     if isinstance(specs, Mapping):
         return [f"{key}={spec}" for key, spec in specs.items()]
     return list(specs)
-
-
-def _folder(out: Where | None, command: str, *parts: object) -> str:
-    """Return where a result goes: OUT, or a new folder; UserError before anything is said."""
-    if out is None:
-        return new_folder(command, *parts)
-    place = Place.of(out)
-    if place.exists() and not place.is_dir():
-        raise UserError(f"{fspath(out)} is a file: --out needs a folder")
-    return fspath(out)
-
-
-def new_folder(command: str, *parts: object) -> str:
-    """Return a name for a result in ./runs that is not taken."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return "/".join(["runs", "-".join([command, *map(str, parts), stamp])])

@@ -57,7 +57,7 @@ class Run(Result):
 
     @cached_property
     def _record(self) -> dict[str, Any]:
-        from rsray.certification.opening import TRAINED
+        from rsray.certification.networks.opening import TRAINED
 
         name = f"{self.path}/run.yaml"
         record = from_yaml(read_file(self.place / "run.yaml"), name)
@@ -77,7 +77,7 @@ class Run(Result):
 
         A factory that the RUN names, `package.module:factory`, must be named by `model` too.
         """
-        from rsray.certification.opening import open_source
+        from rsray.certification.networks.opening import open_source
 
         channels, height, width = self._record["image_shape"]
         shape = (int(channels), int(height), int(width))

@@ -43,17 +43,21 @@ ALLOWED = {
     "outcomes": {
         "certification", "config", "distributed", "errors", "progress", "results", "storage", "training",
     },
+    "job": {
+        "certification", "distributed", "errors", "outcomes", "progress", "screen", "storage", "tracking",
+        "training",
+    },
     "api": {
-        "certification", "config", "distributed", "errors", "models", "outcomes", "progress", "results",
-        "screen", "storage", "tracking", "training",
+        "certification", "config", "distributed", "errors", "job", "models", "outcomes", "progress", "results",
+        "screen", "storage", "training",
     },
     "tracking": {"errors", "progress", "results", "storage"},
     "__init__": {"api", "core", "errors", "models", "objectives", "outcomes", "progress"},
     # Commands that are no function of the api (doctor, presets, data, cluster) reach further down.
     "cli": {
         "__version__", "api", "certification", "cluster", "config", "core", "data", "distributed",
-        "errors", "given_values", "outcomes", "presets", "progress", "results", "screen", "storage", "training",
-        "versions",
+        "errors", "given_values", "job", "outcomes", "presets", "progress", "results", "screen", "storage",
+        "training", "versions",
     },
 }  # fmt: skip
 MATHEMATICS = {"mpmath", "torch", "numpy", "scipy"}

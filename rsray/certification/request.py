@@ -10,9 +10,9 @@ import numpy as np
 from rsray import data
 from rsray.certification.counts.store import Selected
 from rsray.certification.data_check import fitted
-from rsray.certification.opening import open_denoiser, open_source
+from rsray.certification.networks.opening import open_denoiser, open_source
+from rsray.certification.networks.source import ClassifierSource
 from rsray.certification.reuse import EarlierCertification, open_earlier
-from rsray.certification.source import ClassifierSource
 from rsray.config import MOST_SIGMA, READING, CertifyConfig, PredictConfig
 from rsray.core import NOISES
 from rsray.data import DATASETS, ImageSplit, selected

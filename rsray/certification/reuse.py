@@ -22,8 +22,8 @@ from rsray.certification.counts.tables import (
 )
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import Claimed, finished_record, reopen
-from rsray.certification.opening import open_denoiser, open_source
-from rsray.certification.source import ClassifierSource
+from rsray.certification.networks.opening import open_denoiser, open_source
+from rsray.certification.networks.source import ClassifierSource
 from rsray.config import CertifyConfig
 from rsray.data import ImageSplit
 from rsray.errors import UserError

@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rsray.objectives._adversarial import Adversarial
 from rsray.objectives._base import Objective, Terms, setting
+from rsray.objectives.attacks.objective import Adversarial
 from rsray.objectives.probabilities import (
     PROBABILITY_FLOOR,
     cross_entropy,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
-from rsray.objectives.attacks import TINY, direction, frozen, norm, shrunk, with_noise
+from rsray.objectives.attacks.steps import TINY, direction, frozen, norm, shrunk, with_noise
 from rsray.objectives.probabilities import label_entropy, log_mean_softmax
 from rsray.objectives.smoothmix import uniform
 

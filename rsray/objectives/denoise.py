@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rsray.objectives._base import Network, Objective, Step, Terms, setting
-from rsray.objectives.attacks import frozen
+from rsray.objectives.attacks.steps import frozen
 from rsray.objectives.probabilities import cross_entropy
 
 

@@ -13,7 +13,7 @@ from scipy.special import betaincinv, ndtri
 from torch import Tensor, nn
 
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
-from rsray.objectives.attacks import TINY, direction, frozen, norm, with_noise
+from rsray.objectives.attacks.steps import TINY, direction, frozen, norm, with_noise
 from rsray.objectives.probabilities import cross_entropy
 
 # Draws by which images are dropped, and by which they are weighed.

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rsray.objectives._adversarial import Adversarial
 from rsray.objectives._base import Terms, setting
+from rsray.objectives.attacks.objective import Adversarial
 from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_label
 
 

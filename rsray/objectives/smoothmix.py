@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
-from rsray.objectives.attacks import ascend, frozen, with_noise
+from rsray.objectives.attacks.steps import ascend, frozen, with_noise
 from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_label
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
-from rsray.objectives.attacks import frozen
+from rsray.objectives.attacks.steps import frozen
 from rsray.objectives.probabilities import log_mean, of_label
 
 

@@ -21,16 +21,8 @@ from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
 from rsray.objectives import Objective
 from rsray.storage import Place
-from rsray.training.augment import CROP_FLIP, NUMBERS_PER_IMAGE, augment_images
-from rsray.training.checkpoint import (
-    START,
-    Position,
-    latest_position,
-    load_checkpoint,
-)
-from rsray.training.checkpoint_clock import CheckpointClock
-from rsray.training.companion import companion_of
-from rsray.training.feeds import (
+from rsray.training.batches.augment import CROP_FLIP, NUMBERS_PER_IMAGE, augment_images
+from rsray.training.batches.feeds import (
     BatchFeed,
     ImageSubset,
     OpenFeed,
@@ -39,10 +31,19 @@ from rsray.training.feeds import (
     is_streamed,
     refuse_to_weigh_streamed,
 )
+from rsray.training.batches.randomness import draw_batch_noise, draw_uniforms, key_seed, seed_torch
+from rsray.training.batches.reader import Reader
+from rsray.training.batches.schedule import BatchShare, Schedule
+from rsray.training.checkpoint import (
+    START,
+    Position,
+    latest_position,
+    load_checkpoint,
+)
+from rsray.training.checkpoint_clock import CheckpointClock
+from rsray.training.companion import companion_of
 from rsray.training.memory import group_that_fits
 from rsray.training.optimisation import make_optimiser, make_schedule
-from rsray.training.randomness import draw_batch_noise, draw_uniforms, key_seed, seed_torch
-from rsray.training.reader import Reader
 from rsray.training.run import (
     WEIGHTS_FILE,
     build_model,
@@ -54,7 +55,6 @@ from rsray.training.run import (
     run_record,
 )
 from rsray.training.run_writer import RunWriter
-from rsray.training.schedule import BatchShare, Schedule
 from rsray.training.step import AutocastNetwork, Batch, EpochSums, MemoryShortError, Stepper
 from rsray.training.validation import Projection, count_right, project_acr
 
@@ -120,22 +120,7 @@ class Training:
     def __post_init__(self) -> None:
         """Open the data, build the model and the optimiser, and continue from a checkpoint."""
         config = self.config
-        self.split = open_training_split(config)
-        chosen = subset(len(self.split), config.limit, config.seed)
-        held_in, held_out = train_validation(
-            self.split.labels[chosen], config.validation, config.seed
-        )
-        self.held_in = ImageSubset(self.split, chosen[held_in], self.device)
-        self.held_out = ImageSubset(self.split, chosen[held_out], self.device)
-        self.augmentation = config.augmentation or DATASETS[config.dataset].augmentation
-        self.schedule = Schedule(
-            len(self.held_in),
-            config.batch_size,
-            config.epochs,
-            config.seed,
-            self.team.rank,
-            self.team.world,
-        )
+        self._open_data()
         forbid_tf32()
         # The sizes of batches repeat: it pays to time what cuDNN can do. Not so in certification.
         torch.backends.cudnn.benchmark = self.device.type == "cuda"
@@ -162,6 +147,26 @@ class Training:
         # The first worker's, while it trains.
         self.writer: RunWriter | None = None
         self.clock = self._make_clock()
+
+    def _open_data(self) -> None:
+        """Open the images, those held out apart, and share them out among the workers."""
+        config = self.config
+        self.split = open_training_split(config)
+        chosen = subset(len(self.split), config.limit, config.seed)
+        held_in, held_out = train_validation(
+            self.split.labels[chosen], config.validation, config.seed
+        )
+        self.held_in = ImageSubset(self.split, chosen[held_in], self.device)
+        self.held_out = ImageSubset(self.split, chosen[held_out], self.device)
+        self.augmentation = config.augmentation or DATASETS[config.dataset].augmentation
+        self.schedule = Schedule(
+            len(self.held_in),
+            config.batch_size,
+            config.epochs,
+            config.seed,
+            self.team.rank,
+            self.team.world,
+        )
 
     def _make_clock(self) -> CheckpointClock | None:
         if self.run is None:

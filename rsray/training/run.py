@@ -21,10 +21,10 @@ from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
 from rsray.storage.records import from_json, read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
-from rsray.training.augment import AUGMENTATIONS
+from rsray.training.batches.augment import AUGMENTATIONS
+from rsray.training.batches.crop import RESIZED_CROP, RandomResizedCrop, with_crop
+from rsray.training.batches.feeds import is_streamed, refuse_to_weigh_streamed
 from rsray.training.companion import companion_of
-from rsray.training.crop import RESIZED_CROP, RandomResizedCrop, with_crop
-from rsray.training.feeds import is_streamed, refuse_to_weigh_streamed
 from rsray.versions import versions
 
 RUN_FILE, WEIGHTS_FILE, GROUP_SIZE_FILE = "run.yaml", "model.safetensors", ".group-size"

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 
 from rsray.config import TrainConfig
-from rsray.training.feeds import OpenFeed, Pair, ReadAheadFeed
+from rsray.training.batches.feeds import OpenFeed, Pair, ReadAheadFeed
+from rsray.training.batches.schedule import Schedule
 from rsray.training.loop import Training
-from rsray.training.schedule import Schedule
 
 MEASURED_SECONDS = 1.0
 # A large network takes seconds for a batch of these.

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from rsray.core.hardware import HALF_TYPES
 from rsray.objectives import Objective, Step
+from rsray.training.batches.randomness import draw_batch_noise, generator_from_slot
 from rsray.training.memory import bytes_per_image
-from rsray.training.randomness import draw_batch_noise, generator_from_slot
 
 
 @dataclass(frozen=True)

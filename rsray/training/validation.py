@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rsray.core.decide import projected_radius
 from rsray.core.hardware import HALF_TYPES
 from rsray.core.radius import average_certified_radius
-from rsray.training.randomness import seeded_generator
+from rsray.training.batches.randomness import seeded_generator
 
 # So many images share a noise stream.
 IMAGES_PER_NOISE_STREAM = 8

@@ -242,14 +242,14 @@ class Trained:
         self.where = where
 
     def split(self):
-        from rsray.certification.opening import open_source
+        from rsray.certification.networks.opening import open_source
         from rsray.data import open_split
 
         source = open_source(self.where)
         return open_split(source.dataset, "test", source.data_root, image_size=source.image_size)
 
     def __call__(self):
-        from rsray.certification.opening import open_source
+        from rsray.certification.networks.opening import open_source
 
         return open_source(self.where).build(self.split())
 
@@ -405,7 +405,7 @@ def agree(options, device, precision):
 
     Both see the same noise; counts are compared with the spread that other noise would give them.
     """
-    from rsray.certification.opening import open_source
+    from rsray.certification.networks.opening import open_source
 
     trained = Trained(options.agreement)
     sigma, split = open_source(options.agreement).sigma, trained.split()

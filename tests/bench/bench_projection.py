@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau, spearmanr
 
-from rsray.certification.opening import open_source
+from rsray.certification.networks.opening import open_source
 from rsray.certification.request import CertificationRequest, selected_images
 from rsray.config import CertifyConfig
 from rsray.core.hardware import resolve_precision

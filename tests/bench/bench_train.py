@@ -27,7 +27,7 @@ from published import Apart, as_published
 from rsray.core.hardware import computes_bf16, dedicate_process, default_device, device_name
 from rsray.models import build
 from rsray.objectives import Macer
-from rsray.training.randomness import draw_batch_noise
+from rsray.training.batches.randomness import draw_batch_noise
 from rsray.training.step import AutocastNetwork, Batch, EpochSums, Stepper
 
 SIGMA, TRADE_OFF, HINGE, BETA = 0.25, 12.0, 8.0, 16.0

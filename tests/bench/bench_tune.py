@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from rsray.certification.opening import open_source
+from rsray.certification.networks.opening import open_source
 from rsray.certification.request import CertificationRequest, selected_images
 from rsray.config import TuneConfig
 from rsray.data import open_split

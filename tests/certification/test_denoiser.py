@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rsray import api, models
-from rsray.certification.opening import open_denoiser, open_source
+from rsray.certification.networks.opening import open_denoiser, open_source
 from rsray.certification.request import open_certification
 from rsray.config import TrainConfig
 from rsray.errors import UserError

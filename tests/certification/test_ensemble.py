@@ -12,7 +12,7 @@ from torch import nn
 from rsray import api, models
 from rsray.certification.engine.evaluation import EvaluatedNetwork, Evaluation
 from rsray.certification.engine.fold import _Float32Linear, fold, with_float32_head
-from rsray.certification.opening import open_source
+from rsray.certification.networks.opening import open_source
 from rsray.config import TrainConfig
 from rsray.errors import UserError
 from rsray.models import weights_bytes

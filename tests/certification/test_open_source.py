@@ -11,7 +11,7 @@ import torch
 from saved_weights import save_weights
 
 from rsray import models
-from rsray.certification.opening import open_source
+from rsray.certification.networks.opening import open_source
 from rsray.config import TrainConfig
 from rsray.data import DATASETS
 from rsray.errors import UserError

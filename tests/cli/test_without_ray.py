@@ -16,7 +16,7 @@ from safetensors.torch import save, save_file
 import rsray
 from rsray.certification import predictions
 from rsray.certification.engine.evaluation import Evaluation
-from rsray.certification.opening import open_source
+from rsray.certification.networks.opening import open_source
 from rsray.core.smoothed import SmoothedClassifier
 from rsray.data import open_split
 from rsray.presets import train_config

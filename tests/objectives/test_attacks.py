@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import rsray.objectives as objectives
-from rsray.objectives.attacks import ascend, ddn, frozen, pgd, with_noise
+from rsray.objectives.attacks.steps import ascend, ddn, frozen, pgd, with_noise
 from rsray.objectives.probabilities import log_mean_softmax, of_label
 
 from .tiny import SHAPE, SIGMA, B, K, M, Tiny, batch

@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from rsray.objectives import OBJECTIVES
 from rsray.presets import train_config
-from rsray.training import randomness, validation
+from rsray.training import validation
+from rsray.training.batches import randomness
 from rsray.training.loop import Training
 from rsray.training.step import EpochSums
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rsray.errors import UserError
+from rsray.training.batches.randomness import weighted_order
+from rsray.training.batches.schedule import Schedule
 from rsray.training.loop import Team
-from rsray.training.randomness import weighted_order
-from rsray.training.schedule import Schedule
 from rsray.training.validation import count_right
 
 EASY = {
@@ -81,7 +81,7 @@ def test_each_worker_counts_its_share(lab):
 
 
 def test_images_that_are_read_as_they_are_needed_cannot_be_weighed(lab, monkeypatch):
-    monkeypatch.setattr("rsray.training.feeds.IN_MEMORY_BYTES", 100)
+    monkeypatch.setattr("rsray.training.batches.feeds.IN_MEMORY_BYTES", 100)
     with pytest.raises(UserError, match="Easy looks at all images again and again"):
         lab.training(lab.config(**EASY))
     with pytest.raises(UserError, match="Easy looks at all images again and again"):

@@ -67,7 +67,7 @@ def test_attacks_see_the_network_frozen(name, is_wrapped, lab, monkeypatch):
 
 
 def test_the_module_comes_back_after_an_error():
-    from rsray.objectives.attacks import frozen
+    from rsray.objectives.attacks.steps import frozen
     from rsray.training.step import AutocastNetwork
 
     network = AutocastNetwork(Watched(), "fp32")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rsray.errors import UserError
-from rsray.training.augment import NUMBERS_PER_IMAGE, PADDING_PIXELS, augment_images
+from rsray.training.batches.augment import NUMBERS_PER_IMAGE, PADDING_PIXELS, augment_images
 
 
 def batch(size=24, shape=(3, 6, 7)):

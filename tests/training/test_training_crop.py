@@ -7,14 +7,14 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop as Theirs
 
 from rsray.data import open_split
-from rsray.training.crop import (
+from rsray.training.batches.crop import (
     AREA_FRACTIONS,
     ASPECT_RATIOS,
     RandomResizedCrop,
     draw_box,
     with_crop,
 )
-from rsray.training.reader import Reader
+from rsray.training.batches.reader import Reader
 
 SIZE = (32, 32)
 

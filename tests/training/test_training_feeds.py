@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-import rsray.training.feeds as feeds_module
+import rsray.training.batches.feeds as feeds_module
 from rsray.data import open_split
-from rsray.training.feeds import ImageSubset, ReadAheadFeed, ResidentFeed, is_streamed
-from rsray.training.reader import Reader
-from rsray.training.schedule import Schedule
+from rsray.training.batches.feeds import ImageSubset, ReadAheadFeed, ResidentFeed, is_streamed
+from rsray.training.batches.reader import Reader
+from rsray.training.batches.schedule import Schedule
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from rsray.certification.opening import open_source
+from rsray.certification.networks.opening import open_source
 from rsray.config import TrainConfig
 from rsray.errors import UserError
 from rsray.storage import Place

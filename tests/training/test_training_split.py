@@ -9,8 +9,7 @@ import torch
 
 from rsray.objectives import smoothmix
 from rsray.training import step as step_module
-from rsray.training.loop import Team
-from rsray.training.randomness import (
+from rsray.training.batches.randomness import (
     SHARD_IMAGES,
     draw_batch_noise,
     draw_uniforms,
@@ -18,6 +17,7 @@ from rsray.training.randomness import (
     generator_from_slot,
     seeded_generator,
 )
+from rsray.training.loop import Team
 from rsray.training.step import MemoryShortError
 
 CPU = torch.device("cpu")

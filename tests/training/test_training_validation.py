@@ -11,7 +11,7 @@ from torch import nn
 
 from rsray.data import open_split
 from rsray.errors import UserError
-from rsray.training.randomness import seeded_generator
+from rsray.training.batches.randomness import seeded_generator
 from rsray.training.validation import IMAGES_PER_NOISE_STREAM, project_acr
 
 CPU = torch.device("cpu")

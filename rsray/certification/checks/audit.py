@@ -25,7 +25,7 @@ from rsray.certification.counts.pairs import (
 )
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import CERT_FILE, TABLE, Claimed
-from rsray.certification.opening import open_source
+from rsray.certification.networks.opening import open_source
 from rsray.certification.request import CertificationRequest, open_certification
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.work_items import WorkItem

@@ -14,8 +14,8 @@ from rsray.certification.counting.answers import Answer
 from rsray.certification.counts.item import count_item
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler, ShortOfMemoryError
+from rsray.certification.networks.source import ClassifierSource
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.certification.source import ClassifierSource
 from rsray.certification.work_items import WorkItem
 from rsray.core.hardware import dedicate_process, device_name
 from rsray.data import ImageSplit

@@ -158,11 +158,7 @@ class Sampler:
         draws = [draws for _, draws in streams]
         size, batch = (len(draws), self.num_classes), self.evaluation.batch_size
         with self._memory_watched():
-            blocks_D = torch.repeat_interleave(
-                torch.arange(len(draws), device=self._device),
-                send(torch.tensor(draws), self._device),
-                output_size=sum(draws),
-            )
+            blocks_D = self._block_of_draws(draws)
             sums = torch.zeros(size, dtype=torch.float64, device=self._device)
             squares, counts = torch.zeros_like(sums), torch.zeros_like(sums, dtype=torch.int64)
             bad = torch.zeros((), device=self._device).bool()
@@ -220,19 +216,19 @@ class Sampler:
         for stream, draws in streams:
             yield from self._noise.noisy_slabs(image_HWC, stream, draws, self._normalise)
 
+    def _block_of_draws(self, draws: list[int]) -> Tensor:
+        """Return the place [D] of each draw's block."""
+        places = torch.arange(len(draws), device=self._device)
+        lengths = send(torch.tensor(draws), self._device)
+        return torch.repeat_interleave(places, lengths, output_size=sum(draws))
+
     def _count_by_block(
         self, classes_D: Tensor, draws: list[int], is_bad: Tensor
     ) -> NDArray[np.int64]:
         """Return the counts of block after block, and a last one that says if a logit was NaN."""
         size = len(draws) * self.num_classes
         if len(draws) > 1:
-            lengths = send(torch.tensor(draws), self._device)
-            first_D = torch.repeat_interleave(
-                torch.arange(0, size, self.num_classes, device=self._device),
-                lengths,
-                output_size=len(classes_D),
-            )
-            classes_D = classes_D + first_D
+            classes_D = classes_D + self._block_of_draws(draws) * self.num_classes
         counts = torch.bincount(classes_D, minlength=size)
         return torch.cat([counts, is_bad.long()[None]]).cpu().numpy()
 

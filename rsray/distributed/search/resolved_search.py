@@ -26,7 +26,7 @@ from rsray.distributed.search.space import (
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.presets import published_for
-from rsray.training.augment import AUGMENTATIONS
+from rsray.training.batches.augment import AUGMENTATIONS
 
 # What a user chooses for the published setting too: not of a paper's method.
 BUDGET = ("epochs", "batch_size", "model")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from rsray.certification.data_check import fitted
-from rsray.certification.opening import open_source
+from rsray.certification.networks.opening import open_source
+from rsray.certification.networks.source import ClassifierSource
 from rsray.certification.request import CertificationRequest, carried, selected_images
-from rsray.certification.source import ClassifierSource
 from rsray.config import CertifyConfig, TrainConfig
 from rsray.data import ImageSplit, open_split
 from rsray.distributed.certify.certifier import certify

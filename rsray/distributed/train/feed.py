@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsray.distributed.session import quiet_logs
-from rsray.training.reader import Reader
+from rsray.training.batches.reader import Reader
 
 # Tasks that decode import this file, and need no torch.
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rsray.training.feeds import ImageSubset
-    from rsray.training.schedule import Schedule
+    from rsray.training.batches.feeds import ImageSubset
+    from rsray.training.batches.schedule import Schedule
 
 # Some tenths of a second of decoding, ten times what a task costs.
 MOST_IMAGES_PER_TASK = 64
@@ -66,7 +66,7 @@ def _known_reader(reader: Reader) -> Reader:
 
 @dataclass
 class RayFeed:
-    """A worker's batches from a Ray Data pipeline (a rsray.training.feeds.BatchFeed)."""
+    """A worker's batches from a Ray Data pipeline (a rsray.training.batches.feeds.BatchFeed)."""
 
     subset: ImageSubset
     reader: Reader

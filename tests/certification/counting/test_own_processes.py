@@ -17,7 +17,7 @@ from rsray.certification.counting.counter import Counter
 from rsray.certification.counting.own_processes import OwnProcesses
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim
-from rsray.certification.opening import open_source
+from rsray.certification.networks.opening import open_source
 from rsray.certification.request import CertificationRequest, selected_images
 from rsray.config import CertifyConfig
 from rsray.data import open_split

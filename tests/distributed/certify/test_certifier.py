@@ -11,7 +11,7 @@ from saved_weights import save_weights
 from rsray.certification.counting import certification_run
 from rsray.certification.counting.answers import Answer, read_answers
 from rsray.certification.counts.store import CountStore
-from rsray.certification.opening import open_source
+from rsray.certification.networks.opening import open_source
 from rsray.certification.request import CertificationRequest, selected_images
 from rsray.config import CertifyConfig
 from rsray.core.hardware import default_device, resolve_precision

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from processes import titled
 
-from rsray.certification.opening import open_source
+from rsray.certification.networks.opening import open_source
 from rsray.certification.request import CertificationRequest, selected_images
 from rsray.config import CertifyConfig
 from rsray.data import open_split

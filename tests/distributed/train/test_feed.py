@@ -14,11 +14,11 @@ from rsray.distributed.train.feed import RayFeed, plan_tasks
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Place
-from rsray.training.feeds import ImageSubset, ReadAheadFeed
+from rsray.training.batches.feeds import ImageSubset, ReadAheadFeed
+from rsray.training.batches.reader import Reader
+from rsray.training.batches.schedule import Schedule
 from rsray.training.metrics import read_metrics
-from rsray.training.reader import Reader
 from rsray.training.run import open_training_split
-from rsray.training.schedule import Schedule
 
 CPU = torch.device("cpu")
 COUNT = 150

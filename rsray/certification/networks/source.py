@@ -13,7 +13,7 @@ from torch import nn
 
 from rsray import models
 from rsray.certification.clean_accuracy import clean_accuracies
-from rsray.certification.denoiser import DenoiserSource
+from rsray.certification.networks.denoiser import DenoiserSource
 from rsray.config import READING
 from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from rsray.certification.denoiser import DenoiserSource, of_factory
-from rsray.certification.ensemble import EnsembleSource
-from rsray.certification.source import ClassifierSource
+from rsray.certification.networks.denoiser import DenoiserSource, of_factory
+from rsray.certification.networks.ensemble import EnsembleSource
+from rsray.certification.networks.source import ClassifierSource
 from rsray.config import MOST_SIGMA, READING
 from rsray.data.fingerprint import FingerprintRecord
 from rsray.errors import UserError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rsray.objectives._base import Network, Objective, Step, noisy_logits, setting
-from rsray.objectives.attacks import ATTACKS, frozen, with_noise
+from rsray.objectives.attacks.steps import ATTACKS, frozen, with_noise
 
 
 @dataclass(frozen=True, kw_only=True)

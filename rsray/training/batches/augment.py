@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rsray.core.gpus import send
 from rsray.family import choose
-from rsray.training.crop import RESIZED_CROP
+from rsray.training.batches.crop import RESIZED_CROP
 
 CROP_FLIP = "crop-flip"
 AUGMENTATIONS = ("none", CROP_FLIP, RESIZED_CROP)

@@ -21,9 +21,9 @@ from rsray.core.gpus import send
 from rsray.data import ImageSplit
 from rsray.errors import UserError
 from rsray.objectives import Objective
-from rsray.training.crop import RESIZED_CROP
-from rsray.training.reader import Reader
-from rsray.training.schedule import BatchShare, Schedule
+from rsray.training.batches.crop import RESIZED_CROP
+from rsray.training.batches.reader import Reader
+from rsray.training.batches.schedule import BatchShare, Schedule
 
 # Data sets up to this size live on the device, decoded.
 IN_MEMORY_BYTES = 2**31

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rsray.training.randomness import epoch_order, weighted_order
+from rsray.training.batches.randomness import epoch_order, weighted_order
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from rsray.certification.source import ClassifierSource
+from rsray.certification.networks.source import ClassifierSource
 from rsray.config import READING
 from rsray.data import ImageSplit
 from rsray.errors import UserError

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsray.data import ImageSplit
-from rsray.training.crop import RESIZED_CROP, RandomResizedCrop, with_crop
+from rsray.training.batches.crop import RESIZED_CROP, RandomResizedCrop, with_crop
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]

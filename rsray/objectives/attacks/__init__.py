@@ -1,0 +1,1 @@
+"""Adversarial examples, and what objectives that train on them share."""

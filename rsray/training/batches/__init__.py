@@ -1,0 +1,1 @@
+"""What a worker is fed with: which images, read and augmented, in which order."""
