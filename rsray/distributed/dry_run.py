@@ -73,8 +73,8 @@ def _state_of_training(place: Place) -> str:
 
 def _training_time(request: TrainingRequest) -> str:
     plan = plan_training(request, MEASURED, threads=available_cpus())
-    seconds, speed = plan.worker_hours * 3600, plan.draws_per_second
-    return f"about {duration(seconds)}, at this machine's {speed:,.0f} noisy images/s"
+    speed = f"{plan.draws_per_second:,.0f} noisy images/s"
+    return f"about {duration(plan.hours * 3600)}, at this machine's {speed}"
 
 
 def certification(request: CertificationRequest, place: Place, address: str | None) -> list[str]:

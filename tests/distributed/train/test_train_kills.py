@@ -131,11 +131,14 @@ def make(image_shape, num_classes):
 """
 
 
-def take_away(node, seconds):
-    """Tell Ray what a cloud tells before it takes a spot machine."""
+def take_away(nodes, seconds):
+    """Tell Ray what a cloud tells before it takes a spot machine: the one that works."""
     import ray
+    from ray._private.state import available_resources_per_node
     from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
+    free = available_resources_per_node()
+    (node,) = [each for each in nodes if free[each.node_id].get("CPU", 0) < 1]
     reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline = int((time.time() + seconds) * 1000)
     client = ray._private.worker.global_worker.gcs_client
@@ -154,12 +157,11 @@ def test_a_machine_that_is_taken_away_with_a_notice(tmp_path, no_ray, monkeypatc
     run, split = Place.of(tmp_path / "run"), open_training_split(settings)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
-        node = cluster.add_node(num_cpus=1)
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         cluster.wait_for_nodes()
 
         def strike():
-            take_away(node, seconds=15)
-            cluster.add_node(num_cpus=1)
+            take_away(nodes, seconds=15)
             end = time.monotonic() + 14
             while time.monotonic() < end and not latest_position(run).step:
                 time.sleep(0.1)
