@@ -19,6 +19,7 @@ from rsray.certification.counts.tables import (
     StoredBlocks,
     column,
     first_difference,
+    is_reused,
     rows_where,
 )
 from rsray.config import MOST_BLOCKS
@@ -200,7 +201,9 @@ def _check_rows(table: pa.Table, num_classes: int) -> None:
     if (lists["classes"].values.to_numpy() >= num_classes).any():
         raise ValueError(f"a class is none of the {num_classes} of the run")
     block_R, draws_R = column(table, "block"), column(table, "draws")
-    if not ((block_R >= 0) & (block_R < MOST_BLOCKS) & (draws_R > 0)).all():
+    # Of an earlier network nothing may be left.
+    has_draws_R = (draws_R > 0) | (is_reused(table) & (draws_R == 0))
+    if not ((block_R >= 0) & (block_R < MOST_BLOCKS) & has_draws_R).all():
         raise ValueError("a block has no draws, or a number that no block has")
     if set(table["stage"].unique().to_pylist()) - set(STAGES):
         raise ValueError(f"a stage is none of {', '.join(STAGES)}")
