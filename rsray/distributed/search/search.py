@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,9 +71,27 @@ def run_search(search: Search, study: optuna.Study, out: Place, watch: Watch) ->
     )
     out.delete(SCRATCH_FOLDER)
     try:
-        tuner.fit()
+        with _callbacks_untold():
+            tuner.fit()
     finally:
         out.delete(SCRATCH_FOLDER)
+
+
+@contextmanager
+def _callbacks_untold() -> Iterator[None]:
+    """Keep Ray from importing every tracker that is installed, to count which ones are used.
+
+    MLflow takes four seconds of each search, and looks into the current folder, which Ray makes
+    anew where two of a cluster's nodes are one machine.
+    """
+    from ray.air._internal import usage
+
+    known = usage.tag_callbacks
+    usage.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        usage.tag_callbacks = known
 
 
 def _say_how_long(search: Search, plan: TrialPlan, missing: int, watch: Watch) -> None:

@@ -154,3 +154,15 @@ def test_a_trial_whose_gpu_breaks_runs_again_in_another_process(tmp_path, monkey
     first, second, third = map(int, log.read_text().split())
     assert first != second == third  # the second trial is at home in the new process
     assert os.getpid() not in (first, second)
+
+
+def test_ray_imports_no_tracker_to_count_callbacks():
+    """tune.run calls it by this name."""
+    import ray.tune.tune
+    from ray.air._internal import usage
+
+    assert ray.tune.tune.air_usage is usage
+    before = usage.tag_callbacks
+    with search._callbacks_untold():
+        assert usage.tag_callbacks([object()]) is False
+    assert usage.tag_callbacks is before
