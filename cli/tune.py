@@ -58,7 +58,8 @@ def read_settings(texts: list[str]) -> dict[str, Any]:
     from rsray.given_values import parse_assignments
 
     settings = parse_assignments(texts)
-    for key in settings.keys() & TuneConfig.model_fields.keys() - TrainConfig.model_fields.keys():
+    options = set(shown_fields(TuneConfig)) - TrainConfig.model_fields.keys()
+    for key in sorted(settings.keys() & options):
         raise UserError(f"--set {key}: give --{key.replace('_', '-')}")
     if "validation" in settings:
         raise UserError("--set validation: give --validation; the winner is trained on all images")

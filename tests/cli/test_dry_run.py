@@ -96,6 +96,8 @@ def test_a_search():
     assert said["trials"].startswith("3, each up to 2 epochs of 16 images")
     assert said["state"] == "a new search" and "best/certificates/" in said["files"]
     assert "3 trials of up to" in said["time"] and "train and certify" in said["time"]
+    # The objective's draws, not those of a look at a trial.
+    assert dry(LINES["tune"], "--set", "num_draws=3")["trials"].endswith(" 3 draws of each")
     both = command(*LINES["tune"].split(), "--sigma", "0.25,0.5", "--dry-run")
     assert both.status == 0 and both.out.count("a new search") == 2
 
