@@ -297,7 +297,8 @@ def test_predict_prints_the_table(rsray_command, place, tmp_path):
     assert all((float(row[3]) <= 0.001) == (int(row[2]) >= 0) for row in rows)
     assert [row[4] for row in rows] == [row[1] for row in rows], "digits are named as numbered"
     assert all(row[5] == row[2].replace("-1", "abstain") for row in rows)
-    (said,) = result.err.splitlines()
+    said, following = result.err.splitlines()
+    assert following == f"next: rsray certify {place / 'run'}"
     assert said.startswith(f"12 images: {right} right, {classes.count(-1)} abstained")
     stored = pq.read_table(tmp_path / "p.parquet").to_pydict()
     assert stored["prediction"] == classes and stored["index"] == list(range(2, 38, 3))
