@@ -35,7 +35,7 @@ RESULT_FILES = re.compile(
     r"|at_radius\.json|counts/[\w.-]+\.parquet"
 )
 CODE_AND_DATA = tuple(
-    ".py .pyi .typed .json .yaml .yml .toml .txt .csv .tsv .npy .npz .safetensors .pt .pth".split()
+    ".py .pyi .typed .js .json .yaml .yml .toml .txt .csv .tsv .npy .npz .safetensors .pt .pth".split()
 )
 NO_CODE_FOLDERS = ("__pycache__", "node_modules", "site-packages")
 SECRET_WORDS = re.compile(r"(?i)secret|credential|passw|token|private|service[-_]?account")

@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import rsray
 from rsray.cluster.packaging import copy_all
 from rsray.errors import UserError
 from rsray_cli.cluster import typed_line as line_for_cluster
+
+RSRAY = Path(rsray.__file__).parent
 
 
 def files(folder):
@@ -43,6 +47,15 @@ def test_a_users_own_model_travels(tmp_path, monkeypatch):
     assert (copy_all(line, tmp_path / "package", print) / "mine.py").exists()
     with pytest.raises(UserError, match="'absent_module'"):
         copy_all(line_for_cluster(["train", "--model=absent_module:f"]), tmp_path / "other", print)
+
+
+def test_all_that_rsray_reads_of_its_own_travels(tmp_path):
+    """What the package data of the wheel are, bar its documents."""
+    folder = copy_all(line_for_cluster(["train"]), tmp_path / "package", print)
+    data = [*RSRAY.rglob("*.js"), *RSRAY.rglob("*.yaml"), *RSRAY.rglob("py.typed")]
+    assert len(data) > 10 and {file.suffix for file in data} >= {".js", ".yaml"}
+    missing = [file for file in data if not (folder / "rsray" / file.relative_to(RSRAY)).exists()]
+    assert missing == []
 
 
 def test_too_much_to_send_is_said(tmp_path, monkeypatch):
