@@ -34,8 +34,9 @@ RESULT_FILES = re.compile(
     r"(run|certify|tune|best)\.yaml|model\.safetensors|certificates\.parquet|summary\.json"
     r"|at_radius\.json|counts/[\w.-]+\.parquet"
 )
-CODE_AND_DATA = tuple(
-    ".py .pyi .typed .js .json .yaml .yml .toml .txt .csv .tsv .npy .npz .safetensors .pt .pth".split()
+CODE_AND_DATA = (
+    *".py .pyi .typed .js .json .yaml .yml .toml .txt .csv .tsv".split(),
+    *".npy .npz .safetensors .pt .pth".split(),
 )
 NO_CODE_FOLDERS = ("__pycache__", "node_modules", "site-packages")
 SECRET_WORDS = re.compile(r"(?i)secret|credential|passw|token|private|service[-_]?account")
