@@ -1,5 +1,6 @@
 """A run that is cut inside an epoch goes on at its step, as if nothing had been."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from interrupted_runs import METHODS, PowerCutError, same
 from safetensors.torch import load_file
 
 from rsray.storage import Place
-from rsray.training import checkpoint_clock
+from rsray.training import checkpoint_clock, loop
 from rsray.training.checkpoint import Position, latest_position, load_checkpoint, save_checkpoint
 from rsray.training.checkpoint_clock import CheckpointClock
 from rsray.training.loop import Team, Training
@@ -104,7 +105,7 @@ def test_the_seconds_of_an_epoch_are_those_of_all_starts(lab):
     assert lab.rows(config, run)[0]["seconds"] >= 0.3
 
 
-def test_workers_resume_together_with_the_figures_of_all(lab):
+def test_workers_resume_together_with_the_figures_of_all(lab, monkeypatch):
     """Two workers as threads: the first one's checkpoint holds what both have counted."""
     barrier, box = threading.Barrier(2, timeout=20), {}
 
@@ -118,8 +119,12 @@ def test_workers_resume_together_with_the_figures_of_all(lab):
     settings = {"epochs": 1, "limit": 60, "batch_size": 20, "lr": 1e-9}
     config, alone = lab.config(**settings, **AT_ONCE), lab.folder("alone")
     lab.rows(lab.config(**settings), alone)
-    run = lab.folder("run")
-    claim_run(run, config, open_training_split(config), CPU)
+    run, split = lab.folder("run"), open_training_split(config)
+    claim_run(run, config, split, CPU)
+    # torch's seed is the process's: threads that draw their weights at once would mix them.
+    torch.manual_seed(config.seed)
+    network = loop.build_model(config, split)
+    monkeypatch.setattr(loop, "build_model", lambda config, split: copy.deepcopy(network))
 
     def train(rank, cut):
         team = Team(rank, 2, sum_over=partial(sum_over, rank))
