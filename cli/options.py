@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 
 from rsray.config import Config, Option
 from rsray.errors import UserError
+from rsray.progress import Watch
+from rsray.screen import show
 
 # What is recorded, and what the user states
 NORMALISE = {"normalisation": "normalise"}
@@ -78,9 +80,6 @@ def command(*groups: list[Typed]) -> Callable[[Callable[..., None]], Callable[..
 
 def told(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return how the api tells what --dry-run asks for: on stdout, as the command's answer."""
-    from rsray.progress import Watch
-    from rsray.screen import show
-
     return {"progress": Watch(say=show)} if "dry_run" in given else {}
 
 
