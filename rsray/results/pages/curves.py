@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from importlib import resources
@@ -27,11 +26,6 @@ def curves_data(results: Sequence[Certificates]) -> dict[str, Any]:
     has_bands = len(results) <= accuracy.MOST_BANDS
     curves = [_curve(each, position, radii, has_bands) for position, each in enumerate(results)]
     return {"radii": radii.tolist(), "curves": curves}
-
-
-def data_attribute(results: Sequence[Certificates]) -> str:
-    """Return them as text for the attribute of an element, not yet escaped."""
-    return json.dumps(curves_data(results))
 
 
 def script() -> str:

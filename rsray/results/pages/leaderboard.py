@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from rsray import storage
 from rsray.errors import UserError
 from rsray.results import table
 from rsray.results.certificates import Certificates
 from rsray.results.compare import differences
 from rsray.results.pages import page
 from rsray.results.paired import Pair, PairedTable, compare_pair
-from rsray.storage import PathLike
 
 UNKNOWN = "not known"
 TITLE = "Leaderboard"
@@ -40,17 +38,6 @@ for (const head of document.querySelectorAll(".sortable th")) {
   };
 }
 """
-
-
-def write_page(
-    path: PathLike,
-    results: Sequence[Certificates],
-    *,
-    warnings: Sequence[str],
-    layout: table.Layout,
-) -> None:
-    """Write the page, complete or not at all."""
-    storage.write_file(path, build(results, warnings=warnings, layout=layout).encode())
 
 
 def build(results: Sequence[Certificates], *, warnings: Sequence[str], layout: table.Layout) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from rsray import storage
 from rsray.core.radius import acr_standard_error, round_down
 from rsray.errors import printable
 from rsray.results import table
@@ -22,7 +21,6 @@ from rsray.results.plots import accuracy
 from rsray.results.plots.style import render
 from rsray.results.summary import largest_certifiable_radius
 from rsray.results.table import Layout
-from rsray.storage import PathLike
 
 # Rows of the table by class: of more classes, those with the smallest ACR are shown.
 MOST_CLASSES = 50
@@ -67,19 +65,6 @@ h1, h2, summary, .headline { overflow-wrap: anywhere; }
 """
 
 
-def write_page(
-    path: PathLike,
-    results: Sequence[Certificates],
-    *,
-    warnings: Sequence[str],
-    layout: Layout | None = None,
-    more: str = "",
-) -> None:
-    """Write the page of the results, complete or not at all; `more` is HTML to add to it."""
-    text = build(results, warnings=warnings, layout=layout, more=more)
-    storage.write_file(path, text.encode())
-
-
 def build(
     results: Sequence[Certificates],
     *,
@@ -87,7 +72,7 @@ def build(
     layout: Layout | None = None,
     more: str = "",
 ) -> str:
-    """Return the page as HTML; every text that comes from a result is escaped."""
+    """Return the page as HTML, `more` in it; every text that comes from a result is escaped."""
     heading = layout.title if layout and layout.title else "Certified robustness"
     title = f"{heading}: {', '.join(result.name for result in results)}"
     body = headline(results) + notes_html(warnings) + sections(results, layout=layout, more=more)
@@ -136,7 +121,7 @@ def sections(
 
 def curves_html(results: Sequence[Certificates]) -> str:
     """Return the curves to look into; where there is no JavaScript, as a picture."""
-    data = html.escape(curves.data_attribute(results))
+    data = html.escape(json.dumps(curves.curves_data(results)))
     picture = inline_svg(accuracy.draw(results))
     return f'<div data-curves="{data}" data-description="{escape(SEE_TABLE)}">{picture}</div>'
 
