@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from rsray import storage
 from rsray.core.radius import average_certified_radius, certified_accuracy
 from rsray.errors import UserError
-from rsray.storage import PathLike
+from rsray.storage import PathLike, one_line
 from rsray.storage.records import read_as
 from rsray.storage.schemas import CERTIFICATES, parquet_bytes, run_metadata
 
@@ -201,9 +201,7 @@ def read_rows(path: PathLike, *, name: str | None = None) -> Certificates:
     try:
         table = table.select(CERTIFICATES.names).cast(CERTIFICATES)
     except (pa.ArrowException, ValueError) as error:
-        raise UserError(
-            f"{path} is not a certificates file: {' '.join(str(error).split())}"
-        ) from error
+        raise UserError(f"{path} is not a certificates file: {one_line(error)}") from error
     empty = [column for column in CERTIFICATES.names if table[column].null_count]
     if empty:
         raise UserError(f"{path} is not a certificates file: {', '.join(empty)} lacks values")
@@ -217,8 +215,7 @@ def read_table(path: PathLike) -> pa.Table:
     try:
         return pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a complete Parquet file: {reason}") from error
+        raise UserError(f"{path} is not a complete Parquet file: {one_line(error)}") from error
 
 
 def _read_metadata(path: PathLike, schema: pa.Schema) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from rsray.storage.records import from_json, read_as
 
 SUMMARY_STEP = 0.25
 SUMMARY_END = 4.0
-MEASURED = ("seconds", "indices")
 
 
 class Summary(BaseModel):
@@ -49,15 +48,11 @@ def summarise(certificates: Certificates, *, extra: Mapping[str, Any]) -> dict[s
     """Return the content of summary.json.
 
     Every figure is over all `num_selected` images; one that failed, and is named under `failed`,
-    counts 0. `extra` holds `seconds` (wall-clock time of the sampling, None where unknown) and
-    `indices` ({start, skip, limit}) unless the metadata does, and may replace `draws` and
-    `draws_per_second`. What else it and the metadata hold is added. Raises ValueError when
-    something is missing.
+    counts 0. `extra` holds `seconds` (wall-clock time of the sampling, None where unknown) unless
+    the metadata does, and may replace `draws` and `draws_per_second`. What else it and the metadata
+    hold is added.
     """
     known = {**certificates.metadata, **extra}
-    missing = [name for name in MEASURED if name not in known]
-    if missing:
-        raise ValueError(f"a summary needs {', '.join(missing)}")
     draws, seconds = known.get("draws", certificates.draws), known["seconds"]
     radius, correct = certificates.outcomes
     error = acr_standard_error(radius, correct)
