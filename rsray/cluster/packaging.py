@@ -21,7 +21,7 @@ from pathlib import Path
 from platform import node
 
 from rsray.cluster.safety.reach import SECRET_NAMES
-from rsray.errors import UserError
+from rsray.errors import UserError, printable
 from rsray.storage.address import ENSEMBLE, is_ensemble
 
 # They travel as they are installed here, so that the cluster runs the same.
@@ -149,8 +149,7 @@ def _users_package(name: str, say: Callable[[str], None]) -> list[SentFile]:
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    shown = ", ".join(names[:NAMES_SHOWN])
-    return "".join(letter if letter.isprintable() else "?" for letter in shown) + more
+    return printable(", ".join(names[:NAMES_SHOWN])) + more
 
 
 def _is_installed_there(module: str) -> bool:
