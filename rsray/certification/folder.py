@@ -29,13 +29,8 @@ from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.versions import versions
 
 log = logging.getLogger(__name__)
-CERT_FILE, TABLE, SUMMARY, PROGRESS, AT_RADIUS = (
-    "certify.yaml",
-    "certificates.parquet",
-    "summary.json",
-    "progress.json",
-    "at_radius.json",
-)
+CERT_FILE, TABLE, SUMMARY = "certify.yaml", "certificates.parquet", "summary.json"
+PROGRESS, AT_RADIUS = "progress.json", "at_radius.json"
 # Settings that stand in the metadata of every certificate.
 METADATA_SETTINGS: tuple[str, ...] = (
     "sigma", "alpha", "bound", "sampling", "seed", "dataset", "split", "model", "n0", "n",

@@ -40,15 +40,10 @@ __getattr__ = lazy_names(
     }
 )
 __all__ = [
-    "BOUNDS",
-    "bernstein_lower",
-    "check_settings",
-    "clopper_pearson_lower",
-    "clopper_pearson_upper",
-    "hoeffding_lower",
-    "randomized_clopper_pearson_lower",
+    "BOUNDS", "bernstein_lower", "check_settings", "clopper_pearson_lower",
+    "clopper_pearson_upper", "hoeffding_lower", "randomized_clopper_pearson_lower",
     "sequence_lower",
-]
+]  # fmt: skip
 
 
 def check_settings(n: int, alpha: float, n0: int = 1, bound: str = "clopper-pearson") -> None:
