@@ -240,10 +240,8 @@ def num_values_of(command: str) -> dict[str, int]:
     from rsray_cli.main import app
 
     commands = getattr(typer.main.get_command(app), "commands", {})
-    if command not in commands:
-        return {}
-    found = {}
-    for parameter in commands[command].params:
-        for name in (*parameter.opts, *parameter.secondary_opts):
-            found[name] = 0 if getattr(parameter, "is_flag", False) else 1
-    return found
+    return {
+        name: 0 if getattr(parameter, "is_flag", False) else 1
+        for parameter in (commands[command].params if command in commands else ())
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }

@@ -184,8 +184,8 @@ def _metavar(annotation: Any) -> str | None:
 
 def _default(field: FieldInfo, option: Option) -> str:
     """Return the default in words; empty where there is none to tell."""
-    if option.default is not None:
-        return option.default
+    if option.words is not None:
+        return option.words
     if isinstance(field.default, bool):
         return "yes" if field.default else ""
     return str(field.default) if isinstance(field.default, str | int | float) else ""

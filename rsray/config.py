@@ -56,20 +56,19 @@ class Option:
     # What is typed is read by the settings: 2-8 for a number of workers
     is_text: bool = False
     choices: Iterable[str] = ()
-    # In words, where the field's own does not say it
-    default: str | None = None
+    # The default in words, where the field's own does not say it
+    words: str | None = None
 
 
 def setting(help: str, default: Any = ..., **how: Any) -> Any:
     """Return a pydantic field that is an option of commands.
 
-    `how` holds the fields of Option (`words` for its default) and pydantic's limits (ge, lt, ...);
-    a number with a lower limit alone is at most MOST.
+    `how` holds the fields of Option and pydantic's limits (ge, lt, ...); a number with a lower
+    limit alone is at most MOST.
     """
     if {"ge", "gt"} & set(how) and not {"le", "lt"} & set(how):
         how["le"] = MOST
-    names = {"words": "default", **{name.name: name.name for name in fields(Option)}}
-    own = {names[key]: how.pop(key) for key in list(how) if key in names}
+    own = {each.name: how.pop(each.name) for each in fields(Option) if each.name in how}
     shown: Any = {"option": Option(**own)}
     return Field(default, description=help, json_schema_extra=shown, **how)
 

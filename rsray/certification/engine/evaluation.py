@@ -113,12 +113,8 @@ def make_buffer(
     tensor is made this way; the strides decide which kernels run (a factor of 3, as
     tests/bench/README.md shows).
     """
-    if memory_format == "contiguous":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    batch, channels, height, width = shape
-    return torch.zeros((batch, height, width, channels), dtype=dtype, device=device).permute(
-        0, 3, 1, 2
-    )
+    strides = FORMATS[memory_format]
+    return torch.empty(shape, dtype=dtype, device=device, memory_format=strides).zero_()
 
 
 def choose_evaluation(
