@@ -14,6 +14,9 @@ from rsray.config import PlanConfig
 from rsray.core.hardware import default_device, device_name
 from rsray.errors import UserError
 
+# An actor's start: processes, imports, the network.
+START_SECONDS = 15.0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -34,14 +37,14 @@ class Plan:
 
     @property
     def hours(self) -> float:
-        """Wall-clock hours with the fleet that was asked about."""
-        return self.forecast.hours(self.settings.actors)
+        """Expected wall-clock hours with the fleet that was asked about."""
+        return self.forecast.actor_hours() / self.settings.actors + START_SECONDS / 3600
 
     @property
     def dollars(self) -> float | None:
-        """The cost; None where no price was given."""
+        """The cost, start-up included; None where no price was given."""
         price = self.settings.price
-        return None if price is None else self.forecast.dollars(self.settings.actors, price)
+        return None if price is None else self.hours * self.settings.actors * price
 
 
 def measure_plan(request: CertificationRequest, settings: PlanConfig) -> Plan:

@@ -20,8 +20,6 @@ from rsray.errors import UserError
 from rsray.storage import one_line
 
 Floats = NDArray[np.float64]
-# An actor's start: processes, imports, the network.
-START_SECONDS = 15.0
 # In a call that is timed: a run's calls cover several blocks, and fill their batches.
 MOST_BATCHES_TIMED = 8
 
@@ -46,14 +44,6 @@ class Forecast:
     def actor_hours(self) -> float:
         """Return the hours of counting of all actors together."""
         return self.draws / self.draws_per_second / 3600
-
-    def hours(self, actors: int) -> float:
-        """Return the expected wall-clock hours with that many actors."""
-        return self.actor_hours() / actors + START_SECONDS / 3600
-
-    def dollars(self, actors: int, price: float) -> float:
-        """Return the cost at `price` dollars per actor and hour, start-up included."""
-        return self.hours(actors) * actors * price
 
 
 def forecast(request: CertificationRequest, evaluation: Evaluation, *, seconds: float) -> Forecast:
