@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         train,
         tune,
         verify,
-    )  # fmt: skip
+    )
     from rsray.core import bounds
     from rsray.core.smoothed import SmoothedClassifier
     from rsray.errors import UserError

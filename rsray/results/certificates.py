@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from rsray import storage
 from rsray.core.radius import average_certified_radius, certified_accuracy
@@ -40,9 +40,6 @@ class Parameters(BaseModel):
     at_radius: list[Annotated[float, Field(ge=0)]] | None = None
     failed: dict[Index, str] = {}
     failed_labels: dict[Index, Annotated[int, Field(ge=-1, le=MOST_CLASSES)]] = {}
-
-
-PARAMETERS = TypeAdapter(Parameters)
 
 
 # eq=False: comparing arrays with == has no single truth value.
@@ -224,7 +221,7 @@ def _read_metadata(path: PathLike, schema: pa.Schema) -> dict[str, Any]:
         raise UserError(f"{path} is not a certificates file: no schema metadata 'rsray'")
     if not isinstance(metadata, dict):
         raise UserError(f"{path} has metadata that is no JSON object")
-    read_as(PARAMETERS, metadata, f"metadata of {path}")
+    read_as(Parameters, metadata, f"metadata of {path}")
     # Of an audit audit.json tells, which says what it is of.
     return {key: value for key, value in metadata.items() if key != "audit"}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
 from rsray import storage
 from rsray.core.radius import acr_standard_error, largest_radius
@@ -34,13 +34,10 @@ class Summary(BaseModel):
     undecided: int = Field(0, ge=0)
 
 
-SUMMARY = TypeAdapter(Summary)
-
-
 def read_summary(path: PathLike) -> dict[str, Any]:
     """Return what a summary.json says; UserError for a file that is none."""
     found: dict[str, Any] = from_json(storage.read_file(path), str(path))
-    read_as(SUMMARY, found, str(path))
+    read_as(Summary, found, str(path))
     return found
 
 
