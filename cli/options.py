@@ -19,6 +19,8 @@ from rsray.screen import show
 
 # What is recorded, and what the user states
 NORMALISE = {"normalisation": "normalise"}
+# What stands for a value in the help: a number, nothing for a flag, else a word.
+METAVARS: dict[Any, str | None] = {int: "NUMBER", float: "NUMBER", bool: None}
 
 
 class Typed(NamedTuple):
@@ -122,7 +124,7 @@ def _typed(name: str, field: FieldInfo) -> Typed:
         "help": help_text
         + (f" One of {', '.join(choices)}." if choices else "")
         + (f" (default: {default})" if default else ""),
-        "metavar": option.metavar or _metavar(field.annotation),
+        "metavar": option.metavar or METAVARS.get(_plain(field.annotation), "NAME"),
         "rich_help_panel": option.panel,
         "show_default": False,
     }
@@ -175,11 +177,6 @@ def _plain(annotation: Any) -> Any:
     if kind == list[str]:
         return kind
     return kind if kind in (int, float, bool) else str
-
-
-def _metavar(annotation: Any) -> str | None:
-    """Return what stands for a value in the help: a number, a word; nothing for a flag."""
-    return {int: "NUMBER", float: "NUMBER", bool: None}.get(_plain(annotation), "NAME")
 
 
 def _default(field: FieldInfo, option: Option) -> str:

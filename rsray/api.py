@@ -22,7 +22,7 @@ from rsray.config import (
     TuneConfig,
 )
 from rsray.errors import UserError
-from rsray.job import Job, folder_of
+from rsray.job import Job, Where, folder_of
 from rsray.outcomes import Certification, Predictions, Run, Study
 from rsray.progress import Watch
 from rsray.results.compare import cert_folder, load
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from rsray.results.explanation import Explanation
     from rsray.results.report import Report
     from rsray.training.cost import TrainingPlan
-
-Where = str | PathLike[str]
 
 
 def train(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import os
 import re
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -193,10 +196,6 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 
 def _check_schema(file: Path, definition: dict[str, Any]) -> None:
     """Raise UserError where the launcher of the installed Ray would refuse the definition."""
-    import copy
-    import io
-    from contextlib import redirect_stderr, redirect_stdout
-
     import click
     import jsonschema  # type: ignore[import-untyped]
     from ray.autoscaler._private.util import prepare_config, validate_config
