@@ -35,7 +35,7 @@ RESULT_FILES = re.compile(
     r"|at_radius\.json|counts/[\w.-]+\.parquet"
 )
 CODE_AND_DATA = (
-    *".py .pyi .typed .js .json .yaml .yml .toml .txt .csv .tsv".split(),
+    *".py .pyi .typed .js .css .json .yaml .yml .toml .txt .csv .tsv".split(),
     *".npy .npz .safetensors .pt .pth".split(),
 )
 NO_CODE_FOLDERS = ("__pycache__", "node_modules", "site-packages")

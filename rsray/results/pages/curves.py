@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,6 @@ def curves_data(results: Sequence[Certificates]) -> dict[str, Any]:
     has_bands = len(results) <= accuracy.MOST_BANDS
     curves = [_curve(each, position, radii, has_bands) for position, each in enumerate(results)]
     return {"radii": radii.tolist(), "curves": curves}
-
-
-def script() -> str:
-    """Return the JavaScript that draws every element with `data-curves`."""
-    return resources.files(__package__).joinpath("curves.js").read_text()
 
 
 def _radii(largest: float) -> np.ndarray:
