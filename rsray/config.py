@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 COMPUTE, WHERE, WRITTEN = "What to compute", "Where it runs", "What is written"
 LOGS = "What logs of other code do not say"
-# What a search may ask for -> what a look at a trial calls it.
 # Numbers beyond these are of no use to anybody, and wear out whatever counts with them.
 MOST, MOST_SIGMA, MOST_PROCESSES, MOST_SEED, MOST_BLOCKS = 10**9, 1e3, 100_000, 2**64 - 1, 100_000
+# What a search may ask for -> what a look at a trial calls it.
 TUNE_OBJECTIVES = {"acr": "projected_acr", "clean_accuracy": "clean_accuracy"}
 
 
@@ -56,20 +56,19 @@ class Option:
     # What is typed is read by the settings: 2-8 for a number of workers
     is_text: bool = False
     choices: Iterable[str] = ()
-    # In words, where the field's own does not say it
-    default: str | None = None
+    # The default in words, where the field's own does not say it
+    words: str | None = None
 
 
 def setting(help: str, default: Any = ..., **how: Any) -> Any:
     """Return a pydantic field that is an option of commands.
 
-    `how` holds the fields of Option (`words` for its default) and pydantic's limits (ge, lt, ...);
-    a number with a lower limit alone is at most MOST.
+    `how` holds the fields of Option and pydantic's limits (ge, lt, ...); a number with a lower
+    limit alone is at most MOST.
     """
     if {"ge", "gt"} & set(how) and not {"le", "lt"} & set(how):
         how["le"] = MOST
-    names = {"words": "default", **{name.name: name.name for name in fields(Option)}}
-    own = {names[key]: how.pop(key) for key in list(how) if key in names}
+    own = {each.name: how.pop(each.name) for each in fields(Option) if each.name in how}
     shown: Any = {"option": Option(**own)}
     return Field(default, description=help, json_schema_extra=shown, **how)
 
@@ -382,22 +381,10 @@ class TrainConfig(Config):
 class CertifyConfig(Config):
     """One certification run: which images, how many draws, which bound."""
 
-    where_fields: ClassVar[frozenset[str]] = frozenset(
-        {
-            "actors",
-            "most_actors",
-            "gpus_per_actor",
-            "data_root",
-            "source",
-            "reuse",
-            "reuse_model",
-            "denoiser",
-            "compile",
-            "classes",
-            "image_shape",
-            "data_fingerprint",
-        }
-    )
+    where_fields: ClassVar[frozenset[str]] = frozenset({
+        "actors", "most_actors", "gpus_per_actor", "data_root", "source", "reuse", "reuse_model",
+        "denoiser", "compile", "classes", "image_shape", "data_fingerprint",
+    })  # fmt: skip
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
     unrecorded: ClassVar[dict[str, Any]] = {"noise": "float"}
 
@@ -928,8 +915,7 @@ def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None
     """Raise UserError for the first name that is not allowed."""
     names = list(allowed)
     for key in given:
-        if key not in names:
-            choose(key, names, f"{what}: setting")
+        choose(key, names, f"{what}: setting")
 
 
 def objective_fields(objective: str) -> list[str]:

@@ -136,6 +136,9 @@ def test_commands_import_inside_their_functions(path):
                 "rsray.config",
                 "rsray.errors",
                 "rsray.family",
+                "rsray.given_values",
+                "rsray.progress",
+                "rsray.screen",
             ), f"imports {name}"
 
 

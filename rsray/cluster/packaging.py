@@ -21,7 +21,7 @@ from pathlib import Path
 from platform import node
 
 from rsray.cluster.safety.reach import SECRET_NAMES
-from rsray.errors import UserError
+from rsray.errors import UserError, printable
 from rsray.storage.address import ENSEMBLE, is_ensemble
 
 # They travel as they are installed here, so that the cluster runs the same.
@@ -35,7 +35,7 @@ RESULT_FILES = re.compile(
     r"|at_radius\.json|counts/[\w.-]+\.parquet"
 )
 CODE_AND_DATA = (
-    *".py .pyi .typed .js .json .yaml .yml .toml .txt .csv .tsv".split(),
+    *".py .pyi .typed .js .css .json .yaml .yml .toml .txt .csv .tsv".split(),
     *".npy .npz .safetensors .pt .pth".split(),
 )
 NO_CODE_FOLDERS = ("__pycache__", "node_modules", "site-packages")
@@ -149,8 +149,7 @@ def _users_package(name: str, say: Callable[[str], None]) -> list[SentFile]:
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    shown = ", ".join(names[:NAMES_SHOWN])
-    return "".join(letter if letter.isprintable() else "?" for letter in shown) + more
+    return printable(", ".join(names[:NAMES_SHOWN])) + more
 
 
 def _is_installed_there(module: str) -> bool:
