@@ -7,6 +7,7 @@ The options of every command are made from these fields (cli/options.py), rsray'
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -88,6 +89,11 @@ def _network(name: str) -> str:
 def _networks(names: str) -> str:
     """Return the same of the networks of an ensemble, between plus signs."""
     return "+".join(map(_network, names.split("+")))
+
+
+def _absolute(where: str | None) -> str | None:
+    """Return a local folder by its whole name: workers may run elsewhere."""
+    return os.path.abspath(where) if where and "://" not in where else where
 
 
 NEW, GPUS = "a new one in ./runs", "1 where there are GPUs, else 0"
@@ -255,7 +261,15 @@ class TrainConfig(Config):
     """One training run. `settings` holds the objective's own fields (trade_off, hinge, ...)."""
 
     where_fields: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "most_workers", "gpus_per_worker", "data_root", "preset", "checkpoint_minutes"}
+        {
+            "workers",
+            "most_workers",
+            "gpus_per_worker",
+            "data_root",
+            "preset",
+            "checkpoint_minutes",
+            "init",
+        }
     )
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
 
@@ -316,6 +330,10 @@ class TrainConfig(Config):
         10.0, panel=WRITTEN, metavar="MINUTES", ge=0,
     )  # fmt: skip
     preset: str | None = setting("A paper's settings: see rsray presets.", None, metavar="NAME")
+    init: Annotated[str | None, AfterValidator(_absolute)] = setting(
+        "Start from the weights of this RUN of the same network, as one of gaussian.",
+        None, metavar="RUN",
+    )  # fmt: skip
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -352,6 +370,28 @@ class TrainConfig(Config):
             return TypeAdapter(chosen).validate_python({**shared, **self.settings})
         except ValidationError as problem:
             raise UserError(f"objective {self.objective}: {first_problem(problem)}") from problem
+
+    @property
+    def earlier_results(self) -> dict[str, str]:
+        """The RUNs and CERTs that it learns from, by the names of the settings."""
+        objective = self.build_objective()
+        named = {name: getattr(objective, name) for name in objective.earlier_results}
+        return {name: where for name, where in {"init": self.init, **named}.items() if where}
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that decide the result; where earlier results lie does not."""
+        return self._without_places(super().identity())
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Return "field is X here, Y there" for each deciding field that differs."""
+        return super().differences(self._without_places(other))
+
+    def _without_places(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        places, settings = OBJECTIVES[self.objective].earlier_results, values.get("settings")
+        if not isinstance(settings, Mapping):
+            return dict(values)
+        kept = {key: value for key, value in settings.items() if key not in places}
+        return {**values, "settings": kept}
 
     def resolved(self) -> TrainConfig:
         """Return the configuration with every objective setting spelled out."""
@@ -396,6 +436,7 @@ class CertifyConfig(Config):
             "classes",
             "image_shape",
             "data_fingerprint",
+            "images_fingerprint",
         }
     )
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
@@ -428,6 +469,8 @@ class CertifyConfig(Config):
     image_shape: tuple[int, int, int] | None = None
     # Of the data trained on
     data_fingerprint: dict[str, Any] = {}
+    # Of the training images that are certified: objectives may learn from their counts.
+    images_fingerprint: dict[str, Any] | None = None
     sigma: Sigma
     noise: NoiseName = "grid"
     n0: int = setting("Selection draws per image.", 100, metavar="N0", ge=1)
