@@ -1,13 +1,20 @@
 """A teacher's targets: its counts of the images; and a start from weights."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
-from rsray import api
+from rsray.certification.counts.gathering import gather
+from rsray.certification.counts.tables import counts_table
+from rsray.certification.engine.evaluation import Evaluation
+from rsray.certification.folder import claim as claim_cert
+from rsray.certification.folder import finish
+from rsray.certification.request import open_certification
 from rsray.errors import UserError
+from rsray.outcomes import Run
 from rsray.presets import train_config
 from rsray.storage import Place
 from rsray.training.loop import Training
@@ -16,21 +23,48 @@ from rsray.training.teacher import targets_of
 
 CPU = torch.device("cpu")
 CATRS = {"objective": "catrs", "num_draws": 2, "num_steps": 2, "limit": 64}
-CERTIFY = {"n": 40, "n0": 10, "block_size": 20, "alpha": 0.05, "progress": False}
+CERTIFY = {"n": 40, "n0": 10, "block_size": 20, "alpha": 0.05, "sigma": 0.25, "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A RUN on all training images of digits, and its CERTs of the training and the test split."""
+    """A RUN on digits, and its CERTs of all of the training split, of some, and of the test split.
+
+    Their counts are drawn here: no network makes them.
+    """
     root = tmp_path_factory.mktemp("teacher")
-    flat = {"dataset": "digits", "model": "lenet", "objective": "gaussian", "epochs": 1}
+    flat = {
+        "dataset": "digits",
+        "model": "lenet",
+        "objective": "gaussian",
+        "epochs": 1,
+        "limit": 64,
+    }
     config, run = train_config({**flat, "precision": "fp32"}), root / "run"
     claim_run(Place.of(run), config, open_training_split(config), CPU)
     Training(config, Place.of(run), CPU).run_epochs()
-    for split in ("train", "test"):
-        api.certify(run, split=split, skip=1, out=root / split, **CERTIFY)
-    api.certify(run, split="train", start=3, skip=2, limit=9, out=root / "some", **CERTIFY)
+    certify(run, root / "train", split="train", skip=1)
+    certify(run, root / "some", split="train", start=3, skip=2, limit=9)
+    certify(run, root / "test", split="test", limit=9)
     return root
+
+
+def certify(run, where, **given):
+    request = open_certification(str(run), {**given, **CERTIFY})
+    evaluation = Evaluation("cpu", "fp32", "channels_last", 32, device_name="a chip")
+    claimed, draw = (
+        claim_cert(Place.of(where), request.config, evaluation),
+        np.random.default_rng(1),
+    )
+    tables = []
+    for index, label in zip(request.selected.indices, request.selected.labels, strict=True):
+        stages = (("selection", [(0, 10)]), ("estimation", [(0, 20), (1, 20)]))
+        for stage, blocks in stages:
+            counts = np.stack([draw.multinomial(draws, np.full(10, 0.1)) for _, draws in blocks])
+            tables.append(counts_table(int(index), int(label), stage, blocks, counts))
+    claimed.store.append(pa.concat_tables(tables))
+    gathered = gather(claimed.store, request.selected, claimed.plan)
+    finish(claimed, gathered, seconds=1.0, failed={})
 
 
 def claim(lab, config, name="run"):
@@ -121,7 +155,7 @@ def test_a_run_goes_on_with_its_teacher_wherever_that_lies_and_with_no_other(lab
 def test_a_run_starts_from_the_weights_of_another(lab, made):
     config = lab.config(init=str(made / "run"), objective="macer", epochs=1)
     training = lab.training(config, lab.folder("warm"))
-    weights = api.Run(str(made / "run")).model().state_dict()
+    weights = Run(str(made / "run")).model().state_dict()
     for key, value in training.model.state_dict().items():
         assert torch.equal(value, weights[key]), key
     record = yaml.safe_load((lab.folder("warm") / "run.yaml").read_bytes())
