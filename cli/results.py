@@ -131,7 +131,7 @@ def _show_trials(study: Study, config: TuneConfig) -> None:
     for row in study.trials.to_pylist():
         if not (is_grid or row["pareto"]):
             continue
-        cells = (row[name] for name in names)
+        cells = (row.get(name) for name in names)
         texts = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells)
         table.add_row(*[escape(printable(text)) for text in texts])
     Console().print(table)

@@ -875,9 +875,13 @@ class TuneConfig(Config):
     )
 
     train: TrainConfig
+    # Where the objective is searched: the flat settings that each other one starts from, over
+    # those of `train`.
+    starts: dict[str, dict[str, Any]] = {}
     search: dict[str, str] = setting(
         "What to vary: 'trade_off=log(1,32)', 'hinge=uniform(4,12)', 'num_draws=choice(4,8,16)', "
-        "'epochs=int(2,8)'.",
+        "'epochs=int(2,8)'; 'objective=choice(macer,consistency)', and 'macer.hinge=...' in its "
+        "trials alone.",
         metavar="KEY=SPEC", repeated=True, words="the objective's own",
     )  # fmt: skip
     sampler: Literal["tpe", "random", "grid"] = setting(
