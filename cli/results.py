@@ -117,4 +117,4 @@ def _show_trials(study: Study, config: TuneConfig) -> None:
     rows = [row for row in study.trials.to_pylist() if is_grid or row["pareto"]]
     header = [name.replace("_", " ") for name in names]
     title = "" if is_grid else "Pareto front"
-    print_table(PlainTable(header, [[row[name] for name in names] for row in rows], title))
+    print_table(PlainTable(header, [[row.get(name) for name in names] for row in rows], title))

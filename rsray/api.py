@@ -57,6 +57,7 @@ def train(
     gpus_per_worker: float | None = None,
     precision: str | None = None,
     checkpoint_minutes: float | None = None,
+    init: Where | None = None,
     limit: int | None = None,
     image_size: int | None = None,
     channels: int | None = None,
@@ -408,6 +409,7 @@ def tune(
     batch_size: int | None = None,
     precision: str | None = None,
     checkpoint_minutes: float | None = None,
+    init: Where | None = None,
     limit: int | None = None,
     validation: float | None = None,
     final: bool | None = None,
@@ -612,7 +614,7 @@ _CERTIFIED = (
 )  # fmt: skip
 _TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
 # num_draws is the objective's: those of a look at a trial are no option.
-_NOT_OWN = ("train", "search", "seed", "num_draws")
+_NOT_OWN = ("train", "starts", "search", "seed", "num_draws")
 _OWN = {name: name for name in TuneConfig.model_fields if name not in _NOT_OWN}
 _OWN = {("certify_limit" if name == "limit" else name): name for name in _OWN}
 _TUNED = (*_OWN, *(name for name in _TRAINED if name != "sigma"))

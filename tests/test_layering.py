@@ -30,7 +30,10 @@ ALLOWED = {
     "presets": GROUND | {"config", "data", "objectives"},
     "results": GROUND | {"config", "core", "data", "presets", "storage"},
     "training": GROUND
-    | {"config", "core", "data", "models", "objectives", "presets", "storage", "versions"},
+    | {
+        "certification", "config", "core", "data", "models", "objectives", "presets", "results",
+        "storage", "versions",
+    },
     "certification": {
         "config", "core", "data", "errors", "models", "results", "storage", "versions",
     },

@@ -61,12 +61,14 @@ class CommandLine:
     inputs: Mapping[int, Sequence[Path]] = field(default_factory=dict)
     # The user's own, of --model package.module:factory.
     modules: tuple[str, ...] = ()
+    # What stands before the file in a word of `inputs`: the key of --set KEY=FILE.
+    prefixes: Mapping[int, str] = field(default_factory=dict)
 
     def there(self) -> list[str]:
         """Return the words as the cluster is to run them, in the folder of the shipment."""
         words = list(self.words)
         for at, paths in self.inputs.items():
-            prefix = ENSEMBLE if is_ensemble(words[at]) else ""
+            prefix = ENSEMBLE if is_ensemble(words[at]) else self.prefixes.get(at, "")
             words[at] = prefix + ",".join(map(_name_there, paths))
         return words
 
