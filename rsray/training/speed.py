@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 
 from rsray.config import TrainConfig
-from rsray.training.batches.feeds import OpenFeed, Pair, ReadAheadFeed
+from rsray.training.batches.feeds import OpenFeed, ReadAheadFeed
 from rsray.training.batches.schedule import Schedule
+from rsray.training.batches.sending import Pair
 from rsray.training.loop import Training
 
 MEASURED_SECONDS = 1.0
