@@ -227,7 +227,9 @@ class Training:
         self.model.load_state_dict(state["model"])
         if self.companion is not None:
             self.companion.load_state_dict(state["companion"])
-        self.schedule = replace(self.schedule, weights_N=state.get("image_weights"))
+        if "image_weights" in state:
+            weights_N = state["image_weights"].to(self.device)
+            self.schedule = replace(self.schedule, weights_N=weights_N)
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         for name, optimiser in self.optimisers.items():
