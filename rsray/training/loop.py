@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +16,14 @@ from torch import Tensor, nn
 
 from rsray import models
 from rsray.config import TrainConfig
-from rsray.core.hardware import PRECISIONS, forbid_tf32, free_memory, resolve_precision
+from rsray.core.compiling import compile_settings
+from rsray.core.hardware import (
+    PRECISIONS,
+    device_name,
+    forbid_tf32,
+    free_memory,
+    resolve_precision,
+)
 from rsray.data import DATASETS
 from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
@@ -42,6 +50,7 @@ from rsray.training.checkpoint import (
 )
 from rsray.training.checkpoint_clock import CheckpointClock
 from rsray.training.companion import companion_of
+from rsray.training.compiled_network import CompiledNetwork, is_worth_compiling
 from rsray.training.memory import group_that_fits
 from rsray.training.optimisation import make_optimiser, make_schedule
 from rsray.training.run import (
@@ -49,7 +58,8 @@ from rsray.training.run import (
     build_model,
     open_training_split,
     record_group_size,
-    record_hardware,
+    record_how_it_trains,
+    recorded_compilation,
     recorded_group_size,
     recorded_precision,
     run_record,
@@ -124,9 +134,9 @@ class Training:
         forbid_tf32()
         # The sizes of batches repeat: it pays to time what cuDNN can do. Not so in certification.
         torch.backends.cudnn.benchmark = self.device.type == "cuda"
-        self.precision = self._settle_precision()
+        self.precision, self.is_compiled = self._settle_computation()
         torch.manual_seed(config.seed % 2**63)
-        self.model = build_model(config, self.split).to(
+        self.model: nn.Module = build_model(config, self.split).to(
             self.device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
         self.objective = config.build_objective()
@@ -135,7 +145,7 @@ class Training:
             self.companion = self.companion.to(self.device)
         self._make_optimisers()
         self.epoch, self.part = self._resume_from_checkpoint()
-        self.network = AutocastNetwork(self.team.wrap(self.model), self.precision)
+        self.network = AutocastNetwork(self.team.wrap(self._trained_module()), self.precision)
         self.stepper = Stepper(
             self.network, self.optimiser, scaler=self.scaler, world=self.team.world
         )
@@ -179,20 +189,40 @@ class Training:
             notice=self.notice,
         )
 
-    def _settle_precision(self) -> str:
-        """Return the first worker's precision, now or in an earlier start; run.yaml holds it."""
+    def _settle_computation(self) -> tuple[str, bool]:
+        """Return the first worker's precision, and whether it compiles; run.yaml holds them.
+
+        Both are as in an earlier start.
+        """
         own: str | None = self.config.precision
+        steps = self.config.epochs * math.ceil(len(self.held_in) / self.config.batch_size)
+        compiles = is_worth_compiling(self.config.compile, steps, self.device)
         if self.run is None:
-            return resolve_precision(own, self.device)
-        is_first = self.team.rank == 0
-        if is_first and own is None:
-            own = recorded_precision(self.run)
-        mine = PRECISIONS.index(resolve_precision(own, self.device)) if is_first else 0
-        precision = PRECISIONS[int(self.team.sum_over(torch.tensor([mine], device=self.device)))]
+            return resolve_precision(own, self.device), compiles
+        mine = [0, 0]
+        if self.team.rank == 0:
+            own = recorded_precision(self.run) if own is None else own
+            earlier = recorded_compilation(self.run)
+            chosen = PRECISIONS.index(resolve_precision(own, self.device))
+            mine = [chosen, compiles if earlier is None else earlier]
+        index, is_compiled = self.team.sum_over(torch.tensor(mine, device=self.device)).tolist()
+        precision = PRECISIONS[index]
         self.config = self.config.model_copy(update={"precision": precision})
-        if is_first:
-            record_hardware(self.run, precision, self.device)
-        return precision
+        if self.team.rank == 0:
+            facts = {"precision": precision, "compiled": bool(is_compiled)}
+            record_how_it_trains(self.run, **facts, device=device_name(self.device))
+        return precision, bool(is_compiled)
+
+    def _trained_module(self) -> nn.Module:
+        """Return the model as training passes run it: compiled or as it is."""
+        if not self.is_compiled:
+            return self.model
+
+        def record(why: str) -> None:
+            if self.run is not None and self.team.rank == 0:
+                record_how_it_trains(self.run, compiled=False, why_not_compiled=why)
+
+        return CompiledNetwork(self.model, record)
 
     def _open_feed(self) -> BatchFeed:
         if not is_streamed(self.split, len(self.held_in), self.augmentation):
@@ -266,12 +296,17 @@ class Training:
 
     def _run_epochs(self, on_epoch: Callable[[dict[str, Any]], bool | None]) -> None:
         while self.epoch < self.config.epochs:
-            figures = self._train_epoch()
+            with self._compile_settings():
+                figures = self._train_epoch()
             self._check_converging(figures)
             self.epoch, self.part = self.epoch + 1, EpochPart()
             self._save(Position(self.epoch), figures=figures)
             if on_epoch(figures):
                 break
+
+    def _compile_settings(self) -> AbstractContextManager[None]:
+        compiling = compile_settings(self.device, is_frozen=False)
+        return compiling if self.is_compiled else nullcontext()
 
     def _save(
         self, position: Position, figures: dict[str, Any] | None = None, **inside: Any
@@ -397,7 +432,7 @@ class Training:
         self.owes_fit = False
         free, size = free_memory(), None
         if free is not None:
-            needed = self.stepper.bytes_per_image(batch, objective, self.companion)
+            needed = self.stepper.bytes_per_image(self.model, batch, objective, self.companion)
             size = group_that_fits(needed, len(batch.slots), free / self.team.workers_here)
         # A vote for a power of two; the last one is for all images at once.
         votes = torch.zeros(MOST_EXPONENT + 1)

@@ -76,8 +76,8 @@ def _trained(
     config: TrainConfig, device: torch.device, seconds: float, open_feed: OpenFeed = ReadAheadFeed
 ) -> tuple[Training, float]:
     """Return a training after some seconds of it, and its noisy images a second."""
-    # So many steps on so few images must not diverge.
-    endless = config.model_copy(update={"epochs": 10**6, "lr": 1e-9})
+    # So many steps on so few images must not diverge, nor be compiled, which takes minutes.
+    endless = config.model_copy(update={"epochs": 10**6, "lr": 1e-9, "compile": "off"})
     training = Training(endless, None, device, open_feed=open_feed)
     until, speed = time.perf_counter() + seconds, 0.0
 
