@@ -19,8 +19,9 @@ from rsray.storage import Place
 from rsray.training import checkpoint_clock, loop
 from rsray.training.checkpoint import Position, latest_position, load_checkpoint, save_checkpoint
 from rsray.training.checkpoint_clock import CheckpointClock
-from rsray.training.loop import Team, Training
+from rsray.training.loop import Training
 from rsray.training.metrics import read_metrics
+from rsray.training.opened_run import Team
 from rsray.training.run import claim_run, open_training_split
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from rsray.objectives import OBJECTIVES
 from rsray.presets import train_config
-from rsray.training import loop, validation
+from rsray.training import opened_run, validation
 from rsray.training.batches import randomness, sending
 from rsray.training.batches.feeds import ReadAheadFeed
 from rsray.training.loop import Training
@@ -115,7 +115,7 @@ def test_an_epoch_of_every_objective_waits_for_nothing(name, settings, monkeypat
 def test_a_denoiser_learns_from_its_classifier_without_waiting(monkeypatch, updates):
     watched = without_gradients(monkeypatch)
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)
-    monkeypatch.setattr(loop, "companion_of", lambda objective, split: classifier)
+    monkeypatch.setattr(opened_run, "companion_of", lambda objective, split: classifier)
     with fake_tensors():
         here = training(CUDA, "denoise", epochs=3, classifier="RUN")
         assert here.companion is classifier and classifier[1].weight.device == CUDA
@@ -125,7 +125,7 @@ def test_a_denoiser_learns_from_its_classifier_without_waiting(monkeypatch, upda
 
 def test_streamed_batches_are_sent_without_waiting(monkeypatch, updates):
     watched, stream = without_gradients(monkeypatch), SimpleNamespace(wait_event=lambda event: None)
-    monkeypatch.setattr(loop, "is_streamed", lambda *_: True)
+    monkeypatch.setattr(opened_run, "is_streamed", lambda *_: True)
     monkeypatch.setattr(ReadAheadFeed, "_read", fake_pair)
     # Modes of torch are of one thread.
     monkeypatch.setattr(sending, "ThreadPoolExecutor", AtOnce)

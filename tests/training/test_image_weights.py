@@ -6,7 +6,7 @@ import torch
 from rsray.errors import UserError
 from rsray.training.batches.randomness import weighted_order
 from rsray.training.batches.schedule import Schedule
-from rsray.training.loop import Team
+from rsray.training.opened_run import Team
 from rsray.training.validation import count_right
 
 EASY = {

@@ -16,8 +16,9 @@ from rsray.core.hardware import computes_bf16
 from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
 from rsray.presets import train_config
-from rsray.training.loop import DivergedError, Team
+from rsray.training.loop import DivergedError
 from rsray.training.metrics import read_metrics
+from rsray.training.opened_run import Team
 from rsray.training.optimisation import OPTIMISERS, lr_factor
 from rsray.training.run import claim_run, open_training_split, run_record
 

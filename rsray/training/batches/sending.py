@@ -26,10 +26,12 @@ class Sender:
 
     def start(self, pair: Pair) -> Sent:
         """Begin to copy a pair of the CPU; any thread may."""
+        images, labels = pair
+        if self.stream is None:
+            return (send(images, self.device), send(labels, self.device)), None
         with torch.cuda.stream(self.stream):
-            images, labels = (send(tensor, self.device) for tensor in pair)
-            copied = None if self.stream is None else self.stream.record_event()
-        return (images, labels), copied
+            sent = send(images, self.device), send(labels, self.device)
+            return sent, self.stream.record_event()
 
     def finish(self, sent: Sent) -> Pair:
         """Return the pair on the device: what this thread computes with it begins after the copy.
