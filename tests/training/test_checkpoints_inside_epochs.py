@@ -129,7 +129,7 @@ def test_workers_resume_together_with_the_figures_of_all(lab, monkeypatch):
 
     def train(rank, cut):
         team = Team(rank, 2, sum_over=partial(sum_over, rank))
-        training = Training(config, run, CPU, team, cut_at(0, cut))
+        training = Training(config, run, CPU, team, on_progress=cut_at(0, cut))
         begun = training.part.first_step
         try:
             training.run_epochs()
