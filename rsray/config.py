@@ -110,6 +110,7 @@ NoiseName = Annotated[
 ]
 Radii = Annotated[tuple[float, ...], BeforeValidator(radii)]
 Precision = Literal["fp32", "bf16", "fp16"]
+Compile = Literal["auto", "on", "off"]
 PlotName = Annotated[
     Literal["accuracy", "p-a", "classes", "draws", "training"],
     setting(
@@ -315,6 +316,10 @@ class TrainConfig(Config):
         "Train on this many images, drawn with the seed.", None, metavar="COUNT", ge=1
     )
     precision: Precision | None = setting("Of the network's arithmetic.", None, words=BF16)
+    compile: Compile = setting(
+        "torch.compile the network's training passes; auto: on GPUs, for 10,000 steps or more.",
+        "off",
+    )
     seed: Seed = 0
     workers: int = setting(
         "Ray Train workers; 2-8 grows and shrinks with the cluster.",
@@ -504,7 +509,7 @@ class CertifyConfig(Config):
     precision: Precision | None = setting(
         "Of the network's arithmetic.", "fp32", words=f"{BF16}, else fp16 on a GPU"
     )
-    compile: Literal["auto", "on", "off"] = setting(
+    compile: Compile = setting(
         "torch.compile the network; auto: from minutes of work per actor on.", "auto", panel=WHERE
     )
     actors: int | None = setting(

@@ -41,7 +41,10 @@ def fake_tensors():
 
 
 def pretend_gpu(monkeypatch):
-    """Let modules of fake tensors move to another device, and memory be pinned, without a GPU."""
+    """Let modules of fake tensors move to a GPU that is not here, and memory be pinned.
+
+    Half precision and its scaler look whether there is one, too.
+    """
 
     def overwrite(module, function, recurse=True):
         for each in module.modules():
@@ -55,6 +58,8 @@ def pretend_gpu(monkeypatch):
 
     monkeypatch.setattr(torch.nn.Module, "_apply", overwrite)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
 
 
 def on_cpu(make_generator):

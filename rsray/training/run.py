@@ -13,7 +13,7 @@ from torch import nn
 
 from rsray import models
 from rsray.config import Precision, TrainConfig
-from rsray.core.hardware import device_name, resolve_precision
+from rsray.core.hardware import resolve_precision
 from rsray.data import DATASETS, ImageSplit, open_split
 from rsray.data.fingerprint import FingerprintRecord, fingerprint, is_same
 from rsray.data.splits import subset, train_validation
@@ -36,6 +36,7 @@ from rsray.versions import versions
 Indices = NDArray[np.int64]
 RUN_FILE, WEIGHTS_FILE, GROUP_SIZE_FILE = "run.yaml", "model.safetensors", ".group-size"
 _PRECISION: TypeAdapter[Precision | None] = TypeAdapter(Precision | None)
+_COMPILED: TypeAdapter[bool | None] = TypeAdapter(Annotated[bool, Field(strict=True)] | None)
 _GROUP_SIZE: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=1)])
 _FINGERPRINT = TypeAdapter(FingerprintRecord)
 
@@ -99,10 +100,21 @@ def recorded_precision(run: Place) -> str | None:
     return read_as(_PRECISION, _read_record(run).get("precision"), f"{run}/{RUN_FILE}: precision")
 
 
-def record_hardware(run: Place, precision: str, device: torch.device) -> None:
-    """Write into run.yaml the precision and the device that a run trains with."""
+def recorded_compilation(run: Place) -> bool | None:
+    """Return whether run.yaml says that the network is compiled, or None while it does not."""
+    return read_as(_COMPILED, _read_record(run).get("compiled"), f"{run}/{RUN_FILE}: compiled")
+
+
+def why_not_compiled(run: Place) -> str | None:
+    """Return why the network of a run could not be compiled, in a line, or None."""
+    why = _read_record(run).get("why_not_compiled")
+    return why if isinstance(why, str) else None
+
+
+def record_how_it_trains(run: Place, **facts: Any) -> None:
+    """Write into run.yaml what a run trains with: its precision, device and compilation."""
     found = _read_record(run)
-    record = {**found, "precision": precision, "device": device_name(device)}
+    record = {**found, **facts}
     if found and record != found:
         run.write(RUN_FILE, to_yaml(record))
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 
 from rsray.config import TrainConfig
-from rsray.training.batches.feeds import OpenFeed, Pair, ReadAheadFeed
+from rsray.training.batches.feeds import OpenFeed, ReadAheadFeed
 from rsray.training.batches.schedule import Schedule
+from rsray.training.batches.sending import Pair
 from rsray.training.loop import Training
 
 MEASURED_SECONDS = 1.0
@@ -75,8 +76,8 @@ def _trained(
     config: TrainConfig, device: torch.device, seconds: float, open_feed: OpenFeed = ReadAheadFeed
 ) -> tuple[Training, float]:
     """Return a training after some seconds of it, and its noisy images a second."""
-    # So many steps on so few images must not diverge.
-    endless = config.model_copy(update={"epochs": 10**6, "lr": 1e-9})
+    # So many steps on so few images must not diverge, nor be compiled, which takes minutes.
+    endless = config.model_copy(update={"epochs": 10**6, "lr": 1e-9, "compile": "off"})
     training = Training(endless, None, device, open_feed=open_feed)
     until, speed = time.perf_counter() + seconds, 0.0
 

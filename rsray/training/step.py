@@ -196,17 +196,20 @@ class Stepper:
         )
 
     def bytes_per_image(
-        self, batch: Batch, objective: Objective, companion: nn.Module | None = None
+        self,
+        model: nn.Module,
+        batch: Batch,
+        objective: Objective,
+        companion: nn.Module | None = None,
     ) -> float:
-        """Return how much memory each image of a step takes; nothing of the run changes."""
-        plain = getattr(self.network.module, "module", self.network.module)
+        """Return how much memory each image of a model's step takes; nothing of the run changes."""
         beside = copy.deepcopy(companion)
 
         def losses_of(module: nn.Module, count: int) -> Tensor:
             network = AutocastNetwork(module, self.network.precision)
             return _forward(network, batch, slice(0, count), objective, beside).terms.total_B
 
-        return bytes_per_image(plain, losses_of)
+        return bytes_per_image(model, losses_of)
 
     def _no_sync(self) -> AbstractContextManager[object]:
         no_sync = getattr(self.network.module, "no_sync", None)

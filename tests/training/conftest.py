@@ -10,7 +10,8 @@ from interrupted_runs import Moody
 
 from rsray.presets import train_config
 from rsray.storage import Place
-from rsray.training.loop import Team, Training
+from rsray.training.loop import Training
+from rsray.training.opened_run import Team
 from rsray.training.run import claim_run, open_training_split
 
 CPU = torch.device("cpu")

@@ -16,11 +16,12 @@ from interrupted_runs import METHODS, PowerCutError, same
 from safetensors.torch import load_file
 
 from rsray.storage import Place
-from rsray.training import checkpoint_clock, loop
+from rsray.training import checkpoint_clock, opened_run
 from rsray.training.checkpoint import Position, latest_position, load_checkpoint, save_checkpoint
 from rsray.training.checkpoint_clock import CheckpointClock
-from rsray.training.loop import Team, Training
+from rsray.training.loop import Training
 from rsray.training.metrics import read_metrics
+from rsray.training.opened_run import Team
 from rsray.training.run import claim_run, open_training_split
 
 CPU = torch.device("cpu")
@@ -123,12 +124,12 @@ def test_workers_resume_together_with_the_figures_of_all(lab, monkeypatch):
     claim_run(run, config, split, CPU)
     # torch's seed is the process's: threads that draw their weights at once would mix them.
     torch.manual_seed(config.seed)
-    network = loop.build_model(config, split)
-    monkeypatch.setattr(loop, "build_model", lambda config, split: copy.deepcopy(network))
+    network = opened_run.build_model(config, split)
+    monkeypatch.setattr(opened_run, "build_model", lambda config, split: copy.deepcopy(network))
 
     def train(rank, cut):
         team = Team(rank, 2, sum_over=partial(sum_over, rank))
-        training = Training(config, run, CPU, team, cut_at(0, cut))
+        training = Training(config, run, CPU, team, on_progress=cut_at(0, cut))
         begun = training.part.first_step
         try:
             training.run_epochs()

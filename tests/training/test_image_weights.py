@@ -6,7 +6,7 @@ import torch
 from rsray.errors import UserError
 from rsray.training.batches.randomness import weighted_order
 from rsray.training.batches.schedule import Schedule
-from rsray.training.loop import Team
+from rsray.training.opened_run import Team
 from rsray.training.validation import count_right
 
 EASY = {
@@ -87,3 +87,14 @@ def test_images_that_are_read_as_they_are_needed_cannot_be_weighed(lab, monkeypa
     with pytest.raises(UserError, match="Easy looks at all images again and again"):
         lab.training(lab.config(**EASY), lab.folder("run"))
     assert not lab.folder("run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta")
+def test_weights_of_a_run_that_goes_on_are_on_its_device(lab):
+    run, config = lab.folder("run"), lab.config(**{**EASY, "epochs": 3})
+    lab.rows(config, run)
+    # The first worker says: the first precision; two epochs, no step.
+    told = {1: torch.tensor([0]), 2: torch.tensor([2, 0])}
+    team, meta = Team(1, 2, sum_over=lambda mine: told[len(mine)]), torch.device("meta")
+    training = lab.training(config, run, team=team, device=meta)
+    assert training.schedule.weights_N.device == meta

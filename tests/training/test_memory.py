@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from rsray.training.loop import Team, Training
+from rsray.training.loop import Training
 from rsray.training.memory import SavedBytes, bytes_per_image, group_that_fits
+from rsray.training.opened_run import Team
 from rsray.training.run import recorded_group_size
 from rsray.training.step import EpochSums
 

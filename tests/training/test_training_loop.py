@@ -16,9 +16,10 @@ from rsray.core.hardware import computes_bf16
 from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
 from rsray.presets import train_config
-from rsray.training.loop import DivergedError, Team
+from rsray.training.loop import DivergedError
 from rsray.training.metrics import read_metrics
-from rsray.training.optimisation import OPTIMISERS, lr_factor
+from rsray.training.opened_run import Team
+from rsray.training.optimisation import OPTIMISERS, lr_factor, make_optimiser
 from rsray.training.run import claim_run, open_training_split, run_record
 
 CPU = torch.device("cpu")
@@ -151,6 +152,16 @@ def test_adam_is_torchs(lab):
 
 def test_every_optimiser_that_settings_name_is_there():
     assert set(get_args(TrainConfig.model_fields["optimizer"].annotation)) == set(OPTIMISERS)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_one_kernel_updates_all_weights_on_gpus_alone(name, lab):
+    config, layer = lab.config(optimizer=name), torch.nn.Linear(1, 1)
+    fused = [
+        make_optimiser(config, layer, torch.device(kind)).defaults["fused"]
+        for kind in ("cpu", "cuda")
+    ]
+    assert fused == [None, True]
 
 
 def test_label_smoothing_changes_what_is_learnt(lab):

@@ -17,7 +17,7 @@ from rsray.training.batches.randomness import (
     generator_from_slot,
     seeded_generator,
 )
-from rsray.training.loop import Team
+from rsray.training.opened_run import Team
 from rsray.training.step import MemoryShortError
 
 CPU = torch.device("cpu")

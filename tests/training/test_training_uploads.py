@@ -7,7 +7,7 @@ import torch
 
 from rsray.storage import Place
 from rsray.training.checkpoint import Position, Uploads, load_checkpoint
-from rsray.training.loop import Team
+from rsray.training.opened_run import Team
 
 FIRST = "epoch-00001.pt"
 

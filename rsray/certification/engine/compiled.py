@@ -9,24 +9,21 @@ ResNet-50; ResNet-110 was not compared. So batch and format are constants of the
 # Shapes: B draws in a batch, C H W an image, K classes.
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from rsray.core.compiling import compile_settings, why_not_compiled
 
 # Of work per actor: the 17 s of compiling are then won back twice (ResNets)
 PAYS_SECONDS = 300.0
 # How far compiled logits may be from those in float32: so many times as far as eager ones are, and
 # this share of the largest logit. It is wrong code that is looked for.
 TIMES, SHARE = 4.0, 0.02
-COMPILE_PROCESSES_PER_GPU = 4
-# Instances of a class share torch's recompile limit; each compiles once
-_FRESH_CODE = 10_000
 
 
 class _Rate(NamedTuple):
@@ -67,14 +64,14 @@ def compile_frozen(network: nn.Module, buffer_BCHW: Tensor) -> Forward:
     generator = torch.Generator().manual_seed(0)
     buffer_BCHW.copy_(torch.rand(buffer_BCHW.shape, generator=generator))
     try:
-        with torch.no_grad(), _settings(device):
+        with torch.no_grad(), compile_settings(device, is_frozen=True):
             # CUDA graphs: run, record, replay
             for _ in range(3):
                 got = compiled(buffer_BCHW).float().clone()
     except torch.OutOfMemoryError:
         raise
     except Exception as problem:  # tracer, code generator and C++ compiler raise what they like
-        raise CompileError(_first_line(problem)) from problem
+        raise CompileError(why_not_compiled(problem)) from problem
     _check(network, buffer_BCHW, got)
 
     def forward(images_BCHW: Tensor) -> Tensor:
@@ -85,36 +82,6 @@ def compile_frozen(network: nn.Module, buffer_BCHW: Tensor) -> Forward:
     return forward
 
 
-@contextlib.contextmanager
-def _settings(device: torch.device) -> Iterator[None]:
-    """Set torch's compiler for the time of compiling; generated code stays in its own cache."""
-    # These take seconds to import
-    import torch._dynamo.config as dynamo
-    import torch._inductor.config as inductor
-
-    chosen: dict[str, Any] = {"freezing": True}
-    if device.type == "cuda":
-        chosen["triton.cudagraphs"] = True
-        # Every actor compiles, beside others on its node; by default up to 32 processes each.
-        chosen["compile_threads"] = COMPILE_PROCESSES_PER_GPU
-        # Reductions would be laid out by timing them, in each actor for itself.
-        if hasattr(inductor, "deterministic"):
-            chosen["deterministic"] = True
-    else:
-        # An actor keeps to its share of the cores
-        chosen["compile_threads"] = 1
-    limits = {"recompile_limit": _FRESH_CODE, "accumulated_recompile_limit": _FRESH_CODE}
-    # Warns of a CUDA that is not needed
-    log = logging.getLogger("torch.utils.cpp_extension")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with inductor.patch(chosen), dynamo.patch(limits):
-            yield
-    finally:
-        log.setLevel(before)
-
-
 @torch.no_grad()
 def _check(network: nn.Module, buffer_BCHW: Tensor, got_BK: Tensor) -> None:
     """Raise CompileError unless the compiled logits are as good as the network's own."""
@@ -123,12 +90,6 @@ def _check(network: nn.Module, buffer_BCHW: Tensor, got_BK: Tensor) -> None:
     difference = float((got_BK - exact_BK).abs().max())
     if not difference <= TIMES * own + SHARE * (1e-3 + float(exact_BK.abs().max())):
         raise CompileError(f"its logits differ from the network's by {difference:.3g}")
-
-
-def _first_line(problem: Exception) -> str:
-    cause = problem.__cause__ or problem
-    line = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
-    return f"{type(cause).__name__}: {line}"[:200]
 
 
 def compiled_batch(image_shape: tuple[int, int, int], device_type: str) -> int:

@@ -29,7 +29,8 @@ from rsray.distributed.train.worker import (
 from rsray.errors import UserError
 from rsray.results.sanity import has_learnt
 from rsray.storage import Place, open_filesystem
-from rsray.training.loop import DivergedError, Team, Training
+from rsray.training.loop import DivergedError, Training
+from rsray.training.opened_run import Team
 from rsray.training.step import MemoryShortError
 from rsray.training.validation import project_acr
 

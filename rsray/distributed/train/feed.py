@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rsray.training.batches.feeds import ImageSubset
-    from rsray.training.batches.schedule import Schedule
+    from rsray.training.batches.schedule import BatchShare, Schedule
 
 # Some tenths of a second of decoding, ten times what a task costs.
 MOST_IMAGES_PER_TASK = 64
@@ -80,25 +80,27 @@ class RayFeed:
         self, schedule: Schedule, epoch: int, first: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images uint8 [B, C, H, W], labels [B]) on the device, per share of the epoch."""
-        import torch
-
-        from rsray.core.gpus import send
+        from rsray.training.batches.sending import sent_ahead
 
         shares = schedule.shares(epoch)[first:]
         if shares and epoch not in self._epochs[:1]:
             self._start_pipeline(schedule, epoch, first)
         self._epochs = self._epochs[1:]
-        for share in shares:
-            blocks = [self._next_block() for _ in _cut_share(len(share.slots))[1:]]
-            images, labels = (
-                torch.from_numpy(np.concatenate([block[name] for block in blocks]))
-                for name in ("image", "label")
-            )
-            if len(labels) != len(share.slots):
-                raise RuntimeError(f"{len(labels)} images came where {len(share.slots)} were due")
-            yield send(images, self.subset.device), send(labels, self.subset.device)
+        yield from sent_ahead(map(self._next_share, shares), self.subset.device)
         if not self._epochs:
             self._finish_pipeline()
+
+    def _next_share(self, share: BatchShare) -> tuple[Tensor, Tensor]:
+        import torch
+
+        blocks = [self._next_block() for _ in _cut_share(len(share.slots))[1:]]
+        images, labels = (
+            torch.from_numpy(np.concatenate([block[name] for block in blocks]))
+            for name in ("image", "label")
+        )
+        if len(labels) != len(share.slots):
+            raise RuntimeError(f"{len(labels)} images came where {len(share.slots)} were due")
+        return images, labels
 
     def _finish_pipeline(self) -> None:
         """Let the pipeline end and its actor go; if only dropped, it would call Ray once more."""

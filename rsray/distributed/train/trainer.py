@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,8 +23,9 @@ from rsray.storage import Place
 from rsray.training.checkpoint import latest_position
 from rsray.training.loop import Progress, Training
 from rsray.training.metrics import read_metrics
-from rsray.training.run import claim_run
+from rsray.training.run import claim_run, why_not_compiled
 
+log = logging.getLogger(__name__)
 FOLLOW_SECONDS = 1.0
 OnProgress = Callable[[Progress], None]
 
@@ -97,10 +99,13 @@ def _followed(run: TrainingRun, on_progress: OnProgress) -> Iterator[None]:
     """Show each epoch that the workers add to metrics.jsonl, and where they are within one."""
     # A line beyond the last checkpoint is of an epoch that is made again.
     stop, seen = threading.Event(), latest_position(run.place).epoch
-    last = read_step(run.place)
+    last, is_said = read_step(run.place), run.config.compile == "off"
 
     def show() -> None:
-        nonlocal seen, last
+        nonlocal seen, last, is_said
+        if not is_said and (why := why_not_compiled(run.place)):
+            is_said = True
+            log.warning("the network is not compiled and trains as it is: %s", why)
         for row in read_metrics(run.place)[seen:]:
             seen += 1
             on_progress(Progress(row["epoch"], run.config.epochs, 1, 1, row))

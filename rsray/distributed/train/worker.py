@@ -18,7 +18,8 @@ from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.feed import RayFeed
 from rsray.distributed.train.step_record import StepRecord
 from rsray.distributed.train.training_run import TrainingRun
-from rsray.training.loop import Team, Training
+from rsray.training.loop import Training
+from rsray.training.opened_run import Team
 
 # Workers that wait longer for the others are taken for lost.
 HANG_SECONDS = 600
@@ -53,7 +54,7 @@ def train_as_worker(arguments: dict[str, Any]) -> None:
         run.place,
         device,
         team,
-        tell,
+        on_progress=tell,
         open_feed=feed,
         notice=ray.train.get_preemption_info,
     )

@@ -8,14 +8,12 @@ thread of this process, or by whatever else offers `batches` (distributed/train/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rsray.core.gpus import send
 from rsray.data import ImageSplit
@@ -24,10 +22,10 @@ from rsray.objectives import Objective
 from rsray.training.batches.crop import RESIZED_CROP
 from rsray.training.batches.reader import Reader
 from rsray.training.batches.schedule import BatchShare, Schedule
+from rsray.training.batches.sending import Pair, sent_ahead
 
 # Data sets up to this size live on the device, decoded.
 IN_MEMORY_BYTES = 2**31
-Pair = tuple[Tensor, Tensor]
 
 
 class BatchFeed(Protocol):
@@ -109,16 +107,9 @@ class ReadAheadFeed:
     reader: Reader
 
     def batches(self, schedule: Schedule, epoch: int, first: int = 0) -> Iterator[Pair]:
-        """Yield the images of each share."""
-        shares, device = schedule.shares(epoch)[first:], self.subset.device
-        with ThreadPoolExecutor(1) as ahead:
-            waiting = [ahead.submit(self._read, share) for share in shares[:1]]
-            for following in range(1, len(shares) + 1):
-                images, labels = waiting.pop().result()
-                waiting += [
-                    ahead.submit(self._read, share) for share in shares[following : following + 1]
-                ]
-                yield send(images, device), send(labels, device)
+        """Return the images of each share."""
+        shares = schedule.shares(epoch)[first:]
+        return sent_ahead(map(self._read, shares), self.subset.device)
 
     def _read(self, share: BatchShare) -> Pair:
         wanted = self.subset.indices[share.positions_B.numpy()]

@@ -19,6 +19,7 @@ from rsray.certification.engine.compiled import (
 )
 from rsray.certification.engine.evaluation import EvaluatedNetwork, Evaluation, choose_evaluation
 from rsray.certification.engine.sampler import Sampler, ShortOfMemoryError
+from rsray.core.compiling import COMPILE_PROCESSES_PER_GPU, compile_settings
 from rsray.errors import UserError
 
 CPU, SHAPE = torch.device("cpu"), (1, 8, 8)
@@ -202,7 +203,7 @@ def test_on_a_gpu_no_reduction_is_laid_out_by_timing_it():
     import torch._inductor.config as inductor
 
     before = inductor.deterministic
-    with compiled_module._settings(torch.device("cuda")):
+    with compile_settings(torch.device("cuda"), is_frozen=True):
         assert inductor.deterministic and inductor.triton.cudagraphs
-        assert inductor.compile_threads == compiled_module.COMPILE_PROCESSES_PER_GPU
+        assert inductor.compile_threads == COMPILE_PROCESSES_PER_GPU
     assert inductor.deterministic == before

@@ -19,7 +19,8 @@ from rsray.distributed.train.failures import is_machines_fault
 from rsray.errors import UserError
 from rsray.presets import train_config
 from rsray.storage import Place
-from rsray.training.loop import Team, Training
+from rsray.training.loop import Training
+from rsray.training.opened_run import Team
 from rsray.training.step import MemoryShortError
 
 ASSERTED = "CUDA error: device-side assert triggered"
