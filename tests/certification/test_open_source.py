@@ -291,6 +291,21 @@ def test_nothing_is_added_to_a_users_own_factory(tmp_path, colour, monkeypatch):
         saved(tmp_path, colour, "behind a layer").given(**known).settled(split)
 
 
+def test_a_librarys_network_does_not_normalise_itself(tmp_path):
+    from torchvision.models import resnet18
+
+    torch.save(resnet18(num_classes=10).state_dict(), tmp_path / "weights.pth")
+    known = {"model": "torchvision.models:resnet18", "dataset": "cifar10", "sigma": 0.25}
+    source = open_source(str(tmp_path / "weights.pth")).given(**known)
+    split = Split(image_shape=COLOUR, num_classes=10, answers=resnet18(num_classes=10))
+    with pytest.raises(
+        UserError, match=r"does not say how it normalises: give --normalise dataset"
+    ):
+        source.settled(split)
+    stated = source.given(**known, normalise="none").settled(split)
+    assert stated.normalisation.text == "none"
+
+
 def test_the_architecture_that_a_checkpoint_names(tmp_path, lenet):
     for arch, message in (
         ("cifar_resnet20", None),
