@@ -85,7 +85,7 @@ def _logits(model: nn.Module, batch_NCHW: Tensor) -> Tensor:
 def _random_states() -> tuple[Any, ...]:
     """Return what the generators that a network can draw from are at."""
     name, keys, *rest = np.random.get_state()
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda._initialized else []
     torchs = [state.numpy().tobytes() for state in (torch.get_rng_state(), *gpus)]
     return random.getstate(), name, np.asarray(keys).tobytes(), *rest, *torchs
 

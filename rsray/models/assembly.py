@@ -53,6 +53,8 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int)
 
     The model's training mode is as before afterwards.
     """
+    if num_classes < 2:
+        raise UserError("the data have one class: a classifier needs two")
     shape = _output_shape(model, image_shape)
     if shape != (1, num_classes):
         hint = ": of several outputs it must name one `logits`" if str(shape).isidentifier() else ""
