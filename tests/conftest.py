@@ -1,9 +1,18 @@
-"""A real S3 server on this machine, for every test that asks for it."""
+"""What all tests begin with, and a real S3 server on this machine for those that ask for it."""
 
 import logging
+import os
+import signal
 import uuid
 
 import pytest
+
+# As in a terminal: what starts the tests (`nohup`, a shell's `&`) may ignore signals that tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores: torch, which is not imported yet, starts no threads of its own.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "test",

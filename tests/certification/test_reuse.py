@@ -1,6 +1,7 @@
 """Counts of one network that certify another near it: what is drawn, what is refused, what holds."""
 
 import copy
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -24,10 +25,18 @@ N, PAIRS = 4000, 400
 DRAWS = {"n0": 40, "block_size": 100, "sigma": 0.1}
 
 
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory, small_run_at):
+    """The folder of a certification whose draws are made."""
+    folder = tmp_path_factory.mktemp("counted") / "earlier"
+    small_run_at(folder, n=N, **DRAWS).count()
+    return folder
+
+
 @pytest.fixture
-def earlier(small_run):
+def earlier(counted, tmp_path, small_run):
+    shutil.copytree(counted, tmp_path / "earlier")
     run = small_run("earlier", n=N, **DRAWS)
-    run.count()
     finish(run.claimed, run.gathered(), seconds=1.0, failed={})
     return run
 

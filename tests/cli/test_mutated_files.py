@@ -69,7 +69,6 @@ def test_real_files_are_read(name, base, tmp_path):
 @pytest.mark.parametrize(
     "examples",
     [
-        2,
         pytest.param(60, marks=pytest.mark.slow),
         pytest.param(1_000, marks=pytest.mark.long),
         pytest.param(10_000, marks=pytest.mark.long),

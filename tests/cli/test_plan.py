@@ -48,6 +48,7 @@ def test_a_plan_counts_draws_hours_and_dollars(run):
     assert number(shown.stdout, "cost") == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.slow
 def test_skip_is_planned_from_what_the_selection_says(run):
     shown = plan(run, "--n", 10_000, "--sampling", "skip", "--seconds", 2, "--compile", "off")
     each = number(shown.stdout, "draws per image")
@@ -64,6 +65,7 @@ def test_radii_are_planned_by_an_estimate(run):
     assert "an estimate: draws stop once the radii are decided" in shown.stdout
 
 
+@pytest.mark.slow
 def test_tolerance_is_the_runs(run):
     arguments = ("--sampling", "adaptive", "--n", 10_000, "--seconds", 1, "--compile", "off")
     shown = plan(run, *arguments, "--tolerance", 0.9)

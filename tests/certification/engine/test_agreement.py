@@ -15,7 +15,7 @@ from rsray.training.loop import Training
 SIGMA, DRAWS = 0.25, 400
 
 
-@pytest.fixture(scope="module", params=["lenet", "resnet20"])
+@pytest.fixture(scope="module", params=["lenet", pytest.param("resnet20", marks=pytest.mark.slow)])
 def trained(request):
     """A network that tells most noisy digits apart, with or without batch norm."""
     settings = {"dataset": "digits", "objective": "gaussian", "sigma": SIGMA, "lr": 0.05}
