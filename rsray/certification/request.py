@@ -17,7 +17,6 @@ from rsray.config import MOST_SIGMA, READING, CertifyConfig, PredictConfig
 from rsray.core import NOISES
 from rsray.data import DATASETS, ImageSplit, selected
 from rsray.errors import UserError
-from rsray.given_values import parse_assignments
 from rsray.storage.address import addresses_in, is_ensemble
 
 # What a RUN says of itself unless it is given.
@@ -151,8 +150,9 @@ def open_classifier(
 ) -> tuple[ClassifierSource, ImageSplit]:
     """Return the classifier and its images; UserError when something is missing or does not fit."""
     known = {key: given[key] for key in KNOWN if given.get(key) is not None}
-    if isinstance(known.get("model_args"), list | tuple):
-        known["model_args"] = parse_assignments(known["model_args"])
+    if "model_args" in known:
+        asked = {**_PLACEHOLDERS, "model_args": known["model_args"]}
+        known["model_args"] = CertifyConfig.make(asked).model_args
     found = open_source(source)
     if known.get("dataset", found.dataset) != found.dataset:
         found = found.of_other_data()
