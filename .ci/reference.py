@@ -5,6 +5,7 @@
 It ends with status 1 where pdoc warns of a docstring or of a name.
 """
 
+import re
 import sys
 import warnings
 from importlib import import_module
@@ -23,6 +24,7 @@ def show_all(module: ModuleType) -> None:
         # pdoc looks for the types of a named tuple's fields in the module of its constructor.
         if hasattr(value, "_fields") and value.__module__ == module.__name__:
             value.__new__.__module__ = module.__name__
+    lend_types_of_inherited_fields(module)
     public = getattr(module, "__all__", None)
     if public is None:
         return
@@ -33,6 +35,22 @@ def show_all(module: ModuleType) -> None:
         *public,
         *(name for name in inside if name not in {*public} and name[0] != "_"),
     ]
+
+
+def lend_types_of_inherited_fields(module: ModuleType) -> None:
+    """Give a module the names in the annotations of its classes' bases, from the bases' modules.
+
+    pdoc looks for the types of inherited fields in the module of the class that inherits.
+    """
+    own = [each for each in vars(module).values() if isinstance(each, type)]
+    for base in {
+        base for each in own if each.__module__ == module.__name__ for base in each.__mro__
+    }:
+        origin = vars(sys.modules[base.__module__])
+        for annotation in vars(base).get("__annotations__", {}).values():
+            for name in re.findall(r"\w+", str(annotation)):
+                if name in origin and not hasattr(module, name):
+                    setattr(module, name, origin[name])
 
 
 def main() -> None:

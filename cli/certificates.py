@@ -7,7 +7,10 @@ from typing import Any
 import typer
 
 from rsray.config import AuditConfig, CertifyConfig, RecertifyConfig, Running, VerifyConfig
+from rsray.errors import printable
+from rsray.screen import say
 from rsray_cli.options import command, options_of, shown_fields
+from rsray_cli.results import print_results
 
 # Differences of a CERT that are printed.
 MOST_SHOWN = 20
@@ -22,8 +25,6 @@ def recertify(cert: str, **given: Any) -> None:
     Example: rsray recertify runs/digits-cert --alpha 0.01 --bound tcertify
     """
     from rsray import api
-    from rsray.screen import say
-    from rsray_cli.results import print_results
 
     made = api.recertify(cert, **given)
     print_results(made)
@@ -42,8 +43,6 @@ def verify(certs: list[str]) -> None:
     Example: rsray verify runs/digits-cert
     """
     from rsray import api
-    from rsray.errors import printable
-    from rsray.screen import say
 
     found = [api.verify(cert) for cert in certs]
     for each in found:
@@ -71,8 +70,6 @@ def audit(cert: str, source: str, **given: Any) -> None:
     Example: rsray audit runs/digits-cert runs/digits --blocks 20
     """
     from rsray import api
-    from rsray.errors import printable
-    from rsray.screen import say
 
     found = api.audit(cert, source, **given)
     for line in found.lines():
@@ -84,7 +81,6 @@ def audit(cert: str, source: str, **given: Any) -> None:
 
 
 def _print_differences(differences: tuple[object, ...]) -> None:
-    from rsray.errors import printable
 
     for difference in differences[:MOST_SHOWN]:
         print(f"  {printable(str(difference))}")

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rsray.config import CertifyConfig, Running
+from rsray.progress import duration
+from rsray.screen import say
 from rsray_cli.options import NORMALISE, command, options_of, shown_fields, told
+from rsray_cli.results import name_failures, print_results
 
 if TYPE_CHECKING:
     from rsray.outcomes import Certification
@@ -27,7 +30,6 @@ def certify(source: str, **given: Any) -> None:
     Example: rsray certify runs/digits --n 1000 --out runs/digits-cert
     """
     from rsray import api
-    from rsray_cli.results import name_failures, print_results
 
     cert = api.certify(source, **{**given, **told(given)})
     if "dry_run" in given:
@@ -39,8 +41,6 @@ def certify(source: str, **given: Any) -> None:
 
 
 def _say_what_was_made(cert: Certification) -> None:
-    from rsray.progress import duration
-    from rsray.screen import say
 
     summary = cert.summary
     speed = summary["draws_per_second"] or 0.0

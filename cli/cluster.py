@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rsray.errors import UserError, printable
+from rsray.screen import say, show
+
 if TYPE_CHECKING:
     from rsray.cluster.dashboard import Dashboard
     from rsray.cluster.packaging import CommandLine
@@ -45,9 +48,9 @@ def up(yaml: Yaml) -> None:
     from rsray.cluster.definition import read_cluster_file
     from rsray.cluster.launcher import bring_up
 
-    bring_up(read_cluster_file(yaml), _say)
+    bring_up(read_cluster_file(yaml), say)
     status(yaml)
-    _say(f"next: rsray certify RUN --cluster {yaml}; when done: rsray cluster down {yaml}")
+    say(f"next: rsray certify RUN --cluster {yaml}; when done: rsray cluster down {yaml}")
 
 
 @app.command()
@@ -55,7 +58,6 @@ def status(target: Target) -> None:
     """Print the nodes, what they have, and the jobs of rsray."""
     from rsray.cluster.dashboard import connect_dashboard
     from rsray.cluster.jobs import list_jobs
-    from rsray.screen import show
 
     with connect_dashboard(target) as dashboard:
         for node in sorted(dashboard.nodes(), key=lambda node: not node["is_head_node"]):
@@ -84,7 +86,6 @@ def submit(
     Example: rsray cluster submit clusters/local.yaml --out runs/there certify runs/my-run
     """
     from rsray.cluster.dashboard import connect_dashboard
-    from rsray.errors import UserError
 
     words = context.args
     if not words or words[0] not in SUBMITTED_COMMANDS:
@@ -93,7 +94,7 @@ def submit(
     with connect_dashboard(target) as dashboard:
         job_id = _submit(dashboard, words, out)
         if not wait:
-            _say(f"attach: rsray cluster attach {target} {job_id}")
+            say(f"attach: rsray cluster attach {target} {job_id}")
             return
         status = _follow(dashboard, job_id)
     if status:
@@ -135,8 +136,8 @@ def take_down(yaml: Yaml) -> None:
     from rsray.cluster.definition import read_cluster_file
 
     cluster = read_cluster_file(yaml)
-    launcher.take_down(cluster, _say)
-    _say(f"{cluster.name} is down")
+    launcher.take_down(cluster, say)
+    say(f"{cluster.name} is down")
 
 
 def run_there(
@@ -146,7 +147,6 @@ def run_there(
     from rsray.cluster.dashboard import connect_dashboard, is_url
     from rsray.cluster.definition import read_cluster_file
     from rsray.cluster.launcher import bring_up
-    from rsray.errors import UserError
 
     if address is not None:
         raise UserError("give --cluster or --address, not both")
@@ -154,21 +154,10 @@ def run_there(
         if down:
             raise UserError(f"--down takes a cluster away that a YAML describes, not {target}")
     else:
-        bring_up(read_cluster_file(target), _say)
+        bring_up(read_cluster_file(target), say)
     with connect_dashboard(target) as dashboard:
         status = _follow(dashboard, _submit(dashboard, sys.argv[1:], out))
     _end(target, status, down)
-
-
-def _write(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
-
-
-def _say(text: str) -> None:
-    from rsray.screen import say
-
-    say(text)
 
 
 def _submit(dashboard: Dashboard, words: list[str], out: str | None) -> str:
@@ -177,8 +166,8 @@ def _submit(dashboard: Dashboard, words: list[str], out: str | None) -> str:
     from rsray.job import new_folder
 
     where = out or new_folder("cluster", words[0])
-    job_id = submit_job(dashboard, typed_line(words), where, _say)
-    _say(f"job {job_id} on {dashboard.target} -> {where}")
+    job_id = submit_job(dashboard, typed_line(words), where, say)
+    say(f"job {job_id} on {dashboard.target} -> {where}")
     return job_id
 
 
@@ -186,11 +175,9 @@ def _follow(dashboard: Dashboard, job_id: str, out: str | None = None) -> int:
     """Show the log until the job ends and fetch the results; returns the exit status."""
     from rsray.cluster.fetching import fetch_results, results_of
     from rsray.cluster.jobs import follow_log
-    from rsray.errors import UserError, printable
-    from rsray.screen import show
 
     with _detaching(dashboard.target, job_id):
-        job = follow_log(dashboard, job_id, lambda text: _write(printable(text, keep="\n\t\r")))
+        job = follow_log(dashboard, job_id, _show_log)
         results = results_of(dashboard, job, out)
         try:
             folder = fetch_results(dashboard, results)
@@ -200,14 +187,18 @@ def _follow(dashboard: Dashboard, job_id: str, out: str | None = None) -> int:
             # What failed at once has written nothing.
             folder = None
     if folder is not None:
-        _say(f"results of {job_id} are in {folder}")
+        say(f"results of {job_id} are in {folder}")
         show(str(folder))
     elif job.status == "SUCCEEDED":
         show(results.out_there)
     if job.status == "SUCCEEDED":
         return 0
-    _say(f"job {job_id} has {job.status.lower()}; the lines above say why")
+    say(f"job {job_id} has {job.status.lower()}; the lines above say why")
     return job.exit_code if job.exit_code in (1, 2) else 1
+
+
+def _show_log(text: str) -> None:
+    print(printable(text, keep="\n\t\r"), end="", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -219,7 +210,7 @@ def _detaching(target: str, job_id: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _say(f"detached: {again}")
+        say(f"detached: {again}")
         raise SystemExit(EXIT_DETACHED) from None
     except SilentClusterError as problem:
         raise SilentClusterError(f"{problem}; {again}") from problem
@@ -232,7 +223,7 @@ def _end(target: str, status: int, down: bool) -> None:
     if down and not is_url(target):
         take_down(target)
     elif not is_url(target):
-        _say(f"the cluster stays up: rsray cluster down {target}")
+        say(f"the cluster stays up: rsray cluster down {target}")
     if status:
         raise SystemExit(status)
 
@@ -246,15 +237,11 @@ def typed_line(words: list[str]) -> CommandLine:
 
 def num_values_of(command: str) -> dict[str, int]:
     """Return how many values each option of a command takes: one, or none for a flag."""
-    import typer
-
     from rsray_cli.main import app
 
     commands = getattr(typer.main.get_command(app), "commands", {})
-    if command not in commands:
-        return {}
-    found = {}
-    for parameter in commands[command].params:
-        for name in (*parameter.opts, *parameter.secondary_opts):
-            found[name] = 0 if getattr(parameter, "is_flag", False) else 1
-    return found
+    return {
+        name: 0 if getattr(parameter, "is_flag", False) else 1
+        for parameter in (commands[command].params if command in commands else ())
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }

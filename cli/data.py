@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from rsray.config import Converting
+from rsray.errors import UserError
+from rsray.screen import bars, say, show
 from rsray_cli.options import command, options_of, shown_fields
 
 if TYPE_CHECKING:
@@ -34,8 +36,6 @@ def convert(source: str, out: str | None = None, **given: int) -> None:
     Example: rsray data convert /data/imagenet --out s3://bucket/imagenet
     """
     from rsray.data.convert import convert as write_shards
-    from rsray.errors import UserError
-    from rsray.screen import bars, say, show
     from rsray.storage import Place
 
     if out is None:

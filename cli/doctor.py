@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from typing import NamedTuple
 
 from rsray.config import CertifyConfig, Doctoring, Running
+from rsray.errors import UserError, printable
+from rsray.screen import say
 from rsray_cli.options import command, options_of
 
 LITTLE_SPACE_GB = 2
@@ -30,8 +34,6 @@ def doctor(data_root: str | None = None, address: str | None = None, ray: bool =
 
     Example: rsray doctor --no-ray
     """
-    from rsray.errors import printable
-    from rsray.screen import say
     from rsray.storage import Place
 
     if data_root is not None:
@@ -47,8 +49,6 @@ def doctor(data_root: str | None = None, address: str | None = None, ray: bool =
 
 def _machine() -> list[Finding]:
     """Return what there is of software, hardware and space."""
-    import shutil
-
     from rsray.core.hardware import (
         available_cpus,
         computes_bf16,
@@ -75,7 +75,6 @@ def _data(data_root: str | None) -> list[Finding]:
     """Return which data sets can be used, and what is wrong with others that are there."""
     from rsray.data import DATASETS, open_split
     from rsray.data._base import DataNotFoundError
-    from rsray.errors import UserError
 
     usable, absent, findings = [], [], []
     for name in DATASETS:
@@ -97,11 +96,8 @@ def _data(data_root: str | None) -> list[Finding]:
 
 def _ray(address: str | None) -> list[Finding]:
     """Return whether Ray starts, or answers, and runs a task, and whether torch can use its GPUs."""
-    import time
-
     from rsray.distributed.gpu_probe import probe_gpu
     from rsray.distributed.session import cluster_cpus, cluster_gpus, session
-    from rsray.errors import UserError
 
     started = time.perf_counter()
     try:

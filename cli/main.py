@@ -39,18 +39,9 @@ SIGNALLED = 128
 SECONDS_BETWEEN_SIGNALS = 0.5
 # Faults of the machine or the path that the user can put right.
 USER_ERRNOS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.EEXIST,
-}
-
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
+    errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST,
+}  # fmt: skip
 SAVED = "interrupted: what was done is saved; the same command with the same --out continues"
 
 app = typer.Typer(

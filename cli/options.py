@@ -14,9 +14,13 @@ from pydantic.fields import FieldInfo
 
 from rsray.config import Config, Option
 from rsray.errors import UserError
+from rsray.progress import Watch
+from rsray.screen import show
 
 # What is recorded, and what the user states
 NORMALISE = {"normalisation": "normalise"}
+# What stands for a value in the help: a number, nothing for a flag, else a word.
+METAVARS: dict[Any, str | None] = {int: "NUMBER", float: "NUMBER", bool: None}
 
 
 class Typed(NamedTuple):
@@ -78,9 +82,6 @@ def command(*groups: list[Typed]) -> Callable[[Callable[..., None]], Callable[..
 
 def told(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return how the api tells what --dry-run asks for: on stdout, as the command's answer."""
-    from rsray.progress import Watch
-    from rsray.screen import show
-
     return {"progress": Watch(say=show)} if "dry_run" in given else {}
 
 
@@ -123,7 +124,7 @@ def _typed(name: str, field: FieldInfo) -> Typed:
         "help": help_text
         + (f" One of {', '.join(choices)}." if choices else "")
         + (f" (default: {default})" if default else ""),
-        "metavar": option.metavar or _metavar(field.annotation),
+        "metavar": option.metavar or METAVARS.get(_plain(field.annotation), "NAME"),
         "rich_help_panel": option.panel,
         "show_default": False,
     }
@@ -178,15 +179,10 @@ def _plain(annotation: Any) -> Any:
     return kind if kind in (int, float, bool) else str
 
 
-def _metavar(annotation: Any) -> str | None:
-    """Return what stands for a value in the help: a number, a word; nothing for a flag."""
-    return {int: "NUMBER", float: "NUMBER", bool: None}.get(_plain(annotation), "NAME")
-
-
 def _default(field: FieldInfo, option: Option) -> str:
     """Return the default in words; empty where there is none to tell."""
-    if option.default is not None:
-        return option.default
+    if option.words is not None:
+        return option.words
     if isinstance(field.default, bool):
         return "yes" if field.default else ""
     return str(field.default) if isinstance(field.default, str | int | float) else ""

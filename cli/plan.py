@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rsray.config import CertifyConfig, PlanConfig, Running, TrainConfig, TuneConfig
 from rsray.errors import UserError
+from rsray.given_values import parse_assignments
+from rsray.progress import duration
+from rsray.screen import say, show
 from rsray_cli.options import NORMALISE, command, options_of, shown_fields
 from rsray_cli.tune import read_settings
 
@@ -40,8 +43,6 @@ def plan(**given: Any) -> None:
     Example: rsray plan runs/digits --actors 64 --price 2.5; rsray plan --of train --preset macer-digits
     """
     from rsray import api
-    from rsray.given_values import parse_assignments
-    from rsray.screen import say
 
     of = PlanConfig.make({"of": given.pop("of", "certify")}).of
     _check(given, of)
@@ -73,7 +74,6 @@ def _check(given: Mapping[str, Any], of: str) -> None:
 
 
 def _print(plan: Plan) -> None:
-    from rsray.screen import show
 
     config, found, settings = plan.request.config, plan.forecast, plan.settings
     kind = "GPU" if plan.evaluation.device == "cuda" else "core"
@@ -97,7 +97,6 @@ def _print(plan: Plan) -> None:
 
 
 def _print_training(plan: TrainingPlan) -> None:
-    from rsray.screen import show
 
     config, kind = plan.request.config, "core" if plan.device.type == "cpu" else "GPU"
     show(
@@ -117,8 +116,6 @@ def _print_training(plan: TrainingPlan) -> None:
 
 
 def _print_search(plan: SearchPlan) -> None:
-    from rsray.progress import duration
-    from rsray.screen import show
 
     search, trials, found = plan.search, plan.trials, plan.forecast
     show(f"searching       {', '.join(search.config.search)}")
@@ -134,8 +131,6 @@ def _print_search(plan: SearchPlan) -> None:
 
 
 def _print_cost(settings: PlanConfig, hours: float, dollars: float | None, who: str) -> None:
-    from rsray.progress import duration
-    from rsray.screen import show
 
     many = f"{settings.actors} {who}{'s' * (settings.actors > 1)}, wall"
     show(f"{many}   {duration(hours * 3600)}")

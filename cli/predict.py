@@ -7,7 +7,10 @@ from typing import Any
 import typer
 
 from rsray.config import CertifyConfig, PredictConfig, Running
+from rsray.errors import printable
+from rsray.screen import say
 from rsray_cli.options import NORMALISE, command, options_of, shown_fields
+from rsray_cli.results import name_failures
 
 IMAGES = (
     "source", "dataset", "data_root", "split", "model", "model_args", "normalisation", "denoiser", "sigma",
@@ -30,9 +33,6 @@ def predict(source: str, **given: Any) -> None:
     Example: rsray predict runs/digits --limit 20
     """
     from rsray import api
-    from rsray.errors import printable
-    from rsray.screen import say
-    from rsray_cli.results import name_failures
 
     made = api.predict(source, **given)
     rows = made.table.to_pylist()

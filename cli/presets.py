@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -73,9 +75,6 @@ def _accuracies(chosen: Preset) -> str:
 
 def _list(chosen: list[Preset]) -> None:
     """Print a table for each paper; presets that vary one setting share a row."""
-    import sys
-    from itertools import groupby
-
     from rich.console import Console
     from rich.table import Table
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rsray.config import ReportConfig
+from rsray.screen import say
 from rsray_cli.options import command, options_of, shown_fields
+from rsray_cli.results import print_table
 
 
 @command(options_of(ReportConfig, *shown_fields(ReportConfig)))
@@ -14,11 +17,7 @@ def report(format: str = "table", **given: Any) -> None:
 
     Example: rsray report runs/digits-cert --plot curve.png --html page.html
     """
-    import sys
-
     from rsray import api
-    from rsray.screen import say
-    from rsray_cli.results import print_table
 
     ReportConfig.make({"paths": ["-"], "format": format})
     found = api.report(**given)

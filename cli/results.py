@@ -6,6 +6,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from rsray.config import ShowConfig
+from rsray.screen import say
 from rsray_cli.options import command, options_of, shown_fields
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ def show(cert: str, index: int, **given: Any) -> None:
     Example: rsray show runs/digits-cert --index 0 --png image.png
     """
     from rsray import api
-    from rsray.screen import say
 
     print(api.show(cert, index, **given))
     if "png" in given:
@@ -56,8 +56,6 @@ def print_table(table: Shown, wide: int = WIDE, *, has_notes: bool = False) -> N
 
 def name_failures(failed: dict[str, str], what: str = "certificate") -> int:
     """Say on stderr which images have no certificate or prediction, and why; returns how many."""
-    from rsray.screen import say
-
     for index, reason in list(failed.items())[:MOST_NAMED]:
         say(f"failed: image {index}: {reason}")
     if failed:
@@ -71,8 +69,6 @@ def show_results(study: Study) -> int:
 
     Returns how many test images have no certificate; they are named.
     """
-    from rsray.screen import say
-
     where, finals = study.place, study.finals
     config = study.config
     if config.sampler == "grid" or len(config.objectives) > 1:
@@ -96,7 +92,6 @@ def show_results(study: Study) -> int:
 def _show_certificates(study: Study) -> None:
     """Print the table and the ACR of the winner and its rival, and draw their curves."""
     from rsray import api
-    from rsray.screen import say
 
     where, finals = study.place, study.finals
     assert finals.best is not None
@@ -115,23 +110,11 @@ def _show_certificates(study: Study) -> None:
 
 def _show_trials(study: Study, config: TuneConfig) -> None:
     """Print on stdout the table of a grid, or of the trials on the Pareto front."""
-    import rich.box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from rsray.errors import printable
+    from rsray.results.formats import PlainTable
 
     is_grid = config.sampler == "grid"
     names = ["number", *config.search, "projected_acr", "clean_accuracy", "state"]
-    title = None if is_grid else "Pareto front"
-    table = Table(
-        *[name.replace("_", " ") for name in names], box=rich.box.SIMPLE_HEAD, title=title
-    )
-    for row in study.trials.to_pylist():
-        if not (is_grid or row["pareto"]):
-            continue
-        cells = (row[name] for name in names)
-        texts = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells)
-        table.add_row(*[escape(printable(text)) for text in texts])
-    Console().print(table)
+    rows = [row for row in study.trials.to_pylist() if is_grid or row["pareto"]]
+    header = [name.replace("_", " ") for name in names]
+    title = "" if is_grid else "Pareto front"
+    print_table(PlainTable(header, [[row.get(name) for name in names] for row in rows], title))

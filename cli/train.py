@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from rsray.config import CertifyConfig, ExportConfig, Running, TrainConfig
+from rsray.given_values import parse_assignments
+from rsray.screen import say, show
 from rsray_cli.options import command, options_of, shown_fields, told
 
 
@@ -20,8 +22,6 @@ def train(**given: Any) -> None:
     Example: rsray train --dataset digits --objective macer --epochs 8 --out runs/digits
     """
     from rsray import api
-    from rsray.given_values import parse_assignments
-    from rsray.screen import say, show
 
     settings = parse_assignments(given.pop("set", []))
     run = api.train(**{**given, **settings, **told(given)})
@@ -46,7 +46,6 @@ def export(run: str, **given: Any) -> None:
     Example: rsray export runs/digits --cert runs/digits-cert --out digits-smoothed
     """
     from rsray import api
-    from rsray.screen import say, show
 
     made = api.export(run, **given)
     show(made.path)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import typer
 
 from rsray.config import Running, Searching, TrainConfig, TuneConfig
+from rsray.errors import UserError
+from rsray.given_values import numbers, parse_assignments
+from rsray.progress import duration
+from rsray.screen import say
 from rsray_cli.options import command, options_of, shown_fields, told
+from rsray_cli.results import show_results
 
 
 @command(
@@ -27,20 +33,13 @@ def tune(**given: Any) -> None:
 
     Example: rsray tune --dataset digits
     """
-    import time
-
     from rsray import api
-    from rsray.given_values import numbers
     from rsray.outcomes import Study
-    from rsray.progress import duration
-    from rsray.screen import say
-    from rsray_cli.results import show_results
 
-    started, num_failed = time.perf_counter(), 0
+    started, failed = time.perf_counter(), list[int]()
 
     def show(study: Study) -> None:
-        nonlocal num_failed
-        num_failed += show_results(study)
+        failed.append(show_results(study))
 
     settings = read_settings(given.pop("set", []))
     sigmas = numbers(given.pop("sigma", []), "sigma")
@@ -48,15 +47,12 @@ def tune(**given: Any) -> None:
     if "dry_run" in given:
         return
     say(f"done in {duration(time.perf_counter() - started)}")
-    if num_failed:
+    if any(failed):
         raise typer.Exit(1)
 
 
 def read_settings(texts: list[str]) -> dict[str, Any]:
     """Return the settings of --set; UserError for one that is the search's own."""
-    from rsray.errors import UserError
-    from rsray.given_values import parse_assignments
-
     settings = parse_assignments(texts)
     options = set(shown_fields(TuneConfig)) - TrainConfig.model_fields.keys()
     for key in sorted(settings.keys() & options):

@@ -36,23 +36,8 @@ if TYPE_CHECKING:
     from rsray.outcomes import Certification, Run
     from rsray.progress import Watch
 
-_FUNCTIONS = (
-    "train",
-    "tune",
-    "certify",
-    "recertify",
-    "export",
-    "predict",
-    "plan",
-    "plan_training",
-    "plan_search",
-    "report",
-    "show",
-    "verify",
-    "audit",
-)
+# Where what is no function of rsray.api comes from.
 _WHERE = {
-    **{name: f"rsray.api:{name}" for name in _FUNCTIONS},
     "Certification": "rsray.outcomes:Certification",
     "Run": "rsray.outcomes:Run",
     "Watch": "rsray.progress:Watch",
@@ -72,8 +57,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
-    if name not in _WHERE:
+    if name not in __all__:
         raise AttributeError(f"module 'rsray' has no attribute {name!r}")
-    module, _, attribute = _WHERE[name].partition(":")
+    module, _, attribute = _WHERE.get(name, f"rsray.api:{name}").partition(":")
     loaded = import_module(module)
     return getattr(loaded, attribute) if attribute else loaded

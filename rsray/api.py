@@ -22,11 +22,12 @@ from rsray.config import (
     TuneConfig,
 )
 from rsray.errors import UserError
-from rsray.job import Job, folder_of
+from rsray.job import Job, Where, folder_of
 from rsray.outcomes import Certification, Predictions, Run, Study
 from rsray.progress import Watch
+from rsray.results.compare import cert_folder, load
 from rsray.screen import watching
-from rsray.storage import Place
+from rsray.storage import Place, write_file
 
 if TYPE_CHECKING:
     from rsray.certification.checks.audit import Audit
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from rsray.results.explanation import Explanation
     from rsray.results.report import Report
     from rsray.training.cost import TrainingPlan
-
-Where = str | PathLike[str]
 
 
 def train(
@@ -58,6 +57,7 @@ def train(
     gpus_per_worker: float | None = None,
     precision: str | None = None,
     checkpoint_minutes: float | None = None,
+    init: Where | None = None,
     limit: int | None = None,
     image_size: int | None = None,
     channels: int | None = None,
@@ -165,7 +165,6 @@ def verify(cert: Where) -> Verification:
     No model, no sampling. `is_equal` tells whether it differs, `differences` in what.
     """
     from rsray.certification.checks import verify as checking
-    from rsray.results.compare import cert_folder
 
     return checking.verify(cert_folder(cert) or Place.of(cert))
 
@@ -197,7 +196,6 @@ def audit(
     from rsray.certification.checks.audit import open_audited
     from rsray.certification.folder import finished_record, reopen
     from rsray.distributed.certify import audit as auditing
-    from rsray.results.compare import cert_folder
 
     chosen = {"cert": fspath(cert), **_given(locals(), "blocks", "fraction", "seed", "precision")}
     settings = AuditConfig.make(chosen)
@@ -225,7 +223,6 @@ def export(
     """
     from rsray.certification.folder import finished_record
     from rsray.certification.networks.opening import open_source
-    from rsray.results.compare import cert_folder
 
     ExportConfig.make({"run": fspath(run), **_given(locals(), "cert", "onnx")})
     source, summary = open_source(fspath(run)), None
@@ -274,8 +271,9 @@ def predict(
     A class is the smoothed classifier's own with probability at least 1 - alpha over an image's
     draws. With `out` the table is written there as Parquet.
     """
-    from rsray.certification.predictions import predict_images, write_predictions
+    from rsray.certification.predictions import predict_images
     from rsray.certification.request import open_prediction
+    from rsray.storage.schemas import parquet_bytes
 
     given = _certification_settings(locals(), None)
     if out is not None and Place.of(out).is_dir():
@@ -283,7 +281,7 @@ def predict(
     request = open_prediction(fspath(source), given, download=download)
     made = Predictions(*predict_images(request), str(request.source.normalisation))
     if out is not None:
-        write_predictions(fspath(out), made.table)
+        write_file(out, parquet_bytes(made.table))
     return made
 
 
@@ -411,6 +409,7 @@ def tune(
     batch_size: int | None = None,
     precision: str | None = None,
     checkpoint_minutes: float | None = None,
+    init: Where | None = None,
     limit: int | None = None,
     validation: float | None = None,
     final: bool | None = None,
@@ -535,7 +534,6 @@ def report(
 def _pictures(path: str, indices: Sequence[int]) -> list[Pictures]:
     """Return images of a CERT with a noisy copy of each; none where its data are not at hand."""
     from rsray.certification.one_image import noisy_copies
-    from rsray.results.compare import cert_folder
 
     cert = cert_folder(path)
     if cert is None or not cert.exists("certify.yaml"):
@@ -570,7 +568,6 @@ def show(
     """
     from rsray.certification import one_image
     from rsray.results import explanation
-    from rsray.results.compare import cert_folder, load
     from rsray.results.plots.style import check_suffix
 
     given = {"cert": fspath(cert), "index": index, **_given(locals(), "png", "data_root")}
@@ -595,7 +592,6 @@ def show(
 def _refuse_tampered(path: str) -> None:
     """Raise UserError for a CERT whose files are not what its counts, where it has any, say."""
     from rsray.certification.checks import verify as checking
-    from rsray.results.compare import cert_folder
 
     cert = cert_folder(path)
     if cert is None or not (cert.exists("counts") and cert.exists("certify.yaml")):
@@ -618,7 +614,7 @@ _CERTIFIED = (
 )  # fmt: skip
 _TRAINED = [name for name in TrainConfig.model_fields if name != "settings"]
 # num_draws is the objective's: those of a look at a trial are no option.
-_NOT_OWN = ("train", "search", "seed", "num_draws")
+_NOT_OWN = ("train", "starts", "search", "seed", "num_draws")
 _OWN = {name: name for name in TuneConfig.model_fields if name not in _NOT_OWN}
 _OWN = {("certify_limit" if name == "limit" else name): name for name in _OWN}
 _TUNED = (*_OWN, *(name for name in _TRAINED if name != "sigma"))

@@ -7,6 +7,7 @@ The options of every command are made from these fields (cli/options.py), rsray'
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
 
 COMPUTE, WHERE, WRITTEN = "What to compute", "Where it runs", "What is written"
 LOGS = "What logs of other code do not say"
-# What a search may ask for -> what a look at a trial calls it.
 # Numbers beyond these are of no use to anybody, and wear out whatever counts with them.
 MOST, MOST_SIGMA, MOST_PROCESSES, MOST_SEED, MOST_BLOCKS = 10**9, 1e3, 100_000, 2**64 - 1, 100_000
+# What a search may ask for -> what a look at a trial calls it.
 TUNE_OBJECTIVES = {"acr": "projected_acr", "clean_accuracy": "clean_accuracy"}
 
 
@@ -56,20 +57,19 @@ class Option:
     # What is typed is read by the settings: 2-8 for a number of workers
     is_text: bool = False
     choices: Iterable[str] = ()
-    # In words, where the field's own does not say it
-    default: str | None = None
+    # The default in words, where the field's own does not say it
+    words: str | None = None
 
 
 def setting(help: str, default: Any = ..., **how: Any) -> Any:
     """Return a pydantic field that is an option of commands.
 
-    `how` holds the fields of Option (`words` for its default) and pydantic's limits (ge, lt, ...);
-    a number with a lower limit alone is at most MOST.
+    `how` holds the fields of Option and pydantic's limits (ge, lt, ...); a number with a lower
+    limit alone is at most MOST.
     """
     if {"ge", "gt"} & set(how) and not {"le", "lt"} & set(how):
         how["le"] = MOST
-    names = {"words": "default", **{name.name: name.name for name in fields(Option)}}
-    own = {names[key]: how.pop(key) for key in list(how) if key in names}
+    own = {each.name: how.pop(each.name) for each in fields(Option) if each.name in how}
     shown: Any = {"option": Option(**own)}
     return Field(default, description=help, json_schema_extra=shown, **how)
 
@@ -88,6 +88,11 @@ def _network(name: str) -> str:
 def _networks(names: str) -> str:
     """Return the same of the networks of an ensemble, between plus signs."""
     return "+".join(map(_network, names.split("+")))
+
+
+def _absolute(where: str | None) -> str | None:
+    """Return a local folder by its whole name: workers may run elsewhere."""
+    return os.path.abspath(where) if where and "://" not in where else where
 
 
 NEW, GPUS = "a new one in ./runs", "1 where there are GPUs, else 0"
@@ -255,7 +260,15 @@ class TrainConfig(Config):
     """One training run. `settings` holds the objective's own fields (trade_off, hinge, ...)."""
 
     where_fields: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "most_workers", "gpus_per_worker", "data_root", "preset", "checkpoint_minutes"}
+        {
+            "workers",
+            "most_workers",
+            "gpus_per_worker",
+            "data_root",
+            "preset",
+            "checkpoint_minutes",
+            "init",
+        }
     )
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
 
@@ -316,6 +329,10 @@ class TrainConfig(Config):
         10.0, panel=WRITTEN, metavar="MINUTES", ge=0,
     )  # fmt: skip
     preset: str | None = setting("A paper's settings: see rsray presets.", None, metavar="NAME")
+    init: Annotated[str | None, AfterValidator(_absolute)] = setting(
+        "Start from the weights of this RUN of the same network, as one of gaussian.",
+        None, metavar="RUN",
+    )  # fmt: skip
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -353,6 +370,28 @@ class TrainConfig(Config):
         except ValidationError as problem:
             raise UserError(f"objective {self.objective}: {first_problem(problem)}") from problem
 
+    @property
+    def earlier_results(self) -> dict[str, str]:
+        """The RUNs and CERTs that it learns from, by the names of the settings."""
+        objective = self.build_objective()
+        named = {name: getattr(objective, name) for name in objective.earlier_results}
+        return {name: where for name, where in {"init": self.init, **named}.items() if where}
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that decide the result; where earlier results lie does not."""
+        return self._without_places(super().identity())
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Return "field is X here, Y there" for each deciding field that differs."""
+        return super().differences(self._without_places(other))
+
+    def _without_places(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        places, settings = OBJECTIVES[self.objective].earlier_results, values.get("settings")
+        if not isinstance(settings, Mapping):
+            return dict(values)
+        kept = {key: value for key, value in settings.items() if key not in places}
+        return {**values, "settings": kept}
+
     def resolved(self) -> TrainConfig:
         """Return the configuration with every objective setting spelled out."""
         own = objective_fields(self.objective)
@@ -382,22 +421,11 @@ class TrainConfig(Config):
 class CertifyConfig(Config):
     """One certification run: which images, how many draws, which bound."""
 
-    where_fields: ClassVar[frozenset[str]] = frozenset(
-        {
-            "actors",
-            "most_actors",
-            "gpus_per_actor",
-            "data_root",
-            "source",
-            "reuse",
-            "reuse_model",
-            "denoiser",
-            "compile",
-            "classes",
-            "image_shape",
-            "data_fingerprint",
-        }
-    )
+    where_fields: ClassVar[frozenset[str]] = frozenset({
+        "actors", "most_actors", "gpus_per_actor", "data_root", "source", "reuse", "reuse_model",
+        "denoiser", "compile", "classes", "image_shape", "data_fingerprint",
+        "images_fingerprint",
+    })  # fmt: skip
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
     unrecorded: ClassVar[dict[str, Any]] = {"noise": "float"}
 
@@ -428,6 +456,8 @@ class CertifyConfig(Config):
     image_shape: tuple[int, int, int] | None = None
     # Of the data trained on
     data_fingerprint: dict[str, Any] = {}
+    # Of the training images that are certified: objectives may learn from their counts.
+    images_fingerprint: dict[str, Any] | None = None
     sigma: Sigma
     noise: NoiseName = "grid"
     n0: int = setting("Selection draws per image.", 100, metavar="N0", ge=1)
@@ -832,9 +862,13 @@ class TuneConfig(Config):
     )
 
     train: TrainConfig
+    # Where the objective is searched: the flat settings that each other one starts from, over
+    # those of `train`.
+    starts: dict[str, dict[str, Any]] = {}
     search: dict[str, str] = setting(
         "What to vary: 'trade_off=log(1,32)', 'hinge=uniform(4,12)', 'num_draws=choice(4,8,16)', "
-        "'epochs=int(2,8)'.",
+        "'epochs=int(2,8)'; 'objective=choice(macer,consistency)', and 'macer.hinge=...' in its "
+        "trials alone.",
         metavar="KEY=SPEC", repeated=True, words="the objective's own",
     )  # fmt: skip
     sampler: Literal["tpe", "random", "grid"] = setting(
@@ -928,8 +962,7 @@ def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None
     """Raise UserError for the first name that is not allowed."""
     names = list(allowed)
     for key in given:
-        if key not in names:
-            choose(key, names, f"{what}: setting")
+        choose(key, names, f"{what}: setting")
 
 
 def objective_fields(objective: str) -> list[str]:

@@ -225,9 +225,8 @@ class Study(Result):
     @property
     def certification(self) -> Certification | None:
         """The winner's certificates; None with final=False."""
-        best = self.finals.best
         certificates = self.place / "best" / "certificates"
-        return Certification(certificates.uri) if best is not None else None
+        return Certification(certificates.uri) if self.finals.best is not None else None
 
 
 class Predictions(NamedTuple):

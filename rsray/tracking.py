@@ -15,7 +15,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 from rsray.errors import UserError
 from rsray.progress import Watch
@@ -33,19 +33,6 @@ RESULTS = (
     "acr", "acr_standard_error", "clean_accuracy", "abstained", "skipped", "draws", "seconds",
     "draws_per_second", "largest_certifiable_radius",
 )  # fmt: skip
-
-
-class Tracker(Protocol):
-    """A run of an experiment tracker."""
-
-    def __init__(self, name: str, where: str, settings: Mapping[str, Any]) -> None:
-        """Begin the run, or continue the one of this folder."""
-
-    def log(self, figures: Mapping[str, float], step: int | None) -> None:
-        """Take figures, of an epoch or of the whole."""
-
-    def finish(self, folder: Path, succeeded: bool) -> None:
-        """Take the files of the folder, and end."""
 
 
 class Mlflow:
@@ -117,10 +104,7 @@ class Wandb:
             self.run.finish(0 if succeeded else 1)
 
 
-TRACKERS: dict[str, Callable[[str, str, Mapping[str, Any]], Tracker]] = {
-    "mlflow": Mlflow,
-    "wandb": Wandb,
-}
+TRACKERS: dict[str, type[Mlflow] | type[Wandb]] = {"mlflow": Mlflow, "wandb": Wandb}
 
 
 @contextmanager
@@ -152,7 +136,7 @@ def tracked(
 class _Careful:
     """Tells a tracker until it fails for the first time."""
 
-    def __init__(self, tracker: Tracker, name: str, watch: Watch) -> None:
+    def __init__(self, tracker: Mlflow | Wandb, name: str, watch: Watch) -> None:
         self.tracker, self.name, self.say = tracker, name, watch.say
         self.works = True
         self.watch = replace(

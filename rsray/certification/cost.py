@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rsray.certification.engine.compiled import nominal_speed
-from rsray.certification.engine.evaluation import Evaluation, choose_evaluation
+from rsray.certification.counting.measure_evaluation import measure_evaluation
+from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.forecast import Forecast, forecast
 from rsray.certification.request import CertificationRequest
-from rsray.certification.sampling_plan import SamplingPlan
 from rsray.config import PlanConfig
-from rsray.core.hardware import dedicate_process, default_device, device_name, fastest_precision
+from rsray.core.hardware import default_device, device_name
 from rsray.errors import UserError
+
+# An actor's start: processes, imports, the network.
+START_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,14 @@ class Plan:
 
     @property
     def hours(self) -> float:
-        """Wall-clock hours with the fleet that was asked about."""
-        return self.forecast.hours(self.settings.actors)
+        """Expected wall-clock hours with the fleet that was asked about."""
+        return self.forecast.actor_hours() / self.settings.actors + START_SECONDS / 3600
 
     @property
     def dollars(self) -> float | None:
-        """The cost; None where no price was given."""
+        """The cost, start-up included; None where no price was given."""
         price = self.settings.price
-        return None if price is None else self.forecast.dollars(self.settings.actors, price)
+        return None if price is None else self.hours * self.settings.actors * price
 
 
 def measure_plan(request: CertificationRequest, settings: PlanConfig) -> Plan:
@@ -51,34 +53,19 @@ def measure_plan(request: CertificationRequest, settings: PlanConfig) -> Plan:
     With --sampling skip or adaptive the draws of a few images are decided as the run would, and the
     mean is taken. Raises UserError where the hardware that is asked about is not here.
     """
-    config, source, split, selected, _ = request
-    device = torch.device("cpu") if config.gpus_per_actor == 0 else default_device()
-    if config.gpus_per_actor and device.type == "cpu":
-        raise UserError(
-            f"gpus-per-actor is {config.gpus_per_actor:g}, but no GPU is here to be measured"
-        )
-    gpus = 1.0 if config.gpus_per_actor is None or device.type == "cpu" else config.gpus_per_actor
-    dedicate_process(1, config.gpus_per_actor or 0.0)
-    precision = fastest_precision(config.precision, device)
-    model = source.build(split).to(device)
-    nominal = nominal_speed(model, split.image_shape, precision, device.type)
-    evaluation = choose_evaluation(
-        model,
-        split.image_shape,
-        precision=precision,
-        device=device,
-        compile=config.compile,
-        work_seconds=len(selected.indices) * config.n / (nominal * settings.actors * gpus),
+    wanted = request.config.gpus_per_actor
+    device = torch.device("cpu") if wanted == 0 else default_device()
+    is_on_cpu = device.type == "cpu"
+    if wanted and is_on_cpu:
+        raise UserError(f"gpus-per-actor is {wanted:g}, but no GPU is here to be measured")
+    gpus = 1.0 if wanted is None or is_on_cpu else wanted
+    evaluation = measure_evaluation(
+        request,
+        processors=settings.actors * gpus,
+        threads=1,
+        gpus=0.0 if is_on_cpu else gpus,
     )
-    found = forecast(
-        model,
-        split,
-        selected,
-        config,
-        SamplingPlan.of(config),
-        evaluation,
-        seconds=settings.seconds,
-    )
+    found = forecast(request, evaluation, seconds=settings.seconds)
     speed = found.draws_per_second * min(gpus, 1.0)
     found = replace(found, draws_per_second=speed)
     return Plan(request, settings, found, device_name(device), evaluation, gpus)

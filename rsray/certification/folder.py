@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
 from rsray.certification.counts.certificate_columns import certificate_columns, check_complete
 from rsray.certification.counts.gathering import GatheredCounts
@@ -29,13 +29,8 @@ from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.versions import versions
 
 log = logging.getLogger(__name__)
-CERT_FILE, TABLE, SUMMARY, PROGRESS, AT_RADIUS = (
-    "certify.yaml",
-    "certificates.parquet",
-    "summary.json",
-    "progress.json",
-    "at_radius.json",
-)
+CERT_FILE, TABLE, SUMMARY = "certify.yaml", "certificates.parquet", "summary.json"
+PROGRESS, AT_RADIUS = "progress.json", "at_radius.json"
 # Settings that stand in the metadata of every certificate.
 METADATA_SETTINGS: tuple[str, ...] = (
     "sigma", "alpha", "bound", "sampling", "seed", "dataset", "split", "model", "n0", "n",
@@ -78,9 +73,6 @@ class Spent(BaseModel):
     seconds: float = Field(0.0, ge=0, le=1e10, allow_inf_nan=False)
 
 
-RECORD, SPENT = TypeAdapter(CertRecord), TypeAdapter(Spent)
-
-
 @dataclass(frozen=True)
 class Claimed:
     """A CERT folder that is this run's own."""
@@ -113,14 +105,14 @@ def finished_record(cert: Place) -> dict[str, Any]:
             f"{cert} is an unfinished certification: run `rsray certify` again with its --out"
         )
     record = from_yaml(cert.read(CERT_FILE), f"{cert}/{CERT_FILE}")
-    read_as(RECORD, record, f"{cert}/{CERT_FILE}")
+    read_as(CertRecord, record, f"{cert}/{CERT_FILE}")
     return record
 
 
 def reopen(cert: Place, record: Mapping[str, Any]) -> Claimed:
     """Return a finished CERT as its own run left it."""
     config = CertifyConfig.of_record(record)
-    found = read_as(RECORD, record, f"{cert}/{CERT_FILE}")
+    found = read_as(CertRecord, record, f"{cert}/{CERT_FILE}")
     return Claimed(cert, config, found.evaluation, run_id(config), 0.0, found.versions)
 
 
@@ -142,7 +134,7 @@ def recorded_evaluation(cert: Place, config: CertifyConfig) -> Evaluation | None
     record = read_own_record(cert, CERT_FILE, config, "certification")
     if record is None:
         return None
-    evaluation = read_as(RECORD, record, f"{cert}/{CERT_FILE}").evaluation
+    evaluation = read_as(CertRecord, record, f"{cert}/{CERT_FILE}").evaluation
     if config.compile != "auto" and evaluation.compiled != (config.compile == "on"):
         was = "compiled" if evaluation.compiled else "not compiled"
         raise UserError(
@@ -165,9 +157,9 @@ def claim(cert: Place, config: CertifyConfig, evaluation: Evaluation) -> Claimed
         cert.write(CERT_FILE, to_yaml(record))
     elif cert.exists(PROGRESS):
         where = f"{cert}/{PROGRESS}"
-        spent = read_as(SPENT, from_json(cert.read(PROGRESS), where), where).seconds
+        spent = read_as(Spent, from_json(cert.read(PROGRESS), where), where).seconds
     where = f"{cert}/{CERT_FILE}"
-    begun = read_as(RECORD, from_yaml(cert.read(CERT_FILE), where), where).versions
+    begun = read_as(CertRecord, from_yaml(cert.read(CERT_FILE), where), where).versions
     if begun.get("torch") != versions().get("torch") and not cert.exists(TABLE):
         log.warning(
             "%s was begun with torch %s and goes on with %s, which may round otherwise: its "

@@ -9,20 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from rsray.certification.counts.store import Selected
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler
+from rsray.certification.request import CertificationRequest
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.config import CertifyConfig
 from rsray.data import ImageSplit
 from rsray.errors import UserError
 from rsray.storage import one_line
 
 Floats = NDArray[np.float64]
-# An actor's start: processes, imports, the network.
-START_SECONDS = 15.0
 # In a call that is timed: a run's calls cover several blocks, and fill their batches.
 MOST_BATCHES_TIMED = 8
 
@@ -48,32 +45,17 @@ class Forecast:
         """Return the hours of counting of all actors together."""
         return self.draws / self.draws_per_second / 3600
 
-    def hours(self, actors: int) -> float:
-        """Return the expected wall-clock hours with that many actors."""
-        return self.actor_hours() / actors + START_SECONDS / 3600
 
-    def dollars(self, actors: int, price: float) -> float:
-        """Return the cost at `price` dollars per actor and hour, start-up included."""
-        return self.hours(actors) * actors * price
-
-
-def forecast(
-    model: nn.Module,
-    split: ImageSplit,
-    selected: Selected,
-    config: CertifyConfig,
-    plan: SamplingPlan,
-    evaluation: Evaluation,
-    *,
-    seconds: float,
-) -> Forecast:
+def forecast(request: CertificationRequest, evaluation: Evaluation, *, seconds: float) -> Forecast:
     """Return the forecast of a run, measuring for about `seconds`.
 
     One image shows the speed, selection draws of some how many they want (with at-radius this is an
     estimate). Raises UserError when the network fails for an image.
     """
+    config, split, selected = request.config, request.split, request.selected
+    plan = SamplingPlan.of(config)
     sampler = Sampler(
-        model,
+        request.source.build(split).to(torch.device(evaluation.device)),
         evaluation,
         image_shape=split.image_shape,
         num_classes=split.num_classes,

@@ -11,8 +11,8 @@ from rsray.certification.request import PredictionRequest
 from rsray.core.decide import predict_hard
 from rsray.core.hardware import default_device, fastest_precision
 from rsray.errors import UserError
-from rsray.storage import one_line, write_file
-from rsray.storage.schemas import PREDICTIONS, parquet_bytes
+from rsray.storage import one_line
+from rsray.storage.schemas import PREDICTIONS
 
 # What stands for the name of no class.
 ABSTAIN = "abstain"
@@ -69,8 +69,3 @@ def _sampler(request: PredictionRequest) -> Sampler:
         seed=request.seed,
         noise=request.config.noise,
     )
-
-
-def write_predictions(path: str, predictions: pa.Table) -> None:
-    """Write the predictions as a Parquet file, whole or not at all."""
-    write_file(path, parquet_bytes(predictions))

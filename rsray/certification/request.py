@@ -16,6 +16,7 @@ from rsray.certification.reuse import EarlierCertification, open_earlier
 from rsray.config import MOST_SIGMA, READING, CertifyConfig, PredictConfig
 from rsray.core import NOISES
 from rsray.data import DATASETS, ImageSplit, selected
+from rsray.data.fingerprint import fingerprint
 from rsray.errors import UserError
 from rsray.storage.address import addresses_in, is_ensemble
 
@@ -137,6 +138,7 @@ def carried(source: ClassifierSource, split: ImageSplit) -> dict[str, Any]:
         "classes": split.classes,
         "image_shape": split.image_shape,
         "data_fingerprint": {key: value for key, value in known.items() if key != "sample"},
+        "images_fingerprint": None if split.split == "test" else fingerprint(split, sampled=False),
     }
 
 

@@ -20,7 +20,6 @@ from rsray.certification.counts.tables import (
     is_selection,
     rows_where,
 )
-from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import Claimed, finished_record, reopen
 from rsray.certification.networks.opening import open_denoiser, open_source
 from rsray.certification.networks.source import ClassifierSource
@@ -43,60 +42,47 @@ PART = "part-reused.parquet"
 class EarlierCertification(NamedTuple):
     """A finished certification of a network that can be evaluated again."""
 
-    was: Claimed
+    claimed: Claimed
     source: ClassifierSource | None = None
-
-    @property
-    def cert(self) -> Place:
-        """Its folder."""
-        return self.was.folder
-
-    @property
-    def config(self) -> CertifyConfig:
-        """Its settings."""
-        return self.was.config
-
-    @property
-    def evaluation(self) -> Evaluation:
-        """How its network was evaluated."""
-        return self.was.evaluation
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what was given, and of the rest what must be, or usually is, as it was here."""
-        old, block = self.config, self.config.block_size
+        old, block = self.claimed.config, self.claimed.config.block_size
         tenth = min(old.n, max(1, old.n // 10 // block) * block)
         known = {name: getattr(old, name) for name in SAME}
         sampling = "skip" if old.sampling == "adaptive" else old.sampling
         rest = {"n": tenth, "alpha": old.alpha, "sampling": sampling}
-        return {**known, **rest, **given, "reused_run": self.was.run_id}
+        return {**known, **rest, **given, "reused_run": self.claimed.run_id}
 
     def check(self, config: CertifyConfig) -> None:
         """Raise UserError where the new certification has other images, noise or classes."""
+        old, cert = self.claimed.config, self.claimed.folder
         for name in (*SAME, *SAME_CLASSES):
-            mine, theirs = getattr(config, name), getattr(self.config, name)
+            mine, theirs = getattr(config, name), getattr(old, name)
             if mine != theirs:
                 raise UserError(
-                    f"the counts of {self.cert} cannot be used: {name} is {mine!r} now but was "
+                    f"the counts of {cert} cannot be used: {name} is {mine!r} now but was "
                     f"{theirs!r}"
                 )
         block = config.block_size
-        if config.n > self.config.n or (config.n != self.config.n and config.n % block):
+        if config.n > old.n or (config.n != old.n and config.n % block):
             raise UserError(
-                f"n is {config.n}: with --reuse at most the {self.config.n} draws of {self.cert}, "
+                f"n is {config.n}: with --reuse at most the {old.n} draws of {cert}, "
                 f"and a multiple of its block size {block}"
             )
 
     def with_source(self, config: CertifyConfig, split: ImageSplit) -> EarlierCertification:
         """Return it with its network opened; UserError where that is not the one it counted."""
-        old, where = self.config, config.reuse_model or self.config.source
+        old, cert = self.claimed.config, self.claimed.folder
+        where = config.reuse_model or old.source
         if old.model.partition(":")[1] and old.model != config.model:
             raise UserError(
-                f"{self.cert} is of a network that the factory {old.model} makes, which only your "
+                f"{cert} is of a network that the factory {old.model} makes, which only your "
                 "own word imports: its counts can be used for a --model of that factory alone"
             )
         if old.denoiser and is_factory(old.denoiser) and old.denoiser != config.denoiser:
             raise UserError(
-                f"{self.cert} has a denoiser that the factory {old.denoiser} makes, which only "
+                f"{cert} has a denoiser that the factory {old.denoiser} makes, which only "
                 "your own word imports: its counts can be used for that --denoiser alone"
             )
         found = open_source(where)
@@ -107,7 +93,7 @@ class EarlierCertification(NamedTuple):
             found = found.settled(split).behind(open_denoiser(old.denoiser), split)
         if found.digest != old.model_digest:
             raise UserError(
-                f"{where} holds other weights than {self.cert} was made with: give the network of "
+                f"{where} holds other weights than {cert} was made with: give the network of "
                 "that certification with --reuse-model"
             )
         return self._replace(source=found if old.denoiser else found.settled(split))
@@ -117,8 +103,10 @@ class EarlierCertification(NamedTuple):
 
         The first `num_pairs` blocks are those that both networks draw.
         """
-        totals_NK = np.zeros((len(selected.indices), self.config.num_classes), dtype=np.int64)
-        for table in self.was.store.blocks(selected):
+        totals_NK = np.zeros(
+            (len(selected.indices), self.claimed.config.num_classes), dtype=np.int64
+        )
+        for table in self.claimed.store.blocks(selected):
             is_beyond = ~is_selection(table) & (column(table, "block") >= num_pairs)
             table = rows_where(table, is_beyond)
             entries = class_entries(table)
@@ -130,7 +118,7 @@ class EarlierCertification(NamedTuple):
     def stored_blocks(self, selected: Selected, num_blocks: int) -> pa.Table:
         """Return the counts of the selection and of the first blocks of each image."""
         tables = [COUNTS.empty_table()]
-        for table in self.was.store.blocks(selected):
+        for table in self.claimed.store.blocks(selected):
             is_used = is_selection(table) | (column(table, "block") < num_blocks)
             tables.append(rows_where(table.select(COUNTS.names), is_used).cast(COUNTS))
         return pa.concat_tables(tables).combine_chunks()
@@ -139,12 +127,12 @@ class EarlierCertification(NamedTuple):
 def open_earlier(where: str) -> EarlierCertification:
     """Return a finished certification; UserError for one whose counts cannot be used again."""
     cert = Place.of(where)
-    was = reopen(cert, finished_record(cert))
-    config = was.config
+    claimed = reopen(cert, finished_record(cert))
+    config = claimed.config
     if config.soft or config.at_radius or config.reused_run:
         what = "soft bounds" if config.soft else "--at-radius" if config.at_radius else "--reuse"
         raise UserError(f"{where} was made with {what}: its counts cannot be used with --reuse")
-    return EarlierCertification(was)
+    return EarlierCertification(claimed)
 
 
 def check_repeated(paired: pa.Table, stored: pa.Table, cert: Place) -> None:

@@ -6,7 +6,8 @@ So a run can be resumed and checked from its counts alone, whoever drew them.
 # Shapes: N images, T estimation blocks per image, R radii.
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,21 +48,10 @@ class SamplingPlan:
     @classmethod
     def of(cls, config: CertifyConfig) -> SamplingPlan:
         """Return the plan of a run with these settings."""
-        return cls(
-            config.n0,
-            config.n,
-            config.block_size,
-            config.sampling,
-            config.alpha,
-            config.bound,
-            config.sigma,
-            config.tolerance,
-            config.at_radius,
-            config.total_variation,
-            config.seed,
-            config.inverse_temperature,
-            config.reused_run is not None,
-        )
+        is_paired = config.reused_run is not None
+        renamed: dict[str, Any] = {"bound_name": config.bound, "is_paired": is_paired}
+        names = [each.name for each in fields(cls) if each.name not in renamed]
+        return cls(**{name: getattr(config, name) for name in names}, **renamed)
 
     @property
     def bound(self) -> Bound:
@@ -117,19 +107,16 @@ class SamplingPlan:
         wanted_N = np.where(self.skips(selected_class_N, label_N), 0, self.num_blocks)
         if self.sampling == "adaptive":
             for i in np.flatnonzero((wanted_N > 0) & (selected_class_N >= 0)):
-                wanted_N[i] = self._blocks_worth(float(selection_hits_N[i]))
+                wanted_N[i] = blocks_worth(
+                    float(selection_hits_N[i]),
+                    self.n0,
+                    n=self.n,
+                    block_size=self.block_size,
+                    alpha=self.alpha,
+                    bound=self.bound_name,
+                    tolerance=self.tolerance,
+                )
         return wanted_N
-
-    def _blocks_worth(self, selection_hits: float) -> int:
-        return blocks_worth(
-            selection_hits,
-            self.n0,
-            n=self.n,
-            block_size=self.block_size,
-            alpha=self.alpha,
-            bound=self.bound_name,
-            tolerance=self.tolerance,
-        )
 
     def likely_blocks(self, label: int, selected_class: int, selection_hits: float) -> float:
         """Return how many blocks an image is likely to want, given its selection draws.

@@ -114,7 +114,9 @@ def connect_dashboard(target: str) -> Iterator[Dashboard]:
     """Yield the dashboard of a YAML or URL; UserError when it does not answer or refuses us."""
     if is_url(target):
         url = target.rstrip("/")
-        dashboard = Dashboard(url, _local_token(), target, _layout_of_url(), None, url)
+        # As in the image of clusters/kuberay, whose `python` has everything.
+        layout = NodeLayout(python="python")
+        dashboard = Dashboard(url, _local_token(), target, layout, None, url)
         _refuse_plain_http(dashboard)
         dashboard.get("/api/version")
         yield dashboard
@@ -137,11 +139,6 @@ def connect_through_ssh(cluster: ClusterFile, target: str | None = None) -> Iter
         # Only this address asks for the token.
         dashboard.get("/api/jobs/")
         yield dashboard
-
-
-def _layout_of_url() -> NodeLayout:
-    """Return where things are in the image of clusters/kuberay: its `python` has everything."""
-    return NodeLayout(python="python")
 
 
 def _local_token() -> str | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import os
 import re
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +25,6 @@ NAME_VARIABLE = "RSRAY_CLUSTER"
 PATH_PATTERN = r"^(~/|/)?[A-Za-z0-9_.+][A-Za-z0-9_./+-]*$"
 RESULTS_PATTERN = r"^([a-z0-9+]+://|~/|/)."
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,30}")
-
-
 ResourceName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]*$")]
 ResourceAmount = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
@@ -163,7 +164,9 @@ def read_cluster_file(path: str | os.PathLike[str]) -> ClusterFile:
         raise UserError(
             f"{file}: cluster_name is {found.name!r}: small letters, digits and - (at most 31)"
         )
-    _check_edited(file, definition)
+    for where, text in list_texts(definition):
+        if EDIT_PREFIX in text:
+            raise UserError(f"{file}: {where} is {text!r}: replace what is marked # EDIT")
     try:
         unsafe = find_problems(definition)
     except (AttributeError, KeyError, TypeError, ValueError) as problem:
@@ -193,10 +196,6 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 
 def _check_schema(file: Path, definition: dict[str, Any]) -> None:
     """Raise UserError where the launcher of the installed Ray would refuse the definition."""
-    import copy
-    import io
-    from contextlib import redirect_stderr, redirect_stdout
-
     import click
     import jsonschema  # type: ignore[import-untyped]
     from ray.autoscaler._private.util import prepare_config, validate_config
@@ -221,12 +220,6 @@ def _check_schema(file: Path, definition: dict[str, Any]) -> None:
         raise UserError(f"{file} is refused by Ray's launcher: {reason}") from problem
     if kind == "local" and not (definition.get("auth") or {}).get("ssh_user"):
         raise UserError(f"{file}: auth.ssh_user is missing: the account on every host")
-
-
-def _check_edited(file: Path, definition: dict[str, Any]) -> None:
-    for where, text in list_texts(definition):
-        if EDIT_PREFIX in text:
-            raise UserError(f"{file}: {where} is {text!r}: replace what is marked # EDIT")
 
 
 def list_texts(value: Any, where: str = "") -> list[tuple[str, str]]:

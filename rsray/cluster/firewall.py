@@ -24,10 +24,7 @@ def ensure_security_group(definition: dict[str, Any], say: Callable[[str], None]
         return definition
     try:
         import boto3  # type: ignore[import-untyped]
-        from botocore.exceptions import (  # type: ignore[import-untyped]
-            BotoCoreError,
-            ClientError,
-        )
+        from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
     except ImportError as problem:
         raise UserError("AWS needs boto3: uv pip install boto3") from problem
     client = boto3.client("ec2", region_name=definition["provider"]["region"])

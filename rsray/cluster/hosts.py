@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import yaml
@@ -19,7 +18,8 @@ def head_host(cluster: ClusterFile) -> Host:
     if cluster.hosts:
         return _make_host(cluster, cluster.hosts[0], cluster.resolved()["auth"])
     definition = yaml.safe_load(cluster.resolved_file.read_text())
-    with _caught_output() as said:
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
         from ray.autoscaler import sdk
 
         try:
@@ -45,11 +45,3 @@ def _make_host(cluster: ClusterFile, address: str, auth: dict[str, Any]) -> Host
         cluster.home / "known_hosts",
         auth.get("ssh_proxy_command"),
     )
-
-
-@contextlib.contextmanager
-def _caught_output() -> Iterator[io.StringIO]:
-    """Yield what Ray's launcher prints meanwhile."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        yield said

@@ -18,7 +18,8 @@ from rsray.cluster.dashboard import Dashboard
 from rsray.cluster.job_records import JobRecord, keep_record, read_records
 from rsray.cluster.packaging import CommandLine, copy_all, remote_out
 from rsray.cluster.ssh import shell_path
-from rsray.errors import UserError
+from rsray.errors import UserError, printable
+from rsray.storage import one_line
 
 # A job's metadata say under this key where its results are on the cluster.
 OUT_THERE = "rsray_out_there"
@@ -48,8 +49,7 @@ class Job:
     def command(self) -> str:
         """The rsray command that it runs."""
         found = re.search(r"run\(\)' (.*)", self.entrypoint)
-        shown = f"rsray {found.group(1)}" if found else self.entrypoint
-        return "".join(letter if letter.isprintable() else "?" for letter in shown)
+        return printable(f"rsray {found.group(1)}" if found else self.entrypoint)
 
 
 def submit_job(
@@ -97,7 +97,7 @@ def _send_job(dashboard: Dashboard, **request: Any) -> None:
             dashboard.job_client().submit_job(**request)
             return
         except RuntimeError as problem:
-            reason = " ".join(str(problem).split())
+            reason = one_line(problem)
             if "No available agent" not in reason or time.monotonic() > end:
                 raise UserError(f"{dashboard.target} does not take the job: {reason}") from problem
         time.sleep(RECONNECT_SECONDS)

@@ -21,7 +21,7 @@ from pathlib import Path
 from platform import node
 
 from rsray.cluster.safety.reach import SECRET_NAMES
-from rsray.errors import UserError
+from rsray.errors import UserError, printable
 from rsray.storage.address import ENSEMBLE, is_ensemble
 
 # They travel as they are installed here, so that the cluster runs the same.
@@ -35,7 +35,7 @@ RESULT_FILES = re.compile(
     r"|at_radius\.json|counts/[\w.-]+\.parquet"
 )
 CODE_AND_DATA = (
-    *".py .pyi .typed .js .json .yaml .yml .toml .txt .csv .tsv".split(),
+    *".py .pyi .typed .js .css .json .yaml .yml .toml .txt .csv .tsv".split(),
     *".npy .npz .safetensors .pt .pth".split(),
 )
 NO_CODE_FOLDERS = ("__pycache__", "node_modules", "site-packages")
@@ -61,12 +61,14 @@ class CommandLine:
     inputs: Mapping[int, Sequence[Path]] = field(default_factory=dict)
     # The user's own, of --model package.module:factory.
     modules: tuple[str, ...] = ()
+    # What stands before the file in a word of `inputs`: the key of --set KEY=FILE.
+    prefixes: Mapping[int, str] = field(default_factory=dict)
 
     def there(self) -> list[str]:
         """Return the words as the cluster is to run them, in the folder of the shipment."""
         words = list(self.words)
         for at, paths in self.inputs.items():
-            prefix = ENSEMBLE if is_ensemble(words[at]) else ""
+            prefix = ENSEMBLE if is_ensemble(words[at]) else self.prefixes.get(at, "")
             words[at] = prefix + ",".join(map(_name_there, paths))
         return words
 
@@ -149,8 +151,7 @@ def _users_package(name: str, say: Callable[[str], None]) -> list[SentFile]:
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    shown = ", ".join(names[:NAMES_SHOWN])
-    return "".join(letter if letter.isprintable() else "?" for letter in shown) + more
+    return printable(", ".join(names[:NAMES_SHOWN])) + more
 
 
 def _is_installed_there(module: str) -> bool:

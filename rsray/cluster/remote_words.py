@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from rsray.cluster.packaging import CommandLine
 
 STAY_HERE = ("--cluster", "--out", "--down")
-FILE_OPTIONS = ("--config", "--reuse", "--reuse-model", "--denoiser")
+FILE_OPTIONS = ("--config", "--init", "--reuse", "--reuse-model", "--denoiser")
+# --set KEY=RUN
+FILE_SETTINGS = ("classifier", "init", "teacher")
 FACTORY_OPTIONS = ("--model", "--denoiser")
 # Their first argument is a RUN, a CERT or a checkpoint.
 COMMANDS_WITH_SOURCE = ("certify", "predict", "recertify")
@@ -35,6 +37,7 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
     from rsray.cluster.packaging import CommandLine
 
     kept, inputs, named = [words[0]], {}, {}
+    prefixes: dict[int, str] = {}
     source_is_next = words[0] in COMMANDS_WITH_SOURCE
     for piece in read_pieces(words, num_values):
         if piece.option in STAY_HERE:
@@ -43,15 +46,23 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
         is_ensemble = piece.option == "--model" and str(piece.value).startswith(ENSEMBLE)
         is_file = piece.option in FILE_OPTIONS or (is_argument and source_is_next) or is_ensemble
         source_is_next = source_is_next and not is_argument
-        paths = _local(piece.value) if is_file and piece.value else []
+        prefix = _setting_before_file(piece)
+        is_file = is_file or bool(prefix)
+        paths = _local(piece.value.removeprefix(prefix)) if is_file and piece.value else []
         if not paths:
             kept += piece.words
         else:
             kept += [word for word in (piece.option, str(piece.value)) if word]
-            inputs[len(kept) - 1] = paths
+            inputs[len(kept) - 1], prefixes[len(kept) - 1] = paths, prefix
         if piece.option in FACTORY_OPTIONS and not is_ensemble:
             named[piece.option] = piece.value or ""
-    return CommandLine(tuple(kept), inputs, _packages(named.values()))
+    return CommandLine(tuple(kept), inputs, _packages(named.values()), prefixes)
+
+
+def _setting_before_file(piece: Piece) -> str:
+    """Return the `KEY=` of a setting that names a RUN or CERT; empty for any other word."""
+    name, equals, _ = (piece.value or "").partition("=")
+    return name + equals if piece.option == "--set" and name.strip() in FILE_SETTINGS else ""
 
 
 def _packages(networks: Iterable[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from rsray.core.gpus import usable_gpus
-from rsray.errors import UserError
+from rsray.family import choose
 
 # Networks compute in these, by the precision's name; their heads stay in float32.
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -89,28 +89,22 @@ def computes_bf16(device_type: str) -> bool:
     """Tell whether the hardware computes bfloat16 itself, rather than by conversion to float32."""
     if device_type == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
-    flags = _cpu_flags()
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & flags)
+    flags = _told_of_cpu("flags", "Features").split()
+    return bool({"avx512_bf16", "amx_bf16", "bf16"}.intersection(flags))
 
 
-def _cpu_flags() -> set[str]:
+def _told_of_cpu(*names: str) -> str:
+    """Return what Linux says of the first core under one of these names; empty elsewhere."""
     info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return set()
-    lines = info.read_text().splitlines()
-    wanted = (line for line in lines if line.startswith(("flags", "Features")))
-    return set(next(wanted, "").split())
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
 
 
 def resolve_precision(precision: str | None, device: torch.device) -> str:
     """Return the precision asked for, or bf16 where the hardware computes it, else fp32."""
     if precision is None:
         return "bf16" if computes_bf16(device.type) else "fp32"
-    if precision not in PRECISIONS:
-        raise UserError(
-            f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}"
-        )
-    return precision
+    return choose(precision, PRECISIONS, "precision")
 
 
 def fastest_precision(precision: str | None, device: torch.device) -> str:
@@ -130,11 +124,5 @@ def device_name(device: torch.device) -> str:
     """
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    info = Path("/proc/cpuinfo")
-    models = (
-        line.split(":", 1)[1].strip()
-        for line in (info.read_text().splitlines() if info.exists() else [])
-        if line.startswith("model name")
-    )
-    name = next(models, platform.processor() or platform.machine())
+    name = _told_of_cpu("model name") or platform.processor() or platform.machine()
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}"

@@ -22,10 +22,8 @@ from torch import Tensor
 
 Stage = Literal["selection", "estimation", "pilot", "validation"]
 STAGES: tuple[Stage, ...] = ("selection", "estimation", "pilot", "validation")
-SLAB_VALUES = {
-    "cpu": 2**16,
-    "cuda": 2**24,
-}  # values per slab: L2 cache on a CPU, a full grid on a GPU
+# Values per slab: L2 cache on a CPU, a full grid on a GPU.
+SLAB_VALUES = {"cpu": 2**16, "cuda": 2**24}
 # A pixel p in [0, 1] is the whole number 255 p
 LEVELS = 255
 _MASK = 0xFFFFFFFF

@@ -136,11 +136,9 @@ def _where_it_trains(run: TrainingRun, address: str | None) -> str:
     if run.is_here:
         return f"this process, on {run.device.type} ({device_name(run.device)})"
     config: TrainConfig = run.config
-    number = f"{config.workers}-{config.most_workers}" if config.most_workers else config.workers
-    gpus = config.gpus_per_worker
-    each = "a GPU each where there are any" if gpus is None else f"{gpus:g} GPUs each"
-    where = f"Ray at {address}" if address else "a Ray of this machine"
-    return f"workers of Ray Train: {number or 1}, {each}, on {where}"
+    most = f"-{config.most_workers}" if config.most_workers else ""
+    number = f"{config.workers or 1}{most}"
+    return f"workers of Ray Train: {number}, {_on_ray(config.gpus_per_worker, address)}"
 
 
 def _where_it_counts(request: CertificationRequest, address: str | None) -> str:
@@ -151,13 +149,15 @@ def _where_it_counts(request: CertificationRequest, address: str | None) -> str:
             f"this machine: processes {fleet.actors}, CPU cores of each {fleet.threads}; on a Ray "
             "of its own where they take over a minute"
         )
-    number = f"{config.actors or 'as many as fit'}" + (
-        f"-{config.most_actors}" * bool(config.most_actors)
-    )
-    gpus = config.gpus_per_actor
+    most = f"-{config.most_actors}" if config.most_actors else ""
+    number = f"{config.actors or 'as many as fit'}{most}"
+    return f"actors: {number}, {_on_ray(config.gpus_per_actor, address)}"
+
+
+def _on_ray(gpus: float | None, address: str | None) -> str:
+    """Return what each process has, and which Ray it is on."""
     each = "a GPU each where there are any" if gpus is None else f"{gpus:g} GPUs each"
-    where = f"Ray at {address}" if address else "a Ray of this machine"
-    return f"actors: {number}, {each}, on {where}"
+    return f"{each}, on {f'Ray at {address}' if address else 'a Ray of this machine'}"
 
 
 def _precision(

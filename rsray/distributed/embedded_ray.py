@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -78,8 +79,6 @@ def make_token() -> None:
         return
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
-    import secrets
-
     file = Path.home() / ".ray" / "auth_token"
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file.parent.chmod(0o700)

@@ -26,6 +26,7 @@ OBJECTIVES: Family[type[Objective]] = Family(
         "consistency": "rsray.objectives.consistency:Consistency",
         "smoothmix": "rsray.objectives.smoothmix:SmoothMix",
         "smoothadv+consistency": "rsray.objectives.smoothadv_consistency:SmoothAdvConsistency",
+        "catrs": "rsray.objectives.catrs:CatRs",
         "catrs-self": "rsray.objectives.catrs:CatRsSelf",
         "easy": "rsray.objectives.easy:Easy",
         "denoise": "rsray.objectives.denoise:Denoise",

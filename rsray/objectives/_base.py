@@ -3,14 +3,17 @@
 An objective that is a function of the logits alone overrides `terms`. One that needs more of the
 network (a clean copy, an attack before the step, a second pass) overrides `step`; a weight that
 changes during training overrides `at_epoch`; a second network with its own optimiser overrides
-`companion` and `companion_loss`, and `guide` names a trained one that stays as it is. One that
-drops or repeats images says how often each is seen with `image_weights`; one that trains a denoiser
-says that its network `makes_images`. The trainer knows nothing else about any method.
+`companion` and `companion_loss`, and `guide` names a trained one that stays as it is. One whose
+images have targets of their own says with `teacher` whose counts make them, and `step` takes them
+as `targets_BK`. One that drops or repeats images says how often each is seen with `image_weights`;
+one that trains a denoiser says that its network `makes_images`. The trainer knows nothing else
+about any method.
 """
 
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -73,6 +76,8 @@ class Objective:
     weighs_images: ClassVar[bool] = False
     # Settings of a training run that this method wants in place of the data set's.
     training: ClassVar[Mapping[str, Any]] = {}
+    # Settings that name a RUN or a CERT.
+    earlier_results: ClassVar[tuple[str, ...]] = ()
 
     sigma: float = field(metadata={"help": "Standard deviation of the noise, pixels in [0, 1]."})
     label_smoothing: float = setting("Share of the target that all classes have in common.", 0.0)
@@ -90,6 +95,11 @@ class Objective:
                 f"label_smoothing must be 0, got {self.label_smoothing}: the loss has no cross "
                 "entropy against labels that could be smoothed"
             )
+        # Workers may run in another folder.
+        for name in self.earlier_results:
+            where = getattr(self, name)
+            if where and "://" not in where:
+                object.__setattr__(self, name, os.path.abspath(where))
 
     def refuse_below(self, least: int, *names: str) -> None:
         """Raise ValueError for a setting of these that is smaller."""
@@ -137,6 +147,11 @@ class Objective:
     @property
     def guide(self) -> str | None:
         """Where a trained classifier is that `step` gets as its frozen companion, or None."""
+        return None
+
+    @property
+    def teacher(self) -> str | None:
+        """Where the CERT is whose counts make the images' targets; None: they have labels alone."""
         return None
 
     def companion(self, num_classes: int) -> nn.Module | None:

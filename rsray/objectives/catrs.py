@@ -1,8 +1,14 @@
 """CAT-RS: each image is trained as hard as its confidence allows (Jeong et al., AAAI 2023).
 
-The authors take the targets of the robustness term from a teacher, a network that was trained
-before. Here they are the network's own smoothed prediction, and the objective is called
-`catrs-self`: its figures are not theirs.
+The targets of the robustness term are a teacher's: the smoothed prediction of a network that was
+trained before, in the paper one of `gaussian` at sigma 0.25 with 10,000 draws of each training
+image. rsray has such predictions as the counts of a CERT of the training split:
+
+    rsray certify RUN --split train --skip 1 --n 10000 --out CERT
+    rsray train --objective catrs --set teacher=CERT ...
+
+`catrs-self` is a variant of our own without a teacher: the targets are the network's own smoothed
+prediction, and its figures are not the paper's.
 """
 
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
@@ -27,7 +33,7 @@ class CatRsSelf(Objective):
 
     Of an image whose draws are right with frequency p, the K ~ Binomial(M, p) draws of smallest
     cross entropy are trained, at least one. Where K = M, the largest divergence of an attacked draw
-    from the smoothed prediction is added (paper, equations 8 to 12).
+    from the target is added (paper, equations 8 to 12): the network's own smoothed prediction.
     """
 
     search_space: ClassVar[Mapping[str, str]] = {
@@ -56,15 +62,22 @@ class CatRsSelf(Objective):
         *,
         companion: nn.Module | None = None,
         generator: torch.Generator | None = None,
+        targets_BK: Tensor | None = None,
     ) -> Step:
         """Run a pass on the noisy copies, attack their noise, and run one on what it becomes."""
         logits_BMK = noisy_logits(network, images_BCHW, noise_BMCHW.clone())
-        target_BK = log_mean_softmax(logits_BMK.detach()).exp()
+        target_BK = targets_BK
+        if target_BK is None:
+            target_BK = self.own_target(logits_BMK.detach())
         attacked_BMCHW = self.attack(network, images_BCHW, target_BK, noise_BMCHW)
         attacked_BMK = noisy_logits(network, images_BCHW, attacked_BMCHW)
         share_B = uniform(labels_B, generator)
         terms = self.confident_terms(logits_BMK, attacked_BMK, target_BK, labels_B, share_B)
         return Step(terms, logits_BMK)
+
+    def own_target(self, logits_BMK: Tensor) -> Tensor:
+        """Return the target [B, K] of images that no teacher has looked at."""
+        return log_mean_softmax(logits_BMK).exp()
 
     def attack(
         self, network: Network, images_BCHW: Tensor, target_BK: Tensor, noise_BMCHW: Tensor
@@ -109,6 +122,19 @@ class CatRsSelf(Objective):
         easy_B = (entropy_BM.sort(1).values * is_kept_BM).sum(1) / draws
         worst_B = divergences(attacked_BMK, target_BK).amax(1)
         return Terms(easy_B, self.trade_off * worst_B * (kept_B == draws))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatRs(CatRsSelf):
+    """The same with the targets of a teacher: the share of its draws in each class."""
+
+    earlier_results: ClassVar[tuple[str, ...]] = ("teacher",)
+
+    teacher: str = setting("CERT of a trained network on the training split: its counts.", "")
+
+    def own_target(self, logits_BMK: Tensor) -> Tensor:
+        """Raise ValueError: every image has a target of its teacher's."""
+        raise ValueError("catrs needs targets_BK, what its teacher predicts of each image")
 
 
 def divergences(logits_BMK: Tensor, target_BK: Tensor) -> Tensor:

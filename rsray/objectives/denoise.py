@@ -3,7 +3,6 @@
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,6 +25,7 @@ class Denoise(Objective):
     """
 
     makes_images: ClassVar[bool] = True
+    earlier_results: ClassVar[tuple[str, ...]] = ("classifier",)
     # As the authors train theirs: with Adam, from a rate of 0.001.
     training: ClassVar[Mapping[str, Any]] = {
         "model": "dncnn6",
@@ -45,9 +45,6 @@ class Denoise(Objective):
         """Refuse settings outside the method's domain."""
         super().__post_init__()
         self.refuse_below(0, "trade_off")
-        # Workers may run in another folder
-        if self.classifier and "://" not in self.classifier:
-            object.__setattr__(self, "classifier", os.path.abspath(self.classifier))
 
     @property
     def guide(self) -> str | None:

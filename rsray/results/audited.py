@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
 from rsray.errors import UserError
 from rsray.storage import Place
@@ -29,9 +29,6 @@ class AuditRecord(BaseModel):
     stored_blocks: int = Field(ge=0)
 
 
-RECORD = TypeAdapter(AuditRecord)
-
-
 def certificates_digest(cert: Place) -> str:
     """Return the SHA-256 of certificates.parquet, by which an audit says what it was of."""
     return hashlib.sha256(cert.read(TABLE)).hexdigest()
@@ -43,7 +40,7 @@ def read_audit(cert: Place) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = from_json(cert.read(AUDIT), AUDIT)
-        digest = read_as(RECORD, found, AUDIT).certificates_digest
+        digest = read_as(AuditRecord, found, AUDIT).certificates_digest
     except UserError:
         digest = ""
     if digest != certificates_digest(cert):

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from rsray import storage
 from rsray.core.radius import average_certified_radius, certified_accuracy
 from rsray.errors import UserError
-from rsray.storage import PathLike
+from rsray.storage import PathLike, one_line
 from rsray.storage.records import read_as
 from rsray.storage.schemas import CERTIFICATES, parquet_bytes, run_metadata
 
@@ -40,9 +40,6 @@ class Parameters(BaseModel):
     at_radius: list[Annotated[float, Field(ge=0)]] | None = None
     failed: dict[Index, str] = {}
     failed_labels: dict[Index, Annotated[int, Field(ge=-1, le=MOST_CLASSES)]] = {}
-
-
-PARAMETERS = TypeAdapter(Parameters)
 
 
 # eq=False: comparing arrays with == has no single truth value.
@@ -201,9 +198,7 @@ def read_rows(path: PathLike, *, name: str | None = None) -> Certificates:
     try:
         table = table.select(CERTIFICATES.names).cast(CERTIFICATES)
     except (pa.ArrowException, ValueError) as error:
-        raise UserError(
-            f"{path} is not a certificates file: {' '.join(str(error).split())}"
-        ) from error
+        raise UserError(f"{path} is not a certificates file: {one_line(error)}") from error
     empty = [column for column in CERTIFICATES.names if table[column].null_count]
     if empty:
         raise UserError(f"{path} is not a certificates file: {', '.join(empty)} lacks values")
@@ -217,8 +212,7 @@ def read_table(path: PathLike) -> pa.Table:
     try:
         return pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a complete Parquet file: {reason}") from error
+        raise UserError(f"{path} is not a complete Parquet file: {one_line(error)}") from error
 
 
 def _read_metadata(path: PathLike, schema: pa.Schema) -> dict[str, Any]:
@@ -227,7 +221,7 @@ def _read_metadata(path: PathLike, schema: pa.Schema) -> dict[str, Any]:
         raise UserError(f"{path} is not a certificates file: no schema metadata 'rsray'")
     if not isinstance(metadata, dict):
         raise UserError(f"{path} has metadata that is no JSON object")
-    read_as(PARAMETERS, metadata, f"metadata of {path}")
+    read_as(Parameters, metadata, f"metadata of {path}")
     # Of an audit audit.json tells, which says what it is of.
     return {key: value for key, value in metadata.items() if key != "audit"}
 

@@ -1,9 +1,9 @@
 """Load results from wherever they lie, and say how they are unlike before anyone compares them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def differences(results: Sequence[Certificates]) -> list[str]:
         return []
     warnings = [*_unlike_indices(results), *unlike_labels(results)]
     for name in (*COMPARED, *COMPARED_WHERE_KNOWN):
-        holders = _holders(results, name)
+        holders = _names_by(results, partial(Certificates.parameter, name=name))
         if len(holders) > 1:
             values = (f"{value} ({', '.join(names)})" for value, names in holders.items())
             warnings.append(f"{name} differs: {', '.join(values)}")
@@ -211,9 +211,7 @@ def unlike_labels(results: Sequence[Certificates]) -> list[str]:
 
 
 def _describe_sets(results: Sequence[Certificates]) -> str:
-    holders: dict[str, list[str]] = {}
-    for result in results:
-        holders.setdefault(describe_indices(result.selected), []).append(result.name)
+    holders = _names_by(results, lambda result: describe_indices(result.selected))
     return "; ".join(f"{', '.join(names)}: {images}" for images, names in holders.items())
 
 
@@ -227,24 +225,23 @@ def describe_indices(index: np.ndarray) -> str:
     return f"{len(index)} images ({regular if len(steps) == 1 else irregular})"
 
 
-def _holders(results: Sequence[Certificates], parameter: str) -> dict[Any, list[str]]:
-    """Return the names of the results that have each known value of a parameter."""
+def _names_by(
+    results: Sequence[Certificates], figure: Callable[[Certificates], Any]
+) -> dict[Any, list[str]]:
+    """Return the names of the results that have each value of a figure; None is none."""
     holders: dict[Any, list[str]] = {}
     for result in results:
-        value = result.parameter(parameter)
+        value = figure(result)
         if value is not None:
             holders.setdefault(value, []).append(result.name)
     return holders
 
 
 def _unknown(results: Sequence[Certificates]) -> list[str]:
-    holders: dict[tuple[str, ...], list[str]] = {}
-    for result in results:
-        missing = tuple(name for name in COMPARED if result.parameter(name) is None)
-        missing += () if result.has_labels else ("labels",)
-        if missing:
-            holders.setdefault(missing, []).append(result.name)
-    if not holders:
-        return []
-    lists = (f"{', '.join(missing)} ({', '.join(names)})" for missing, names in holders.items())
-    return [f"unknown, so not compared: {'; '.join(lists)}"]
+    def missing(result: Certificates) -> str | None:
+        names = [name for name in COMPARED if result.parameter(name) is None]
+        return ", ".join([*names, *([] if result.has_labels else ["labels"])]) or None
+
+    holders = _names_by(results, missing)
+    lists = [f"{lacking} ({', '.join(names)})" for lacking, names in holders.items()]
+    return [] if not lists else [f"unknown, so not compared: {'; '.join(lists)}"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from importlib import resources
 from typing import Any
 
 from rsray.core.radius import round_down
@@ -30,8 +31,10 @@ PROTOCOL = {
 }
 # Characters that mean something in Markdown.
 _MARKED = re.compile(r"([\\`*_{}\[\]<>#|~!])")
-COHEN = (
-    "Cohen, Rosenfeld, Kolter: Certified Adversarial Robustness via Randomized Smoothing, ICML 2019"
+EXACT = "The noise is exact on the grid of 8-bit images, so that this holds in floating point too."
+ROUNDED = (
+    "The noise is rounded in floating point: a network made to exploit that could be given a "
+    "certificate that is false (Voracek and Hein, ICLR 2023)."
 )
 
 
@@ -47,16 +50,26 @@ def model_card(
     `method` is the objective in a line, with its paper. `summary` is what summary.json of its
     certificates holds, None before it is certified.
     """
-    head = to_yaml(_front_matter(record, name, summary)).decode()
-    sections = (
-        _about(record, name, method),
-        _certified(summary),
-        _guarantee(record, summary),
-        _loading(record),
-        _settings(record),
-        _citation(method),
+    model, classes = str(record["model"]), [text_of(each) for each in record["classes"]]
+    known = summary or {}
+    template = resources.files(__package__).joinpath("model_card.txt").read_text()
+    return template.format(
+        head=to_yaml(_front_matter(record, name, summary)).decode(),
+        name=text_of(name),
+        model=text_of(model),
+        sigma=record["sigma"],
+        images=" x ".join(map(str, record["image_shape"])),
+        classes=", ".join(classes[:20])
+        + (f", ... ({len(classes)} in all)" if classes[20:] else ""),
+        dataset=text_of(record["dataset"]),
+        method=text_of(method),
+        certified=_certified(summary),
+        confidence=1 - float(known.get("alpha", 0.001)),
+        noise=EXACT if known.get("noise", "grid") == "grid" else ROUNDED,
+        named_model=f'model="{printable(model)}"' if ":" in model else "",
+        num_classes=len(classes),
+        settings="\n".join(f"| {key} | {text_of(value)} |" for key, value in _settings(record)),
     )
-    return f"---\n{head}---\n\n" + "\n\n".join(sections) + "\n"
 
 
 def text_of(value: Any) -> str:
@@ -113,27 +126,9 @@ def _has_acr(summary: Mapping[str, Any]) -> bool:
     return summary.get("acr") is not None and not summary.get("at_radius")
 
 
-def _about(record: Mapping[str, Any], name: str, method: str) -> str:
-    channels, height, width = record["image_shape"]
-    classes = [text_of(each) for each in record["classes"]]
-    shown = ", ".join(classes[:20]) + (f", ... ({len(classes)} in all)" if classes[20:] else "")
-    return (
-        f"# {text_of(name)}\n\n"
-        f"An image classifier ({text_of(record['model'])}) that was trained to be smoothed with "
-        f"Gaussian noise of standard deviation {record['sigma']:g}, in pixels of [0, 1], so that "
-        "the smoothed classifier has certified l2 radii.\n\n"
-        f"- Images: {channels} x {height} x {width} (channels, height, width), values in [0, 1].\n"
-        f"- Classes: {shown}.\n"
-        f"- Data: {text_of(record['dataset'])}.\n"
-        f"- Method: {text_of(method)}"
-    )
-
-
 def _certified(summary: Mapping[str, Any] | None) -> str:
     if summary is None:
-        return (
-            "## Certified\n\nNot yet: `rsray certify` measures it, `rsray export` writes it here."
-        )
+        return "Not yet: `rsray certify` measures it, `rsray export` writes it here."
     rows = {
         f"certified accuracy at radius {radius}": f"{accuracy:.1%}"
         for radius, accuracy in _accuracies(summary).items()
@@ -147,64 +142,17 @@ def _certified(summary: Mapping[str, Any] | None) -> str:
     protocol = ", ".join(f"{words} {text_of(value)}" for words, value in known.items())
     table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
     return (
-        f"## Certified\n\n{summary['num_selected']:,} images; {protocol}. Radii are l2, in pixels "
+        f"{summary['num_selected']:,} images; {protocol}. Radii are l2, in pixels "
         "of [0, 1]. An image that is classified wrong, abstained on or failed counts 0.\n\n"
         f"| | |\n|---|---:|\n{table}"
     )
 
 
-def _guarantee(record: Mapping[str, Any], summary: Mapping[str, Any] | None) -> str:
-    alpha = (summary or {}).get("alpha", 0.001)
-    grid = (
-        "The noise is exact on the grid of 8-bit images, so that this holds in floating point too."
-        if (summary or {}).get("noise", "grid") == "grid"
-        else "The noise is rounded in floating point: a network made to exploit that could be "
-        "given a certificate that is false (Voracek and Hein, ICLR 2023)."
-    )
-    return (
-        "## What is guaranteed, and what is not\n\n"
-        "A certificate belongs to one image. With probability at least "
-        f"{1 - float(alpha):.4g} over the random draws, the SMOOTHED classifier (the class that "
-        f"this network gives most often under noise of standard deviation {record['sigma']:g}) "
-        "gives the same class to every image that is nearer than the certified radius in l2 "
-        f"distance. {grid}\n\n"
-        "Nothing is said of this network without noise, of other distances than l2, of changes "
-        "beyond the radius, or of images that were not certified."
-    )
-
-
-def _loading(record: Mapping[str, Any]) -> str:
-    model = printable(str(record["model"]))
-    named = f'model="{model}"' if ":" in model else ""
-    return (
-        "## Use\n\n```python\nimport rsray\n\n"
-        f'network = rsray.Run("FOLDER").model({named})\n'
-        "smoothed = rsray.SmoothedClassifier(\n"
-        f"    network, sigma={record['sigma']:g}, num_classes={len(record['classes'])}\n"
-        ")\n"
-        "# image: [C, H, W] in [0, 1]\n"
-        "smoothed.certify(image, n0=100, n=100_000, alpha=0.001)\n"
-        "```\n\n`FOLDER` is the one that holds this file. `rsray certify FOLDER --data-root DATA` "
-        "certifies a test set."
-    )
-
-
-def _settings(record: Mapping[str, Any]) -> str:
-    rows = "\n".join(f"| {key} | {text_of(value)} |" for key, value in _settings_of(record))
-    return f"## Settings\n\n| setting | value |\n|---|---|\n{rows}"
-
-
-def _settings_of(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _settings(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the settings that are listed, those of the objective by their own names."""
     for key in SETTINGS:
         value = record.get(key)
         if isinstance(value, Mapping):
             yield from value.items()
         elif value is not None and value != []:
             yield key, value
-
-
-def _citation(method: str) -> str:
-    return (
-        f"## Citation\n\nThe certificates: {COHEN}. The training: {text_of(method)} The software: "
-        "rsray (its CITATION.cff)."
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -143,15 +143,13 @@ class PairedTable:
     pairs: tuple[Pair, ...]
     radii: np.ndarray
     title: str = "Differences on the same images"
-    notes: tuple[str, ...] = field(
-        default=(
-            "difference: ACR of the result minus that of the one it is compared with, on the "
-            "images that both have; from, to: its 95 % confidence interval",
-            "sign test: of the images whose radii differ; at a radius: images certified by one "
-            "alone, + by the result and - by the other, with McNemar's exact p-value",
-            "images needed: to tell such a difference apart at the 5 % level, four times of five",
-            "p-values are not corrected for the number of comparisons",
-        )
+    notes: tuple[str, ...] = (
+        "difference: ACR of the result minus that of the one it is compared with, on the "
+        "images that both have; from, to: its 95 % confidence interval",
+        "sign test: of the images whose radii differ; at a radius: images certified by one "
+        "alone, + by the result and - by the other, with McNemar's exact p-value",
+        "images needed: to tell such a difference apart at the 5 % level, four times of five",
+        "p-values are not corrected for the number of comparisons",
     )
 
     @property

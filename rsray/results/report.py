@@ -21,7 +21,7 @@ from rsray.results.plots import PLOTS, accuracy, training
 from rsray.results.plots.style import Style, check_suffix, save
 from rsray.results.reading import cohen
 from rsray.results.reading.sources import Found, LogFacts, load_results
-from rsray.storage import Place
+from rsray.storage import Place, write_file
 
 EPOCH_FIGURES = ("epoch", "loss", "noisy_accuracy", "seconds")
 
@@ -145,10 +145,11 @@ def _write(
     layout = _layout(settings, ())
     if settings.leaderboard is not None:
         path = settings.html or str(Place.of(settings.leaderboard) / "leaderboard.html")
-        leaderboard.write_page(path, results, warnings=warnings, layout=layout)
+        write_file(path, leaderboard.build(results, warnings=warnings, layout=layout).encode())
         written.append(path)
     elif settings.html is not None:
-        page.write_page(settings.html, results, warnings=warnings, layout=layout, more=more)
+        text = page.build(results, warnings=warnings, layout=layout, more=more)
+        write_file(settings.html, text.encode())
         written.append(settings.html)
     if settings.export_cohen is not None:
         if len(results) != 1:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
 from rsray import storage
 from rsray.core.radius import acr_standard_error, largest_radius
@@ -16,7 +16,6 @@ from rsray.storage.records import from_json, read_as
 
 SUMMARY_STEP = 0.25
 SUMMARY_END = 4.0
-MEASURED = ("seconds", "indices")
 
 
 class Summary(BaseModel):
@@ -35,13 +34,10 @@ class Summary(BaseModel):
     undecided: int = Field(0, ge=0)
 
 
-SUMMARY = TypeAdapter(Summary)
-
-
 def read_summary(path: PathLike) -> dict[str, Any]:
     """Return what a summary.json says; UserError for a file that is none."""
     found: dict[str, Any] = from_json(storage.read_file(path), str(path))
-    read_as(SUMMARY, found, str(path))
+    read_as(Summary, found, str(path))
     return found
 
 
@@ -49,15 +45,11 @@ def summarise(certificates: Certificates, *, extra: Mapping[str, Any]) -> dict[s
     """Return the content of summary.json.
 
     Every figure is over all `num_selected` images; one that failed, and is named under `failed`,
-    counts 0. `extra` holds `seconds` (wall-clock time of the sampling, None where unknown) and
-    `indices` ({start, skip, limit}) unless the metadata does, and may replace `draws` and
-    `draws_per_second`. What else it and the metadata hold is added. Raises ValueError when
-    something is missing.
+    counts 0. `extra` holds `seconds` (wall-clock time of the sampling, None where unknown) unless
+    the metadata does, and may replace `draws` and `draws_per_second`. What else it and the metadata
+    hold is added.
     """
     known = {**certificates.metadata, **extra}
-    missing = [name for name in MEASURED if name not in known]
-    if missing:
-        raise ValueError(f"a summary needs {', '.join(missing)}")
     draws, seconds = known.get("draws", certificates.draws), known["seconds"]
     radius, correct = certificates.outcomes
     error = acr_standard_error(radius, correct)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,8 +128,7 @@ class ReportTable:
     @property
     def header(self) -> list[str]:
         """The column titles."""
-        titles = ([*self.radius_labels] if c == RADII else [c] for c in self.columns)
-        return [RESULT, *(title for each in titles for title in each)]
+        return [RESULT, *self._across(self.radius_labels, lambda name: name)]
 
     @property
     def caption(self) -> str:
@@ -144,8 +143,8 @@ class ReportTable:
     def latex_head(self) -> list[str]:
         """Return the lines of LaTeX between the upper rules: one title spans all radii."""
         count, before = len(self.radii), self.columns.index(RADII) if RADII in self.columns else 0
-        titles = ([*self.radius_labels] if c == RADII else [COLUMNS[c].latex] for c in self.columns)
-        head = " & ".join(["Result", *(title for each in titles for title in each)]) + r" \\"
+        titles = self._across(self.radius_labels, lambda name: COLUMNS[name].latex)
+        head = " & ".join(["Result", *titles]) + r" \\"
         if RADII not in self.columns:
             return [head]
         after = " &" * (len(self.columns) - before - 1)
@@ -159,11 +158,7 @@ class ReportTable:
 
     def cells(self) -> list[list[str]]:
         """Return the texts of the rows: accuracy in percent, everything rounded to nearest."""
-        specs = [
-            spec
-            for c in self.columns
-            for spec in [COLUMNS[c].spec] * (len(self.radii) if c == RADII else 1)
-        ]
+        specs = self._across([COLUMNS[RADII].spec] * len(self.radii), lambda c: COLUMNS[c].spec)
         return [self._cells(row, specs) for row in self.rows]
 
     def best(self) -> set[tuple[int, int]]:
@@ -182,7 +177,11 @@ class ReportTable:
 
     def _in_order(self, row: Row) -> list[Any]:
         accuracy = [None if np.isnan(a) else float(a) for a in row.accuracy]
-        parts = (accuracy if c == RADII else [row.figures[c]] for c in self.columns)
+        return self._across(accuracy, lambda name: row.figures[name])
+
+    def _across(self, at_radii: list[Any], at_column: Callable[[str], Any]) -> list[Any]:
+        """Return a value for each column in order; those at the radii stand in one place."""
+        parts = (at_radii if c == RADII else [at_column(c)] for c in self.columns)
         return [value for part in parts for value in part]
 
     def _cells(self, row: Row, specs: list[str]) -> list[str]:
@@ -204,9 +203,8 @@ def build(results: Sequence[Certificates], layout: Layout | None = None) -> Repo
 
 def of_rows(rows: Sequence[Row], radii: np.ndarray, layout: Layout) -> ReportTable:
     """Return the table of rows whose accuracies are at these radii [R]."""
-    has_failed = any(row.figures.get("failed") for row in rows)
-    if has_failed:
-        rows = [_with_failed(row) for row in rows]
+    if any(row.figures.get("failed") for row in rows):
+        rows = [replace(r, figures={**r.figures, "failed": r.figures["failed"] or 0}) for r in rows]
     columns = tuple(choose(name, COLUMNS, "column") for name in layout.columns)
     is_shown = {
         name: column.is_always_shown or any(row.figures.get(name) is not None for row in rows)
@@ -251,24 +249,15 @@ def row_of(result: Certificates, radii: np.ndarray) -> Row:
     return Row(printable(result.name), accuracy, figures)
 
 
-def _with_failed(row: Row) -> Row:
-    return Row(row.name, row.accuracy, {**row.figures, "failed": row.figures["failed"] or 0})
-
-
 def _sorted(table: ReportTable, by: str) -> ReportTable:
     """Return the table with its rows sorted by a column: names upwards, figures downwards."""
     at = table.header.index(choose(by, table.header, "column to sort by"))
     keys = [row[at] for row in table.values()]
     known = [i for i, key in enumerate(keys) if key is not None]
-    order = (
-        sorted(known, key=lambda i: keys[i], reverse=not isinstance(keys[known[0]], str))
-        if known
-        else []
-    )
+    has_names = any(isinstance(keys[i], str) for i in known)
+    order = sorted(known, key=lambda i: keys[i], reverse=not has_names)
     order += [i for i, key in enumerate(keys) if key is None]
-    return ReportTable(
-        table.radii, tuple(table.rows[i] for i in order), table.columns, table.layout
-    )
+    return replace(table, rows=tuple(table.rows[i] for i in order))
 
 
 def _shown(value: Any, spec: str) -> str:

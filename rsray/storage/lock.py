@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,9 @@ class LockFile:
 
 def _locks_of_others(own: LockFile, folder: str) -> list[LockFile]:
     infos = own.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-    paths = [info.path for info in infos if info.base_name.startswith(LOCK_PREFIX)]
-    return [
-        LockFile(own.filesystem, path) for path in paths if not path.endswith(Path(own.path).name)
-    ]
+    locks = [info for info in infos if info.base_name.startswith(LOCK_PREFIX)]
+    others = [info.path for info in locks if info.base_name != Path(own.path).name]
+    return [LockFile(own.filesystem, path) for path in others]
 
 
 def _give_way(own: LockFile, others: list[LockFile], where: str) -> None:
@@ -145,31 +144,20 @@ def _is_dead(said: dict[str, Any]) -> bool:
     """Tell whether the process that made a lock ran on this machine and does not any more."""
     if said["machine"] != _machine_name():
         return False
-    try:
-        os.kill(said["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        # It lives, under another account.
-        return False
+    # One that lives under another account may not be asked.
+    with suppress(PermissionError):
+        try:
+            os.kill(said["pid"], 0)
+        except ProcessLookupError:
+            return True
     return False
 
 
 def _machine_name() -> str:
     """Return what processes share whose process numbers can be compared."""
     parts = [socket.gethostname()]
-    for read in (_boot_id, _pid_namespace):
-        try:
-            parts.append(read())
-        # This is not Linux.
-        except OSError:
-            parts.append("")
+    # Where this is Linux.
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
     return " ".join(parts)
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _pid_namespace() -> str:
-    return os.readlink("/proc/self/ns/pid")

@@ -14,7 +14,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -38,8 +38,6 @@ TEMPORARY_PREFIX = ".tmp-"
 READABLE = (stat.S_IFREG, stat.S_IFDIR)
 # Opening these asks the network: their addresses are taken as they are.
 NETWORK_SCHEMES = ("s3", "gs", "gcs")
-
-
 PathLike = str | os.PathLike[str]
 
 
@@ -274,19 +272,15 @@ class Place:
             elif kind == fs.FileType.File:
                 filesystem.delete_file(f"{path}/{name}")
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the folder for this process; UserError if another rsray is writing to it.
 
         A killed run leaves no lock behind: a local one goes with the process, one on an object
         store with the process on this machine, and after a minute on any other.
         """
-        with (
-            self._locked_here()
-            if self.is_local
-            else hold_folder(*open_filesystem(self.uri), str(self))
-        ):
-            yield
+        if self.is_local:
+            return self._locked_here()
+        return hold_folder(*open_filesystem(self.uri), str(self))
 
     @contextmanager
     def _locked_here(self) -> Iterator[None]:

@@ -50,10 +50,11 @@ def check_plain(value: Any, name: str, *, finite: bool = True) -> None:
             waiting += [(inside, depth + 1) for inside in here]
 
 
-def read_as(kind: TypeAdapter[Kind], value: Any, name: str) -> Kind:
+def read_as(kind: type[Kind] | TypeAdapter[Kind], value: Any, name: str) -> Kind:
     """Return a value as a type; UserError, naming the file, for the first thing that is wrong."""
+    adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
     try:
-        return kind.validate_python(value)
+        return adapter.validate_python(value)
     except ValidationError as problem:
         raise UserError(f"{name}: {first_problem(problem)}") from problem
 

@@ -9,8 +9,7 @@ from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError
 from rsray.models import MODELS
 from rsray.objectives import Objective
-from rsray.storage import Place
-from rsray.storage.yaml_files import from_yaml
+from rsray.training.earlier_run import finished_run
 
 
 def companion_of(objective: Objective, split: ImageSplit) -> nn.Module | None:
@@ -22,23 +21,15 @@ def companion_of(objective: Objective, split: ImageSplit) -> nn.Module | None:
 
 def _frozen_run(where: str, split: ImageSplit) -> nn.Module:
     """Return a RUN's classifier of the split's classes, in evaluation mode, not to be trained."""
-    folder = Place.of(where)
-    if not (folder.exists("run.yaml") and folder.exists("model.safetensors")):
-        raise UserError(f"{where} is no finished RUN: it lacks run.yaml or model.safetensors")
-    record = from_yaml(folder.read("run.yaml"), f"{where}/run.yaml")
+    weights, record = finished_run(where, split)
     name, dataset = str(record.get("model")), str(record.get("dataset"))
     if name not in MODELS or dataset not in DATASETS:
         raise UserError(f"{where} is of the network {name!r}: one of {', '.join(MODELS)} is needed")
-    wanted = {"classes": list(split.classes), "image_shape": list(split.image_shape)}
-    for key, value in wanted.items():
-        if record.get(key) != value:
-            raise UserError(f"{where} was trained with other {key} than those of {split.name}")
     network = models.build(
         name,
         image_shape=split.image_shape,
         num_classes=split.num_classes,
         statistics=DATASETS[dataset].statistics,
     )
-    content = folder.read("model.safetensors")
-    models.load_weights(network, content, f"{where}/model.safetensors")
+    models.load_weights(network, weights, f"{where}/model.safetensors")
     return network.eval().requires_grad_(False)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from rsray import models
 from rsray.config import TrainConfig
+from rsray.core.gpus import send
 from rsray.core.hardware import PRECISIONS, forbid_tf32, free_memory, resolve_precision
 from rsray.data import DATASETS
-from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
 from rsray.objectives import Objective
 from rsray.storage import Place
@@ -42,11 +42,13 @@ from rsray.training.checkpoint import (
 )
 from rsray.training.checkpoint_clock import CheckpointClock
 from rsray.training.companion import companion_of
+from rsray.training.earlier_run import start_weights
 from rsray.training.memory import group_that_fits
 from rsray.training.optimisation import make_optimiser, make_schedule
 from rsray.training.run import (
     WEIGHTS_FILE,
     build_model,
+    images_of,
     open_training_split,
     record_group_size,
     record_hardware,
@@ -56,6 +58,7 @@ from rsray.training.run import (
 )
 from rsray.training.run_writer import RunWriter
 from rsray.training.step import AutocastNetwork, Batch, EpochSums, MemoryShortError, Stepper
+from rsray.training.teacher import targets_of
 from rsray.training.validation import Projection, count_right, project_acr
 
 # A network with a weight beyond this computes nothing but overflow.
@@ -129,8 +132,10 @@ class Training:
         self.model = build_model(config, self.split).to(
             self.device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
+        start_weights(self.model, config, self.split)
         self.objective = config.build_objective()
         self.companion = companion_of(self.objective, self.split)
+        self.targets_NK = targets_of(self.objective, self.split, self.held_in.indices)
         if self.companion is not None:
             self.companion = self.companion.to(self.device)
         self._make_optimisers()
@@ -152,12 +157,9 @@ class Training:
         """Open the images, those held out apart, and share them out among the workers."""
         config = self.config
         self.split = open_training_split(config)
-        chosen = subset(len(self.split), config.limit, config.seed)
-        held_in, held_out = train_validation(
-            self.split.labels[chosen], config.validation, config.seed
-        )
-        self.held_in = ImageSubset(self.split, chosen[held_in], self.device)
-        self.held_out = ImageSubset(self.split, chosen[held_out], self.device)
+        held_in, held_out = images_of(config, self.split)
+        self.held_in = ImageSubset(self.split, held_in, self.device)
+        self.held_out = ImageSubset(self.split, held_out, self.device)
         self.augmentation = config.augmentation or DATASETS[config.dataset].augmentation
         self.schedule = Schedule(
             len(self.held_in),
@@ -375,7 +377,10 @@ class Training:
             # For dropout and the like, in users' models.
             seed_torch(self.device, *share.key, "torch")
             images = self._augment(images, share)
-            batch = Batch(images, labels, share.slots, share.global_size, share.key)
+            targets = None if self.targets_NK is None else self.targets_NK[share.positions_B]
+            if targets is not None:
+                targets = send(targets, self.device)
+            batch = Batch(images, labels, share.slots, share.global_size, share.key, targets)
             if self.owes_fit:
                 self._fit_group(batch, objective)
             try:

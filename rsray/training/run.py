@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 from torch import nn
 
@@ -13,6 +16,7 @@ from rsray.config import Precision, TrainConfig
 from rsray.core.hardware import device_name, resolve_precision
 from rsray.data import DATASETS, ImageSplit, open_split
 from rsray.data.fingerprint import FingerprintRecord, fingerprint, is_same
+from rsray.data.splits import subset, train_validation
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.models.normalise import normalisation_in_training
@@ -25,8 +29,11 @@ from rsray.training.batches.augment import AUGMENTATIONS
 from rsray.training.batches.crop import RESIZED_CROP, RandomResizedCrop, with_crop
 from rsray.training.batches.feeds import is_streamed, refuse_to_weigh_streamed
 from rsray.training.companion import companion_of
+from rsray.training.earlier_run import digest_of, start_weights
+from rsray.training.teacher import targets_of
 from rsray.versions import versions
 
+Indices = NDArray[np.int64]
 RUN_FILE, WEIGHTS_FILE, GROUP_SIZE_FILE = "run.yaml", "model.safetensors", ".group-size"
 _PRECISION: TypeAdapter[Precision | None] = TypeAdapter(Precision | None)
 _GROUP_SIZE: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=1)])
@@ -36,6 +43,13 @@ _FINGERPRINT = TypeAdapter(FingerprintRecord)
 def open_training_split(config: TrainConfig) -> ImageSplit:
     """Return the training split that a configuration names."""
     return open_split(config.dataset, "train", config.data_root, **config.reading)
+
+
+def images_of(config: TrainConfig, split: ImageSplit) -> tuple[Indices, Indices]:
+    """Return the indices in the split of the images that are trained on, and of those held out."""
+    chosen = subset(len(split), config.limit, config.seed)
+    parts = train_validation(split.labels[chosen], config.validation, config.seed)
+    return chosen[parts[0]], chosen[parts[1]]
 
 
 def build_model(config: TrainConfig, split: ImageSplit) -> nn.Module:
@@ -71,9 +85,10 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
             f"workers is {most}: a batch of {least} images has none for some of them; at most "
             f"{least} workers"
         )
-    build_model(config, split)
+    start_weights(build_model(config, split), config, split)
     objective = config.build_objective()
     companion_of(objective, split)
+    targets_of(objective, split, images_of(config, split)[0])
     augmentation = config.augmentation or DATASETS[config.dataset].augmentation
     if is_streamed(split, min(len(split), config.limit or len(split)), augmentation):
         refuse_to_weigh_streamed(objective)
@@ -124,8 +139,23 @@ def run_record(config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
         "image_shape": list(split.image_shape),
         "normalisation": layer.text,
         "data_fingerprint": fingerprint(split, sampled=is_own),
+        **recorded_results(config),
         "versions": versions(),
     }
+
+
+def recorded_results(config: TrainConfig) -> dict[str, Any]:
+    """Return what a record says of the RUNs and CERTs that a run learns from: what they hold."""
+    found = {name: digest_of(where) for name, where in config.earlier_results.items()}
+    return {"earlier_results": found} if found else {}
+
+
+def refuse_other_results(record: Mapping[str, Any], config: TrainConfig, where: Place) -> None:
+    """Raise UserError where a record names other earlier results than are there now."""
+    began, now = (each.get("earlier_results") or {} for each in (record, recorded_results(config)))
+    if began != now:
+        changed = sorted(key for key in {*now, *began} if began.get(key) != now.get(key))
+        raise UserError(f"{where} began with another {' and '.join(changed)}: use another --out")
 
 
 def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.device) -> bool:
@@ -144,6 +174,8 @@ def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.
                 f"{run} began with other training data ({began.get('images') or 0:,} images then, "
                 f"{len(split):,} now): use another --out"
             )
+        if not is_finished:
+            refuse_other_results(record, config, run)
         return is_finished
     # The check comes first, so that a typo does not claim the folder.
     check_settings(config, split, device)

@@ -29,6 +29,8 @@ class Batch:
     global_size: int
     # The seed, the epoch and the step.
     key: tuple[int, int, int]
+    # Of a teacher's, where the objective has one [B, K].
+    targets_BK: Tensor | None = None
 
 
 class AutocastNetwork:
@@ -225,6 +227,13 @@ def _forward(
         slots, objective.num_draws, shape, objective.sigma, batch.key, images.device
     )
     draws = generator_from_slot(slots, *batch.key, "objective")
+    of_teacher = {} if batch.targets_BK is None else {"targets_BK": batch.targets_BK[group]}
     return objective.step(
-        network, images, batch.labels_B[group], noise, companion=companion, generator=draws
+        network,
+        images,
+        batch.labels_B[group],
+        noise,
+        companion=companion,
+        generator=draws,
+        **of_teacher,
     )

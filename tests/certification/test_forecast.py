@@ -22,8 +22,11 @@ def split_of(run):
 
 def forecast_of(run, seconds=1.0, **evaluation):
     how = Evaluation(**{**run.evaluation.record(), **evaluation})
-    plan = run.claimed.plan
-    return forecast(run.model, split_of(run), run.selected, run.config, plan, how, seconds=seconds)
+    source = SimpleNamespace(build=lambda split: run.model)
+    asked = SimpleNamespace(
+        config=run.config, source=source, split=split_of(run), selected=run.selected
+    )
+    return forecast(asked, how, seconds=seconds)
 
 
 @pytest.fixture

@@ -105,6 +105,8 @@ class Kind:
     readers: list
     # verify says 1 where the files of a CERT do not agree.
     allowed: tuple = (0, 2)
+    # Of the readers: the one that takes least time to read all of the file.
+    quickest: int = 0
 
     def original(self, base):
         (path,) = sorted(base.glob(self.file))[:1]
@@ -159,19 +161,16 @@ TUNE = lines(
 )
 WEB = "train --dataset webdataset --data-root {at}/web --out {at}/new"
 KINDS = {
-    "run.yaml": Kind("run/run.yaml", mutations.mutated_yaml, [*RUN_LINES, open_run]),
+    "run.yaml": Kind("run/run.yaml", mutations.mutated_yaml, [*RUN_LINES, open_run], quickest=6),
     "metrics.jsonl": Kind(
-        "run/metrics.jsonl", mutations.mutated_lines, [RUN_LINES[1], open_run]
-    ),
+        "run/metrics.jsonl", mutations.mutated_lines, [RUN_LINES[1], open_run], quickest=1),
     "certify.yaml": Kind(
-        "cert/certify.yaml", mutations.mutated_yaml, [*CERT, *CERT_LINES], VERIFIED
-    ),
-    "summary.json": Kind("cert/summary.json", mutations.mutated_json, CERT, VERIFIED),
+        "cert/certify.yaml", mutations.mutated_yaml, [*CERT, *CERT_LINES], VERIFIED, quickest=6),
+    "summary.json": Kind("cert/summary.json", mutations.mutated_json, CERT, VERIFIED, quickest=6),
     "progress.json": Kind("cert/progress.json", mutations.mutated_json, [continue_certification]),
     "audit.json": Kind("cert/audit.json", mutations.mutated_json, CERT[:2], VERIFIED),
     "certificates.parquet": Kind(
-        "cert/certificates.parquet", mutations.mutated_parquet, CERT, VERIFIED
-    ),
+        "cert/certificates.parquet", mutations.mutated_parquet, CERT, VERIFIED, quickest=6),
     "counts": Kind(
         "cert/counts/*.parquet", mutations.mutated_parquet, [*CERT, *lines(REUSE)], VERIFIED
     ),
@@ -180,15 +179,14 @@ KINDS = {
         "cert/log.tsv", mutations.mutated_log,
         [*CERT[:2], *lines("report {at}/cert/log.tsv {at}/cert")], VERIFIED,
     ),
-    "tune.yaml": Kind("tune/tune.yaml", mutations.mutated_yaml, [*TUNE, continue_search]),
+    "tune.yaml": Kind("tune/tune.yaml", mutations.mutated_yaml, [*TUNE, continue_search], quickest=2),
     "journal": Kind("tune/study.journal", mutations.mutated_lines, [continue_search]),
     "best.yaml": Kind(
         "tune/best.yaml", mutations.mutated_yaml,
         lines("train --config {at}/tune/best.yaml --out {at}/new"),
     ),
     "webdataset": Sample(
-        "web/test.tar", mutations.mutated_json, lines(WEB, WEB + " --label-column width")
-    ),
+        "web/test.tar", mutations.mutated_json, lines(WEB, WEB + " --label-column width"), quickest=1),
     "cluster": Kind(
         "cluster.yaml", mutations.mutated_yaml,
         lines("cluster status {at}/cluster.yaml", "cluster down {at}/cluster.yaml"),

@@ -2,6 +2,8 @@
 
 import pytest
 
+from rsray.cluster.remote_words import FILE_SETTINGS
+from rsray.objectives import OBJECTIVES
 from rsray_cli.cluster import typed_line as line_for_cluster
 
 
@@ -40,6 +42,30 @@ def test_the_earlier_certificates_travel_with_their_network(tmp_path):
     assert there[0] == "certify" and there[2] == "--reuse" and there[4] == "--reuse-model"
     assert [there[k].rpartition("/")[2] for k in (1, 3, 5)] == ["run", "cert", "old"]
     assert all(there[k].startswith("inputs/") for k in (1, 3, 5))
+
+
+@pytest.mark.parametrize("word", ["--set", "--set="])
+def test_what_an_objective_learns_from_travels(word, tmp_path):
+    for name in ("cert", "net", "first"):
+        (tmp_path / name).mkdir()
+    sets = [f"{word}{text}" if word[-1] == "=" else (word, text)
+            for text in ("teacher=cert", "classifier=net", "trade_off=1", "teacher=s3://b/cert")]  # fmt: skip
+    words = [part for each in sets for part in ([each] if isinstance(each, str) else each)]
+    line = line_for_cluster(["train", *words, "--init", "first"])
+    there = line.there()
+    given = [each.removeprefix("--set=") for each in there if "=" in each]
+    assert given[0].startswith("teacher=inputs/") and given[0].endswith("/cert")
+    assert given[1].startswith("classifier=inputs/") and given[1].endswith("/net")
+    assert given[2:] == ["trade_off=1", "teacher=s3://b/cert"]
+    assert there[-2] == "--init" and there[-1].startswith("inputs/")
+    assert [[path.name for path in paths] for paths in line.inputs.values()] == [
+        ["cert"], ["net"], ["first"],
+    ]  # fmt: skip
+
+
+def test_all_settings_that_name_results_are_known():
+    named = {name for each in OBJECTIVES.values() for name in each.earlier_results}
+    assert {*FILE_SETTINGS} == {*named, "init"}
 
 
 def test_a_value_that_is_called_like_an_option():

@@ -52,8 +52,12 @@ def test_a_users_own_model_travels(tmp_path, monkeypatch):
 def test_all_that_rsray_reads_of_its_own_travels(tmp_path):
     """What the package data of the wheel are, bar its documents."""
     folder = copy_all(line_for_cluster(["train"]), tmp_path / "package", print)
-    data = [*RSRAY.rglob("*.js"), *RSRAY.rglob("*.yaml"), *RSRAY.rglob("py.typed")]
-    assert len(data) > 10 and {file.suffix for file in data} >= {".js", ".yaml"}
+    data = [
+        file
+        for end in ("*.js", "*.css", "*.txt", "*.yaml", "py.typed")
+        for file in RSRAY.rglob(end)
+    ]
+    assert len(data) > 10 and {file.suffix for file in data} >= {".js", ".css", ".txt", ".yaml"}
     missing = [file for file in data if not (folder / "rsray" / file.relative_to(RSRAY)).exists()]
     assert missing == []
 

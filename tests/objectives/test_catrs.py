@@ -1,4 +1,4 @@
-"""CAT-RS with the network's own targets: its two terms, its attack and its binomial number."""
+"""CAT-RS: its two terms, its attack, its binomial number, and whose targets they are."""
 
 import numpy as np
 import pytest
@@ -56,6 +56,29 @@ def test_its_attack_raises_the_divergence_and_keeps_each_draw_like_noise():
     # It is restored after it is projected: so it is near the ball, not in it to the last digit.
     assert (attacked - noise).flatten(2).norm(dim=2).max() < 1.2 * 0.5
     assert not attacked.requires_grad and torch.equal(noise, batch()[2])
+
+
+def test_its_targets_are_the_teachers_or_the_networks_own():
+    network = Tiny().eval()
+    images, labels, noise = batch()
+    own = objectives.CatRsSelf(sigma=SIGMA)
+    taught = objectives.CatRs(sigma=SIGMA, teacher="cert")
+
+    def robustness(objective, **arguments):
+        generator = torch.Generator().manual_seed(2)
+        labels_B = network(images).argmax(-1)
+        step = objective.step(
+            network, images, labels_B, noise.clone(), generator=generator, **arguments
+        )
+        return step.terms.robustness_B
+
+    logits = catrs.with_noise(network, noise.clone())(images)
+    mean = logits.softmax(-1).mean(1)
+    torch.testing.assert_close(robustness(taught, targets_BK=mean), robustness(own))
+    other = torch.full((B, K), 1 / K)
+    assert not torch.allclose(robustness(taught, targets_BK=other), robustness(own))
+    with pytest.raises(ValueError, match="needs targets_BK"):
+        taught.step(network, images, labels, noise.clone())
 
 
 def test_without_its_robustness_term_and_all_right_it_is_cross_entropy():

@@ -9,7 +9,7 @@ import torch
 import rsray.objectives as objectives
 from rsray.errors import UserError
 
-from .tiny import SIGMA, B, K, M, Tiny, batch, companion_of, network_of, one_step
+from .tiny import SIGMA, B, K, M, Tiny, companion_of, network_of, one_step
 
 ALL = list(objectives.OBJECTIVES)
 BASE = objectives.Objective
@@ -66,7 +66,7 @@ def test_same_seed_same_loss(name):
         losses.append(result.terms.total_B.mean().item())
     assert losses[0] == losses[1]
     generator.manual_seed(5)
-    other = make(name).step(network_of(objective, 1), *batch(9), generator=generator)
+    other = one_step(objective, network_of(objective, 1), 9, generator=generator)
     assert other.terms.total_B.mean().item() != losses[0]
 
 
@@ -184,8 +184,8 @@ def test_no_device_synchronisation_in_the_source(name):
     )
 
 
-def test_all_but_four_are_functions_of_the_logits():
-    assert set(ALL) - set(OF_LOGITS) == {"stability", "smoothmix", "catrs-self", "denoise"}
+def test_all_but_five_are_functions_of_the_logits():
+    assert set(ALL) - set(OF_LOGITS) == {"stability", "smoothmix", "catrs", "catrs-self", "denoise"}
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -47,6 +47,14 @@ def companion_of(objective):
     return Tiny(7) if objective.makes_images else objective.companion(K)
 
 
+def targets_of(objective):
+    """Return what the trainer would give it of its teacher, as arguments of a step."""
+    if objective.teacher is None:
+        return {}
+    generator = torch.Generator().manual_seed(11)
+    return {"targets_BK": torch.rand(B, K, generator=generator).softmax(-1)}
+
+
 def batch(seed=0, num_draws=M):
     """Return images [B, 1, 4, 4] in [0, 1], labels [B] and noise [B, M, 1, 4, 4]."""
     generator = torch.Generator().manual_seed(seed)
@@ -60,4 +68,4 @@ def one_step(objective, network, seed=0, **arguments):
     """Run objective.step on the batch of that seed."""
     images, labels, noise = batch(seed, objective.num_draws)
     torch.manual_seed(seed)  # of the dropout
-    return objective.step(network, images, labels, noise, **arguments)
+    return objective.step(network, images, labels, noise, **targets_of(objective), **arguments)

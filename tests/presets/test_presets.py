@@ -89,7 +89,9 @@ def test_builds_and_trains_a_step(name):
     noise = torch.randn(3, objective.num_draws, 1, 4, 4) * objective.sigma
     companion = objective.companion(3)
     late = objective.at_epoch(config.epochs - 1, config.lr_drops)
-    loss = late.step(tiny, images, labels, noise, companion=companion).terms.total_B.mean()
+    taught = {"targets_BK": torch.full((3, 3), 1 / 3)} if objective.teacher is not None else {}
+    step = late.step(tiny, images, labels, noise, companion=companion, **taught)
+    loss = step.terms.total_B.mean()
     loss.backward()
     assert torch.isfinite(loss) and tiny.linear.weight.grad.abs().sum() > 0
     if companion is not None:
@@ -241,13 +243,25 @@ def test_the_public_mnist_recipe(sigma):
 
 def test_fashion_mnist_is_trained_as_mnist_is():
     ends = {"macer": "-90"}
-    for objective in "gaussian stability macer smoothadv consistency smoothmix catrs-self".split():
+    for (
+        objective
+    ) in "gaussian stability macer smoothadv consistency smoothmix catrs catrs-self".split():
         for sigma in SIGMAS:
             fashion = preset(f"{objective}-fashion-mnist-{sigma}")
             mnist = preset(f"{objective}-mnist-{sigma}{ends.get(objective, '')}")
             assert fashion.settings == {**mnist.settings, "dataset": "fashion-mnist"}
             assert fashion.certify == "", "all 10,000 images"
             assert fashion.differs, "what the public logs do not say is said"
+
+
+def test_catrs():
+    keys = ("trade_off", "epsilon", "num_steps", "num_draws", "batch_size", "epochs", "lr_drops")
+    weights = {"0.25": 0.5, "0.50": 1.0, "1.00": 2.0}
+    for sigma, weight in weights.items():
+        for dataset, lr, trade_off in (("cifar10", 0.1, weight), ("mnist", 0.01, 1.0)):
+            expected = (trade_off, 1.0, 4, 4, 256, 150, (50, 100))
+            assert figures(f"catrs-{dataset}-{sigma}", *keys) == expected
+            assert figures(f"catrs-{dataset}-{sigma}", "lr", "teacher") == (lr, "")
 
 
 def test_easy():

@@ -90,7 +90,7 @@ class CertificationRun:
         """Return what a counting process must know."""
         earlier = None
         if self.earlier is not None and self.earlier.source is not None:
-            earlier = self.earlier.source, self.earlier.evaluation
+            earlier = self.earlier.source, self.earlier.claimed.evaluation
         return CounterSettings(
             source=self.request.source,
             split=self.request.split,
@@ -191,7 +191,7 @@ class CertificationRun:
             self._check_hope(index, reason)
         if len(answer.counts):
             if self.earlier is not None:
-                check_repeated(answer.counts, self.earlier_blocks, self.earlier.cert)
+                check_repeated(answer.counts, self.earlier_blocks, self.earlier.claimed.folder)
             self._look_at_device(answer.device_name)
             self.waiting.append(answer.counts)
             self.progress.add(answer.counts)

@@ -69,14 +69,10 @@ class _ItemWork:
         """
         if self.earlier is not None:
             return self._draw_pairs(self.earlier, stage, blocks)
+        own = (self.image_CHW, self.item.index, stage, blocks)
         if self.plan.bound.is_soft:
-            return self.sampler.moments(
-                self.image_CHW, self.item.index, stage, blocks, selection_draws=selection_draws
-            )
-        counts_TK = self.sampler.counts(
-            self.image_CHW, self.item.index, stage, blocks, selection_draws=selection_draws
-        )
-        return (counts_TK,)
+            return self.sampler.moments(*own, selection_draws=selection_draws)
+        return (self.sampler.counts(*own, selection_draws=selection_draws),)
 
     def table(
         self, stage: Stage, blocks: list[tuple[int, int]], values_TK: tuple[NDArray[Any], ...]

@@ -113,12 +113,8 @@ def make_buffer(
     tensor is made this way; the strides decide which kernels run (a factor of 3, as
     tests/bench/README.md shows).
     """
-    if memory_format == "contiguous":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    batch, channels, height, width = shape
-    return torch.zeros((batch, height, width, channels), dtype=dtype, device=device).permute(
-        0, 3, 1, 2
-    )
+    strides = FORMATS[memory_format]
+    return torch.empty(shape, dtype=dtype, device=device, memory_format=strides).zero_()
 
 
 def choose_evaluation(
@@ -142,7 +138,8 @@ def choose_evaluation(
     """
     try:
         check_independence(model, image_shape)
-        _say_if_not_folded(model, image_shape)
+        if reason := fold(model, image_shape).why_not_folded:
+            log.warning("batch norm is not folded and the network runs as it is: %s", reason)
         if precision in HALF_TYPES:
             precision = _precision_that_works(model, image_shape, precision, device)
         if is_worth_compiling(compile, work_seconds):
@@ -157,11 +154,6 @@ def choose_evaluation(
             f"the network raises {type(problem).__name__} on noisy images, whose values go beyond "
             f"[0, 1]: {one_line(problem)}"
         ) from problem
-
-
-def _say_if_not_folded(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    if reason := fold(model, image_shape).why_not_folded:
-        log.warning("batch norm is not folded and the network runs as it is: %s", reason)
 
 
 def _precision_that_works(

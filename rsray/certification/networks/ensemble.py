@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -16,12 +16,6 @@ from rsray.errors import UserError
 from rsray.models.factory import refuse_factory_of_a_file
 from rsray.models.mean_logits import MeanLogits
 from rsray.models.normalise import Normalisation
-
-if TYPE_CHECKING:
-    # Of inherited fields: the API reference looks for their types here.
-    from collections.abc import Mapping  # noqa: F401
-
-    from rsray.certification.networks.denoiser import DenoiserSource  # noqa: F401
 
 # What members must have in common, as their RUNs record it; what none records is not compared.
 SHARED = ("dataset", "classes", "image_shape")

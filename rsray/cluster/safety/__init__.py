@@ -21,8 +21,6 @@ SECRET_PATTERNS = {
     "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}\b"),
     "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}\b"),
 }
-
-
 START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
 
 

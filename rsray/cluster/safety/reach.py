@@ -27,10 +27,11 @@ CONTAINER_OPTIONS = tuple(
 
 def find_reach_problems(definition: dict[str, Any]) -> list[str]:
     """Return what a definition would reach that it must not."""
+    synced = definition.get("cluster_synced_files") or []
     return [
         *_login_problems(definition),
         *_mount_problems(definition.get("file_mounts") or {}),
-        *(f"cluster_synced_files: {path} is sent" for path in _secret_paths(definition)),
+        *(f"cluster_synced_files: {path} is sent" for path in synced if is_secret(str(path))),
         *_container_problems(definition),
     ]
 
@@ -40,7 +41,7 @@ def _login_problems(definition: dict[str, Any]) -> list[str]:
     hosts = [
         provider.get("head_ip"),
         provider.get("external_head_ip"),
-        *_list(provider, "worker_ips"),
+        *(provider.get("worker_ips") or []),
     ]
     found = [
         f"{host!r} is no host name or address"
@@ -60,20 +61,12 @@ def _login_problems(definition: dict[str, Any]) -> list[str]:
     return found
 
 
-def _list(values: dict[str, Any], key: str) -> list[Any]:
-    return list(values.get(key) or [])
-
-
 def _mount_problems(mounts: dict[str, Any]) -> list[str]:
     return [
         f"file_mounts: {here} is sent, which is this machine's secret or holds one"
         for here in mounts.values()
         if is_secret(str(here))
     ]
-
-
-def _secret_paths(definition: dict[str, Any]) -> list[str]:
-    return [str(path) for path in _list(definition, "cluster_synced_files") if is_secret(str(path))]
 
 
 def is_secret(path: str) -> bool:

@@ -5,11 +5,10 @@ meant for each element on its own. Nothing is loaded before it is used, so that 
 bounds can be listed without numpy.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rsray.errors import UserError
-from rsray.family import Family
+from rsray.family import Family, lazy_names
 
 if TYPE_CHECKING:
     from rsray.core.bounds._base import Bound
@@ -30,31 +29,21 @@ BOUNDS: "Family[Bound]" = Family(
         "bernstein": "rsray.core.bounds.bernstein:BERNSTEIN",
     },
 )
-_MODULES = {
-    "clopper_pearson_lower": "clopper_pearson",
-    "clopper_pearson_upper": "clopper_pearson",
-    "randomized_clopper_pearson_lower": "randomized_clopper_pearson",
-    "hoeffding_lower": "hoeffding",
-    "bernstein_lower": "bernstein",
-    "sequence_lower": "confidence_sequence",
-}
+__getattr__ = lazy_names(
+    {
+        "clopper_pearson_lower": "rsray.core.bounds.clopper_pearson",
+        "clopper_pearson_upper": "rsray.core.bounds.clopper_pearson",
+        "randomized_clopper_pearson_lower": "rsray.core.bounds.randomized_clopper_pearson",
+        "hoeffding_lower": "rsray.core.bounds.hoeffding",
+        "bernstein_lower": "rsray.core.bounds.bernstein",
+        "sequence_lower": "rsray.core.bounds.confidence_sequence",
+    }
+)
 __all__ = [
-    "BOUNDS",
-    "bernstein_lower",
-    "check_settings",
-    "clopper_pearson_lower",
-    "clopper_pearson_upper",
-    "hoeffding_lower",
-    "randomized_clopper_pearson_lower",
+    "BOUNDS", "bernstein_lower", "check_settings", "clopper_pearson_lower",
+    "clopper_pearson_upper", "hoeffding_lower", "randomized_clopper_pearson_lower",
     "sequence_lower",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a bound's function on first use."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+]  # fmt: skip
 
 
 def check_settings(n: int, alpha: float, n0: int = 1, bound: str = "clopper-pearson") -> None:

@@ -10,15 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsray.certification.checks.audit import (
-    Audit,
-    Choice,
-    choose_blocks,
-    compare,
-    image_differences,
-    plan_of_blocks,
-    write_audit,
-)
+from rsray.certification.checks import audit as checking
+from rsray.certification.checks.audit import Audit, Choice
 from rsray.certification.checks.verify import verify
 from rsray.certification.counting.answers import Answer
 from rsray.certification.counting.certification_run import (
@@ -60,14 +53,14 @@ def audit(
     UserError when blocks cannot be drawn again.
     """
     stored, verified = read_rows(claimed.folder / TABLE), verify(claimed.folder)
-    if differences := [*verified.differences, *image_differences(request, stored)]:
+    if differences := [*verified.differences, *checking.image_differences(request, stored)]:
         found = Audit.of_differences(verified, differences)
     else:
         counts = CheckedCounts(claimed.store, request.selected, claimed.plan)
-        choice = choose_blocks(counts, list(stored.failed), settings)
+        choice = checking.choose_blocks(counts, list(stored.failed), settings)
         redrawn, evaluation = _draw(claimed, request, choice, settings, address, on_progress)
-        found = compare(claimed, choice, redrawn, evaluation)
-    write_audit(claimed.folder, found, claimed.config.model_digest)
+        found = checking.compare(claimed, choice, redrawn, evaluation)
+    checking.write_audit(claimed.folder, found, claimed.config.model_digest)
     return found
 
 
@@ -82,7 +75,7 @@ def _draw(
     """Return the chosen blocks drawn again, with the chip of each table, and the evaluation."""
     selected, failed = request.selected, dict[int, str]()
     labels = dict(zip(selected.indices.tolist(), selected.labels.tolist(), strict=True))
-    work = _Work(choice.items(labels), plan_of_blocks(claimed.plan))
+    work = _Work(choice.items(labels), checking.plan_of_blocks(claimed.plan))
     redrawn: list[tuple[pa.Table, str]] = []
     with _fleet_of(claimed, request, work, settings, address) as (fleet, evaluation):
         for answer in _answers(work, fleet, evaluation):

@@ -111,10 +111,10 @@ def _begin(
 ) -> CertificationRun:
     config = request.config.model_copy(update={"precision": evaluation.precision})
     claimed = claim(cert, config, evaluation)
-    earlier = request.earlier
+    earlier = request.earlier.claimed if request.earlier else None
     if earlier is not None and earlier.evaluation.device != evaluation.device:
         raise UserError(
-            f"{earlier.cert} counted on {earlier.evaluation.device}, and {evaluation.device} is "
+            f"{earlier.folder} counted on {earlier.evaluation.device}, and {evaluation.device} is "
             "used here: its network would round otherwise; use the same, or certify without --reuse"
         )
     return CertificationRun(claimed, request, on_progress)

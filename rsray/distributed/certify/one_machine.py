@@ -64,23 +64,13 @@ def own_processes(run: CertificationRun, fleet: Fleet) -> tuple[OwnProcesses, fl
 
 def _forecast_seconds(run: CertificationRun, fleet: Fleet, left: int) -> float | None:
     """Return the seconds of what is left, from a moment of counting; None where that fails."""
-    request, plan = run.request, run.plan
-    model = request.source.build(request.split)
     threads = torch.get_num_threads()
     torch.set_num_threads(fleet.threads)
     try:
-        found = forecast(
-            model,
-            request.split,
-            request.selected,
-            run.config,
-            plan,
-            run.claimed.evaluation,
-            seconds=FORECAST_SECONDS,
-        )
+        found = forecast(run.request, run.claimed.evaluation, seconds=FORECAST_SECONDS)
     except UserError:  # of one image: the others are counted
         return None
     finally:
         torch.set_num_threads(threads)
-    share = left / (found.images * (plan.n0 + plan.n))
+    share = left / (found.images * (run.plan.n0 + run.plan.n))
     return share * found.actor_hours() * 3600 / fleet.actors

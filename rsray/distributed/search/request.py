@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rsray import data
-from rsray.config import CertifyConfig, TrainConfig, TuneConfig
+from rsray.config import CertifyConfig, TrainConfig, TuneConfig, check_names, objective_fields
 from rsray.data import DATASETS, ImageSplit
 from rsray.distributed.search.resolved_search import resolve_search
-from rsray.distributed.search.space import grid_points, parse_grid, parse_space, read_space
+from rsray.distributed.search.space import (
+    grid_points,
+    objectives_of,
+    parse_grid,
+    parse_space,
+    read_space,
+)
 from rsray.errors import UserError
 from rsray.models.factory import refuse_factory_of_a_file
-from rsray.presets import fit_to_data, search_config
+from rsray.presets import fit_to_data, search_config, train_config
 from rsray.storage import PathLike
 from rsray.training.request import fitted_line, is_fit_to_data, read_settings
 
@@ -38,8 +44,9 @@ class SearchRequest(NamedTuple):
         """Return in lines what will be searched and certified."""
         search, config, base = resolve_search(self.config), self.config, self.config.train
         number = f"{config.trials} trials of up to {search.most_epochs} epochs"
-        about = f"{base.objective} on {base.dataset}, sigma {base.sigma:g}"
-        lines = [f"searching {', '.join(config.search)} of {about}: {number} -> {where}"]
+        data = f"on {base.dataset}, sigma {base.sigma:g}"
+        about, keys = f"{base.objective} {data}", ", ".join(config.search)
+        lines = [f"searching {keys} of {search.objectives} {data}: {number} -> {where}"]
         if self.is_fitted:
             lines.append(fitted_line(base, self.train))
         elif not search.published:
@@ -82,25 +89,87 @@ def open_search(
         raise UserError("give --dataset, --preset or --config")
     given = dict(flat)
     preset, start = given.pop("preset", None), file.pop("train", None)
-    base = search_config(given, preset_name=preset, base=start)
+    names = _searched_objectives(search or grid, file.get("search", {}), preset)
+    usual = _settings_for(given, names[0] if names else None, names)
+    if names and start is not None and start.get("objective") in names:
+        usual = _settings_for(given, start["objective"], names)
+    base = search_config(usual, preset_name=preset, base=start)
     if base.build_objective().makes_images:
         raise UserError(f"objective {base.objective} trains no classifier: nothing to search for")
     train, num_test_images = _open_data(base, download)
     is_fitted = is_fit_to_data(base, has_settings=preset is not None or start is not None)
     if is_fitted:
-        base = fit_to_data(base, given, train)
+        base = fit_to_data(base, usual, train)
     images = min(len(train), base.limit or len(train))
     space = dict(file.pop("search", {}))
     if search or grid or not space:
         parse = parse_grid if grid else parse_space
         space = parse(grid or search, base.objective, given)
+    known = file.pop("starts", {})
+    starts = {
+        name: _start_beside(base, _settings_for(given, name, names), known.get(name), train)
+        for name in names
+        if name != base.objective
+    }
     sampler = {"sampler": "grid"} if grid else {}
     chosen = {**file, **own, "seed": base.seed, **sampler}
     defaults = search_defaults(base, images, chosen.get("trial_epochs"), space)
     if chosen.get("sampler") == "grid":
         defaults["trials"] = len(grid_points(read_space(space)))
-    config = TuneConfig.make({"train": base, "search": space, **defaults, **chosen})
+    config = TuneConfig.make(
+        {"train": base, "starts": starts, "search": space, **defaults, **chosen}
+    )
     return SearchRequest(config, train, num_test_images, is_fitted)
+
+
+def _searched_objectives(
+    texts: list[str], specs: Mapping[str, str], preset: str | None
+) -> list[str]:
+    """Return the objectives that are searched, none where there is one alone."""
+    if texts:
+        found = {key.strip(): spec for key, _, spec in (text.partition("=") for text in texts)}
+        spec = found.get("objective")
+        # --grid has the choices alone.
+        specs = {} if spec is None else {"objective": spec if "(" in spec else f"choice({spec})"}
+    names = objectives_of(specs)
+    if names and preset is not None:
+        raise UserError(f"preset {preset} is of one objective, but {', '.join(names)} are searched")
+    return names
+
+
+def _settings_for(
+    given: Mapping[str, Any], objective: str | None, names: list[str]
+) -> dict[str, Any]:
+    """Return those of the given settings that an objective of the searched ones has."""
+    if objective is None:
+        return dict(given)
+    has = {name: {*TrainConfig.model_fields, *objective_fields(name)} for name in names}
+    check_names(given, sorted(set().union(*has.values())), f"objective {' or '.join(names)}")
+    found = {key: value for key, value in given.items() if key in has[objective]}
+    return {**found, "objective": objective}
+
+
+def _start_beside(
+    base: TrainConfig,
+    given: Mapping[str, Any],
+    known: Mapping[str, Any] | None,
+    train: ImageSplit,
+) -> dict[str, Any]:
+    """Return what trials of another objective start from, over `base`: by itself the published.
+
+    The epochs are the same for all: they are what trials are compared at.
+    """
+    if known is not None:
+        start = train_config({**known, **given}, base=base.model_dump())
+    else:
+        flat = {"epochs": base.epochs, **given}
+        start = search_config(flat)
+        if is_fit_to_data(base, has_settings=False):
+            start = fit_to_data(start, flat, train)
+    mine, shared = start.model_dump(mode="json"), base.model_dump(mode="json")
+    own = {*TrainConfig.where_fields, "settings", "objective"}
+    differing = {k: v for k, v in mine.items() if k not in own and v != shared[k]}
+    return {**differing, **mine["settings"]}
 
 
 def _of_file(config_file: PathLike | None) -> dict[str, Any]:

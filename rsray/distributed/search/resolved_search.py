@@ -10,21 +10,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 
 from rsray.config import TUNE_OBJECTIVES, TrainConfig, TuneConfig, nest
 from rsray.distributed.search.space import (
     Point,
     Space,
+    active,
     extreme_values,
     grid_points,
     holds_value,
     point_of,
     read_space,
+    setting_of,
     settings_of,
 )
 from rsray.errors import UserError
 from rsray.family import choose
+from rsray.objectives import OBJECTIVES
 from rsray.presets import published_for
 from rsray.training.batches.augment import AUGMENTATIONS
 
@@ -33,6 +36,8 @@ BUDGET = ("epochs", "batch_size", "model")
 # Sources of trials that nobody proposed: the published setting, and the one to start from.
 PUBLISHED, START = "paper", "start"
 GIVEN = (PUBLISHED, START)
+# Of the first trial of each further objective that is searched.
+FIRST = "first"
 # Of a cluster, each {"CPU": ..., "GPU": ...}.
 Nodes = Sequence[Mapping[str, float]]
 
@@ -60,26 +65,53 @@ class Search:
     def trial(self, point: Point) -> TrainConfig:
         """Return the configuration of a point's trial: short, with some images held out."""
         config = self.config
-        settings = settings_of(point, config.train, config.trial_epochs)
-        return self._train({"validation": config.validation, **settings})
+        settings = settings_of(point, self.start(point), config.trial_epochs)
+        return self._train(point, {"validation": config.validation, **settings})
 
     def full(self, point: Point) -> TrainConfig:
         """Return the configuration that trains a point at full length on all training images."""
-        flat = {**settings_of(point, self.config.train), "validation": 0.0}
+        flat = {**settings_of(point, self.start(point)), "validation": 0.0}
         if self.config.workers not in (None, self.config.train.workers):
             flat |= {"workers": self.config.workers, "most_workers": None}
-        return self._train(flat)
+        return self._train(point, flat)
+
+    @property
+    def bare_points(self) -> list[Point]:
+        """A point for each objective that is searched, which says nothing else."""
+        if "objective" not in self.space:
+            return [{}]
+        return [{"objective": name} for name in extreme_values(self.space["objective"])]
+
+    @property
+    def objectives(self) -> str:
+        """The training methods of its trials, for people."""
+        points = [point for point in self.bare_points if point]
+        names = [str(point["objective"]) for point in points] or [self.config.train.objective]
+        return ", ".join(names)
+
+    def start(self, point: Point) -> TrainConfig:
+        """Return what a point's settings are put over: what trials of its objective start from."""
+        return start_of(self.config, point.get("objective", self.config.train.objective))
 
     @property
     def paper(self) -> TrainConfig:
         """The published setting in full, or the one that the search started from.
 
-        The published one is all of the paper's, whether or not a trial could have it.
+        The published one is all of the paper's, whether or not a trial could have it; it starts
+        from no other's weights.
         """
-        return self.full(self.published)
+        return self.full({**self.published, "init": None} if self.published else {})
 
-    def _train(self, flat: Point) -> TrainConfig:
-        return TrainConfig.make(nest(flat, self.config.train.model_dump())).resolved()
+    def _train(self, point: Point, flat: Point) -> TrainConfig:
+        return TrainConfig.make(nest(flat, self.start(point).model_dump())).resolved()
+
+
+def start_of(config: TuneConfig, objective: str) -> TrainConfig:
+    """Return what trials of an objective start from: `train`, or over it what `starts` says."""
+    if objective == config.train.objective:
+        return config.train
+    flat = {**config.starts.get(objective, {}), "objective": objective}
+    return TrainConfig.make(nest(flat, config.train.model_dump())).resolved()
 
 
 def resolve_search(config: TuneConfig) -> Search:
@@ -90,12 +122,14 @@ def resolve_search(config: TuneConfig) -> Search:
         most_epochs = max(int(value) for value in extreme_values(space["epochs"]))
     own, published = _flat_settings(config.train), _published_settings(config.train)
     why_untried = _why_untried(space, own, published)
-    given = {PUBLISHED: {**own, **published}} if published and not why_untried else {}
+    given = [(PUBLISHED, {**own, **published})] if published and not why_untried else []
+    others = extreme_values(space["objective"]) if "objective" in space else []
+    firsts = [(FIRST, _flat_settings(start_of(config, name))) for name in others]
     return Search(
         config=config,
         space=space,
         metrics=tuple(TUNE_OBJECTIVES[name] for name in config.objectives),
-        first_points=_first_points(space, config, {**given, START: own}),
+        first_points=_first_points(space, config, [*given, (START, own), *firsts]),
         published=published,
         why_untried=why_untried,
         most_epochs=most_epochs,
@@ -111,26 +145,29 @@ def _published_settings(train: TrainConfig) -> Point:
     """Return what a paper says of this run but the budget, its schedule at this run's epochs."""
     entry = published_for(train)
     settings = entry.at_epochs(train.epochs) if entry else {}
-    return {key: value for key, value in settings.items() if key not in BUDGET}
+    # Where a teacher lies is not the paper's either.
+    left_out = (*BUDGET, *OBJECTIVES[train.objective].earlier_results)
+    return {key: value for key, value in settings.items() if key not in left_out}
 
 
 def _why_untried(space: Space, own: Point, published: Point) -> str:
+    point = {setting_of(key): key for key in active(space, own["objective"])}
     for key, value in {**own, **published}.items():
-        if key in space and not holds_value(space[key], value):
+        if key in point and not holds_value(space[point[key]], value):
             return f"its {key} is {value}, which the search does not hold"
-        if key in published and key not in space and own.get(key) != value:
+        if key in published and key not in point and own.get(key) != value:
             return f"its {key} is {value}, here it is {own.get(key)}"
     return ""
 
 
 def _first_points(
-    space: Space, config: TuneConfig, given: Mapping[str, Point]
+    space: Space, config: TuneConfig, given: Sequence[tuple[str, Point]]
 ) -> tuple[tuple[Point, str], ...]:
     """Return a grid's cells, else those of the given settings that the space holds, each once."""
     if config.sampler == "grid":
         return tuple((point, "grid") for point in grid_points(space))
     found: list[tuple[Point, str]] = []
-    for source, settings in given.items():
+    for source, settings in given:
         point = point_of(space, settings)
         is_held = all(holds_value(space[key], value) for key, value in point.items())
         if is_held and point not in [known for known, _ in found]:
@@ -140,21 +177,28 @@ def _first_points(
 
 def check_search(search: Search) -> None:
     """Raise UserError for a value that training refuses: now, not in one trial after the other."""
-    _check_augmentation(search.full({}))
-    for key, distribution in search.space.items():
-        for value in extreme_values(distribution):
-            _check_augmentation(search.full({key: value}))
-        if isinstance(distribution, FloatDistribution):
-            between = distribution.low + (distribution.high - distribution.low) / math.pi
-            try:
-                search.full({key: between})
-            except UserError as problem:
-                raise UserError(f"{problem}; for whole numbers use {key}=int(low,high)") from None
+    for bare in search.bare_points:
+        _check_augmentation(search.full(bare))
+        for key, distribution in active(search.space, bare.get("objective")).items():
+            if key != "objective":
+                _check_key(search, bare, key, distribution)
     for point, _ in search.first_points:
         search.full(point)
     cells, trials = len(search.first_points), search.config.trials
     if search.config.sampler == "grid" and cells != trials:
         raise UserError(f"trials is {trials}: the grid has {cells}")
+
+
+def _check_key(search: Search, bare: Point, key: str, distribution: BaseDistribution) -> None:
+    """Raise UserError for a value at the ends of a range, or between them, that is refused."""
+    for value in extreme_values(distribution):
+        _check_augmentation(search.full({**bare, key: value}))
+    if isinstance(distribution, FloatDistribution):
+        between = distribution.low + (distribution.high - distribution.low) / math.pi
+        try:
+            search.full({**bare, key: between})
+        except UserError as problem:
+            raise UserError(f"{problem}; for whole numbers use {key}=int(low,high)") from None
 
 
 def _check_augmentation(train: TrainConfig) -> None:

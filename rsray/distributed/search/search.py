@@ -23,6 +23,7 @@ from typing import Any
 
 import optuna
 import ray.tune
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -30,6 +31,7 @@ from ray.tune.search import Searcher
 from rsray.config import TUNE_OBJECTIVES, TuneConfig
 from rsray.distributed.search.forecast import forecast
 from rsray.distributed.search.resolved_search import GIVEN, Search
+from rsray.distributed.search.space import Space, active
 from rsray.distributed.search.study import ended_trials
 from rsray.distributed.search.trial import TrialJob, run_trial
 from rsray.distributed.search.trial_resources import DRIVER_CPUS, TrialPlan, plan_trials
@@ -152,9 +154,10 @@ def _first_rung(search: Search, looks: int) -> int:
     A deferred MACER trains without its trade-off until the first learning-rate drop: looks before
     it tell nothing of what is searched.
     """
-    train, earliest = search.trial({}), 1
-    if getattr(train.build_objective(), "deferred", False) and train.lr_drops:
-        earliest = min(train.lr_drops) // search.config.report_every + 1
+    earliest = 1
+    for train in map(search.trial, search.bare_points):
+        if getattr(train.build_objective(), "deferred", False) and train.lr_drops:
+            earliest = max(earliest, min(train.lr_drops) // search.config.report_every + 1)
     return min(looks, max(earliest, looks // 4))
 
 
@@ -190,7 +193,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         number = waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False))
         self.study.sampler = _make_sampler(self.search.config, number)
-        trial = self.study.ask(self.search.space)
+        trial = _ask(self.study, self.search.space)
         if "source" not in trial.user_attrs:
             trial.set_user_attr("source", self.search.config.sampler)
         self.running[trial_id] = trial
@@ -242,6 +245,21 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: the study's storage is the record."""
+
+
+def _ask(study: optuna.Study, space: Space) -> optuna.Trial:
+    """Return the next trial; of several objectives it has one, and the settings of that alone."""
+    if "objective" not in space:
+        return study.ask(space)
+    trial = study.ask({"objective": space["objective"]})
+    for key, distribution in active(space, trial.params["objective"]).items():
+        if isinstance(distribution, CategoricalDistribution):
+            trial.suggest_categorical(key, distribution.choices)
+        elif isinstance(distribution, IntDistribution):
+            trial.suggest_int(key, distribution.low, distribution.high)
+        elif isinstance(distribution, FloatDistribution):
+            trial.suggest_float(key, distribution.low, distribution.high, log=distribution.log)
+    return trial
 
 
 def _make_sampler(config: TuneConfig, number: int) -> optuna.samplers.BaseSampler:

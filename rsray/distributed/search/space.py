@@ -1,4 +1,8 @@
-"""Search spaces: `key=SPEC` texts to Optuna distributions, and what a point of one says."""
+"""Search spaces: `key=SPEC` texts to Optuna distributions, and what a point of one says.
+
+The objective may be searched too: `objective=choice(macer,consistency)`. A key such as `trade_off`
+then varies in trials of all objectives that have it, and `macer.trade_off` in those of one alone.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from optuna.distributions import (
 
 from rsray.config import READING, TrainConfig, check_names, nest, objective_fields
 from rsray.errors import UserError
+from rsray.family import choose
 from rsray.objectives import OBJECTIVES
 from rsray.storage.yaml_files import parse_value
 
@@ -37,9 +42,10 @@ def parse_space(
 ) -> dict[str, str]:
     """Return {key: SPEC} of `key=SPEC` texts, or without any the objective's default space.
 
-    The keys in `fixed` have a value that the user gave: the default space leaves them out. Raises
-    UserError for one that is searched too, a key that training does not know or that all trials
-    share, and a SPEC that cannot be read.
+    Where nothing but the objective is to vary, each has its own default space. The keys in `fixed`
+    have a value that the user gave: the default space leaves them out. Raises UserError for one
+    that is searched too, a key that training does not know or that all trials share, and a SPEC
+    that cannot be read.
     """
     specs: dict[str, str] = {}
     for text in assignments:
@@ -49,10 +55,10 @@ def parse_space(
                 f"--search {text!r} is not of the form key=SPEC, with SPEC one of {FORMS}"
             )
         _add(specs, key.strip(), spec.strip(), "--search")
-    _check_keys(specs, objective, "--search", fixed)
-    if not specs:
-        usual = OBJECTIVES[objective].search_space
-        specs = {key: spec for key, spec in usual.items() if key not in set(fixed)}
+    every = _check_keys(specs, objective, "--search", fixed)
+    if not {*specs} - {"objective"}:
+        usual = _usual_space(every, is_searched="objective" in specs)
+        specs |= {key: spec for key, spec in usual.items() if setting_of(key) not in set(fixed)}
         if not specs:
             raise UserError(
                 f"nothing is left to search: {', '.join(usual)} is given; name "
@@ -86,16 +92,72 @@ def _add(specs: dict[str, str], key: str, spec: str, option: str) -> None:
     specs[key] = spec
 
 
+def _usual_space(objectives: list[str], *, is_searched: bool) -> dict[str, str]:
+    """Return the default space of an objective, or of several that are searched."""
+    return {
+        f"{name}.{key}" if is_searched else key: spec
+        for name in objectives
+        for key, spec in OBJECTIVES[name].search_space.items()
+    }
+
+
 def _check_keys(
     specs: Mapping[str, str], objective: str, option: str, fixed: Iterable[str]
-) -> None:
+) -> list[str]:
+    """Return the objectives of the trials; UserError for a key that none of them can vary."""
+    every = objectives_of(specs) or [objective]
     known = [name for name in TrainConfig.model_fields if name not in SHARED]
     for key in specs:
-        if key in SHARED and key != "settings":
+        owner, setting = owner_of(key), setting_of(key)
+        if setting in SHARED and setting != "settings":
             raise UserError(f"{option} {key}: all trials share it, or they could not be compared")
-        if key in set(fixed):
+        if setting in set(fixed):
             raise UserError(f"{key} is both given and varied by {option}: leave one of them out")
-    check_names(specs, [*known, *objective_fields(objective)], f"{option}, objective {objective}")
+        if owner and (owner not in every or setting in ("objective", "epochs")):
+            raise UserError(
+                f"{option} {key}: before the dot stands an objective that is searched "
+                f"({', '.join(every)}), behind it a setting of its own"
+            )
+        if owner and setting in specs:
+            raise UserError(f"{option} names {setting} twice: as {key} too")
+        own = [name for each in ([owner] if owner else every) for name in objective_fields(each)]
+        check_names([setting], [*known, *own], f"{option}, objective {' or '.join(every)}")
+    return every
+
+
+def objectives_of(specs: Mapping[str, str]) -> list[str]:
+    """Return the objectives that are searched; UserError for one that cannot be."""
+    if "objective" not in specs:
+        return []
+    found = _distribution("objective", specs["objective"])
+    if not isinstance(found, CategoricalDistribution):
+        raise UserError("--search objective: give choice(macer,consistency,...)")
+    for name in map(str, found.choices):
+        if choose(name, OBJECTIVES, "objective") and OBJECTIVES[name].makes_images:
+            raise UserError(f"objective {name} trains no classifier: nothing to search for")
+    return [str(name) for name in found.choices]
+
+
+def setting_of(key: str) -> str:
+    """Return the setting that a key of a space varies."""
+    return key.rpartition(".")[2]
+
+
+def owner_of(key: str) -> str:
+    """Return the objective in whose trials alone a key varies; empty where it is any."""
+    return key.rpartition(".")[0]
+
+
+def active(space: Space, objective: str | None) -> Space:
+    """Return the part of a space that trials of an objective vary."""
+    if "objective" not in space or objective is None:
+        return space
+    has = {*TrainConfig.model_fields, *objective_fields(objective)}
+    return {
+        key: distribution
+        for key, distribution in space.items()
+        if owner_of(key) == objective or (not owner_of(key) and key in has)
+    }
 
 
 def read_space(specs: Mapping[str, str]) -> Space:
@@ -138,7 +200,9 @@ def extreme_values(distribution: BaseDistribution) -> list[Any]:
 def settings_of(point: Point, train: TrainConfig, trial_epochs: int | None = None) -> Point:
     """Return a point's settings for its epochs, or for a trial's (see TrainConfig.at_epochs)."""
     settings = {
-        key: parse_value(value) if isinstance(value, str) and value.startswith("[") else value
+        setting_of(key): parse_value(value)
+        if isinstance(value, str) and value.startswith("[")
+        else value
         for key, value in point.items()
     }
     if "epochs" in settings:
@@ -151,13 +215,27 @@ def settings_of(point: Point, train: TrainConfig, trial_epochs: int | None = Non
 
 def grid_points(space: Space) -> list[Point]:
     """Return every combination of the choices, the last key varying fastest."""
-    choices = [getattr(distribution, "choices", ()) for distribution in space.values()]
-    return [dict(zip(space, values, strict=True)) for values in product(*choices)]
+    found = []
+    for part in _by_objective(space):
+        choices = [getattr(distribution, "choices", ()) for distribution in part.values()]
+        found += [dict(zip(part, values, strict=True)) for values in product(*choices)]
+    return found
+
+
+def _by_objective(space: Space) -> list[Space]:
+    """Return the space of each objective that is searched, or the whole."""
+    if "objective" not in space:
+        return [space]
+    return [
+        {**active(space, name), "objective": CategoricalDistribution([name])}
+        for name in extreme_values(space["objective"])
+    ]
 
 
 def point_of(space: Space, settings: Mapping[str, Any]) -> Point:
     """Return the settings' own point in the space, which may not hold it."""
-    return {key: _stored(settings.get(key)) for key in space}
+    part = active(space, settings.get("objective"))
+    return {key: _stored(settings.get(setting_of(key))) for key in part}
 
 
 def holds_value(distribution: BaseDistribution, value: Any) -> bool:

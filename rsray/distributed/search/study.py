@@ -56,7 +56,7 @@ SCHEMA = pa.schema(
         for name, kind, text in (
             ("number", pa.int64(), "order in which the settings were proposed, from 0"),
             ("state", pa.string(), "complete, pruned (stopped early by ASHA) or fail"),
-            ("source", pa.string(), "paper, start, grid, or the sampler that proposed it"),
+            ("source", pa.string(), "paper, start, first (of an objective), grid, or the sampler"),
             ("projected_acr", pa.float64(), "at the last look, pixels; 0: no better than guessing"),
             ("clean_accuracy", pa.float64(), "of the smoothed classifier at the last look"),
             ("pareto", pa.bool_(), "no complete trial is better in every objective"),
@@ -118,6 +118,7 @@ def _describe(study: optuna.Study, search: Search) -> None:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(search.metrics))
     told = search.config.train.model_dump(mode="json")
+    told["objective"] = search.objectives
     for name in ("dataset", "model", "objective", "sigma", "epochs", "seed"):
         study.set_user_attr(name, told[name])
 

@@ -49,7 +49,9 @@ def write_page(out: Place, study: optuna.Study, search: Search) -> None:
 
 def draw_figures(rows: Rows, study: optuna.Study, search: Search) -> dict[str, Figure]:
     """Return the figures that a search has enough trials for, in the order of the page."""
-    metrics, space = search.metrics, search.space
+    metrics = search.metrics
+    # A setting that only some objectives have may not have been tried.
+    space = {key: each for key, each in search.space.items() if key in rows[0]} if rows else {}
     figures: dict[str, Figure] = {}
     figures["history"] = study_plots.draw_history(rows, metrics[0])
     if search.config.sampler == "grid":
@@ -96,6 +98,7 @@ def _make_page(out: Place, rows: Rows, study: optuna.Study, search: Search) -> s
         "trials": f"{len(rows)}: {states.count('complete')} complete, {states.count('pruned')} "
         f"stopped early, {states.count('fail')} failed",
         "searched": config.search,
+        **({"started from": config.starts} if config.starts else {}),
         "sampler": f"{config.sampler}, seed {config.seed}",
         "objectives": ", ".join(config.objectives),
         "judged on": f"{config.validation:.4g} of the training images, {config.num_draws} draws "
@@ -110,7 +113,7 @@ def _make_page(out: Place, rows: Rows, study: optuna.Study, search: Search) -> s
         for name, caption in CAPTIONS.items()
         if f"{name}.svg" in drawn
     )
-    heading = f"Search: {train.objective} on {train.dataset}, sigma {train.sigma:g}"
+    heading = f"Search: {search.objectives} on {train.dataset}, sigma {train.sigma:g}"
     body = [page.facts_html(facts), *pictures, "<h2>Trials</h2>", _trials_html(rows)]
     return page.document(heading, heading, "\n".join([*_certificates_html(out), *body]))
 

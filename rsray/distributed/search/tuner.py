@@ -22,6 +22,7 @@ from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
 from rsray.storage.records import read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
+from rsray.training.run import recorded_results, refuse_other_results
 from rsray.versions import versions
 
 TUNE_FILE, BEST_FILE = "tune.yaml", "best.yaml"
@@ -58,9 +59,13 @@ def claim_tune(out: Place, config: TuneConfig) -> Search:
     """Make TUNE this search's own, and return it; UserError when it cannot be, or cannot be run."""
     search = resolve_search(config)
     check_search(search)
-    if read_own_record(out, TUNE_FILE, config, "search") is None:
-        record = {**config.model_dump(mode="json"), "versions": versions()}
-        out.make().write(TUNE_FILE, to_yaml(record))
+    record = read_own_record(out, TUNE_FILE, config, "search")
+    if record is not None:
+        refuse_other_results(record, config.train, out)
+        return search
+    results = recorded_results(config.train)
+    record = {**config.model_dump(mode="json"), **results, "versions": versions()}
+    out.make().write(TUNE_FILE, to_yaml(record))
     return search
 
 

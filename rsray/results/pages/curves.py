@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -27,16 +25,6 @@ def curves_data(results: Sequence[Certificates]) -> dict[str, Any]:
     has_bands = len(results) <= accuracy.MOST_BANDS
     curves = [_curve(each, position, radii, has_bands) for position, each in enumerate(results)]
     return {"radii": radii.tolist(), "curves": curves}
-
-
-def data_attribute(results: Sequence[Certificates]) -> str:
-    """Return them as text for the attribute of an element, not yet escaped."""
-    return json.dumps(curves_data(results))
-
-
-def script() -> str:
-    """Return the JavaScript that draws every element with `data-curves`."""
-    return resources.files(__package__).joinpath("curves.js").read_text()
 
 
 def _radii(largest: float) -> np.ndarray:

@@ -7,50 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from rsray import storage
 from rsray.errors import UserError
 from rsray.results import table
 from rsray.results.certificates import Certificates
 from rsray.results.compare import differences
 from rsray.results.pages import page
 from rsray.results.paired import Pair, PairedTable, compare_pair
-from rsray.storage import PathLike
 
 UNKNOWN = "not known"
 TITLE = "Leaderboard"
 OVERVIEW = ("dataset", "sigma", "ACR", "error", "clean", "images", "n", "alpha", "bound")
-# A click on a title sorts by its column: numbers downwards, names upwards, and back.
-SORT = """
-for (const head of document.querySelectorAll(".sortable th")) {
-  head.tabIndex = 0;
-  head.onkeydown = event => { if (event.key === "Enter") head.click(); };
-  head.onclick = () => {
-    const at = head.cellIndex, body = head.closest("table").tBodies[0];
-    const order = head.dataset.order === "down" ? "up" : "down";
-    const key = row => row.cells[at].textContent.replace(/,/g, "");
-    const isNumber = text => text !== "" && !isNaN(text);
-    const rows = [...body.rows].sort((a, b) => {
-      const x = key(a), y = key(b);
-      if (isNumber(x) !== isNumber(y)) return isNumber(x) ? -1 : 1;
-      const less = isNumber(x) ? y - x : x.localeCompare(y);
-      return order === "down" ? less : -less;
-    });
-    head.dataset.order = order;
-    body.append(...rows);
-  };
-}
-"""
-
-
-def write_page(
-    path: PathLike,
-    results: Sequence[Certificates],
-    *,
-    warnings: Sequence[str],
-    layout: table.Layout,
-) -> None:
-    """Write the page, complete or not at all."""
-    storage.write_file(path, build(results, warnings=warnings, layout=layout).encode())
 
 
 def build(results: Sequence[Certificates], *, warnings: Sequence[str], layout: table.Layout) -> str:
@@ -66,7 +32,7 @@ def build(results: Sequence[Certificates], *, warnings: Sequence[str], layout: t
         *(_group_html(key, members, layout) for key, members in groups.items()),
     ]
     title = layout.title or TITLE
-    return page.document(title, title, "\n".join(body), script=SORT)
+    return page.document(title, title, "\n".join(body), script=page.asset("sort.js"))
 
 
 def _groups(results: Sequence[Certificates]) -> dict[tuple[str, str], list[Certificates]]:

@@ -5,12 +5,12 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib import resources
 from importlib.metadata import version
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from rsray import storage
 from rsray.core.radius import acr_standard_error, round_down
 from rsray.errors import printable
 from rsray.results import table
@@ -22,62 +22,10 @@ from rsray.results.plots import accuracy
 from rsray.results.plots.style import render
 from rsray.results.summary import largest_certifiable_radius
 from rsray.results.table import Layout
-from rsray.storage import PathLike
 
 # Rows of the table by class: of more classes, those with the smallest ACR are shown.
 MOST_CLASSES = 50
 SEE_TABLE = "Certified accuracy against l2 radius; the table below holds the same figures."
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1e; --paper: #ffffff; --faint: #6b6b70;
-  --line: #dcdce0; --note: #fff4d6; --note-line: #d99a00; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ececf0; --paper: #17171a; --faint: #a0a0a8;
-  --line: #3a3a40; --note: #3a2f10; --note-line: #d9a520; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-p, figcaption { color: var(--faint); }
-figure { margin: 1rem 0; } figcaption { font-size: .875rem; }
-figure svg { background: #ffffff; border-radius: 6px; width: 100%; max-width: 46rem; height: auto; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-.headline { font-size: 1.25rem; color: var(--ink); }
-.live svg { background: none; filter: none; touch-action: pan-y; cursor: crosshair; }
-.live .axes line { stroke: var(--line); } .live text { fill: var(--faint);
-  font-size: 13px; } .live .cursor { stroke: var(--faint); stroke-dasharray: 3 3; }
-.live .marked { fill: var(--faint); opacity: .25; }
-.legend { display: flex; flex-wrap: wrap; gap: .3rem; }
-.legend button { font: inherit; font-size: .875rem; color: var(--ink); background: none;
-  border: 1px solid var(--line); border-radius: 4px; cursor: pointer; overflow-wrap: anywhere; }
-.legend [aria-pressed="false"] { opacity: .4; text-decoration: line-through; }
-.legend span { display: inline-block; width: 1.5em; vertical-align: middle; }
-.gallery { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
-.gallery figure { margin: 0; }
-.gallery img { width: 48%; image-rendering: pixelated; }
-summary { cursor: pointer; padding: .3rem 0; } .sortable th { cursor: pointer; }
-h1, h2, summary, .headline { overflow-wrap: anywhere; }
-@media (prefers-color-scheme: dark) { figure svg { filter: invert(1) hue-rotate(180deg); } }
-.parameters td { white-space: normal; text-align: left; overflow-wrap: anywhere; }
-.parameters th { font-weight: normal; color: var(--faint); vertical-align: top; }
-.warning { background: var(--note); border-left: 4px solid var(--note-line);
-  color: var(--ink); padding: .5rem .8rem; margin: .5rem 0; }
-"""
-
-
-def write_page(
-    path: PathLike,
-    results: Sequence[Certificates],
-    *,
-    warnings: Sequence[str],
-    layout: Layout | None = None,
-    more: str = "",
-) -> None:
-    """Write the page of the results, complete or not at all; `more` is HTML to add to it."""
-    text = build(results, warnings=warnings, layout=layout, more=more)
-    storage.write_file(path, text.encode())
 
 
 def build(
@@ -87,7 +35,7 @@ def build(
     layout: Layout | None = None,
     more: str = "",
 ) -> str:
-    """Return the page as HTML; every text that comes from a result is escaped."""
+    """Return the page as HTML, `more` in it; every text that comes from a result is escaped."""
     heading = layout.title if layout and layout.title else "Certified robustness"
     title = f"{heading}: {', '.join(result.name for result in results)}"
     body = headline(results) + notes_html(warnings) + sections(results, layout=layout, more=more)
@@ -136,7 +84,7 @@ def sections(
 
 def curves_html(results: Sequence[Certificates]) -> str:
     """Return the curves to look into; where there is no JavaScript, as a picture."""
-    data = html.escape(curves.data_attribute(results))
+    data = html.escape(json.dumps(curves.curves_data(results)))
     picture = inline_svg(accuracy.draw(results))
     return f'<div data-curves="{data}" data-description="{escape(SEE_TABLE)}">{picture}</div>'
 
@@ -163,9 +111,14 @@ def escape(text: str) -> str:
     return html.escape(printable(text))
 
 
+def asset(name: str) -> str:
+    """Return the text of a file beside this one: a style sheet or a script."""
+    return resources.files(__package__).joinpath(name).read_text()
+
+
 def document(title: str, heading: str, body: str, script: str = "") -> str:
     """Return a self-contained page around a body of HTML; the title and heading are plain text."""
-    needed = [curves.script()] if "data-curves=" in body else []
+    needed = [asset("curves.js")] if "data-curves=" in body else []
     scripts = "".join(f"<script>{each}</script>\n" for each in [*needed, script] if each)
     return f"""<!doctype html>
 <html lang="en">
@@ -173,7 +126,8 @@ def document(title: str, heading: str, body: str, script: str = "") -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
-<style>{STYLE}</style>
+<style>
+{asset("page.css")}</style>
 </head>
 <body>
 <h1>{escape(heading)}</h1>

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator, PercentFormatter
+from matplotlib.ticker import MultipleLocator
 from scipy import stats
 
 from rsray.results.certificates import Certificates
@@ -18,7 +18,7 @@ from rsray.results.plots.style import (
     finish,
     look,
     new_figure,
-    style_axes,
+    show_percent,
     text_of,
 )
 
@@ -52,7 +52,7 @@ def draw(
             linestyle="", marker=marker, markersize=4, color=colour, label=text_of(name),
         )  # fmt: skip
     reached = [float(max(result.at_radius or result.radius)) for result in results]
-    _style_axes(axes, widest=max([*reached, *(max(points) for points in published.values())]))
+    _scale_axes(axes, widest=max([*reached, *(max(points) for points in published.values())]))
     return finish(figure, axes, style)
 
 
@@ -117,13 +117,10 @@ def _label(result: Certificates) -> str:
     return text_of(result.name if result.at_radius else f"{result.name} (ACR {result.acr:.3f})")
 
 
-def _style_axes(axes: Axes, *, widest: float) -> None:
+def _scale_axes(axes: Axes, *, widest: float) -> None:
     axes.set_xlabel(r"$\ell_2$ radius (pixel values in [0, 1])")
     axes.set_ylabel("certified accuracy")
     axes.set_xlim(0.0, 1.03 * widest if widest > 0 else 1.0)
-    # Room for the upper half of a line at 100 %.
-    axes.set_ylim(0.0, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
+    show_percent(axes)
     axes.yaxis.set_major_locator(MultipleLocator(0.2))
     axes.yaxis.set_minor_locator(MultipleLocator(0.1))
-    style_axes(axes)

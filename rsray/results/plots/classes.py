@@ -12,15 +12,7 @@ from rsray.core.radius import acr_standard_error
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.results.compare import by_class
-from rsray.results.plots.style import (
-    COLOURS,
-    MARKERS,
-    Style,
-    finish,
-    new_figure,
-    style_axes,
-    text_of,
-)
+from rsray.results.plots.style import COLOURS, MARKERS, Style, finish, new_figure, text_of
 
 # Of more classes the hardest ones of the first result are drawn.
 MOST_CLASSES = 30
@@ -51,7 +43,6 @@ def draw(results: Sequence[Certificates], style: Style) -> Figure:
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.set_xlabel(r"ACR of the class ($\ell_2$, pixel values in [0, 1])")
-    style_axes(axes)
     finish(figure, axes, style)
     if style.size is None:
         extra = max(0.0, INCHES_PER_CLASS * len(labels) + INCHES_AROUND - 3.6)

@@ -18,7 +18,7 @@ from rsray.core.bounds import clopper_pearson_lower
 from rsray.core.decide import projected_radius
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
-from rsray.results.plots.style import Style, finish, look, new_figure, style_axes, text_of
+from rsray.results.plots.style import Style, finish, look, new_figure, text_of
 
 NOTE = (
     "Dots: certified. Lines: projected from each image's share of hits by Clopper-Pearson's bound, "
@@ -41,7 +41,6 @@ def draw(results: Sequence[Certificates], style: Style) -> Figure:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("estimation draws per image (n)")
     axes.set_ylabel("ACR")
-    style_axes(axes)
     return finish(figure, axes, style)
 
 

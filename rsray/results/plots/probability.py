@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import NullLocator
 from scipy import special
 
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
-from rsray.results.plots.style import Style, finish, look, new_figure, style_axes, text_of
+from rsray.results.plots.style import Style, finish, look, new_figure, show_percent, text_of
 
 NOTE = (
     "p_A: certified lower bound of the right class's probability under noise. A wrong, abstaining "
@@ -41,9 +41,7 @@ def draw(results: Sequence[Certificates], style: Style) -> Figure:
     axes.set_xlim(0.5, max(largest, 0.6))
     axes.set_xticks([0.5, *(tick for tick in TICKS if tick <= largest)])
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(0.0, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
-    style_axes(axes)
+    show_percent(axes)
     return finish(figure, axes, style)
 
 

@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from rsray import storage
 from rsray.errors import UserError, printable
@@ -81,12 +82,18 @@ def look(position: int) -> dict[str, Any]:
     return {"color": colour, "linestyle": DASHES[position // len(COLOURS) % len(DASHES)]}
 
 
+def show_percent(axes: Axes) -> None:
+    """Let the vertical axis show fractions in percent; the upper half of a line at 100 % fits."""
+    axes.set_ylim(0.0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
+
+
 def text_of(name: str) -> str:
     """Return somebody's text as matplotlib shows it: with dollars that are no formula."""
     return printable(name).replace("$", r"\$")
 
 
-def style_axes(axes: Axes) -> None:
+def _style_axes(axes: Axes) -> None:
     """Give axes a faint grid and no frame but the two axes."""
     axes.grid(True, which="both", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -99,19 +106,19 @@ def style_axes(axes: Axes) -> None:
         axes.spines[side].set_color(INK)
 
 
-def finish(figure: Figure, axes: Axes, style: Style, *, handles: Sequence[Any] = ()) -> Figure:
+def finish(figure: Figure, axes: Axes, style: Style) -> Figure:
     """Put title and legend above the plot and the notes below, and return the figure.
 
     No place inside the axes is free for every set of results.
     """
-    known, labels = axes.get_legend_handles_labels()
-    shown = list(handles) or known
-    labels = [str(handle.get_label()) for handle in handles] or labels
+    for each in figure.axes:
+        _style_axes(each)
+    handles, labels = axes.get_legend_handles_labels()
     columns = 2 if len(labels) > 1 and max(map(len, labels)) <= 40 else 1
     rows = -(-len(labels) // columns)
     if labels or style.title:
         figure.legend(
-            shown,
+            handles,
             labels,
             loc="outside upper left",
             ncols=columns,

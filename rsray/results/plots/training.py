@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
-from rsray.results.plots.style import Style, finish, look, new_figure, style_axes, text_of
+from rsray.results.plots.style import Style, finish, look, new_figure, show_percent, text_of
 
 PANELS = {"loss": "loss", "noisy_accuracy": "accuracy on noisy training images"}
 NOTE = "Losses of different objectives are not comparable; accuracies are."
@@ -30,7 +30,5 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], style: Style) -> Figur
         axes.set_xlabel("epoch")
         axes.set_ylabel(title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        style_axes(axes)
-    panels[1].set_ylim(0.0, 1.02)
-    panels[1].yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
+    show_percent(panels[1])
     return finish(figure, panels[0], style)

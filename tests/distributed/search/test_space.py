@@ -3,6 +3,7 @@
 import pytest
 
 from rsray.distributed.search.space import (
+    active,
     grid_points,
     holds_value,
     parse_grid,
@@ -87,6 +88,56 @@ def test_what_trials_share_is_not_searched_nor_what_is_given_or_named_twice():
     assert list(parse_space([], "macer", ["trade_off"])) == ["hinge", "inverse_temperature"]
     with pytest.raises(UserError, match="nothing is left to search: epsilon is given"):
         parse_space([], "smoothadv", ["epsilon"])
+
+
+def test_the_objective_may_be_searched_and_settings_of_some():
+    texts = ["objective=choice(macer,smoothadv,gaussian)", "lr=log(0.01,0.1)", "num_steps=int(1,4)",
+             "macer.trade_off=log(1,32)", "num_draws=choice(1,2)"]  # fmt: skip
+    space = read_space(parse_space(texts, "macer"))
+    assert list(active(space, "macer")) == ["objective", "lr", "macer.trade_off", "num_draws"]
+    assert list(active(space, "smoothadv")) == ["objective", "lr", "num_steps", "num_draws"]
+    assert list(active(space, "gaussian")) == ["objective", "lr", "num_draws"]
+    point = {"objective": "macer", "macer.trade_off": 2.0, "lr": 0.02}
+    assert settings_of(point, train_config({"dataset": "digits"})) == {
+        "objective": "macer", "trade_off": 2.0, "lr": 0.02,
+    }  # fmt: skip
+    settings = {"objective": "macer", "trade_off": 3.0, "lr": 0.05, "num_draws": 2, "num_steps": 1}
+    assert point_of(space, settings) == {
+        "objective": "macer", "lr": 0.05, "macer.trade_off": 3.0, "num_draws": 2,
+    }  # fmt: skip
+
+
+def test_objectives_alone_have_the_default_space_of_each():
+    space = parse_space(["objective=choice(macer,gaussian)"], "macer", ["lr", "hinge"])
+    assert list(space) == [
+        "objective", "macer.trade_off", "macer.inverse_temperature", "gaussian.weight_decay",
+    ]  # fmt: skip
+    grid = parse_grid(["objective=macer,gaussian", "macer.trade_off=1,2"], "macer")
+    assert grid_points(read_space(grid)) == [
+        {"objective": "macer", "macer.trade_off": 1},
+        {"objective": "macer", "macer.trade_off": 2},
+        {"objective": "gaussian"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["objective=choice(macer,denoise)"], "denoise trains no classifier"),
+        (["objective=choice(macer,maser)"], "maser"),
+        (["objective=int(1,2)"], r"give choice\(macer"),
+        (["objective=choice(macer,gaussian)", "rho=uniform(0,1)"], "unknown"),
+        (["objective=choice(macer,gaussian)", "sodm.rho=uniform(0,1)"], "before the dot"),
+        (["objective=choice(macer,gaussian)", "gaussian.hinge=log(1,2)"], "unknown"),
+        (["objective=choice(macer,gaussian)", "macer.epochs=int(1,2)"], "before the dot"),
+        (["objective=choice(macer,gaussian)", "macer.seed=int(1,2)"], "all trials share it"),
+        (["objective=choice(macer,gaussian)", "hinge=log(1,2)", "macer.hinge=log(1,2)"], "twice"),
+        (["smoothadv.epsilon=log(1,2)"], "before the dot"),
+    ],
+)
+def test_searches_over_objectives_that_are_refused(texts, words):
+    with pytest.raises(UserError, match=words):
+        parse_space(texts, "macer")
 
 
 def test_epochs_may_be_searched():

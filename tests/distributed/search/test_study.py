@@ -254,3 +254,51 @@ def test_a_study_says_what_it_searches(tmp_path):
     study = open_study(folder(tmp_path), search_of("trade_off=log(1,32)"))
     assert study.metric_names == ["projected_acr"]
     assert study.user_attrs["dataset"] == "digits" and study.user_attrs["sigma"] == 0.25
+
+
+OVER_OBJECTIVES = (
+    "objective=choice(macer,smoothadv,gaussian)", "lr=log(0.01,0.1)", "num_steps=int(1,16)",
+    "macer.trade_off=log(1,32)",
+)  # fmt: skip
+
+
+def test_a_trial_has_the_settings_of_its_own_objective_alone(tmp_path):
+    search = search_of(*OVER_OBJECTIVES, trials=24, starts={"smoothadv": {"num_draws": 2}})
+    study = open_study(folder(tmp_path), search)
+    searcher, own = (
+        StudySearcher(search, study),
+        {"macer": "macer.trade_off", "smoothadv": "num_steps"},
+    )
+    for place in range(24):
+        point = searcher.suggest(f"t{place}")
+        expected = {"objective", "lr", own.get(point["objective"])} - {None}
+        assert set(point) == expected
+        made = search.full(point)
+        assert made.objective == point["objective"] and made.lr == point["lr"]
+        for key in expected - {"objective", "lr"}:
+            assert made.settings[key.rpartition(".")[2]] == point[key]
+        assert (
+            made.settings["num_draws"]
+            == {"macer": 4, "smoothadv": 2, "gaussian": 1}[made.objective]
+        )
+        assert ("hinge" in made.settings) == (made.objective == "macer")
+        result = 0.9 if made.objective == "smoothadv" else 0.1
+        searcher.on_trial_complete(f"t{place}", {**look(LOOKS, result)})
+    first = [(t.params["objective"], t.user_attrs["source"]) for t in study.trials[:3]]
+    assert first == [("macer", "start"), ("smoothadv", "first"), ("gaussian", "first")]
+    counts = [t.params["objective"] for t in study.trials[12:]].count("smoothadv")
+    assert counts >= 6, "the sampler learns which objective is better"
+    out = folder(tmp_path / "out")
+    write_trials(out, study, search)
+    rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
+    assert all((row["num_steps"] is None) == (row["objective"] != "smoothadv") for row in rows)
+    assert study.user_attrs["objective"] == "macer, smoothadv, gaussian"
+    assert find_winner(study).params["objective"] == "smoothadv"
+
+
+def test_a_search_over_objectives_goes_on_with_the_settings_that_were_under_way(tmp_path):
+    search, out = search_of(*OVER_OBJECTIVES), folder(tmp_path)
+    searcher = StudySearcher(search, open_study(out, search))
+    points = [searcher.suggest(name) for name in "abcde"]
+    again = StudySearcher(search, open_study(out, search))
+    assert [again.suggest(name) for name in "fghij"] == points

@@ -1,0 +1,57 @@
+"""Results that a run learns from: their weights, what they were trained on, what they hold."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+from torch import nn
+
+from rsray import models
+from rsray.config import TrainConfig
+from rsray.data import DATASETS, ImageSplit
+from rsray.errors import UserError
+from rsray.models.normalise import normalisation_in_training
+from rsray.storage import Place
+from rsray.storage.yaml_files import from_yaml
+
+# What a finished CERT, or RUN, ends with.
+LAST_FILES = ("certificates.parquet", "model.safetensors")
+
+
+def digest_of(where: str) -> str:
+    """Return the SHA-256 of what a RUN or CERT ends with; UserError for an unfinished one."""
+    folder = Place.of(where)
+    last = next((name for name in LAST_FILES if folder.exists(name)), None)
+    if last is None:
+        raise UserError(f"{where} is no finished RUN or CERT: it lacks {' and '.join(LAST_FILES)}")
+    return sha256(folder.read(last)).hexdigest()
+
+
+def finished_run(where: str, split: ImageSplit) -> tuple[bytes, dict[str, Any]]:
+    """Return weights and run.yaml of a RUN; UserError unless it knows the split's classes."""
+    folder = Place.of(where)
+    if not (folder.exists("run.yaml") and folder.exists("model.safetensors")):
+        raise UserError(f"{where} is no finished RUN: it lacks run.yaml or model.safetensors")
+    record = from_yaml(folder.read("run.yaml"), f"{where}/run.yaml")
+    wanted = {"classes": list(split.classes), "image_shape": list(split.image_shape)}
+    for key, value in wanted.items():
+        if record.get(key) != value:
+            raise UserError(f"{where} was trained with other {key} than those of {split.name}")
+    return folder.read("model.safetensors"), record
+
+
+def start_weights(model: nn.Module, config: TrainConfig, split: ImageSplit) -> None:
+    """Give a new model the weights of the RUN that `init` names, where it names one.
+
+    UserError unless that is the same network, behind the same normalisation.
+    """
+    if config.init is None:
+        return
+    weights, record = finished_run(config.init, split)
+    layer = normalisation_in_training(config.model, DATASETS[config.dataset].statistics)
+    wanted = {"model": config.model, "model_args": config.model_args, "normalisation": layer.text}
+    for key, value in wanted.items():
+        if record.get(key) != value:
+            raise UserError(f"init {config.init} has {key} {record.get(key)!r}, not {value!r}")
+    models.load_weights(model, weights, f"{config.init}/model.safetensors")
