@@ -34,7 +34,9 @@ def clean_accuracies(
         chosen = order[start : start + AT_ONCE]
         images_NCHW = torch.from_numpy(split.images(chosen)).float() / 255
         for name, model in layers.items():
-            right[name] += int((model(images_NCHW).argmax(1).numpy() == split.labels[chosen]).sum())
+            right[name] += int(
+                (model(images_NCHW.clone()).argmax(1).numpy() == split.labels[chosen]).sum()
+            )
         seen += len(chosen)
         if time.perf_counter() - started > MOST_SECONDS:
             break

@@ -152,6 +152,9 @@ def open_classifier(
 ) -> tuple[ClassifierSource, ImageSplit]:
     """Return the classifier and its images; UserError when something is missing or does not fit."""
     known = {key: given[key] for key in KNOWN if given.get(key) is not None}
+    if "model_args" in known:
+        asked = {**_PLACEHOLDERS, "model_args": known["model_args"]}
+        known["model_args"] = CertifyConfig.make(asked).model_args
     found = open_source(source)
     if known.get("dataset", found.dataset) != found.dataset:
         found = found.of_other_data()

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,8 @@ AGAIN, OTHER_BATCH, HALF = 1e-4, 1e-3, 3e-2
 ROUNDING = 1e-5
 # values; of these the probe has fewer images
 LARGE_IMAGE = 20_000
+# How many times larger a batch is looked at too: some networks treat large ones otherwise.
+CROWD = 8
 # module, the image's rows in, and out
 Trace = list[tuple[str, list[Tensor], list[Tensor]]]
 
@@ -35,31 +39,55 @@ def check_independence(model: nn.Module, image_shape: tuple[int, ...]) -> None:
     """Raise UserError if logits depend on the other images of the batch, or on chance.
 
     `model` is in evaluation mode. One noisy image is evaluated twice in a mixed batch, at another
-    place among other images, and alone; what the model itself raises is passed on.
+    place among other images, among many, and alone; what the model itself raises is passed on. A
+    network that draws numbers is refused even where these looks agree: it may do so rarely.
     """
     with _float32_as_it_is():
         _check(model, *_probes(model, image_shape))
 
 
 def _check(model: nn.Module, mixed: Tensor, others: Tensor) -> None:
-    logits_NK = logits_of(model(mixed))
+    logits_NK = _logits(model, mixed)
     is_half = mixed.dtype in (torch.float16, torch.bfloat16)
     allowed = allowed_difference(logits_NK, HALF if is_half else AGAIN)
     for _ in range(2):
-        if not _same(logits_of(model(mixed)), logits_NK, allowed):
+        before = _random_states()
+        is_same = _same(_logits(model, mixed), logits_NK, allowed)
+        if not is_same or _random_states() != before:
+            named = _who_draws(model, mixed) or _culprit(model, mixed, mixed, (0, 0))
             raise UserError(
-                f"{_culprit(model, mixed, mixed, (0, 0))} draws numbers of its own in evaluation "
-                "mode: two looks at one image differ, so no certificate can speak of the network; "
+                f"{named} draws numbers of its own in evaluation "
+                "mode: looks at one image differ, so no certificate can speak of the network; "
                 "take dropout and other noise out of its evaluation"
             )
     allowed = allowed_difference(logits_NK, HALF if is_half else OTHER_BATCH)
-    for batch, row in ((others, len(others) - 1), (mixed[:1], 0)):
+    crowd = others.repeat(CROWD, 1, 1, 1)
+    for batch, row in ((others, len(others) - 1), (crowd, len(crowd) - 1), (mixed[:1], 0)):
         if not _same(_logits_at(model, batch, row), logits_NK[0], allowed):
             raise UserError(
                 f"{_culprit(model, mixed, batch, (0, row))} makes the logits of an image depend on "
                 "the other images of its batch: draws are then not independent, and no certificate "
                 "can speak of the network; use running statistics, or treat each image alone"
             )
+
+
+def _logits(model: nn.Module, batch_NCHW: Tensor) -> Tensor:
+    """Return logits [N, K]; of a copy, since a network may normalise its input in place."""
+    logits_NK: Tensor = logits_of(model(batch_NCHW.clone()))
+    if len(logits_NK) != len(batch_NCHW):
+        shape, number = tuple(logits_NK.shape), len(batch_NCHW)
+        raise UserError(
+            f"the model returns shape {shape} for {number} images, not one row for each"
+        )
+    return logits_NK
+
+
+def _random_states() -> tuple[Any, ...]:
+    """Return what the generators that a network can draw from are at."""
+    name, keys, *rest = np.random.get_state()
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda._initialized else []
+    torchs = [state.numpy().tobytes() for state in (torch.get_rng_state(), *gpus)]
+    return random.getstate(), name, np.asarray(keys).tobytes(), *rest, *torchs
 
 
 def logits_of(output: Any, *, is_training: bool = False) -> Any:
@@ -89,8 +117,8 @@ def _float32_as_it_is() -> Iterator[None]:
 def _logits_at(model: nn.Module, batch_NCHW: Tensor, row: int) -> Tensor:
     """Return an image's logits [K]; NaN where the model takes batches only."""
     try:
-        logits_K: Tensor = logits_of(model(batch_NCHW))[row]
-    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        logits_K: Tensor = _logits(model, batch_NCHW)[row]
+    except (UserError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception:  # such as batch norm's "more than 1 value per channel"
         if len(batch_NCHW) > 1:
@@ -136,9 +164,38 @@ def _culprit(model: nn.Module, first: Tensor, second: Tensor, rows: tuple[int, i
     modules = dict(model.named_modules())
     for (name, inputs, outputs), (other, other_inputs, other_outputs) in zip(*traces, strict=False):
         if name == other and _alike(inputs, other_inputs) and not _alike(outputs, other_outputs):
-            kind = type(modules[name]).__name__
-            return f"module {name!r} ({kind})" if name else f"the network ({kind}) itself"
+            return _shown(name, modules[name])
     return f"the network ({type(model).__name__})"
+
+
+def _shown(name: str, module: nn.Module) -> str:
+    kind = type(module).__name__
+    return f"module {name!r} ({kind})" if name else f"the network ({kind}) itself"
+
+
+def _who_draws(model: nn.Module, batch: Tensor) -> str | None:
+    """Name the innermost module that draws from a shared generator; None where none does."""
+    found: list[str] = []
+    states: dict[str, tuple[Any, ...]] = {}
+
+    def before(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda module, inputs: states.__setitem__(name, _random_states())
+
+    def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, inputs, output: (
+            found.append(_shown(name, module)) if states[name] != _random_states() else None
+        )
+
+    hooks = []
+    for name, module in model.named_modules():
+        hooks += [module.register_forward_pre_hook(before(name))]
+        hooks += [module.register_forward_hook(after(name))]
+    try:
+        model(batch.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None
 
 
 def _alike(first: list[Tensor], second: list[Tensor]) -> bool:
@@ -169,7 +226,7 @@ def _trace(model: nn.Module, batch: Tensor, row: int) -> Trace:
         hooks += [module.register_forward_pre_hook(before(name))]
         hooks += [module.register_forward_hook(after(name))]
     try:
-        model(batch)
+        model(batch.clone())
     except Exception:  # the module that raised is the first one without an output
         lost = next((name for name in reversed(waiting) if name not in {f[0] for f in found}), "")
         found.append((lost, waiting.get(lost, []), [torch.full((1,), math.nan)]))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from rsray.data import DATASETS
 from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, ReadOptions
+from rsray.data.reading.class_names import refuse_doubtful
 from rsray.data.reading.download import download as download_split
 from rsray.errors import UserError
 from rsray.storage import Place
@@ -53,6 +54,8 @@ def open_split(
     found = _open(spec, split, place, options, download)
     if found.class_names is None and spec.class_names is not None:
         found = replace(found, class_names=spec.class_names)
+    if spec.is_own:
+        refuse_doubtful(found.classes, f"{name} below {place}")
     # Reads the labels: damage shows here, not on a worker
     if not len(found):
         raise UserError(f"{name} ({split}) below {place}: the split has no images")

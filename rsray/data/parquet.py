@@ -18,7 +18,7 @@ from rsray.data._base import (
     ReadOptions,
 )
 from rsray.data.reading.decode import Geometry, Header, read_header
-from rsray.data.reading.parquet_labels import Classes, find_classes, read_labels
+from rsray.data.reading.parquet_labels import Classes, declared_names, find_classes, read_labels
 from rsray.data.reading.parquet_table import ParquetTable, opened
 from rsray.data.reading.shard_files import SPLIT_NAMES, Shards, find_files, shards_of
 from rsray.data.reading.tensor_column import encoded_pictures, is_tensor, tensor_shape
@@ -112,6 +112,8 @@ def open_shards(
     if not table.num_rows:
         raise UserError(f"{table.files[0]}: no rows in the {split} files")
     whole = table_of(tuple(file for files in shards.values() for file in files), table.label_column)
+    if class_names is not None:
+        _check_order(whole, class_names)
     classes = find_classes(whole) if class_names is None else Classes(len(class_names), class_names)
     return _split_of(name, split, table, classes, geometry or _geometry(table, whole, options))
 
@@ -143,6 +145,21 @@ def table_of(files: tuple[Place, ...], label_column: str | None = None) -> Parqu
         _one_of(IMAGE_COLUMNS, columns, "image", files[0]),
         _one_of(labels, columns, "label", files[0]),
     )
+
+
+def _check_order(table: ParquetTable, class_names: tuple[str, ...]) -> None:
+    """Raise UserError where files name their classes, and not as the data set is known to."""
+    declared = declared_names(table)
+    if declared is None or declared == class_names:
+        return
+    moved = [
+        name for i, name in enumerate(declared) if name in class_names[:i] + class_names[i + 1 :]
+    ]
+    if moved or not set(declared) & set(class_names):
+        raise UserError(
+            f"{table.files[0]}: its classes are {', '.join(declared[:12])}; expected, in this "
+            f"order, {', '.join(class_names)}"
+        )
 
 
 def _geometry(table: ParquetTable, whole: ParquetTable, options: ReadOptions) -> Geometry:
@@ -224,10 +241,12 @@ def _column_names(file: Place) -> list[str]:
 
 
 def _one_of(allowed: tuple[str, ...], columns: list[str], what: str, file: Place) -> str:
-    for name in allowed:
-        if name in columns:
-            return name
     choose = "; or say which one: --label-column" if what == "label" else ""
+    present = [name for name in allowed if name in columns]
+    if len(present) > 1:
+        raise UserError(f"{file}: which is the {what} column, {' or '.join(present)}?{choose}")
+    if present:
+        return present[0]
     raise UserError(
         f"{file}: no {what} column; it must be named {' or '.join(allowed)}; "
         f"found {', '.join(columns)}{choose}"

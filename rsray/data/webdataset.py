@@ -25,6 +25,7 @@ from rsray.data._base import (
     ReadOptions,
 )
 from rsray.data.reading.class_folders import LISTING_THREADS
+from rsray.data.reading.class_names import in_order
 from rsray.data.reading.decode import Geometry, Header, decode_all, read_header
 from rsray.data.reading.parquet_labels import MAX_CLASSES, Classes, numbered_classes
 from rsray.data.reading.shard_files import SPLIT_NAMES, TAR_FILES, Shards, find_files, shards_of
@@ -211,13 +212,20 @@ def _classes(table: TarTable, place: Place) -> Classes:
         return Classes(len(listed), listed)
     pairs = table.index.group_by(["label", "class_name"]).aggregate([]).to_pylist()
     if not _are_numbers(table):
-        names = tuple(sorted({normal(pair["label"]) for pair in pairs}))
+        names = in_order({pair["label"] for pair in pairs}, str(table.files[0]))
+        if number := next((name for name in names if name.isdecimal()), None):
+            raise UserError(
+                f"{table.files[0]}: some labels are numbers ({number}) and others are names "
+                f"({names[-1]}): which number is which name?"
+            )
         return Classes(len(names), names)
     highest = max(int(pair["label"]) for pair in pairs)
     if highest >= MAX_CLASSES:
         raise UserError(f"{table.files[0]}: label {highest}; at most {MAX_CLASSES} classes")
     classes = numbered_classes({int(pair["label"]) for pair in pairs}, str(table.files[0]))
     named = {int(pair["label"]): pair["class_name"] for pair in pairs if pair["class_name"]}
+    if len(named) < len({(int(p["label"]), p["class_name"]) for p in pairs if p["class_name"]}):
+        raise UserError(f"{table.files[0]}: the samples of one label have several class names")
     if not named:
         return classes
     labels = range(classes.first, classes.first + classes.number)

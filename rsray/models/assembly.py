@@ -53,9 +53,13 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int)
 
     The model's training mode is as before afterwards.
     """
+    if num_classes < 2:
+        raise UserError("the data have one class: a classifier needs two")
     shape = _output_shape(model, image_shape)
     if shape != (1, num_classes):
-        raise UserError(f"the model must return logits of shape (1, {num_classes}), got {shape}")
+        hint = ": of several outputs it must name one `logits`" if str(shape).isidentifier() else ""
+        wanted = f"logits of shape (1, {num_classes})"
+        raise UserError(f"the model must return {wanted}, got {shape}{hint}")
 
 
 def check_denoiser(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
@@ -76,7 +80,7 @@ def _output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[
             found = model.eval()(noisy.to(parameter.device, parameter.dtype))
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # not the model's fault
         raise
-    except Exception as error:  # a user's forward may raise anything at all
+    except (Exception, SystemExit) as error:  # a user's forward may raise anything at all
         raise UserError(
             f"the model fails on an image of shape {image_shape} with Gaussian noise: "
             f"{type(error).__name__}: {_line(error)}"
@@ -84,9 +88,12 @@ def _output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[
     finally:
         for module, was_training in modes:
             module.training = was_training
-    return tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+    if not isinstance(found, torch.Tensor):
+        return type(found).__name__
+    is_number = not (found.is_complex() or found.dtype == torch.bool)
+    return tuple(found.shape) if is_number else str(found.dtype)
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """Return the first line of an error's message."""
     return next(iter(str(error).splitlines()), "no message")

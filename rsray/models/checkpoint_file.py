@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import datetime
 import io
 import json
 import pathlib
@@ -36,6 +37,16 @@ DAMAGE: tuple[type[Exception], ...] = (
 
 class _Settings(dict[str, Any]):
     """Stands for the dictionaries with attributes in which training codes keep their settings."""
+
+
+def _history(*factory: Any) -> dict[Any, Any]:
+    """Return what stands for a defaultdict; the unpickler fills plain dictionaries alone."""
+    return {}
+
+
+def _queue(*options: Any) -> list[Any]:
+    """Return what stands for a deque."""
+    return []
 
 
 class _SkippedArray:
@@ -73,6 +84,13 @@ _PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"
 # Names that files of training codes hold beside their weights, and what stands for them here.
 HARMLESS: dict[str, Any] = {
     "argparse.Namespace": argparse.Namespace,
+    "types.SimpleNamespace": argparse.Namespace,
+    "collections.defaultdict": _history,
+    "collections.deque": _queue,
+    "datetime.datetime": datetime.datetime,
+    "datetime.timedelta": datetime.timedelta,
+    **{f"builtins.{kind.__name__}": kind for kind in (list, dict, int, float, str, slice)},
+    **{f"__builtin__.{kind.__name__}": kind for kind in (list, dict, int, float, str, slice)},
     "_codecs.encode": _bytes_of,
     "numpy.dtype": _dtype,
     "numpy.ndarray": _SkippedArray,

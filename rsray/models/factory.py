@@ -17,6 +17,8 @@ from torch import nn
 from rsray.core.independence import logits_of
 from rsray.errors import UserError
 
+# Their networks take images that were normalised before, and have no layer that does it.
+LIBRARIES = ("torchvision", "timm", "transformers", "torchxrayvision", "pretrainedmodels")
 # A factory may fetch weights; one that waits for something else is stopped.
 MOST_SECONDS = 300
 
@@ -70,6 +72,11 @@ def _time_limit(words: str) -> Iterator[None]:
 def is_factory(name: str) -> bool:
     """Tell whether it has the form package.module:factory, and is no address."""
     return ":" in name and "://" not in name
+
+
+def is_of_a_library(name: str) -> bool:
+    """Tell whether a factory is of a library whose networks never normalise images themselves."""
+    return is_factory(name) and name.partition(":")[0].partition(".")[0] in LIBRARIES
 
 
 def refuse_factory_of_a_file(

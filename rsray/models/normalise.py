@@ -88,9 +88,20 @@ class Normalisation:
 
     @classmethod
     def of(cls, name: str, statistics: Statistics) -> Normalisation:
-        """Return the normalisation with these statistics."""
+        """Return the normalisation with these statistics; UserError for what can be none.
+
+        A mean beyond 1 is of pixels in 0..255, and would be of another function here.
+        """
         mean, std = statistics
-        return cls(name, tuple(map(float, mean)), tuple(map(float, std)))
+        found = cls(name, tuple(map(float, mean)), tuple(map(float, std)))
+        if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0 or len(mean) != len(std):
+            raise UserError(f"normalisation {name} is {found.text}: it is no mean and deviation")
+        if max(map(abs, mean)) > 1:
+            raise UserError(
+                f"normalisation {name} is {found.text}: such a mean is of pixels in 0..255, and "
+                "pixels are in [0, 1] here: divide mean and deviation by 255"
+            )
+        return found
 
     @property
     def text(self) -> str:

@@ -21,14 +21,16 @@ from rsray.errors import UserError
 from rsray.models import PAPERS_NAMES
 from rsray.models.checkpoint_file import read_safetensors, read_torch_file
 from rsray.models.normalise import NOTHING, Normalisation
+from rsray.models.state_dicts import find_state_dict
 from rsray.models.weights import fit
 
-# Where the weights are kept.
-CONTAINERS = ("state_dict", "net", "model_state_dict", "model_state", "model", "network", "weights")
+MACERS_KEYS = {"net", "epoch", "optimizer", "scheduler"}
 # What the statistics of a layer before the network are called.
 MEANS, DEVIATIONS = ("mean", "means", "mu", "new_mean"), ("std", "sds", "sigma", "new_std")
-# What Lightning keeps beside the network: no part of what it computes.
-BESIDE = re.compile(r"(criterion|loss\w*|metrics?|(train|val|valid|test)_\w+|\w*acc(uracy)?)\.")
+# What Lightning, and an average of weights, keep beside the network: no part of what it computes.
+BESIDE = re.compile(
+    r"(criterion|loss\w*|metrics?|(train|val|valid|test)_\w+|\w*acc(uracy)?)\.|n_averaged$"
+)
 NUMBER_OF_BATCHES = "num_batches_tracked"
 
 
@@ -54,15 +56,14 @@ class Checkpoint:
 
     @classmethod
     def read(cls, content: bytes, where: str, *, is_safetensors: bool) -> Checkpoint:
-        """Return what a file holds; UserError when it is damaged, holds code, or no weights."""
+        """Return what a file holds; UserError when it is damaged, holds code, or no weights.
+
+        UserError too for the weights of two networks, such as an average beside the last step's.
+        """
         found = (read_safetensors if is_safetensors else read_torch_file)(content, where)
-        state = _state_dict(found)
-        if state is None:
-            raise UserError(
-                f"checkpoint {where} holds no state dict; its keys are {', '.join(map(str, found))}"
-            )
+        state = find_state_dict(found, where)
         # pytorch-cifar's {net, acc, epoch} is of networks that take normalised images.
-        is_macers = {"net", "epoch"} <= set(found) and "acc" not in found
+        is_macers = {"net", "epoch"} <= set(found) <= MACERS_KEYS
         return cls(where, state, found, is_macers)
 
     @property
@@ -130,19 +131,6 @@ class Checkpoint:
                 "save the weights of the one that is meant alone"
             )
         return [first, *others]
-
-
-def _state_dict(found: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """Return the weights in what a file holds, or None."""
-    inside = next((key for key in CONTAINERS if isinstance(found.get(key), Mapping)), None)
-    if inside is not None:
-        return _state_dict(found[inside])
-    state = {
-        key: value
-        for key, value in found.items()
-        if isinstance(key, str) and isinstance(value, Tensor)
-    }
-    return state if state and len(state) == len(found) else None
 
 
 def _is_count(key: str) -> bool:

@@ -52,16 +52,36 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    problems = [
-        f"{what} {_some(found)}"
-        for what, found in (("missing", missing), ("unexpected", unexpected), ("shape:", reshaped))
-        if found
+    parameters = dict(model.named_parameters())
+    strange = [
+        f"{key} {why}"
+        for key in own
+        if key in state and (why := _why_strange(state[key], own[key], key in parameters))
     ]
+    named = (("missing", missing), ("unexpected", unexpected), ("shape:", reshaped), ("", strange))
+    problems = [f"{what} {_some(found)}".strip() for what, found in named if found]
     if problems:
         raise UserError(
             f"checkpoint {where} does not fit model {_name(model)}: {'; '.join(problems)}"
         )
     model.load_state_dict(dict(state))
+
+
+def _why_strange(given: Tensor, own: Tensor, is_parameter: bool) -> str | None:
+    """Return why a tensor cannot be the network's own, None where it can.
+
+    Copying would turn integers of a quantised network into other weights without a word. Buffers
+    may be infinite, as masks are.
+    """
+    if given.layout != own.layout:
+        return f"is {given.layout}, not {own.layout}"
+    if own.is_floating_point() and not given.is_floating_point():
+        return f"is of {given.dtype}, not {own.dtype}"
+    if given.is_floating_point():
+        numbers = given.float()
+        if numbers.isnan().any() or (is_parameter and numbers.isinf().any()):
+            return "holds values that are no finite numbers"
+    return None
 
 
 def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from saved_weights import save_weights
 
 from rsray import models
 from rsray.certification.networks.opening import open_source
+from rsray.certification.request import open_classifier
 from rsray.config import TrainConfig
 from rsray.data import DATASETS
 from rsray.errors import UserError
@@ -289,6 +290,33 @@ def test_nothing_is_added_to_a_users_own_factory(tmp_path, colour, monkeypatch):
     assert same(stated.build(split), layer("centre").before(colour, 3), images)
     with pytest.raises(UserError, match="which layer stood before its network"):
         saved(tmp_path, colour, "behind a layer").given(**known).settled(split)
+
+
+def test_arguments_of_a_factory_come_from_the_command_line_as_text(tmp_path, monkeypatch):
+    (tmp_path / "argued_networks.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    network = models.build("lenet", image_shape=(1, 8, 8), num_classes=10)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    given = {"dataset": "digits", "sigma": 0.25, "model": "argued_networks:make"}
+    for arguments in (["scale=3"], ("scale=3",), {"scale": 3}):
+        asked = {**given, "model_args": arguments}
+        source, split = open_classifier(str(tmp_path / "weights.pth"), asked, download=False)
+        assert source.build(split).scale == 3 and source.model_args == {"scale": 3}
+
+
+def test_a_librarys_network_does_not_normalise_itself(tmp_path):
+    from torchvision.models import resnet18
+
+    torch.save(resnet18(num_classes=10).state_dict(), tmp_path / "weights.pth")
+    known = {"model": "torchvision.models:resnet18", "dataset": "cifar10", "sigma": 0.25}
+    source = open_source(str(tmp_path / "weights.pth")).given(**known)
+    split = Split(image_shape=COLOUR, num_classes=10, answers=resnet18(num_classes=10))
+    with pytest.raises(
+        UserError, match=r"does not say how it normalises: give --normalise dataset"
+    ):
+        source.settled(split)
+    stated = source.given(**known, normalise="none").settled(split)
+    assert stated.normalisation.text == "none"
 
 
 def test_the_architecture_that_a_checkpoint_names(tmp_path, lenet):

@@ -1,5 +1,8 @@
 """Logits that depend on the batch or on chance are found, and the module is named."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -49,6 +52,8 @@ class Offset(nn.Module):
         Function(lambda x: x * 1e6 + 1e3),
         Function(lambda x: x * torch.nan),
         Function(torch.zeros_like),
+        Function(lambda x: x.sub_(0.5).div_(0.25)),
+        Function(lambda x: (torch.manual_seed(0), x + torch.randn(x.shape[1:]))[1]),
     ],
 )
 def test_ordinary_networks_pass(model):
@@ -68,6 +73,10 @@ def test_ordinary_networks_pass(model):
         (Function(lambda x: x + 0.01 * x.amax(0)), r"the network \(Function\) itself"),
         (Function(lambda x: x + 0.1 * x[:1]), r"the network \(Function\) itself"),
         (Function(lambda x: x.roll(1, 0) * 0.1 + x), r"the network \(Function\) itself"),
+        (
+            Function(lambda x: x.roll(1, 0) if len(x) > 32 else x),
+            r"the network \(Function\) itself",
+        ),
         (Offset(), "module 'inner'"),
     ],
 )
@@ -90,17 +99,37 @@ class AlwaysTraining(nn.Dropout):
         return super().train(True)
 
 
+class Seldom(nn.Module):
+    def forward(self, features):
+        return features if torch.rand(()) < 0.9999 else -features
+
+
 @pytest.mark.parametrize(
     ("model", "named"),
     [
         (DropoutLeftOn(), r"the network \(DropoutLeftOn\) itself"),
         (network(nn.ReLU(), AlwaysTraining(0.1)), r"module '2' \(AlwaysTraining\)"),
         (Function(lambda x: x + 0.05 * torch.randn_like(x)), r"the network \(Function\) itself"),
+        # Which seldom changes anything: a path that is dropped now and then, a crop at random.
+        (Function(lambda x: x if torch.rand(()) < 0.9999 else -x), "the network"),
+        (Function(lambda x: x if random.random() < 0.9999 else -x), "the network"),
+        (Function(lambda x: x if np.random.rand() < 0.9999 else -x), "the network"),
+        (network(nn.ReLU(), Seldom()), r"module '2' \(Seldom\)"),
     ],
 )
 def test_chance_in_evaluation_is_named(model, named):
     with pytest.raises(UserError, match=f"^{named}.*draws numbers of its own"):
         check_independence(model.eval(), SHAPE)
+
+
+@pytest.mark.parametrize("forward", [
+    lambda x: x.flatten(1)[:, :3].reshape(1, -1), lambda x: x.flatten(1)[:, :3].mean(0, True),
+])  # fmt: skip
+def test_logits_of_another_number_of_images_are_named(forward):
+    model = Function(forward)
+    model.inner = nn.Identity()
+    with pytest.raises(UserError, match=r"returns shape .* for 8 images"):
+        check_independence(model, SHAPE)
 
 
 def test_a_model_that_raises_raises_its_own_error():

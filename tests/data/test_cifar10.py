@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import pickle
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from rsray.data import open_split
+from rsray.data.cifar10 import CLASSES
 from rsray.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -102,6 +104,23 @@ def test_parquet_of_hugging_face(tmp_path):
     assert split.labels.tolist() == [3, 1, 2, 0]
     order = [3, 0, 3, 2]
     np.testing.assert_array_equal(split.images(order), pixels[order].transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(("names", "is_right"), [
+    (CLASSES, True), (("plane", "car", *CLASSES[2:]), True), (CLASSES[::-1], False),
+    (tuple("abcdefghij"), False), ((*CLASSES[:8], "truck", "ship"), False),
+])  # fmt: skip
+def test_parquet_that_names_its_classes_in_another_order_is_refused(tmp_path, names, is_right):
+    metadata = json.dumps({"info": {"features": {"label": {"names": names}}}})
+    rows = [{"bytes": png(image), "path": None} for image in DATA.reshape(4, 32, 32, 3)]
+    table = pa.table({"img": rows, "label": [3, 1, 2, 0]})
+    table = table.replace_schema_metadata({"huggingface": metadata})
+    pq.write_table(table, tmp_path / "train-0.parquet")
+    if is_right:
+        assert open_split("cifar10", "train", str(tmp_path)).class_names == CLASSES
+        return
+    with pytest.raises(UserError, match="expected, in this order, airplane, automobile"):
+        open_split("cifar10", "train", str(tmp_path))
 
 
 def test_real_cifar10(shared_data):

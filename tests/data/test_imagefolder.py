@@ -23,6 +23,22 @@ def test_split_folders_share_their_classes(tmp_path, save_picture):
         np.testing.assert_array_equal(test.images([0])[0], last.transpose(2, 0, 1))
 
 
+def test_classes_of_one_split_and_loose_pictures_are_named(tmp_path, save_picture, caplog):
+    for path in ("train/a/1.png", "train/b/1.png", "test/a/2.png", "test/c/2.png", "train/x.png"):
+        save_picture(tmp_path / path)
+    open_split("imagefolder", "test", str(tmp_path))
+    assert "train has no picture of 1 classes: c" in caplog.text
+    assert "test has no picture of 1 classes: b" in caplog.text
+    assert "train: pictures beside the class folders are not read: 1" in caplog.text
+
+
+def test_a_class_that_is_written_in_two_ways_is_refused(tmp_path, save_picture):
+    for path in ("train/cat/1.png", "train/dog/1.png", "test/Cat/2.png", "test/dog/2.png"):
+        save_picture(tmp_path / path)
+    with pytest.raises(UserError, match="classes 'Cat' and 'cat': give them one name"):
+        open_split("imagefolder", "test", str(tmp_path))
+
+
 def test_a_class_may_be_called_train(tmp_path, save_picture):
     for name in ("train", "plane"):
         for number in range(5):

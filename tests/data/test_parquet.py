@@ -122,9 +122,79 @@ def test_class_names_of_hugging_face(tmp_path):
     assert split.num_classes == 5 and split.class_names[4] == "four"
 
 
+def of_hugging_face(names, labels=LABELS):
+    metadata = {b"huggingface": json.dumps({"info": {"features": {"label": {"names": names}}}})}
+    return pa.table({"image": PNGS, "label": labels}).replace_schema_metadata(metadata)
+
+
+def test_files_that_number_their_classes_otherwise_are_refused(tmp_path):
+    pq.write_table(of_hugging_face(["a", "b", "c", "d"]), tmp_path / "train.parquet")
+    pq.write_table(of_hugging_face(["a", "c", "b", "d"]), tmp_path / "test.parquet")
+    for split in ("train", "test"):
+        with pytest.raises(UserError, match="label 1 is 'b' in the one and 'c' in the other"):
+            open_split("parquet", split, str(tmp_path))
+    write(tmp_path / "test.parquet")
+    assert open_split("parquet", "test", str(tmp_path)).class_names == ("a", "b", "c", "d")
+
+
+def test_text_and_numbers_in_one_column_are_refused(tmp_path):
+    write(tmp_path / "train.parquet", labels=np.array(["a", "b", "c", "d"])[LABELS])
+    write(tmp_path / "test.parquet")
+    with pytest.raises(UserError, match="is text in some files and numbers in others"):
+        open_split("parquet", "test", str(tmp_path))
+
+
+def test_numbers_as_text_are_in_the_order_of_numbers(tmp_path):
+    write(tmp_path / "test.parquet", labels=np.array(["1", "2", "10", "9"])[LABELS])
+    split = open_split("parquet", "test", str(tmp_path))
+    assert split.class_names == ("1", "2", "9", "10")
+    assert split.labels[:4].tolist() == [0, 1, 3, 2]
+
+
+@pytest.mark.parametrize(("names", "message"), [
+    (["cat", "Cat", "dog", "owl"], "classes 'Cat' and 'cat': give them one name"),
+    (["cat", "cat ", "dog", "owl"], "classes 'cat' and 'cat ': give them one name"),
+    (["", "cat", "dog", "owl"], "a class called '', which is no name"),
+    (["-1", "0", "1", "2"], "test.parquet: label -1 is no class"),
+])  # fmt: skip
+def test_doubtful_names(tmp_path, names, message):
+    write(tmp_path / "test.parquet", labels=np.array(names)[LABELS])
+    with pytest.raises(UserError, match=message):
+        open_split("parquet", "test", str(tmp_path))
+
+
+def test_letters_of_two_cases_are_classes(tmp_path):
+    write(tmp_path / "test.parquet", labels=np.array(["a", "A", "b", "B"])[LABELS])
+    assert open_split("parquet", "test", str(tmp_path)).class_names == ("A", "B", "a", "b")
+
+
+def test_two_columns_of_one_kind_are_asked_about(tmp_path):
+    table = pa.table({"image": PNGS, "label": LABELS, "labels": LABELS // 2})
+    pq.write_table(table, tmp_path / "test.parquet")
+    with pytest.raises(UserError, match="which is the label column, label or labels.*--label-col"):
+        open_split("parquet", "test", str(tmp_path))
+    assert open_split("parquet", "test", str(tmp_path), label_column="labels").num_classes == 2
+    write(tmp_path / "test.parquet", img=PNGS)
+    with pytest.raises(UserError, match=r"which is the image column, image or img\?"):
+        open_split("parquet", "test", str(tmp_path))
+
+
+@pytest.mark.parametrize("shape", [(48,), (3, 4, 3)])
+def test_arrays_whose_order_would_be_a_guess_are_refused(tmp_path, shape):
+    pixels = np.zeros((2, *shape), np.uint8)
+    kind = pa.uint8()
+    for _ in shape:
+        kind = pa.list_(kind)
+    write(tmp_path / "train.parquet", pa.array(pixels.tolist(), kind), [0, 1])
+    with pytest.raises(UserError, match="are no images; allowed"):
+        open_split("parquet", "train", str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
+        ([1000, 2000] * 10, "2 different labels in 1000..2000: these are identifiers"),
+        ([2, 3] * 10, "2 different labels in 2..3: these are identifiers"),
         ([-1] * 20, "labels -1..-1"),
         ([10**9] * 20, "labels 1000000000"),
         ([0.5] * 20, "column 'label' is of type double; must be integer or text"),

@@ -285,6 +285,23 @@ def test_check_refuses(model, message):
         check(model, (1, 6, 6), 4)
 
 
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda logits: logits > 0, "got torch.bool$"), (lambda logits: logits * 1j, "got torch.complex"),
+    (lambda logits: (logits, 1), "got tuple: of several outputs it must name one `logits`"),
+    (lambda logits: sys.exit(3), "SystemExit: 3"),
+])  # fmt: skip
+def test_outputs_that_are_no_logits(change, message):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    model.register_forward_hook(lambda module, inputs, output: change(output))
+    with pytest.raises(UserError, match=message):
+        check(model, (1, 6, 6), 4)
+
+
+def test_data_of_one_class_make_no_classifier():
+    with pytest.raises(UserError, match="one class: a classifier needs two"):
+        check(nn.Sequential(nn.Flatten(), nn.Linear(36, 1)), (1, 6, 6), 1)
+
+
 def test_check_keeps_the_training_mode():
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Linear(36, 4)).train()
     model[1].eval()

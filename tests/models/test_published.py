@@ -1,9 +1,12 @@
 """Checkpoints of other code bases: their weights, and what they say of the layer before them."""
 
 import argparse
+import collections
+import datetime
 import os
 import pathlib
 import pickle
+import types
 
 import numpy as np
 import pytest
@@ -62,6 +65,7 @@ LAYOUTS = {
     "macer": (lambda state: {"net": state, "epoch": 440}, "none"),
     "macer, parallel": (lambda state: {"net": named("module.", state), "epoch": 440}, "none"),
     "macer, with more": (lambda s: {"net": s, "epoch": 440, "optimizer": {}}, "none"),
+    "pytorch-cifar, as others write it": (lambda s: {"net": s, "best_acc": 9, "epoch": 9}, UNKNOWN),
     "pytorch-cifar": (lambda s: {"net": named("module.", s), "acc": 95.1, "epoch": 9}, UNKNOWN),
     "plain": (lambda state: state, UNKNOWN),
     "compiled": (lambda state: named("_orig_mod.network.", state), UNKNOWN),
@@ -93,6 +97,10 @@ LAYOUTS = {
         lambda state: {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
         UNKNOWN,
     ),
+    "averaged": (lambda s: {**named("module.", s), "n_averaged": torch.tensor(3)}, UNKNOWN),
+    "an average alone": (lambda s: {"ema": {"shadow": s, "decay": 0.99}, "epoch": 1}, UNKNOWN),
+    "the average is the same": (lambda s: {"model": s, "model_ema": named("module.", s)}, UNKNOWN),
+    "random states": (lambda s: {"model": s, "rng": {"cpu": torch.get_rng_state()}}, UNKNOWN),
     "half": (lambda state: {k: v.half() for k, v in state.items()}, UNKNOWN),
 }  # fmt: skip
 
@@ -151,6 +159,8 @@ def test_what_training_codes_keep_beside_the_weights_is_harmless(tmp_path, is_zi
     beside = {
         "state_dict": resnet(0).state_dict(), "best": numbers, "rng": np.random.get_state(),
         "args": argparse.Namespace(arch="cifar_resnet20", lr=1e-3, out=pathlib.Path("/x")),
+        "more": [collections.defaultdict(list, a=[1]), collections.deque([1]), slice(1),
+                 types.SimpleNamespace(a=1), datetime.datetime(2020, 1, 1), datetime.timedelta(1)],
     }  # fmt: skip
     torch.save(beside, tmp_path / "c", _use_new_zipfile_serialization=is_zip)
     checkpoint = read(tmp_path / "c")
@@ -165,6 +175,53 @@ def test_two_networks_in_one_file_are_refused(tmp_path):
         read(tmp_path / "c").load_into(resnet(2))
     torch.save({**named("a.", state), **named("bb.", state)}, tmp_path / "c")
     read(tmp_path / "c").load_into(resnet(2))  # the same twice
+
+
+@pytest.mark.parametrize("beside", [
+    lambda other: {"state_dict_ema": other}, lambda other: {"model_ema": named("module.", other)},
+    lambda other: {"ema": {"decay": 0.9, "shadow": {k.replace(".", ""): v for k, v in other.items()}}},
+    lambda other: {"ema": {"shadow_params": list(other.values())}}, lambda other: {"net": other},
+    lambda other: {"best": {"epoch": 3, "model": other}},
+])  # fmt: skip
+def test_weights_beside_an_average_of_them_are_refused(tmp_path, beside):
+    other = resnet(1).state_dict()
+    torch.save({"state_dict": resnet(0).state_dict(), **beside(other), "epoch": 1}, tmp_path / "c")
+    with pytest.raises(UserError, match=r"more than one such network \(.*torch.save\(c\[KEY\]"):
+        read(tmp_path / "c")
+
+
+def test_several_networks_under_other_keys_are_refused(tmp_path):
+    torch.save({k: nn.Linear(2, 3).state_dict() for k in ("netG", "netD")}, tmp_path / "c")
+    with pytest.raises(UserError, match=r"several dictionaries of weights; .*netG, netD"):
+        read(tmp_path / "c")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda x: (x * 127).to(torch.int8), "fc.weight is of torch.int8, not torch.float32"),
+    (lambda x: x.to(torch.complex64), "fc.weight is of torch.complex64"),
+    (lambda x: x.to_sparse(), "fc.weight is torch.sparse_coo, not torch.strided"),
+    (lambda x: x * torch.nan, "fc.weight holds values that are no finite numbers"),
+    (lambda x: x / 0, "fc.weight holds values that are no finite numbers"),
+])  # fmt: skip
+def test_weights_that_would_be_loaded_as_others_are_refused(tmp_path, change, message):
+    state = dict(resnet(0).state_dict())
+    torch.save({**state, "fc.weight": change(state["fc.weight"])}, tmp_path / "c")
+    network = resnet(1)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "c").load_into(network)
+    assert torch.equal(network.fc.weight, resnet(1).fc.weight)
+
+
+@pytest.mark.parametrize(("mean", "std", "message"), [
+    ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7), r"pixels in 0\.\.255"),
+    ((0.5, 0.5, 0.5), (0.0, 0.5, 0.5), "no mean and deviation"),
+    ((0.5, torch.nan, 0.5), (0.5, 0.5, 0.5), "no mean and deviation"),
+])  # fmt: skip
+def test_statistics_in_a_file_that_can_be_none_of_ours(tmp_path, mean, std, message):
+    layer = {"normalize.mean": torch.tensor(mean), "normalize.std": torch.tensor(std)}
+    torch.save({**layer, **named("model.", resnet(0).state_dict())}, tmp_path / "c")
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "c").load_into(resnet(1))
 
 
 def test_a_network_behind_another_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from rsray.config import READING
 from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError
 from rsray.models import DENOISERS
-from rsray.models.factory import refuse_factory_of_a_file
+from rsray.models.factory import is_of_a_library, refuse_factory_of_a_file
 from rsray.models.normalise import FACTORYS_OWN, NOTHING, Normalisation, Statistics, explained
 from rsray.models.published import Checkpoint, LayerBefore
 
@@ -149,9 +149,8 @@ class ClassifierSource:
                     f"{self.where} normalises images with {known.text}, "
                     f"but normalise {self.normalise} is {stated.text}"
                 )
-        if known is None and is_factory and not layer.is_missing:
-            return FACTORYS_OWN
-        return known
+        is_own = is_factory and not is_of_a_library(str(self.model))
+        return FACTORYS_OWN if known is None and is_own and not layer.is_missing else known
 
     def _question(self, layer: LayerBefore, network: nn.Module, split: ImageSplit) -> str:
         """Return the refusal of a file that does not say what was done to images before it."""

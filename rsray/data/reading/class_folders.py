@@ -52,24 +52,35 @@ def class_folders(folder: Place) -> dict[str, list[str]]:
 def classes_with_pictures(splits: Sequence[Place]) -> tuple[str, ...]:
     """Return the sorted names of the classes that have a picture in any split's folder.
 
-    Empty folders are no classes: they are named in a warning.
+    Empty folders are no classes: they are named in a warning, and so are classes that only one of
+    the splits has, and pictures that lie beside the class folders.
     """
     per_split = [class_folders(split) for split in splits]
     names = sorted({name for folders in per_split for name in folders})
 
-    def has_picture(name: str) -> bool:
-        return any(
-            next(_pictures(split, folder, Counter()), None) is not None
+    def with_pictures(name: str) -> list[bool]:
+        return [
+            any(next(_pictures(split, folder, Counter()), None) for folder in folders.get(name, ()))
             for split, folders in zip(splits, per_split, strict=True)
-            for folder in folders.get(name, ())
-        )
+        ]
 
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        is_class = dict(zip(names, pool.map(has_picture, names), strict=True))
-    empty = [name for name in names if not is_class[name]]
-    if empty and len(empty) < len(names):
+        present = dict(zip(names, pool.map(with_pictures, names), strict=True))
+    classes = tuple(name for name in names if any(present[name]))
+    empty = [name for name in names if name not in classes]
+    if empty and classes:
         log.warning("%s: no classes, since without pictures: %s", splits[0], ", ".join(empty))
-    return tuple(name for name in names if is_class[name])
+    for number, split in enumerate(splits):
+        lacking = [name for name in classes if not present[name][number]]
+        if lacking:
+            named = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+            log.warning("%s has no picture of %d classes: %s", split, len(lacking), named)
+        beside = [name for name in split.files() if name.lower().endswith(SUFFIXES)]
+        if beside:
+            log.warning(
+                "%s: pictures beside the class folders are not read: %d", split, len(beside)
+            )
+    return classes
 
 
 def pictures_below(folder: Place, name: str) -> Listing:

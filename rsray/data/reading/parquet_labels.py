@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rsray.data._base import Labels
+from rsray.data.reading.class_names import in_order
 from rsray.data.reading.parquet_table import ParquetTable, opened
 from rsray.data.reading.tensor_column import Column
 from rsray.data.splits import normal
@@ -40,12 +41,18 @@ def find_classes(table: ParquetTable) -> Classes:
     For integers Hugging Face's metadata tell (then no label is read), else the labels that occur;
     text labels are sorted. Raises UserError for a label that cannot be a class.
     """
-    declared = _declared_names(table.files[0], table.label_column)
+    declared = declared_names(table)
     if declared:
         return Classes(len(declared), declared)
     uniques = {unique for file_values in _values(table) for unique in set(file_values)}
-    if any(isinstance(unique, str) for unique in uniques):
-        names = tuple(sorted({normal(str(unique)) for unique in uniques}))
+    kinds = {type(unique) for unique in uniques}
+    if len(kinds) > 1:
+        raise UserError(
+            f"{table.files[0]}: column {table.label_column!r} is text in some files and numbers "
+            "in others: which number is which name?"
+        )
+    if kinds == {str}:
+        names = in_order(uniques, str(table.files[0]))
         return Classes(len(names), names)
     lowest, highest = min(uniques, default=0), max(uniques, default=0)
     if lowest < 0 or highest >= MAX_CLASSES:
@@ -61,8 +68,13 @@ def numbered_classes(labels: set[int], where: str) -> Classes:
 
     Raises UserError where they seem to count from 1 with gaps: no one can tell what 0 would be.
     """
-    highest = max(labels, default=0)
-    if min(labels, default=0) != 1 or highest == 1:
+    lowest, highest = min(labels, default=0), max(labels, default=0)
+    if lowest > 1 or 2 * len(labels) <= highest:
+        raise UserError(
+            f"{where} has {len(labels)} different labels in {lowest}..{highest}: these are "
+            "identifiers, not classes 0..K-1; write labels from 0, or class names as text"
+        )
+    if lowest == 0 or highest == 1:
         return Classes(highest + 1)
     if len(labels) < highest:
         missing = min(set(range(1, highest)) - labels)
@@ -105,12 +117,35 @@ def _checked(piece: Column, file: Place, name: str) -> list[Any]:
     return piece.to_pylist()
 
 
-def _declared_names(file: Place, column: str) -> tuple[str, ...] | None:
-    """Return the class names that Hugging Face's `datasets` wrote beside a column of integers."""
+def declared_names(table: ParquetTable) -> tuple[str, ...] | None:
+    """Return the class names that Hugging Face's `datasets` wrote beside a column of integers.
+
+    Raises UserError where two files of the table number the classes otherwise.
+    """
+    found: dict[tuple[str, ...], Place] = {}
+    for file in table.files:
+        if names := _names_in(file, table.label_column):
+            found.setdefault(names, file)
+    if len(found) > 1:
+        (one, first), (other, second), *_ = found.items()
+        at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+        label = min(len(one), len(other)) if at is None else at
+        raise UserError(
+            f"{first} and {second} number their classes otherwise: label {label} is "
+            f"{_at(one, label)} in the one and {_at(other, label)} in the other"
+        )
+    return next(iter(found), None)
+
+
+def _at(names: tuple[str, ...], label: int) -> str:
+    return repr(names[label]) if label < len(names) else "no class"
+
+
+def _names_in(file: Place, column: str) -> tuple[str, ...] | None:
     with opened(file, None) as parquet:
         schema = parquet.schema_arrow
     metadata = schema.metadata or {}
-    if not pa.types.is_integer(schema.field(column).type):
+    if column not in schema.names or not pa.types.is_integer(schema.field(column).type):
         return None
     try:
         feature = from_json(metadata[b"huggingface"], str(file))["info"]["features"][column]

@@ -37,7 +37,7 @@ INDEX = pa.schema(
     ]
 )
 # Of what an index holds
-VERSION = 1
+VERSION = 2
 # Read at once from a store where every request has its price
 STREAM_BYTES = 8 * 2**20
 CLASS_EXTENSIONS = ("cls", "cls.txt")
@@ -146,6 +146,9 @@ def _sample(
     if not pictures:
         found = ", ".join(member.extension for member in members)
         raise UserError(f"{file}: sample {key!r} has no picture (it has {found})")
+    if len(pictures) > 1:
+        found = ", ".join(member.extension for member in pictures)
+        raise UserError(f"{file}: sample {key!r} has several pictures ({found}): which one?")
     said = next((_json(file, m) for m in members if m.extension == "json"), {})
     label = _label(file, members, said, label_field)
     if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
@@ -169,7 +172,18 @@ def _label(
     if label_field:
         return said.get(label_field)
     told = next((_text(file, m) for m in members if m.extension in CLASS_EXTENSIONS), None)
-    return told or next((said[name] for name in LABEL_FIELDS if name in said), None)
+    labels = [
+        label
+        for label in (told, *(said.get(name) for name in LABEL_FIELDS))
+        if label is not None and label != ""
+    ]
+    numbers = {str(label) for label in labels if str(label).isdecimal()}
+    if len(numbers) > 1:
+        raise UserError(
+            f"{file}: a sample says that its label is {' and '.join(sorted(numbers))}: name the "
+            "field of the .json with --label-column"
+        )
+    return labels[0] if labels else None
 
 
 def _text(file: Place, member: Member) -> str:

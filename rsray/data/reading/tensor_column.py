@@ -105,21 +105,22 @@ def _checked(values: NDArray[Any], names: Sequence[object]) -> Pixels:
 
 
 def _channels_first(values: Pixels, names: Sequence[object]) -> Pixels:
-    """Return [n, C, H, W] from [n, H*W], [n, C*H*W], [n, H, W], [n, C, H, W] or [n, H, W, C]."""
-    if values.ndim == 2:
-        for channels in CHANNELS:
-            side = math.isqrt(values.shape[1] // channels)
-            if channels * side * side == values.shape[1]:
-                return values.reshape(-1, channels, side, side)
+    """Return [n, C, H, W] from [n, H*W], [n, H, W], [n, C, H, W] or [n, H, W, C].
+
+    Raises UserError for colours in one row: their order, C H W or H W C, would be a guess.
+    """
+    if values.ndim == 2 and (side := math.isqrt(values.shape[1])) ** 2 == values.shape[1]:
+        return values.reshape(-1, 1, side, side)
     if values.ndim == 3:
         return values[:, None]
-    if values.ndim == 4 and values.shape[1] in CHANNELS:
+    is_first, is_last = (values.ndim == 4 and values.shape[at] in CHANNELS for at in (1, -1))
+    if is_first and not is_last:
         return values
-    if values.ndim == 4 and values.shape[3] in CHANNELS:
+    if is_last and not is_first:
         return values.transpose(0, 3, 1, 2)
     raise UserError(
-        f"{names[0]}: arrays of shape {values.shape[1:]} are no images; allowed: (C, H, W), "
-        "(H, W, C), (H, W), or flat and square, with 1 or 3 channels"
+        f"{names[0]}: arrays of shape {values.shape[1:]} are no images; allowed: (C, H, W) or "
+        "(H, W, C) with 1 or 3 channels, (H, W), and flat where they are square and grey"
     )
 
 

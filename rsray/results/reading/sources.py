@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
-
-from rsray.core.radius import largest_radius
+from rsray.core.radius import largest_radius, round_down
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
@@ -60,10 +58,14 @@ class LogFacts:
         seen, largest = float(result.radius.max()), largest_radius(sigma, n, alpha)
         if seen > largest * (1 + PRINTED_DIGITS) + PRINTED_DIGITS:
             raise UserError(
-                f"{result.name}: a radius is {seen:g}, but with sigma {sigma:g}, n {n} and alpha "
-                f"{alpha:g} none is above {np.floor(1e4 * largest) / 1e4:g}: they are not its own"
+                f"{result.name}: a radius is {_four_digits(seen)}, but with sigma {sigma:g}, n {n} "
+                f"and alpha {alpha:g} none is above {_four_digits(largest)}: they are not its own"
             )
         return result
+
+
+def _four_digits(radius: float) -> str:
+    return f"{float(round_down(radius, 4)):g}"
 
 
 @dataclass
