@@ -163,7 +163,7 @@ def run_there(
 def _submit(dashboard: Dashboard, words: list[str], out: str | None) -> str:
     """Submit the command and return the job's id."""
     from rsray.cluster.jobs import submit_job
-    from rsray.job import new_folder
+    from rsray.execution import new_folder
 
     where = out or new_folder("cluster", words[0])
     job_id = submit_job(dashboard, typed_line(words), where, say)

@@ -22,7 +22,7 @@ from rsray.config import (
     TuneConfig,
 )
 from rsray.errors import UserError
-from rsray.job import Job, Where, folder_of
+from rsray.execution import Execution, Where, folder_of
 from rsray.outcomes import Certification, Predictions, Run, Study
 from rsray.progress import Watch
 from rsray.results.compare import cert_folder, load
@@ -79,7 +79,7 @@ def train(
     watch is told what would run where, and nothing is started or written.
     """
     flat = _given(locals(), *_TRAINED) | _given(settings, *settings)
-    return Job.of(locals()).train(flat, config)
+    return Execution.of(locals()).train(flat, config)
 
 
 def certify(
@@ -132,7 +132,7 @@ def certify(
     Certification or CERT of a network near this one, its counts save most of the draws. With
     `dry_run` the watch is told what would run where, and nothing is started or written.
     """
-    return Job.of(locals()).certify(source, _certification_settings(locals(), config))
+    return Execution.of(locals()).certify(source, _certification_settings(locals(), config))
 
 
 def recertify(
@@ -440,7 +440,7 @@ def tune(
     given = {**_given(locals(), *_TUNED), **settings}
     given |= {"search": _assignments(search), "grid": _assignments(grid)}
     sigmas = [sigma] if sigma is not None else []
-    (study,) = tune_each(sigmas, config=config, **Job.of(locals())._asdict(), **given)
+    (study,) = tune_each(sigmas, config=config, **Execution.of(locals())._asdict(), **given)
     return study
 
 
@@ -462,9 +462,9 @@ def tune_each(
     All are refused before any begins. The UserError of one is raised after those behind it. `given`
     is as for `tune`; `on_study` is told of each that ended.
     """
-    job = Job.of(locals())
-    searches = _open_searches(sigmas, given, config_file=config, download=job.may_download)
-    return job.search(searches, _places(searches, out), on_study)
+    execution = Execution.of(locals())
+    searches = _open_searches(sigmas, given, config_file=config, download=execution.may_download)
+    return execution.search(searches, _places(searches, out), on_study)
 
 
 def _open_searches(

@@ -46,12 +46,12 @@ ALLOWED = {
     "outcomes": {
         "certification", "config", "distributed", "errors", "progress", "results", "storage", "training",
     },
-    "job": {
+    "execution": {
         "certification", "distributed", "errors", "outcomes", "progress", "screen", "storage", "tracking",
         "training",
     },
     "api": {
-        "certification", "config", "distributed", "errors", "job", "models", "outcomes", "progress", "results",
+        "certification", "config", "distributed", "errors", "execution", "models", "outcomes", "progress", "results",
         "screen", "storage", "training",
     },
     "tracking": {"errors", "progress", "results", "storage"},
@@ -59,7 +59,7 @@ ALLOWED = {
     # Commands that are no function of the api (doctor, presets, data, cluster) reach further down.
     "cli": {
         "__version__", "api", "certification", "cluster", "config", "core", "data", "distributed",
-        "errors", "given_values", "job", "outcomes", "presets", "progress", "results", "screen", "storage",
+        "errors", "given_values", "execution", "outcomes", "presets", "progress", "results", "screen", "storage",
         "training", "versions",
     },
 }  # fmt: skip

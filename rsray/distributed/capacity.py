@@ -18,7 +18,7 @@ class Capacity:
 
 
 @dataclass(frozen=True)
-class Fleet:
+class FleetSize:
     """How many actors of which size: `actors` where nodes are there for them, up to `most`."""
 
     actors: int
@@ -73,7 +73,7 @@ def plan_fleet(
     actors: int | None = None,
     gpus_per_actor: float | None = None,
     most: int | None = None,
-) -> Fleet:
+) -> FleetSize:
     """Return the fleet: one actor per GPU, or per CPU core, unless it says otherwise.
 
     Without a number it fills the nodes that are there, and grows to what the autoscaler is known
@@ -83,13 +83,13 @@ def plan_fleet(
     gpus = float(capacity.most_gpus > 0) if gpus_per_actor is None else gpus_per_actor
     if most is not None:
         cpus = 1.0 if gpus <= 0 else _on_gpus(capacity, actors, gpus, will_grow=True).cpus
-        return Fleet(actors or 1, cpus, gpus, most=most)
+        return FleetSize(actors or 1, cpus, gpus, most=most)
     return _on_gpus(capacity, actors, gpus) if gpus > 0 else _on_cpus(capacity, actors)
 
 
 def _on_gpus(
     capacity: Capacity, actors: int | None, per_actor: float, will_grow: bool = False
-) -> Fleet:
+) -> FleetSize:
     if per_actor > 1 and per_actor != int(per_actor):
         raise UserError(f"gpus-per-actor is {per_actor:g}: it is a part of 1, or a whole number")
     most = slots_on(capacity.most_gpus, per_actor)
@@ -106,7 +106,7 @@ def _on_gpus(
     # Room for Ray Data's own tasks beside the actors.
     cpus = min([1.0, *(cpus / slots / 2 for cpus, slots in here if slots)])
     wanted = actors or max(1, now)
-    return Fleet(wanted, max(0.1, cpus), per_actor, most=0 if actors else most)
+    return FleetSize(wanted, max(0.1, cpus), per_actor, most=0 if actors else most)
 
 
 def slots_on(gpus: float, per_actor: float) -> int:
@@ -116,10 +116,10 @@ def slots_on(gpus: float, per_actor: float) -> int:
     return int(gpus) * int(1 / per_actor + 1e-9)
 
 
-def _on_cpus(capacity: Capacity, actors: int | None) -> Fleet:
+def _on_cpus(capacity: Capacity, actors: int | None) -> FleetSize:
     most = int(min(capacity.most_cpus, 1e6))
     if actors is None:
-        return Fleet(max(1, sum(int(cpus) for cpus, _ in capacity.nodes)), 1, 0.0, most=most)
+        return FleetSize(max(1, sum(int(cpus) for cpus, _ in capacity.nodes)), 1, 0.0, most=most)
     if actors > most:
         raise UserError(f"actors is {actors}, but the cluster has {most} CPU cores")
-    return Fleet(actors, cores_each((cpus for cpus, _ in capacity.nodes), actors), 0.0)
+    return FleetSize(actors, cores_each((cpus for cpus, _ in capacity.nodes), actors), 0.0)

@@ -28,8 +28,7 @@ from rsray.certification.request import CertificationRequest
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.work_items import WorkItem, share_out
 from rsray.config import AuditConfig
-from rsray.distributed.capacity import Fleet as Actors
-from rsray.distributed.capacity import capacity, plan_fleet
+from rsray.distributed.capacity import FleetSize, capacity, plan_fleet
 from rsray.distributed.certify.choose_evaluation import choose_evaluation
 from rsray.distributed.certify.one_machine import fleet_of_one_machine
 from rsray.distributed.certify.ray_fleet import RayFleet
@@ -150,7 +149,7 @@ def _fleet_of(
         yield RayFleet(plan, counter), evaluation
 
 
-def _actors(request: CertificationRequest, evaluation: Evaluation) -> tuple[Actors, Evaluation]:
+def _actors(request: CertificationRequest, evaluation: Evaluation) -> tuple[FleetSize, Evaluation]:
     """Return the actors, and the evaluation; for CPUs where there is no GPU here."""
     config, room = request.config, capacity()
     gpus = 0.0 if evaluation.device == "cpu" or not room.most_gpus else config.gpus_per_actor

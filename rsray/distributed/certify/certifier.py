@@ -11,7 +11,7 @@ from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, recorded_evaluation
 from rsray.certification.request import CertificationRequest
 from rsray.core.hardware import available_cpus
-from rsray.distributed.capacity import Fleet, capacity, plan_fleet
+from rsray.distributed.capacity import FleetSize, capacity, plan_fleet
 from rsray.distributed.certify.choose_evaluation import (
     choose_evaluation,
     evaluation_of_this_machine,
@@ -58,7 +58,7 @@ def certify(
 
 
 def _begin_here(
-    request: CertificationRequest, cert: Place, fleet: Fleet, on_progress: OnProgress
+    request: CertificationRequest, cert: Place, fleet: FleetSize, on_progress: OnProgress
 ) -> CertificationRun | None:
     """Return the run, with an evaluation of this machine; None for one that counts on GPUs."""
     evaluation = recorded_evaluation(cert, request.config)
@@ -97,7 +97,7 @@ def _certify_on_ray(
     return run.run(RayFleet(fleet, run.counter_settings(fleet.threads, fleet.gpus)))
 
 
-def _say_if_other_share(evaluation: Evaluation, fleet: Fleet) -> None:
+def _say_if_other_share(evaluation: Evaluation, fleet: FleetSize) -> None:
     if evaluation.gpus is not None and evaluation.gpus != fleet.gpus:
         log.warning(
             "the run began with %g GPUs per actor and goes on with %g: logits may be rounded "

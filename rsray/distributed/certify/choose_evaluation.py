@@ -11,7 +11,7 @@ import torch
 from rsray.certification.counting.measure_evaluation import measure_evaluation
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.request import CertificationRequest
-from rsray.distributed.capacity import Capacity, Fleet
+from rsray.distributed.capacity import Capacity, FleetSize
 from rsray.distributed.gpu_probe import is_this_machine
 from rsray.distributed.session import extend_search_path, search_path
 from rsray.errors import UserError
@@ -19,7 +19,9 @@ from rsray.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def choose_evaluation(request: CertificationRequest, fleet: Fleet, room: Capacity) -> Evaluation:
+def choose_evaluation(
+    request: CertificationRequest, fleet: FleetSize, room: Capacity
+) -> Evaluation:
     """Return the fastest evaluation, measured here where actors run here, else by a Ray task."""
     import ray
 
@@ -41,7 +43,7 @@ def choose_evaluation(request: CertificationRequest, fleet: Fleet, room: Capacit
 
 
 def evaluation_of_this_machine(
-    request: CertificationRequest, fleet: Fleet, processors: float
+    request: CertificationRequest, fleet: FleetSize, processors: float
 ) -> Evaluation:
     """Return the same, measured in this process, which keeps its number of threads."""
     before = torch.get_num_threads()
@@ -52,7 +54,7 @@ def evaluation_of_this_machine(
 
 
 def _measure_there(
-    request: CertificationRequest, fleet: Fleet, processors: float, path: tuple[str, ...]
+    request: CertificationRequest, fleet: FleetSize, processors: float, path: tuple[str, ...]
 ) -> tuple[Evaluation, list[str]]:
     """Return the evaluation, and what was warned of: nobody reads the log of a task."""
     extend_search_path(path)

@@ -14,13 +14,13 @@ from rsray.certification.forecast import forecast
 from rsray.config import CertifyConfig
 from rsray.core.gpus import usable_gpus
 from rsray.core.hardware import available_cpus
-from rsray.distributed.capacity import Capacity, Fleet, capacity, plan_fleet
+from rsray.distributed.capacity import Capacity, FleetSize, capacity, plan_fleet
 from rsray.errors import UserError
 
 FORECAST_SECONDS = 0.3
 
 
-def fleet_of_one_machine(config: CertifyConfig, address: str | None) -> Fleet | None:
+def fleet_of_one_machine(config: CertifyConfig, address: str | None) -> FleetSize | None:
     """Return this machine's fleet where it does the whole job; None where Ray must be asked.
 
     So it is where no cluster is named or open, and none is to grow, and where there is no GPU to
@@ -46,7 +46,7 @@ def _is_cluster_open() -> bool:
     return len(room.nodes) > 1 or is_more or bool(ray.util.client.ray.is_connected())
 
 
-def own_processes(run: CertificationRun, fleet: Fleet) -> tuple[OwnProcesses, float] | None:
+def own_processes(run: CertificationRun, fleet: FleetSize) -> tuple[OwnProcesses, float] | None:
     """Return processes of this machine for a run that is short, and the seconds it will take.
 
     None where it takes so long that Ray is worth its start.
@@ -62,7 +62,7 @@ def own_processes(run: CertificationRun, fleet: Fleet) -> tuple[OwnProcesses, fl
     return OwnProcesses(settings, fleet.actors, seconds * fleet.actors), seconds
 
 
-def _forecast_seconds(run: CertificationRun, fleet: Fleet, left: int) -> float | None:
+def _forecast_seconds(run: CertificationRun, fleet: FleetSize, left: int) -> float | None:
     """Return the seconds of what is left, from a moment of counting; None where that fails."""
     threads = torch.get_num_threads()
     torch.set_num_threads(fleet.threads)

@@ -13,7 +13,7 @@ from itertools import islice
 from rsray.certification.counting.answers import Answer, read_answers, task_table
 from rsray.certification.counting.counter import CounterSettings
 from rsray.certification.work_items import TASK_SECONDS, WorkItem
-from rsray.distributed.capacity import Fleet
+from rsray.distributed.capacity import FleetSize
 from rsray.distributed.certify.actor import ActorSettings, CountingActor
 from rsray.distributed.certify.stream import stream
 from rsray.distributed.session import search_path
@@ -26,7 +26,7 @@ TASKS_AT_ONCE, TASKS_AT_ONCE_PER_ACTOR, MOST_ACTORS_CARRIED = 2000, 200, 1000
 class RayFleet:
     """The actors of a plan; a fleet for CertificationRun."""
 
-    plan: Fleet
+    plan: FleetSize
     counter: CounterSettings
     task_seconds = TASK_SECONDS
 

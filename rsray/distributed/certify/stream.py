@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from rsray.certification.counting.certification_run import GIVE_UP_AFTER_SILENT_SECONDS
-from rsray.distributed.capacity import Fleet
+from rsray.distributed.capacity import FleetSize
 from rsray.distributed.session import quiet_logs
 from rsray.errors import UserError
 
@@ -32,7 +32,7 @@ def stream(
     tasks: Sequence[pa.Table],
     actor: type[Any],
     settings: Any,
-    fleet: Fleet,
+    fleet: FleetSize,
     patience: float = GIVE_UP_AFTER_SILENT_SECONDS,
 ) -> Iterator[pa.Table]:
     """Yield an answer for each task, in the order they are ready.
@@ -69,7 +69,7 @@ def stream(
         ) from problem
 
 
-def _answers(tasks: Sequence[pa.Table], actor: type[Any], settings: Any, fleet: Fleet) -> Any:
+def _answers(tasks: Sequence[pa.Table], actor: type[Any], settings: Any, fleet: FleetSize) -> Any:
     """Return the pipeline of Ray Data that calls a pool of actors with the tasks."""
     import ray.data
 

@@ -1,4 +1,4 @@
-"""How a job of the library runs: what it announces, a dry run, its tracker, and where it goes."""
+"""How a command is carried out: what it announces, a dry run, its tracker, where it goes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Where = str | PathLike[str]
 
 
-class Job(NamedTuple):
+class Execution(NamedTuple):
     """What train, tune and certify are told beside their settings; no part of any result."""
 
     out: Where | None = None
@@ -31,7 +31,7 @@ class Job(NamedTuple):
     progress: Watch | bool = True
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Any]) -> Job:
+    def of(cls, parameters: Mapping[str, Any]) -> Execution:
         """Return what the parameters of a function say of it."""
         return cls(**{name: parameters[name] for name in cls._fields})
 
