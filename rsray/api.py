@@ -548,7 +548,7 @@ def _pictures(path: str, indices: Sequence[int]) -> list[Pictures]:
 
 def _metrics(paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Return the lines of metrics.jsonl of each RUN, or of the best of each TUNE, by its name."""
-    from rsray.training.metrics import read_metrics
+    from rsray.training.run_folder.metrics import read_metrics
 
     found = {}
     for path in paths:

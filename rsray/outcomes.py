@@ -21,7 +21,7 @@ from rsray.results.summary import read_summary
 from rsray.storage import Place, read_file
 from rsray.storage.records import read_as
 from rsray.storage.yaml_files import from_yaml
-from rsray.training.metrics import read_metrics
+from rsray.training.run_folder.metrics import read_metrics
 
 if TYPE_CHECKING:
     from torch import nn

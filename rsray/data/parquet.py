@@ -112,9 +112,16 @@ def open_shards(
     if not table.num_rows:
         raise UserError(f"{table.files[0]}: no rows in the {split} files")
     whole = table_of(tuple(file for files in shards.values() for file in files), table.label_column)
-    if class_names is not None:
-        _check_order(whole, class_names)
-    classes = find_classes(whole) if class_names is None else Classes(len(class_names), class_names)
+    # Of the other splits the first file speaks: there may be hundreds, far away.
+    speaking = tuple(
+        file for name, files in shards.items() for file in (files if name == split else files[:1])
+    )
+    declared = declared_names(table_of(speaking, table.label_column))
+    if class_names is None:
+        classes = find_classes(whole, declared)
+    else:
+        _check_order(table, declared, class_names)
+        classes = Classes(len(class_names), class_names)
     return _split_of(name, split, table, classes, geometry or _geometry(table, whole, options))
 
 
@@ -147,9 +154,10 @@ def table_of(files: tuple[Place, ...], label_column: str | None = None) -> Parqu
     )
 
 
-def _check_order(table: ParquetTable, class_names: tuple[str, ...]) -> None:
+def _check_order(
+    table: ParquetTable, declared: tuple[str, ...] | None, class_names: tuple[str, ...]
+) -> None:
     """Raise UserError where files name their classes, and not as the data set is known to."""
-    declared = declared_names(table)
     if declared is None or declared == class_names:
         return
     moved = [
@@ -190,7 +198,7 @@ def _open_undivided(split: str, files: tuple[Place, ...], options: ReadOptions) 
         "parquet",
         split,
         table,
-        find_classes(table),
+        find_classes(table, declared_names(table)),
         _geometry(table, table, options),
         split_value=_split_value(split, table) if is_told else None,
         portion=None if is_told else split,

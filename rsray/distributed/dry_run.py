@@ -28,10 +28,10 @@ from rsray.distributed.train.training_run import TrainingRun
 from rsray.progress import duration
 from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
-from rsray.training.checkpoint import latest_position
 from rsray.training.cost import plan_training
 from rsray.training.request import TrainingRequest
-from rsray.training.run import RUN_FILE, WEIGHTS_FILE, check_settings
+from rsray.training.run_folder.checkpoint import latest_position
+from rsray.training.run_folder.run import RUN_FILE, WEIGHTS_FILE, check_settings
 
 MEASURED = PlanConfig(seconds=1.0)
 RUN_FILES = f"{RUN_FILE}, metrics.jsonl, checkpoints/, {WEIGHTS_FILE}, README.md"

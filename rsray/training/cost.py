@@ -9,7 +9,7 @@ import torch
 from rsray.config import PlanConfig
 from rsray.core.hardware import default_device, device_name, resolve_precision
 from rsray.training.request import TrainingRequest
-from rsray.training.run import check_settings
+from rsray.training.run_folder.run import check_settings
 from rsray.training.speed import measure_steps
 
 # A worker's start: processes, imports, the data.

@@ -30,18 +30,18 @@ from rsray.training.batches.feeds import (
 )
 from rsray.training.batches.reader import Reader
 from rsray.training.batches.schedule import Schedule
-from rsray.training.checkpoint import (
+from rsray.training.companion import companion_of
+from rsray.training.compiled_network import CompiledNetwork, is_worth_compiling
+from rsray.training.earlier_run import start_weights
+from rsray.training.optimisation import make_optimiser, make_schedule
+from rsray.training.run_folder.checkpoint import (
     START,
     Position,
     latest_position,
     load_checkpoint,
 )
-from rsray.training.checkpoint_clock import CheckpointClock
-from rsray.training.companion import companion_of
-from rsray.training.compiled_network import CompiledNetwork, is_worth_compiling
-from rsray.training.earlier_run import start_weights
-from rsray.training.optimisation import make_optimiser, make_schedule
-from rsray.training.run import (
+from rsray.training.run_folder.clock import CheckpointClock
+from rsray.training.run_folder.run import (
     build_model,
     images_of,
     open_training_split,
@@ -50,7 +50,7 @@ from rsray.training.run import (
     recorded_group_size,
     recorded_precision,
 )
-from rsray.training.run_writer import RunWriter
+from rsray.training.run_folder.writer import RunWriter
 from rsray.training.step import AutocastNetwork, Stepper
 from rsray.training.teacher import targets_of
 

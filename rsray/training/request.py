@@ -18,7 +18,7 @@ from rsray.storage.yaml_files import from_yaml
 # What files hold beside the settings.
 RECORDED = {
     "classes", "image_shape", "normalisation", "data_fingerprint", "versions", "device",
-    "evaluation", "earlier_results",
+    "evaluation", "earlier_results", "compiled", "why_not_compiled",
 }  # fmt: skip
 
 # Of an objective's settings, those that the data decide.

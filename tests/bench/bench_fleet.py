@@ -14,7 +14,7 @@ import numpy as np
 from rsray.certification.counting.answers import Answer, read_answers, task_table
 from rsray.certification.counts.tables import counts_table
 from rsray.certification.work_items import TASK_SECONDS, WorkItem
-from rsray.distributed.capacity import Fleet
+from rsray.distributed.capacity import FleetSize
 from rsray.distributed.certify.stream import stream
 from rsray.distributed.session import session
 
@@ -41,7 +41,7 @@ def main():
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--actors", type=int, default=8, help="idle actors; they share the cores")
     options = parser.parse_args()
-    count, fleet = options.items, Fleet(options.actors, 0.05, 0)
+    count, fleet = options.items, FleetSize(options.actors, 0.05, 0)
     tasks = [task_table([WorkItem(i, 0, 0, 1, False, 0)]) for i in range(count)]
     idle, started = Idle({}), time.perf_counter()
     rows = sum(map(num_rows, map(idle, tasks)))

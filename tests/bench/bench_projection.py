@@ -26,7 +26,7 @@ from rsray.distributed.session import session
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Place
-from rsray.training.run import open_training_split
+from rsray.training.run_folder.run import open_training_split
 from rsray.training.validation import project_acr
 
 TRADE_OFFS = (0.0, 0.5, 1.0, 2.0, 4.0)  # so few epochs learn nothing with larger ones

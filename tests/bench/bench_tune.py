@@ -33,7 +33,7 @@ from rsray.distributed.train.trainer import train
 from rsray.presets import search_config
 from rsray.progress import Watch
 from rsray.storage import Place
-from rsray.training.run import open_training_split
+from rsray.training.run_folder.run import open_training_split
 
 SAMPLERS = ("tpe", "random")
 QUICK = {

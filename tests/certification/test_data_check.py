@@ -16,7 +16,7 @@ from rsray.data.fingerprint import SAMPLE, fingerprint, is_same, seen_before
 from rsray.errors import UserError
 from rsray.storage import Place
 from rsray.storage.yaml_files import to_yaml
-from rsray.training.run import run_record
+from rsray.training.run_folder.run import run_record
 
 RNG = np.random.default_rng(0)
 

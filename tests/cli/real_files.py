@@ -29,7 +29,7 @@ from rsray.results.reading.cohen import write_log
 from rsray.storage import Place
 from rsray.storage.yaml_files import to_yaml
 from rsray.training.loop import Training
-from rsray.training.run import claim_run, open_training_split
+from rsray.training.run_folder.run import claim_run, open_training_split
 
 CPU = torch.device("cpu")
 EVALUATION = Evaluation("cpu", "fp32", "channels_last", 32, device_name="a chip")

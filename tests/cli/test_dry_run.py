@@ -10,7 +10,7 @@ from command_line import command
 from rsray.config import PlanConfig
 from rsray.distributed import dry_run
 from rsray.storage import Place
-from rsray.training.checkpoint import Position, save_checkpoint
+from rsray.training.run_folder.checkpoint import Position, save_checkpoint
 
 SMALL = "--objective gaussian --epochs 2 --limit 64 --batch-size 16"
 LINES = {

@@ -9,7 +9,7 @@ from command_line import command
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Place
-from rsray.training.run import open_training_split
+from rsray.training.run_folder.run import open_training_split
 from rsray_cli import main
 
 

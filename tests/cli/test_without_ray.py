@@ -23,7 +23,7 @@ from rsray.presets import train_config
 from rsray.results.certificates import write_certificates
 from rsray.storage import Place
 from rsray.training.loop import Training
-from rsray.training.run import claim_run, open_training_split
+from rsray.training.run_folder.run import claim_run, open_training_split
 from rsray_cli.main import run
 
 CPU = torch.device("cpu")
@@ -75,7 +75,8 @@ def place(tmp_path_factory):
     (root / "odd.safetensors").write_bytes(save({"weight": torch.zeros(2)}, {"rsray": "no JSON"}))
     (root / "list.safetensors").write_bytes(save({"weight": torch.zeros(2)}, {"rsray": "[1]"}))
     with safe_open(root / "run" / "model.safetensors", "pt") as whole:
-        weights = {name: whole.get_tensor(name) * float("nan") for name in whole.keys()}
+        # Finite, but so large that sums of them are not.
+        weights = {name: whole.get_tensor(name) * 1e30 for name in whole.keys()}
         save_file(weights, root / "nan.safetensors", whole.metadata())
     (root / "broken.yaml").write_text("a: [\n")
     (root / "list.yaml").write_text("- 1\n")

@@ -8,7 +8,7 @@ from rsray.distributed.session import session
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Place
-from rsray.training.run import open_training_split
+from rsray.training.run_folder.run import open_training_split
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from rsray.presets import train_config
 from rsray.storage import Place
 from rsray.training.loop import Training
 from rsray.training.opened_run import Team
-from rsray.training.run import claim_run, open_training_split
+from rsray.training.run_folder.run import claim_run, open_training_split
 
 CPU = torch.device("cpu")
 SMALL = {

@@ -16,13 +16,19 @@ from interrupted_runs import METHODS, PowerCutError, same
 from safetensors.torch import load_file
 
 from rsray.storage import Place
-from rsray.training import checkpoint_clock, opened_run
-from rsray.training.checkpoint import Position, latest_position, load_checkpoint, save_checkpoint
-from rsray.training.checkpoint_clock import CheckpointClock
+from rsray.training import opened_run
 from rsray.training.loop import Training
-from rsray.training.metrics import read_metrics
 from rsray.training.opened_run import Team
-from rsray.training.run import claim_run, open_training_split
+from rsray.training.run_folder import clock as checkpoint_clock
+from rsray.training.run_folder.checkpoint import (
+    Position,
+    latest_position,
+    load_checkpoint,
+    save_checkpoint,
+)
+from rsray.training.run_folder.clock import CheckpointClock
+from rsray.training.run_folder.metrics import read_metrics
+from rsray.training.run_folder.run import claim_run, open_training_split
 
 CPU = torch.device("cpu")
 # Figures that are of the clock.
@@ -219,7 +225,7 @@ def test_a_notice_leaves_a_checkpoint_in_the_run(lab):
 
 COMMAND = """
 import sys
-from rsray.training import checkpoint_clock
+from rsray.training.run_folder import clock as checkpoint_clock
 checkpoint_clock.LOOK_EVERY_SECONDS = 0.05
 from rsray_cli.main import run
 run()

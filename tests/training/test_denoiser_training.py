@@ -7,8 +7,8 @@ from rsray import api
 from rsray.errors import UserError
 from rsray.outcomes import Run
 from rsray.presets import train_config
-from rsray.training.metrics import read_metrics
-from rsray.training.run import claim_run, open_training_split
+from rsray.training.run_folder.metrics import read_metrics
+from rsray.training.run_folder.run import claim_run, open_training_split
 
 DENOISE = {
     "objective": "denoise", "model": "dncnn6", "optimizer": "adam", "lr": 0.001, "sigma": 0.25,

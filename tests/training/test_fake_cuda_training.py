@@ -41,7 +41,7 @@ def a_teacher(monkeypatch):
     def targets_of(objective, split, indices):
         return None if objective.teacher is None else torch.full((len(indices), 10), 0.1)
 
-    monkeypatch.setattr("rsray.training.loop.targets_of", targets_of)
+    monkeypatch.setattr("rsray.training.opened_run.targets_of", targets_of)
 
 
 def training(device, name="gaussian", **flat):

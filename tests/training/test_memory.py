@@ -8,7 +8,7 @@ from torch import nn
 from rsray.training.loop import Training
 from rsray.training.memory import SavedBytes, bytes_per_image, group_that_fits
 from rsray.training.opened_run import Team
-from rsray.training.run import recorded_group_size
+from rsray.training.run_folder.run import recorded_group_size
 from rsray.training.step import EpochSums
 
 

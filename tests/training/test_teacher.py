@@ -18,7 +18,7 @@ from rsray.outcomes import Run
 from rsray.presets import train_config
 from rsray.storage import Place
 from rsray.training.loop import Training
-from rsray.training.run import claim_run, open_training_split
+from rsray.training.run_folder.run import claim_run, open_training_split
 from rsray.training.teacher import targets_of
 
 CPU = torch.device("cpu")

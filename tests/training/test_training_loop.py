@@ -17,10 +17,10 @@ from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
 from rsray.presets import train_config
 from rsray.training.loop import DivergedError
-from rsray.training.metrics import read_metrics
 from rsray.training.opened_run import Team
 from rsray.training.optimisation import OPTIMISERS, lr_factor, make_optimiser
-from rsray.training.run import claim_run, open_training_split, run_record
+from rsray.training.run_folder.metrics import read_metrics
+from rsray.training.run_folder.run import claim_run, open_training_split, run_record
 
 CPU = torch.device("cpu")
 # What a line of metrics.jsonl holds: users' scripts rely on it.

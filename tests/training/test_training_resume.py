@@ -6,14 +6,14 @@ from interrupted_runs import METHODS, PowerCutError, same
 
 from rsray.errors import UserError
 from rsray.storage import Place
-from rsray.training.checkpoint import (
+from rsray.training.run_folder.checkpoint import (
     START,
     Position,
     latest_position,
     load_checkpoint,
     save_checkpoint,
 )
-from rsray.training.metrics import MetricsLog, read_metrics
+from rsray.training.run_folder.metrics import MetricsLog, read_metrics
 
 
 def latest_checkpoint(run):

@@ -13,7 +13,7 @@ from rsray.storage import Place
 from rsray.storage.yaml_files import to_yaml
 from rsray.training.loop import Training
 from rsray.training.request import read_settings
-from rsray.training.run import claim_run, open_training_split
+from rsray.training.run_folder.run import claim_run, open_training_split
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig.make(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rsray.storage import Place
-from rsray.training.checkpoint import Position, Uploads, load_checkpoint
 from rsray.training.opened_run import Team
+from rsray.training.run_folder.checkpoint import Position, Uploads, load_checkpoint
 
 FIRST = "epoch-00001.pt"
 

@@ -35,13 +35,12 @@ class Classes:
     first: int = 0
 
 
-def find_classes(table: ParquetTable) -> Classes:
+def find_classes(table: ParquetTable, declared: tuple[str, ...] | None) -> Classes:
     """Return the classes of a table.
 
-    For integers Hugging Face's metadata tell (then no label is read), else the labels that occur;
-    text labels are sorted. Raises UserError for a label that cannot be a class.
+    Those that its files declare (then no label is read), else the labels that occur; text labels
+    are sorted. Raises UserError for a label that cannot be a class.
     """
-    declared = declared_names(table)
     if declared:
         return Classes(len(declared), declared)
     uniques = {unique for file_values in _values(table) for unique in set(file_values)}

@@ -17,7 +17,7 @@ from rsray.distributed.search.resolved_search import Search
 from rsray.distributed.search.trial_resources import TrialPlan, plan_trials, settle_on_cluster
 from rsray.distributed.session import extend_search_path, search_path
 from rsray.progress import duration
-from rsray.training.run import open_training_split
+from rsray.training.run_folder.run import open_training_split
 from rsray.training.speed import Speed, measure_speed
 
 # Processes and imports, before the trials and before the certification.

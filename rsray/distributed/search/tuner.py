@@ -22,7 +22,7 @@ from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
 from rsray.storage.records import read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
-from rsray.training.run import recorded_results, refuse_other_results
+from rsray.training.run_folder.run import recorded_results, refuse_other_results
 from rsray.versions import versions
 
 TUNE_FILE, BEST_FILE = "tune.yaml", "best.yaml"

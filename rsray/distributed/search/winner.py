@@ -15,7 +15,7 @@ from rsray.distributed.search.resolved_search import Search
 from rsray.distributed.train.trainer import train
 from rsray.progress import Watch
 from rsray.storage import Place
-from rsray.training.run import open_training_split
+from rsray.training.run_folder.run import open_training_split
 
 BEST_RUN, PAPER_RUN, CERTIFICATES = "best", "paper", "certificates"
 

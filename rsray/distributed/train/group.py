@@ -21,7 +21,7 @@ from rsray.distributed.train.worker import (
 )
 from rsray.errors import UserError
 from rsray.storage import open_filesystem
-from rsray.training.checkpoint import latest_position
+from rsray.training.run_folder.checkpoint import latest_position
 from rsray.training.step import MemoryShortError
 
 log = logging.getLogger(__name__)

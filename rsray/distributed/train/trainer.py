@@ -20,10 +20,10 @@ from rsray.distributed.train.step_record import STEP_FILE, read_step
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.errors import UserError
 from rsray.storage import Place
-from rsray.training.checkpoint import latest_position
 from rsray.training.loop import Progress, Training
-from rsray.training.metrics import read_metrics
-from rsray.training.run import claim_run, why_not_compiled
+from rsray.training.run_folder.checkpoint import latest_position
+from rsray.training.run_folder.metrics import read_metrics
+from rsray.training.run_folder.run import claim_run, why_not_compiled
 
 log = logging.getLogger(__name__)
 FOLLOW_SECONDS = 1.0

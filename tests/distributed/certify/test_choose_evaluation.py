@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import ray
 
 from rsray.certification.engine.evaluation import Evaluation
-from rsray.distributed.capacity import Capacity, Fleet
+from rsray.distributed.capacity import Capacity, FleetSize
 from rsray.distributed.certify import choose_evaluation as module
 
 
@@ -36,7 +36,9 @@ def test_why_a_network_is_not_compiled_is_said_once_by_the_driver(monkeypatch, c
     monkeypatch.setattr(ray, "remote", lambda **resources: OnAnotherMachine)
     monkeypatch.setattr(ray, "get", lambda answer: answer)
     request = SimpleNamespace(_replace=lambda **changes: None)
-    found = module.choose_evaluation(request, Fleet(1, 1.0, 1.0), Capacity(((8.0, 1.0),), 8.0, 1.0))
+    found = module.choose_evaluation(
+        request, FleetSize(1, 1.0, 1.0), Capacity(((8.0, 1.0),), 8.0, 1.0)
+    )
     assert found == chosen
     said = [r for r in caplog.records if r.name.endswith("choose_evaluation")]
     assert [r.getMessage() for r in said] == [

@@ -6,7 +6,7 @@ import pytest
 import rsray
 from rsray.certification.counting.own_processes import OwnProcesses
 from rsray.config import CertifyConfig
-from rsray.distributed.capacity import Fleet
+from rsray.distributed.capacity import FleetSize
 from rsray.distributed.certify import certifier, one_machine
 from rsray.distributed.certify.one_machine import fleet_of_one_machine
 from rsray.progress import Watch
@@ -27,8 +27,8 @@ def two_cores(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "address", "fleet"),
     [
-        ({}, None, Fleet(2, 1, 0.0, most=2)),
-        ({"actors": 1}, None, Fleet(1, 2, 0.0)),
+        ({}, None, FleetSize(2, 1, 0.0, most=2)),
+        ({"actors": 1}, None, FleetSize(1, 2, 0.0)),
         ({"actors": 1, "most_actors": 8}, None, None),
         ({"gpus_per_actor": 1.0}, None, None),
         ({}, "local", None),

@@ -8,7 +8,7 @@ import textwrap
 import pyarrow as pa
 import pytest
 
-from rsray.distributed.capacity import Fleet
+from rsray.distributed.capacity import FleetSize
 from rsray.distributed.certify.stream import stream
 from rsray.errors import UserError
 
@@ -25,7 +25,7 @@ def test_actors_on_gpus_are_waited_for_and_then_given_up(ray_session):
     """Ray Data takes the request; no such node comes."""
     tasks = [pa.table({"index": [1, 2]})]
     with pytest.raises(UserError, match="no actor has answered for 0 minutes"):
-        list(stream(tasks, Echo, {}, Fleet(1, 0.5, 1000.0), patience=3.0))
+        list(stream(tasks, Echo, {}, FleetSize(1, 0.5, 1000.0), patience=3.0))
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_actors_on_parts_of_a_gpu_answer_in_the_thread_that_built_them():
         import json, os, sys, threading
         import pyarrow as pa
         import ray
-        from rsray.distributed.capacity import Fleet
+        from rsray.distributed.capacity import FleetSize
         from rsray.distributed.certify.stream import stream
 
         class Counter:
@@ -48,7 +48,7 @@ def test_actors_on_parts_of_a_gpu_answer_in_the_thread_that_built_them():
 
         ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
         tasks = [pa.table({"index": [2 * i, 2 * i + 1]}) for i in range(8)]
-        answers = [each.to_pydict() for each in stream(tasks, Counter, {}, Fleet(2, 0.5, 0.5))]
+        answers = [each.to_pydict() for each in stream(tasks, Counter, {}, FleetSize(2, 0.5, 0.5))]
         print(json.dumps(answers))
     """
     ran = subprocess.run(

@@ -17,8 +17,8 @@ from rsray.storage import Place
 from rsray.training.batches.feeds import ImageSubset, ReadAheadFeed
 from rsray.training.batches.reader import Reader
 from rsray.training.batches.schedule import Schedule
-from rsray.training.metrics import read_metrics
-from rsray.training.run import open_training_split
+from rsray.training.run_folder.metrics import read_metrics
+from rsray.training.run_folder.run import open_training_split
 
 CPU = torch.device("cpu")
 COUNT = 150

@@ -15,10 +15,10 @@ from rsray.distributed.train import trainer
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Place
-from rsray.training.checkpoint import latest_position
 from rsray.training.loop import Training
-from rsray.training.metrics import read_metrics
-from rsray.training.run import open_training_split
+from rsray.training.run_folder.checkpoint import latest_position
+from rsray.training.run_folder.metrics import read_metrics
+from rsray.training.run_folder.run import open_training_split
 
 EPOCHS = 12
 pytestmark = pytest.mark.long

@@ -11,7 +11,7 @@ from rsray.distributed.train.worker import torch_config, worker_environment
 from rsray.errors import UserError
 from rsray.presets import train_config
 from rsray.storage import Place
-from rsray.training.run import open_training_split
+from rsray.training.run_folder.run import open_training_split
 
 
 def small(**flat):

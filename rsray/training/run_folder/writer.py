@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Self
 
 from rsray.storage import Place
-from rsray.training.checkpoint import Position, Uploads, copy_to_cpu, save_checkpoint
-from rsray.training.metrics import MetricsLog
+from rsray.training.run_folder.checkpoint import Position, Uploads, copy_to_cpu, save_checkpoint
+from rsray.training.run_folder.metrics import MetricsLog
 
 
 class RunWriter:

@@ -1,0 +1,1 @@
+"""A RUN folder: claimed by one configuration; its records, checkpoints and metrics."""
