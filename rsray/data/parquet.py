@@ -114,7 +114,7 @@ def open_shards(
     whole = table_of(tuple(file for files in shards.values() for file in files), table.label_column)
     # Of the other splits the first file speaks: there may be hundreds, far away.
     speaking = tuple(
-        file for name, files in shards.items() for file in (files if name == split else files[:1])
+        file for part, files in shards.items() for file in (files if part == split else files[:1])
     )
     declared = declared_names(table_of(speaking, table.label_column))
     if class_names is None:
