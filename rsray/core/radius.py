@@ -9,6 +9,9 @@ from scipy import special
 
 Floats = NDArray[np.float64]
 
+# No two images with fewer than 10^8 values in [0, 1] are so far apart (l2).
+LARGEST_RADIUS = 1e4
+
 
 def certified_radius(p_a_lower: ArrayLike, sigma: float) -> Floats:
     """Return sigma * Phi^-1(p_a_lower) in pixels of [0, 1] (l2), 0 where p_a_lower <= 1/2.

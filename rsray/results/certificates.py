@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from rsray import storage
-from rsray.core.radius import average_certified_radius, certified_accuracy
+from rsray.core.radius import LARGEST_RADIUS, average_certified_radius, certified_accuracy
 from rsray.errors import UserError
 from rsray.storage import PathLike, one_line
 from rsray.storage.records import read_as
@@ -237,10 +237,10 @@ def _check_rows(path: PathLike, rows: Certificates) -> None:
 
 def _faults(rows: Certificates) -> list[str]:
     """Return what is wrong with rows, in words; nothing for those that a run writes."""
-    is_number = np.isfinite(rows.radius) & (rows.radius >= 0)
+    is_radius = (rows.radius >= 0) & (rows.radius <= LARGEST_RADIUS)
     faults = {
         "its rows are not sorted by a unique index": np.any(np.diff(rows.index) <= 0),
-        "a radius is negative or not finite": not np.all(is_number),
+        f"a radius is not in 0..{LARGEST_RADIUS:,g}": not np.all(is_radius),
         "a bound is not a number": np.any(np.isnan(rows.p_a_lower) | np.isnan(rows.p_b_upper)),
         "an abstention has a radius": np.any(rows.radius[rows.prediction < 0] > 0),
         "'correct' is not prediction == label": np.any(

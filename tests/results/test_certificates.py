@@ -115,7 +115,8 @@ def test_what_no_certification_writes_is_not_written(tmp_path, make):
     for column, value, match in (
         ("p_a_lower", np.nan, "a bound is not a number"),
         ("p_b_upper", np.nan, "a bound is not a number"),
-        ("radius", np.inf, "a radius is negative or not finite"),
+        ("radius", np.inf, "a radius is not in 0..10,000"),
+        ("radius", 1e12, "a radius is not in 0..10,000"),
     ):
         columns = make().columns()
         columns[column] = columns[column].copy()

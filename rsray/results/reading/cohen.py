@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rsray import storage
-from rsray.core.radius import round_down
+from rsray.core.radius import LARGEST_RADIUS, round_down
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike, Place
@@ -188,7 +188,7 @@ def _row(names: Sequence[str], cells: list[str]) -> LogRow:
         raise ValueError(
             f"correct is {told['correct']!r} with label {label} and prediction {prediction}"
         )
-    if not (math.isfinite(radius) and radius >= 0) or (prediction < 0 and radius > 0):
+    if not 0 <= radius <= LARGEST_RADIUS or (prediction < 0 and radius > 0):
         raise ValueError(f"radius {told['radius']} with prediction {prediction}")
     if not (0 <= index < MOST_IMAGES and 0 <= label < MOST_IMAGES > prediction >= -1):
         raise ValueError(
