@@ -67,6 +67,7 @@ def test_a_failed_run_is_one_for_the_tracker_too(mlflow, tmp_path):
     assert mlflow.active_run() is None
 
 
+@pytest.mark.slow
 def test_wandb_offline_has_what_mlflow_has(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

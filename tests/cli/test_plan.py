@@ -55,6 +55,7 @@ def test_skip_is_planned_from_what_the_selection_says(run):
     assert 100 < each < 10_100  # some digits are missed, so some draws are saved
 
 
+@pytest.mark.slow
 def test_radii_are_planned_by_an_estimate(run):
     shown = plan(
         run, "--at-radius", "0.1,0.25", "--n", 10_000, "--seconds", 2, "--compile", "off",

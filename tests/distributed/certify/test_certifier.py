@@ -56,6 +56,7 @@ def test_result_does_not_depend_on_actors_or_split(job, tmp_path):
     assert one["num_images"] == 15
 
 
+@pytest.mark.slow
 def test_precision_is_decided_where_actors_count_and_kept(job, tmp_path):
     first = job("run", n=500, skip=150, precision=None)
     recorded = from_yaml((tmp_path / "run" / "certify.yaml").read_bytes(), "certify.yaml")
