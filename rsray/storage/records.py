@@ -29,7 +29,7 @@ def from_json(data: bytes | str, name: str, *, finite: bool = True) -> Any:
 
 
 def check_plain(value: Any, name: str, *, finite: bool = True) -> None:
-    """Raise UserError for numbers beyond all use, or for more values than any record holds.
+    """Raise UserError for numbers beyond all use, no text, or more values than any record holds.
 
     What is repeated by an alias counts each time: it would be written out somewhere.
     """
@@ -41,6 +41,8 @@ def check_plain(value: Any, name: str, *, finite: bool = True) -> None:
             raise UserError(f"{name} is nested too deeply, or holds too many values")
         if isinstance(here, int) and abs(here) > MOST_WHOLE:
             raise UserError(f"{name} holds a number of more than {MOST_WHOLE:.0e}")
+        if isinstance(here, str) and not _is_text(here):
+            raise UserError(f"{name} holds {ascii(here)}, which is no text")
         if finite and isinstance(here, float) and not math.isfinite(here):
             raise UserError(f"{name} holds {here}, which is no number")
         if isinstance(here, dict):
@@ -48,6 +50,15 @@ def check_plain(value: Any, name: str, *, finite: bool = True) -> None:
             waiting += [(inside, depth + 1) for inside in here.values()]
         elif isinstance(here, list | tuple | set):
             waiting += [(inside, depth + 1) for inside in here]
+
+
+def _is_text(value: str) -> bool:
+    """Return whether a string is Unicode: escapes in JSON and YAML can make halves of characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_as(kind: type[Kind] | TypeAdapter[Kind], value: Any, name: str) -> Kind:
