@@ -53,7 +53,7 @@ def check_plain(value: Any, name: str, *, finite: bool = True) -> None:
 
 
 def _is_text(value: str) -> bool:
-    """Return whether a string is Unicode: escapes in JSON and YAML can make halves of characters."""
+    """Return whether a string is Unicode: escapes can make halves of characters."""
     try:
         value.encode()
     except UnicodeEncodeError:
