@@ -108,8 +108,10 @@ def wait_for_counts(out, process, timeout=300.0):
     pytest.fail(f"no counts came: {process.stderr.read() if process.stderr else ''}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("whole_group", [True, False])
+@pytest.mark.parametrize(
+    "whole_group",
+    [pytest.param(True, marks=pytest.mark.slow), pytest.param(False, marks=pytest.mark.long)],
+)
 def test_the_driver_killed_mid_run(digits_run, undisturbed, tmp_path, whole_group):
     out = tmp_path / "cert"
     process = start_command(digits_run, out)
@@ -137,7 +139,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(digits_run, tmp_path):
     assert "same --out continues" in errors and "Traceback" not in errors
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_loses_nothing(digits_run, undisturbed, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
