@@ -17,6 +17,7 @@ import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 from optuna.storages import JournalStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -91,13 +92,12 @@ def open_study(out: Place, search: Search) -> optuna.Study:
 def _replayed(out: Place, search: Search) -> tuple[optuna.Study, JournalStorage]:
     """Return the study that the journal holds, a new one without; UserError where it is damaged."""
     try:
-        storage = study_storage(out)
+        storage, directions = study_storage(out), [StudyDirection.MAXIMIZE] * len(search.metrics)
         study = optuna.create_study(
-            storage=storage,
-            study_name=STUDY,
-            directions=["maximize"] * len(search.metrics),
-            load_if_exists=True,
+            storage=storage, study_name=STUDY, directions=directions, load_if_exists=True
         )
+        if study.directions != directions:
+            raise ValueError("it does not maximise what the search does")
         trials = study.get_trials(deepcopy=False)
     except NO_JOURNAL as problem:
         reason = f"{type(problem).__name__}: {one_line(problem)}"
