@@ -7,7 +7,6 @@ The options of every command are made from these fields (cli/options.py), rsray'
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -31,6 +30,7 @@ from rsray.family import choose
 from rsray.given_values import inches, parse_assignments, radii, read_range, step_or_radii
 from rsray.models import DENOISERS, MODELS, PAPERS_NAMES
 from rsray.objectives import OBJECTIVES
+from rsray.storage.address import absolute
 from rsray.storage.records import first_problem, shortened
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ def _networks(names: str) -> str:
     return "+".join(map(_network, names.split("+")))
 
 
-def _absolute(where: str | None) -> str | None:
-    """Return a local folder by its whole name: workers may run elsewhere."""
-    return os.path.abspath(where) if where and "://" not in where else where
+def _place(where: str | None) -> str | None:
+    """Return where an earlier result lies, whole: workers may run in another folder."""
+    return absolute(where) if where else where
 
 
 NEW, GPUS = "a new one in ./runs", "1 where there are GPUs, else 0"
@@ -334,7 +334,7 @@ class TrainConfig(Config):
         10.0, panel=WRITTEN, metavar="MINUTES", ge=0,
     )  # fmt: skip
     preset: str | None = setting("A paper's settings: see rsray presets.", None, metavar="NAME")
-    init: Annotated[str | None, AfterValidator(_absolute)] = setting(
+    init: Annotated[str | None, AfterValidator(_place)] = setting(
         "Start from the weights of this RUN of the same network, as one of gaussian.",
         None, metavar="RUN",
     )  # fmt: skip
@@ -369,9 +369,11 @@ class TrainConfig(Config):
                     f"objective {self.objective}: {key} is {value}: it must be finite, and at "
                     f"most {MOST}"
                 )
+        named = {name: self.settings.get(name) for name in chosen.earlier_results}
+        places = {name: _place(where) for name, where in named.items() if isinstance(where, str)}
         try:
             shared = {name: getattr(self, name) for name in SHARED_WITH_OBJECTIVES}
-            return TypeAdapter(chosen).validate_python({**shared, **self.settings})
+            return TypeAdapter(chosen).validate_python({**shared, **self.settings, **places})
         except ValidationError as problem:
             raise UserError(f"objective {self.objective}: {first_problem(problem)}") from problem
 

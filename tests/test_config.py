@@ -337,3 +337,17 @@ def test_choose():
     assert refusal(choose, "smothadv", OBJECTIVES, "objective").startswith(
         "objective 'smothadv' is unknown (did you mean smoothadv?); choose one of gaussian, macer"
     )
+
+
+def test_earlier_results_are_whole_paths_from_any_folder(monkeypatch, tmp_path):
+    """Workers run in another folder, and no shell expands the ~ of --set or of a file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    given = {"dataset": "digits", "objective": "catrs", "model": "lenet", "sigma": 0.25}
+    settings = {"teacher": "~/cert"}
+    config = TrainConfig.make({**given, "settings": settings, "init": "runs/start"})
+    found = {"init": f"{tmp_path}/runs/start", "teacher": f"{tmp_path}/cert"}
+    assert config.earlier_results == found
+    assert config.resolved().settings["teacher"] == f"{tmp_path}/cert"
+    there = config.model_copy(update={"init": None, "settings": {"teacher": "s3://b/cert"}})
+    assert there.earlier_results == {"teacher": "s3://b/cert"}

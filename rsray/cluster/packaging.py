@@ -172,7 +172,10 @@ def _package_files(module: str) -> tuple[list[SentFile], list[str]]:
     for name in _walk(origin):
         path = origin / name
         is_ours = path.resolve().is_relative_to(origin.resolve()) and path.is_file()
-        if is_ours and path.suffix in CODE_AND_DATA and not _looks_secret(path.name):
+        # rsray's own travels whole.
+        is_wanted = module in PACKAGES and path.suffix != ".pyc"
+        is_wanted |= path.suffix in CODE_AND_DATA and not _looks_secret(path.name)
+        if is_ours and is_wanted:
             sent.append(_sent(path, f"{module}/{name}"))
             num_bytes += sent[-1].num_bytes
         elif path.suffix != ".pyc":

@@ -186,16 +186,27 @@ def _who_draws(model: nn.Module, batch: Tensor) -> str | None:
             found.append(_shown(name, module)) if states[name] != _random_states() else None
         )
 
+    with _watched(model, before, after):
+        model(batch.clone())
+    return found[0] if found else None
+
+
+@contextlib.contextmanager
+def _watched(
+    model: nn.Module,
+    before: Callable[[str], Callable[[nn.Module, Any], None]],
+    after: Callable[[str], Callable[[nn.Module, Any, Any], None]],
+) -> Iterator[None]:
+    """Have these called at the beginning and end of each module's pass; made from its name."""
     hooks = []
     for name, module in model.named_modules():
         hooks += [module.register_forward_pre_hook(before(name))]
         hooks += [module.register_forward_hook(after(name))]
     try:
-        model(batch.clone())
+        yield
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0] if found else None
 
 
 def _alike(first: list[Tensor], second: list[Tensor]) -> bool:
@@ -221,16 +232,10 @@ def _trace(model: nn.Module, batch: Tensor, row: int) -> Trace:
     def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
         return lambda module, inputs, output: found.append((name, waiting[name], rows(output)))
 
-    hooks = []
-    for name, module in model.named_modules():
-        hooks += [module.register_forward_pre_hook(before(name))]
-        hooks += [module.register_forward_hook(after(name))]
     try:
-        model(batch.clone())
+        with _watched(model, before, after):
+            model(batch.clone())
     except Exception:  # the module that raised is the first one without an output
         lost = next((name for name in reversed(waiting) if name not in {f[0] for f in found}), "")
         found.append((lost, waiting.get(lost, []), [torch.full((1,), math.nan)]))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found

@@ -15,7 +15,7 @@ from rsray.results.certificates import Certificates, read_certificates
 from rsray.results.reading.cohen import is_log, read_log
 from rsray.results.summary import read_summary
 from rsray.storage import PathLike, Place
-from rsray.storage.address import parent_and_name, printable_address
+from rsray.storage.address import absolute, parent_and_name, printable_address
 
 EXPECTED = (
     "a CERT folder (with certificates.parquet), a TUNE folder (with best/certificates), "
@@ -46,7 +46,7 @@ def load(path: PathLike) -> Certificates:
     if not place.is_file():
         return _load_folder(place, text)
     if text.endswith(".parquet"):
-        return read_certificates(path, name=_run_name(os.path.dirname(_absolute(text))))
+        return read_certificates(path, name=_run_name(os.path.dirname(absolute(text))))
     if text.endswith(".tsv") or is_log(path):
         return read_log(path, name=os.path.basename(text).removesuffix(".tsv"))
     raise UserError(f"{path} is no result; expected {EXPECTED}")
@@ -159,7 +159,7 @@ def _load_folder(place: Place, folder: str) -> Certificates:
     inside = cert_folder(place)
     if inside is not None:
         table = inside / "certificates.parquet"
-        found = read_certificates(table, name=_run_name(_absolute(folder)))
+        found = read_certificates(table, name=_run_name(absolute(folder)))
         more = {"audit": read_audit(inside), "seconds": _seconds(inside)}
         known = {key: value for key, value in more.items() if value is not None}
         return replace(found, metadata={**found.metadata, **known})
@@ -175,10 +175,6 @@ def _seconds(cert: Place) -> float | None:
     except UserError:
         return None
     return seconds
-
-
-def _absolute(path: str) -> str:
-    return path.rstrip("/") if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def _run_name(folder: str) -> str:

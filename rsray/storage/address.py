@@ -27,6 +27,11 @@ def addresses_in(text: str) -> list[str]:
     return [part for part in text.removeprefix(ENSEMBLE).split(",") if part]
 
 
+def absolute(where: str) -> str:
+    """Return a local path whole, so that it names the same from any folder; a URI as it is."""
+    return where if "://" in where else os.path.abspath(os.path.expanduser(where))
+
+
 def check_address(text: str) -> None:
     """Raise UserError for a path or URI that names no place: nothing is read or asked for it."""
     if not text.strip():

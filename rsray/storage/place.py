@@ -25,6 +25,7 @@ from pyarrow import fs
 
 from rsray.errors import UserError
 from rsray.storage.address import (
+    absolute,
     address_in,
     check_address,
     parent_and_name,
@@ -130,7 +131,7 @@ class Place:
         text = os.fspath(where)
         check_address(text)
         if "://" not in text:
-            return cls(os.path.abspath(os.path.expanduser(text)))
+            return cls(absolute(text))
         base, options = split_options(text)
         place = cls(base.rstrip("/") + options)
         if base.partition("://")[0] not in NETWORK_SCHEMES:

@@ -54,10 +54,16 @@ def test_all_that_rsray_reads_of_its_own_travels(tmp_path):
     folder = copy_all(line_for_cluster(["train"]), tmp_path / "package", print)
     data = [
         file
-        for end in ("*.js", "*.css", "*.txt", "*.yaml", "py.typed")
+        for end in ("*.js", "*.css", "*.sh", "*.txt", "*.yaml", "py.typed")
         for file in RSRAY.rglob(end)
     ]
-    assert len(data) > 10 and {file.suffix for file in data} >= {".js", ".css", ".txt", ".yaml"}
+    assert len(data) > 10 and {file.suffix for file in data} >= {
+        ".js",
+        ".css",
+        ".sh",
+        ".txt",
+        ".yaml",
+    }
     missing = [file for file in data if not (folder / "rsray" / file.relative_to(RSRAY)).exists()]
     assert missing == []
 

@@ -175,6 +175,12 @@ def certified_cells(cells, radii):
     return {r: float(c) for r, c in zip(radii, cells, strict=False) if float(c) > 0}
 
 
+def cells_of_log(percent):
+    """Return what `certified_cells` does of a line of reference/anchors.txt."""
+    radii = [*QUARTERS[:9], 2.5, 3.0, 3.5]
+    return certified_cells([float(p) / 100 for p in percent.split()], radii)
+
+
 QUARTERS = [0.25 * i for i in range(16)]
 HALVES = [0.5 * i for i in range(8)]
 
@@ -297,7 +303,7 @@ def test_figures_of_public_logs_over_all_images():
 
 def test_figures_of_fashion_mnist_are_those_of_the_public_logs():
     objectives = {"cohen": "gaussian", "stab": "stability", "salman": "smoothadv"}
-    radii, checked = [*QUARTERS[:9], 2.5, 3.0, 3.5], 0
+    checked = 0
     for line in text("reference/anchors.txt").splitlines():
         found = re.match(
             r"alinlab\|data/fmnist/noise_([\d.]+)/([\w-]+)/.*ACR ([\d.]+)\| (.*)", line
@@ -307,16 +313,14 @@ def test_figures_of_fashion_mnist_are_those_of_the_public_logs():
         sigma, log, acr, percent = f"{float(found[1]):.2f}", *found.groups()[1:]
         log = log.replace("cat-rs", "catrs")
         entry = preset(f"{objectives.get(log, log)}-fashion-mnist-{sigma}")
-        expected = certified_cells([float(p) / 100 for p in percent.split()], radii)
         assert (entry.acr, entry.source) == (acr, "all 10000 images")
-        assert entry.certified == pytest.approx(expected)
+        assert entry.certified == pytest.approx(cells_of_log(percent))
         checked += 1
     assert checked == 21
     assert preset("catrs-self-fashion-mnist-0.50").figure == "", "it is another method"
 
 
 def test_figures_of_catrs_are_those_of_the_public_logs():
-    radii = [*QUARTERS[:9], 2.5, 3.0, 3.5]
     found = re.findall(
         r"alinlab\|data/cifar10/noise_([\d.]+)/cat-rs/.*ACR ([\d.]+)\| (.*)",
         text("reference/anchors.txt"),
@@ -325,8 +329,7 @@ def test_figures_of_catrs_are_those_of_the_public_logs():
     for sigma, acr, percent in found:
         entry = preset(f"catrs-cifar10-{float(sigma):.2f}")
         assert (entry.acr, entry.source) == (acr, "all 10000 images")
-        expected = certified_cells([float(p) / 100 for p in percent.split()], radii)
-        assert entry.certified == pytest.approx(expected)
+        assert entry.certified == pytest.approx(cells_of_log(percent))
     rows = [line.split("\t") for line in text("reference/anchors_mnist.tsv").splitlines()]
     for method, sigma, _, acr, *_ in rows:
         if method == "cat-rs":
@@ -334,7 +337,6 @@ def test_figures_of_catrs_are_those_of_the_public_logs():
 
 
 def test_easys_figures_are_those_of_the_public_logs():
-    radii = [*QUARTERS[:9], 2.5, 3.0, 3.5]
     found = re.findall(
         r"eth-sri\|data/certify/cifar10/ours/noise_([\d.]+)\.tsv\|.*ACR ([\d.]+)\| (.*)",
         text("reference/anchors.txt"),
@@ -343,8 +345,7 @@ def test_easys_figures_are_those_of_the_public_logs():
     for sigma, acr, percent in found:
         entry = preset(f"easy-cifar10-{float(sigma):.2f}")
         assert float(entry.acr) == pytest.approx(float(acr), abs=0.0005)
-        expected = certified_cells([float(p) / 100 for p in percent.split()], radii)
-        assert entry.certified == pytest.approx(expected)
+        assert entry.certified == pytest.approx(cells_of_log(percent))
 
 
 def test_smoothmix_on_mnist():

@@ -90,9 +90,8 @@ def open_search(
     given = dict(flat)
     preset, start = given.pop("preset", None), file.pop("train", None)
     names = _searched_objectives(search or grid, file.get("search", {}), preset)
-    usual = _settings_for(given, names[0] if names else None, names)
-    if names and start is not None and start.get("objective") in names:
-        usual = _settings_for(given, start["objective"], names)
+    first = (start or {}).get("objective")
+    usual = _settings_for(given, first if first in names else next(iter(names), None), names)
     base = search_config(usual, preset_name=preset, base=start)
     if base.build_objective().makes_images:
         raise UserError(f"objective {base.objective} trains no classifier: nothing to search for")
