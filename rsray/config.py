@@ -369,11 +369,9 @@ class TrainConfig(Config):
                     f"objective {self.objective}: {key} is {value}: it must be finite, and at "
                     f"most {MOST}"
                 )
-        named = {name: self.settings.get(name) for name in chosen.earlier_results}
-        places = {name: _place(where) for name, where in named.items() if isinstance(where, str)}
         try:
             shared = {name: getattr(self, name) for name in SHARED_WITH_OBJECTIVES}
-            return TypeAdapter(chosen).validate_python({**shared, **self.settings, **places})
+            return TypeAdapter(chosen).validate_python({**shared, **self.settings})
         except ValidationError as problem:
             raise UserError(f"objective {self.objective}: {first_problem(problem)}") from problem
 

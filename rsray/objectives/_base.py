@@ -13,6 +13,7 @@ about any method.
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -94,6 +95,12 @@ class Objective:
                 f"label_smoothing must be 0, got {self.label_smoothing}: the loss has no cross "
                 "entropy against labels that could be smoothed"
             )
+        # Workers may run in another folder.
+        for name in self.earlier_results:
+            where = getattr(self, name)
+            if where and "://" not in where:
+                whole = os.path.abspath(os.path.expanduser(where))
+                object.__setattr__(self, name, whole)
 
     def refuse_below(self, least: int, *names: str) -> None:
         """Raise ValueError for a setting of these that is smaller."""
