@@ -596,7 +596,7 @@ def _refuse_tampered(path: str) -> None:
     from rsray.certification.checks import verify as checking
 
     cert = cert_folder(path)
-    if cert is None or not (cert.exists("counts") and cert.exists("certify.yaml")):
+    if cert is None or not cert.exists("counts"):
         return
     found = checking.verify(cert)
     if not found.is_equal:

@@ -17,3 +17,10 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def arithmetic() -> str:
+    """Return what decides the last bits of a certificate: libraries, and the system's functions."""
+    system = (platform.system(), platform.machine(), *platform.libc_ver(), platform.mac_ver()[0])
+    libraries = ("numpy", version("numpy"), "scipy", version("scipy"))
+    return " ".join(part for part in (*libraries, *system) if part)

@@ -26,11 +26,13 @@ from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
 from rsray.storage.records import from_json, read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
-from rsray.versions import versions
+from rsray.versions import arithmetic, versions
 
 log = logging.getLogger(__name__)
 CERT_FILE, TABLE, SUMMARY = "certify.yaml", "certificates.parquet", "summary.json"
 PROGRESS, AT_RADIUS = "progress.json", "at_radius.json"
+# In the metadata: what computed the certificates, and by which every change of a count shows.
+DECIDED_BY, COUNTS_DIGEST = "decided_by", "counts_digest"
 # Settings that stand in the metadata of every certificate.
 METADATA_SETTINGS: tuple[str, ...] = (
     "sigma", "alpha", "bound", "sampling", "seed", "dataset", "split", "model", "n0", "n",
@@ -186,7 +188,7 @@ def finish(
     lost = np.isin(selected.indices, list(failed))
     labels = dict(zip(selected.indices[lost].tolist(), selected.labels[lost].tolist(), strict=True))
     columns = {name: values[~lost] for name, values in columns.items()}
-    more = reuse_figures(gathered, columns)
+    more = {"counts_digest": gathered.digest, **reuse_figures(gathered, columns)}
     return conclude(claimed, columns, seconds=seconds, failed=failed, failed_labels=labels, **more)
 
 
@@ -229,17 +231,22 @@ def conclusion(
     claimed: Claimed,
     columns: dict[str, np.ndarray],
     *,
+    counts_digest: int,
     seconds: float | None,
     failed: dict[int, str],
     failed_labels: dict[int, int],
+    decided_by: Any = None,
     **more: Any,
 ) -> Conclusion:
     """Return the metadata, the summary and what else follows from the certificates.
 
     Images in `failed` are named in both, since they count 0 in every figure; `more` is added to the
-    summary.
+    summary. What decided is this machine unless it is given.
     """
     config, metadata = claimed.config, table_metadata(claimed)
+    metadata[DECIDED_BY] = decided_by or arithmetic()
+    # JSON has no whole numbers of 64 bits
+    metadata[COUNTS_DIGEST] = f"{counts_digest:016x}"
     if failed:
         metadata["failed"] = {str(index): reason for index, reason in failed.items()}
         metadata["failed_labels"] = {str(index): label for index, label in failed_labels.items()}

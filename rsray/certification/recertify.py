@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rsray.certification.counts.certificate_columns import certificate_columns
-from rsray.certification.counts.gathering import gather
+from rsray.certification.counts.gathering import GatheredCounts, gather
 from rsray.certification.counts.store import CountStore, Selected
 from rsray.certification.counts.tables import column, is_selection, rows_where
 from rsray.certification.folder import (
@@ -65,7 +65,8 @@ def recertify(
     claimed = replace(was, folder=target, config=config, run_id=run_id(config))
     selected = Selected(before.index.astype(np.int64), before.label.astype(np.int64))
     counts = _CountsUsed(store, source, selected, claimed.plan.num_blocks)
-    columns = _columns(counts, selected, claimed, old)
+    gathered = gather(counts, selected, claimed.plan)
+    columns = _columns(gathered, claimed, old)
     _check_draws(source, before, columns, config.n)
     target.make()
     with target.locked():
@@ -74,15 +75,15 @@ def recertify(
         drawn = record.get(DRAWN, {name: getattr(old, name) for name in ("alpha", "bound", "n")})
         record = {**record, **config.model_dump(mode="json"), FROM: made_from, DRAWN: drawn}
         _copy(counts, selected, claimed, record)
-        return _conclude(source, claimed, columns, before, made_from)
+        known = {FROM: made_from, "counts_digest": gathered.digest}
+        return _conclude(source, claimed, columns, before, known)
 
 
 def _columns(
-    counts: CountStore, selected: Selected, claimed: Claimed, old: CertifyConfig
+    gathered: GatheredCounts, claimed: Claimed, old: CertifyConfig
 ) -> dict[str, np.ndarray]:
     """Return the new certificates' columns; an image without draws is called skipped."""
-    config = claimed.config
-    evidence = gather(counts, selected, claimed.plan).evidence()
+    config, selected, evidence = claimed.config, gathered.selected, gathered.evidence()
     columns = certificate_columns(selected, evidence, claimed.plan)
     undrawn_N = undrawn(columns["n"], config)
     missed_N = claimed.plan.skips(evidence.selected_class, selected.labels)
@@ -190,7 +191,7 @@ def _conclude(
     claimed: Claimed,
     columns: dict[str, np.ndarray],
     before: Certificates,
-    made_from: dict[str, Any],
+    known: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the results; the time is that which the sampling of these draws took."""
     old = read_summary(source / SUMMARY) if source.exists(SUMMARY) else {}
@@ -202,5 +203,5 @@ def _conclude(
         seconds=draws / speed if speed else None,
         failed=before.failed,
         failed_labels=before.failed_labels,
-        **{FROM: made_from},
+        **known,
     )

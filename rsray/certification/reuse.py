@@ -6,17 +6,20 @@ its counts must be the one that is stored. The mathematics is in rsray/core/READ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from rsray.certification.checks.differences import Difference
+from rsray.certification.counts.check import FILE
 from rsray.certification.counts.store import CountStore, Selected
 from rsray.certification.counts.tables import (
     class_entries,
     column,
     first_difference,
+    is_reused,
     is_selection,
     rows_where,
 )
@@ -99,7 +102,11 @@ class EarlierCertification(NamedTuple):
         return self._replace(source=found if old.denoiser else found.settled(split))
 
     def store_in(self, store: CountStore, selected: Selected, num_pairs: int) -> None:
-        """Write the counts of each image beyond its first blocks, a row of `reused`, into a CERT.
+        """Write the counts that are used again into a CERT."""
+        store.append(self.reused_rows(selected, num_pairs), PART)
+
+    def reused_rows(self, selected: Selected, num_pairs: int) -> pa.Table:
+        """Return the counts of each image beyond its first blocks, a row of `reused`.
 
         The first `num_pairs` blocks are those that both networks draw.
         """
@@ -113,7 +120,7 @@ class EarlierCertification(NamedTuple):
             position_R = selected.positions(column(table, "index"))
             cell = (position_R[entries.row_E], entries.class_E)
             np.add.at(totals_NK, cell, entries.values["counts"])
-        store.append(_reused_rows(selected, totals_NK), PART)
+        return _reused_rows(selected, totals_NK)
 
     def stored_blocks(self, selected: Selected, num_blocks: int) -> pa.Table:
         """Return the counts of the selection and of the first blocks of each image."""
@@ -145,6 +152,28 @@ def check_repeated(paired: pa.Table, stored: pa.Table, cert: Place) -> None:
             f"{found['block']} of image {found['index']}: on another chip or with other versions "
             "its counts cannot be used; certify without --reuse"
         )
+
+
+def unlike_earlier(
+    store: CountStore, earlier: EarlierCertification, selected: Selected, num_pairs: int
+) -> Iterator[Difference]:
+    """Yield the counts of the earlier network, in a CERT, that are not those of its own CERT."""
+    reused, drawn = (
+        earlier.reused_rows(selected, num_pairs),
+        earlier.stored_blocks(selected, num_pairs),
+    )
+    for table in store.parts():
+        is_reused_R = is_reused(table)
+        pairs = (
+            (rows_where(table, is_reused_R), reused),
+            (_before(rows_where(table, ~is_reused_R)), drawn),
+        )
+        for mine, right in pairs:
+            row = first_difference(mine, right)
+            if row is not None:
+                at = mine.slice(row, 1).to_pylist()[0]
+                what = f"what was counted before in {at['stage']} block {at['block']} of image "
+                yield Difference(FILE, f"{what}{at['index']}", at["counts"], "as in its own CERT")
 
 
 def _before(paired: pa.Table) -> pa.Table:

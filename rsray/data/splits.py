@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from rsray.errors import UserError
 
 log = logging.getLogger(__name__)
+# No set has so many.
+MOST_IMAGES = 2**40
 # Where the data has no splits of its own
 TEST_FRACTION = 0.2
 
@@ -106,6 +108,23 @@ def selected(
     if is_spread and limit is not None and limit < len(indices):
         return indices[np.arange(limit) * len(indices) // limit]
     return indices[:limit]
+
+
+def may_be_selected(
+    index_N: NDArray[np.int64], start: int, skip: int, limit: int | None, *, is_spread: bool
+) -> bool:
+    """Tell whether `selected` returns these indices, ascending, for a set of some size."""
+    place_N, rest_N = np.divmod(index_N - start, skip)
+    count = len(index_N)
+    is_too_much = index_N[-1] >= MOST_IMAGES or (limit is not None and count > limit)
+    if is_too_much or rest_N.any() or place_N[0] != 0:
+        return False
+    if not is_spread or count != limit:
+        return np.array_equal(place_N, np.arange(count))
+    # The k-th of `count` that are spread over M has the place floor(k M / count).
+    place, k = place_N[1:], np.arange(1, count)
+    least, most = -(-place * count // k), -(-(place + 1) * count // k) - 1
+    return bool(least.max(initial=count) <= most.min(initial=MOST_IMAGES))
 
 
 def _validation_count(n_total: int, validation: float | int) -> int:

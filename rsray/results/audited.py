@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rsray.errors import UserError
 from rsray.storage import Place
@@ -27,6 +27,18 @@ class AuditRecord(BaseModel):
     passed: bool
     blocks: int = Field(ge=0)
     stored_blocks: int = Field(ge=0)
+    num_differences: int = Field(ge=0)
+    p_value: float | None = None
+    level: float
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        is_like = self.p_value is None or self.p_value >= self.level
+        if self.passed != (is_like and not self.num_differences):
+            raise ValueError("passed is not what the differences and the p-value say")
+        if self.blocks > self.stored_blocks:
+            raise ValueError("more blocks were drawn again than are stored")
+        return self
 
 
 def certificates_digest(cert: Place) -> str:

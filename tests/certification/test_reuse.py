@@ -238,3 +238,39 @@ def test_another_network_than_the_counted_one_is_refused(earlier, tmp_path):
     of_a_file = earlier.config.model_copy(update={"model": "danger:factory"})
     with pytest.raises(UserError, match="which only your own word imports"):
         EarlierCertification(replace(earlier.claimed, config=of_a_file)).with_source(config, None)
+
+
+def test_counts_that_are_used_again_are_those_of_their_own_cert(reusing, earlier):
+    """Larger ones, with certificates that follow from them, are found while that CERT is there."""
+    run = reusing()
+    run.count()
+    done(run)
+    assert verify(run.where).is_equal and verify(run.where).not_compared == ""
+    part = run.store.read(PART).to_pylist()
+    part[3]["counts"][0] += 100
+    part[3]["draws"] += 100
+    run.store.append(pa.Table.from_pylist(part, schema=PAIRED_COUNTS), PART)
+    done(run)
+    (line,) = map(str, verify(run.where).differences)
+    assert line.startswith("counts: what was counted before in reused block 0 of image 26 is [")
+    earlier.where.delete("certificates.parquet")
+    found = verify(run.where)
+    assert found.is_equal and "reused counts were not compared: " in str(found)
+
+
+def test_pairs_that_cannot_be_are_damage(reusing):
+    run = reusing()
+    run.count()
+    done(run)
+
+    def forged(rows):
+        for row in rows:
+            row["kept"] = [each + 1 for each in row["before"]]
+        return rows
+
+    for name in run.store.names():
+        run.store.append(
+            pa.Table.from_pylist(forged(run.store.read(name).to_pylist()), PAIRED_COUNTS), name
+        )
+    lines = [str(difference) for difference in verify(run.where).differences]
+    assert "the pairs are no draws of both networks" in lines[0]

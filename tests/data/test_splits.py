@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rsray.data import selected, subset, train_validation
-from rsray.data.splits import named_part
+from rsray.data.splits import MOST_IMAGES, may_be_selected, named_part
 from rsray.errors import UserError
 
 LABELS = np.random.default_rng(1).choice(7, size=1003, p=[0.4, 0.3, 0.1, 0.1, 0.05, 0.04, 0.01])
@@ -98,3 +98,30 @@ def test_a_name_in_another_unicode_form_is_in_the_same_part():
         np.testing.assert_array_equal(
             named_part(names, labels, split), named_part(other, labels, split)
         )
+
+
+def test_which_images_may_be_selected_is_as_selecting_them():
+    rng = np.random.default_rng(0)
+    for trial in range(400):
+        start, skip, limit = (
+            int(rng.integers(low, high)) for low, high in ((0, 9), (1, 5), (1, 12))
+        )
+        size, is_spread = start + int(rng.integers(1, 60)), bool(trial % 2)
+        rule = (start, skip, limit)
+        right = selected(size, *rule, is_spread=is_spread)
+        assert may_be_selected(right, *rule, is_spread=is_spread)
+        moved = np.unique(np.abs(right + rng.integers(-1, 2, len(right)) * skip))
+        is_possible = any(
+            np.array_equal(selected(n, *rule, is_spread=is_spread), moved)
+            for n in range(start + 1, int(moved[-1]) + 20 * skip * limit)
+        )
+        assert may_be_selected(moved, *rule, is_spread=is_spread) == is_possible
+    assert not may_be_selected(
+        np.array([5, 5 + MOST_IMAGES]), 5, MOST_IMAGES, None, is_spread=False
+    )
+
+
+def test_a_few_of_many_images_are_judged_at_once():
+    few = selected(1_281_167, 0, 1, 3, is_spread=True)
+    assert may_be_selected(few, 0, 1, 3, is_spread=True)
+    assert not may_be_selected(few + np.array([0, 0, 2]), 0, 1, 3, is_spread=True)

@@ -24,7 +24,7 @@ from rsray.certification.counts.pairs import (
     unequal_blocks,
 )
 from rsray.certification.engine.evaluation import Evaluation
-from rsray.certification.folder import CERT_FILE, TABLE, Claimed
+from rsray.certification.folder import CERT_FILE, COUNTS_DIGEST, TABLE, Claimed
 from rsray.certification.networks.opening import open_source
 from rsray.certification.request import CertificationRequest, open_certification
 from rsray.certification.sampling_plan import SamplingPlan
@@ -278,6 +278,11 @@ def image_differences(request: CertificationRequest, stored: Certificates) -> li
         return [Difference(TABLE, "index", f"{len(stored.selected)} images", asked)]
     labels_N = right.labels[right.positions(stored.index)]
     return [*column_differences(TABLE, stored.index, {"label": stored.label}, {"label": labels_N})]
+
+
+def is_of_counts_alone(difference: Difference) -> bool:
+    """Tell whether a difference says that some count was changed, and no more."""
+    return difference.what in (COUNTS_DIGEST, f"metadata {COUNTS_DIGEST}")
 
 
 def write_audit(cert: Place, audit: Audit, model_digest: str) -> None:

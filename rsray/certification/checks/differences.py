@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Floats that differ by less, relatively or of numbers below 1, are the same: other libraries and
-# chips round otherwise in the last bits.
+# Floats that differ by less, relatively or of numbers below 1, are the same where they need not be
+# equal: other libraries and systems round otherwise in the last bits.
 SAME = 1e-9
+# Of the figures, whose smallest is how far noise is from exact: the difference of those near 0.
+SAME_NEAR_ZERO = 1e-15
 
 
 @dataclass(frozen=True)
@@ -30,24 +32,34 @@ class Difference:
 
 
 def value_differences(
-    file: str, stored: Mapping[str, Any], expected: Mapping[str, Any], what: str = ""
+    file: str,
+    stored: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    what: str = "",
+    *,
+    is_exact: bool = False,
 ) -> Iterator[Difference]:
-    """Yield the differences of two mappings, whose values may be mappings, by the names of keys."""
+    """Yield the differences of two mappings, whose values may be mappings, by the names of keys.
+
+    Floats must be equal if that `is_exact`, else nearly so.
+    """
     for key in dict.fromkeys([*expected, *stored]):
         name = f"{what} {key}".strip()
         mine, right = stored.get(key, "missing"), expected.get(key, "missing")
         if isinstance(mine, Mapping) and isinstance(right, Mapping):
-            yield from value_differences(file, mine, right, name)
-        elif not _is_same(mine, right):
+            yield from value_differences(file, mine, right, name, is_exact=is_exact)
+        elif not _is_same(mine, right, is_exact):
             yield Difference(file, name, mine, right)
 
 
-def _is_same(stored: Any, expected: Any) -> bool:
+def _is_same(stored: Any, expected: Any, is_exact: bool) -> bool:
     if isinstance(stored, list | tuple) and isinstance(expected, list | tuple):
         pairs = zip(stored, expected, strict=False)
-        return len(stored) == len(expected) and all(_is_same(a, b) for a, b in pairs)
-    if isinstance(expected, float) and isinstance(stored, int | float):
-        return abs(stored - expected) <= SAME * max(1.0, abs(expected))
+        return len(stored) == len(expected) and all(_is_same(a, b, is_exact) for a, b in pairs)
+    if isinstance(stored, bool) != isinstance(expected, bool):
+        return False
+    if isinstance(expected, float) and isinstance(stored, int | float) and not is_exact:
+        return abs(stored - expected) <= SAME * abs(expected) + SAME_NEAR_ZERO
     return bool(stored == expected)
 
 
@@ -56,11 +68,13 @@ def column_differences(
     index_N: NDArray[np.int64],
     stored: Mapping[str, NDArray[Any]],
     expected: Mapping[str, NDArray[Any]],
+    *,
+    is_exact: bool = False,
 ) -> Iterator[Difference]:
-    """Yield the differences of the columns of a table, image by image."""
+    """Yield the differences of the columns of a table, image by image, as `value_differences`."""
     for name, right_N in expected.items():
         mine_N = stored[name]
-        if right_N.dtype.kind == "f":
+        if right_N.dtype.kind == "f" and not is_exact:
             # What is no number is unlike every number.
             is_same_N = np.abs(mine_N - right_N) <= SAME * np.maximum(1.0, np.abs(right_N))
         else:

@@ -1,8 +1,8 @@
 """Certificates checked against the counts that they rest on: no model, no sampling.
 
 Everything in CERT that follows from the counts is computed again and compared with what its files
-say. Clopper-Pearson bounds come from statsmodels, which shares no code with rsray's; the other
-bounds come from their own code once more.
+say: exactly where library and system are those that made it, else to nine digits. Clopper-Pearson
+bounds, of T-CERTIFY and of reused counts too, come from statsmodels besides.
 """
 
 # Shapes: N images.
@@ -15,13 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsray.certification.checks.by_statsmodels import Columns, columns_by_statsmodels
 from rsray.certification.checks.differences import Difference, column_differences, value_differences
+from rsray.certification.checks.logs import log_differences
 from rsray.certification.counts.certificate_columns import certificate_columns
 from rsray.certification.counts.check import CheckedCounts
 from rsray.certification.counts.gathering import GatheredCounts
 from rsray.certification.counts.store import Selected
 from rsray.certification.folder import (
     AT_RADIUS,
+    CERT_FILE,
+    COUNTS_DIGEST,
+    DECIDED_BY,
     SUMMARY,
     TABLE,
     Claimed,
@@ -29,23 +34,17 @@ from rsray.certification.folder import (
     finished_record,
     reopen,
     reuse_figures,
-    table_metadata,
 )
 from rsray.certification.recertify import DRAWN, FROM, undrawn
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.config import CertifyConfig
-from rsray.core.evidence import ABSTAIN, Evidence
-from rsray.core.radius import round_down
-from rsray.data.splits import selected as selected_indices
+from rsray.core.evidence import Evidence
+from rsray.data.splits import may_be_selected
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_rows
-from rsray.results.reading.cohen import is_log, read_log
 from rsray.storage import Place
 from rsray.storage.records import from_json
-
-Columns = dict[str, NDArray[Any]]
-INDEPENDENT = "clopper-pearson"
-LOG_DECIMALS = 3
+from rsray.versions import arithmetic
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,9 @@ class Verification:
     num_blocks: int
     bound: str
     differences: tuple[Difference, ...]
+    is_independent: bool = False
+    # Why the counts that are used again were not compared with those of the CERT they come from.
+    not_compared: str = ""
 
     @property
     def is_equal(self) -> bool:
@@ -66,10 +68,14 @@ class Verification:
     def __str__(self) -> str:
         """Return the outcome in a line, with what computed the bounds."""
         found = f"{len(self.differences):,} DIFFERENCES" if self.differences else "equal"
-        by = "statsmodels" if self.bound == INDEPENDENT else "rsray's own code"
+        if not self.num_blocks:
+            return f"{self.path}: {found}; nothing was computed again"
+        by = "statsmodels" if self.is_independent else "rsray's own code"
+        more = f"; its reused counts were not compared: {self.not_compared}"
         return (
             f"{self.path}: {found}; {self.num_certificates:,} certificates computed again from "
             f"{self.num_blocks:,} blocks of counts, {self.bound} by {by}"
+            f"{more if self.not_compared else ''}"
         )
 
 
@@ -78,27 +84,53 @@ def verify(cert: Place) -> Verification:
 
     UserError where there is no such CERT, or it has no counts.
     """
-    record = finished_record(cert)
-    if not cert.exists("counts"):
+    if cert.exists(CERT_FILE) and cert.exists(TABLE) and not cert.exists("counts"):
         raise UserError(f"{cert} has no counts: its certificates cannot be computed again")
-    claimed, stored = reopen(cert, record), read_rows(cert / TABLE)
+    try:
+        record = finished_record(cert)
+        claimed, stored = reopen(cert, record), read_rows(cert / TABLE)
+    except UserError as problem:
+        # Of a run that ended one of these is left whatever else was taken away.
+        if not (cert.exists(TABLE) or cert.exists(SUMMARY)):
+            raise
+        unreadable = Difference("CERT", "what it holds", f"of no use ({problem})", "as a run wrote")
+        return Verification(str(cert), 0, 0, "", (unreadable,))
     found = Verification(str(cert), len(stored), 0, claimed.plan.bound.name, (*_rows(stored),))
-    if not found.is_equal:
-        return found
+    return found if not found.is_equal else _computed_again(found, claimed, record, stored)
+
+
+def _computed_again(
+    found: Verification, claimed: Claimed, record: Mapping[str, Any], stored: Certificates
+) -> Verification:
     selected = _selected(stored)
     counts = CheckedCounts(claimed.store, selected, claimed.plan)
     failed_N = np.isin(selected.indices, list(stored.failed))
-    columns = _columns(claimed, record, selected, counts.gathered.evidence())
+    evidence = counts.gathered.evidence()
+    columns = _columns(claimed, record, selected, evidence)
     columns = {name: values[~failed_N] for name, values in columns.items()}
-    differences = (
+    independent = columns_by_statsmodels(evidence, claimed.plan)
+    others = {name: values[~failed_N] for name, values in (independent or {}).items()}
+    differences = [
         *_images(claimed.config, selected),
         *counts.differences,
         *counts.copies(_wanted(claimed, record, counts), failed_N),
-        *column_differences(TABLE, stored.index, stored.columns(), columns),
+        *_certificates(stored, columns, others),
         *_figures(claimed, record, stored, columns, counts.gathered),
-        *_logs(claimed, stored, columns),
+        *log_differences(claimed.folder, stored, columns),
+    ]
+    not_compared = ""
+    if claimed.plan.is_paired and not counts.differences:
+        try:
+            differences += _unlike_earlier(claimed, record, selected)
+        except (UserError, OSError) as problem:
+            not_compared = str(problem)
+    return replace(
+        found,
+        num_blocks=int(counts.copies_NB.sum()),
+        differences=tuple(differences),
+        is_independent=independent is not None,
+        not_compared=not_compared,
     )
-    return replace(found, num_blocks=int(counts.copies_NB.sum()), differences=differences)
 
 
 def _rows(stored: Certificates) -> Iterator[Difference]:
@@ -123,6 +155,15 @@ def _selected(stored: Certificates) -> Selected:
     return Selected(index_N[order], np.array(labels_N, dtype=np.int64)[order])
 
 
+def _drawn(claimed: Claimed, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings by which the counts were drawn: of a CERT made from another, the first's.
+
+    What a run asks of its draws follows from them.
+    """
+    drawn = record.get(DRAWN, record.get(FROM)) or claimed.config.model_dump()
+    return {name: drawn[name] for name in ("alpha", "bound", "n")}
+
+
 def _wanted(
     claimed: Claimed, record: Mapping[str, Any], counts: CheckedCounts
 ) -> NDArray[np.int64]:
@@ -131,11 +172,13 @@ def _wanted(
     Of a CERT made from another's counts: as many as the settings asked for by which they were
     drawn; those beyond its own n do not count.
     """
-    drawn = record.get(DRAWN, record.get(FROM))
-    if drawn is not None:
-        settings = {name: drawn[name] for name in ("alpha", "bound", "n")}
-        config = CertifyConfig.make({**claimed.config.model_dump(), **settings})
-        plan = SamplingPlan.of(config)
+    if FROM in record:
+        settings = {**claimed.config.model_dump(), **_drawn(claimed, record)}
+        plan = SamplingPlan.of(CertifyConfig.make(settings))
+        if not plan.at_radius and plan.bound.is_soft == claimed.plan.bound.is_soft:
+            found = counts.gathered.evidence()
+            labels_N, hits_N = counts.selected.labels, found.selection_hits
+            return plan.wanted_blocks(labels_N, found.selected_class, hits_N)
         counts = CheckedCounts(claimed.store, counts.selected, plan)
     return counts.gathered.stored_draws().wanted_N
 
@@ -145,38 +188,25 @@ def _columns(
 ) -> Columns:
     """Return the columns that the certificates should have."""
     columns: Columns = dict(certificate_columns(selected, evidence, claimed.plan))
-    if claimed.plan.bound.name == INDEPENDENT:
-        columns |= _by_statsmodels(claimed, selected, evidence)
     if FROM in record:
         columns["skipped"] = undrawn(columns["n"], claimed.config)
     return columns
 
 
-def _by_statsmodels(claimed: Claimed, selected: Selected, evidence: Evidence) -> Columns:
-    """Return what follows from Clopper-Pearson's bound, computed by statsmodels and scipy.stats.
-
-    Where the noise's distribution is not exactly the normal one, the total variation between the
-    two is taken off.
-    """
-    from scipy.stats import norm
-    from statsmodels.stats.proportion import proportion_confint
-
-    total_variation = table_metadata(claimed).get("noise_total_variation") or 0.0
-    config, drawn_N = claimed.config, evidence.n > 0
-    lower_N = np.zeros(len(drawn_N))
-    lower_N[drawn_N] = proportion_confint(
-        evidence.hits[drawn_N], evidence.n[drawn_N], alpha=2 * config.alpha, method="beta"
-    )[0]
-    lower_N = np.maximum(lower_N - total_variation, 0.0)
-    is_certified_N = lower_N > 0.5
-    prediction_N = np.where(is_certified_N, evidence.selected_class, ABSTAIN)
-    return {
-        "prediction": prediction_N.astype(np.int32),
-        "radius": np.where(is_certified_N, config.sigma * norm.ppf(lower_N), 0.0),
-        "correct": prediction_N == selected.labels,
-        "p_a_lower": lower_N,
-        "p_b_upper": 1.0 - lower_N,
+def _certificates(stored: Certificates, columns: Columns, others: Columns) -> Iterator[Difference]:
+    """Yield what differs from the certificates computed again, and from those by statsmodels."""
+    mine, is_exact = stored.columns(), _is_exact(stored)
+    by = {
+        each.what: each
+        for expected, exactly in ((others, False), (columns, is_exact))
+        for each in column_differences(TABLE, stored.index, mine, expected, is_exact=exactly)
     }
+    yield from by.values()
+
+
+def _is_exact(stored: Certificates) -> bool:
+    """Tell whether this machine computes to the last bit what made the certificates."""
+    return stored.metadata.get(DECIDED_BY) == arithmetic()
 
 
 def _images(config: CertifyConfig, selected: Selected) -> Iterator[Difference]:
@@ -184,16 +214,10 @@ def _images(config: CertifyConfig, selected: Selected) -> Iterator[Difference]:
 
     The size is not recorded: that images are missing at the end only an audit sees.
     """
-    index_N, last = selected.indices, int(selected.indices[-1])
-    gap = int(np.diff(index_N).max(initial=config.skip))
-    for size in range(max(last, config.start) + 1, last + 2 + 2 * gap):
-        asked_N = selected_indices(
-            size, config.start, config.skip, config.limit, is_spread=config.is_spread
-        )
-        if np.array_equal(asked_N, index_N):
-            return
-    asked = f"as start {config.start}, skip {config.skip} and limit {config.limit} say"
-    yield Difference(TABLE, "index", f"{len(index_N)} images", asked)
+    rule = (config.start, config.skip, config.limit)
+    if not may_be_selected(selected.indices, *rule, is_spread=config.is_spread):
+        asked = f"as start {config.start}, skip {config.skip} and limit {config.limit} say"
+        yield Difference(TABLE, "index", f"{len(selected.indices)} images", asked)
 
 
 def _figures(
@@ -204,27 +228,30 @@ def _figures(
     gathered: GatheredCounts,
 ) -> Iterator[Difference]:
     """Yield what differs in the metadata, the summary and the answers of at-radius."""
-    is_made_again = FROM in record
+    is_made_again, is_exact = FROM in record, _is_exact(stored)
     more = {FROM: record[FROM]} if is_made_again else reuse_figures(gathered, columns)
     summary = _read_json(claimed.folder, SUMMARY)
     expected = conclusion(
         claimed,
         columns,
-        # It follows from nothing
+        counts_digest=gathered.digest,
+        # These follow from nothing
         seconds=_measured(summary.get("seconds")),
+        decided_by=stored.metadata.get(DECIDED_BY),
         failed=stored.failed,
         failed_labels=stored.failed_labels,
         **more,
     )
+    unrecorded = _unrecorded(record, stored.metadata)
     for file, mine, right, what in (
         (TABLE, stored.metadata, expected.metadata, "metadata"),
         (SUMMARY, summary, expected.summary, ""),
     ):
-        known = {k: v for k, v in right.items() if k in mine or k not in _unrecorded(record)}
-        yield from value_differences(file, mine, known, what)
+        known = {k: v for k, v in right.items() if k in mine or k not in unrecorded}
+        yield from value_differences(file, mine, known, what, is_exact=is_exact)
     if expected.at_radius is not None:
         answers = _read_json(claimed.folder, AT_RADIUS)
-        yield from value_differences(AT_RADIUS, answers, expected.at_radius)
+        yield from value_differences(AT_RADIUS, answers, expected.at_radius, is_exact=is_exact)
 
 
 def _measured(seconds: Any) -> float | None:
@@ -233,10 +260,11 @@ def _measured(seconds: Any) -> float | None:
     return float(seconds) if is_number and seconds >= 0 else None
 
 
-def _unrecorded(record: Mapping[str, Any]) -> set[str]:
+def _unrecorded(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> set[str]:
     """Return the metadata that a version which did not know a setting yet could not write."""
     settings = set(CertifyConfig.model_fields) - set(record)
-    return settings | ({"noise_total_variation"} if "noise" in settings else set())
+    settings |= {"noise_total_variation"} if "noise" in settings else set()
+    return settings | ({COUNTS_DIGEST, DECIDED_BY} if DECIDED_BY not in metadata else set())
 
 
 def _read_json(cert: Place, name: str) -> dict[str, Any]:
@@ -248,23 +276,14 @@ def _read_json(cert: Place, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _logs(claimed: Claimed, stored: Certificates, columns: Columns) -> Iterator[Difference]:
-    """Yield what differs in logs that were exported into CERT."""
-    num_failed = len(stored.failed)
-    index_N = np.concatenate([stored.index, np.array(list(stored.failed), dtype=np.int64)])
-    order = np.argsort(index_N)
-    # Of an image that failed a log says that it abstains; its label is not compared.
-    padded: Columns = {
-        "prediction": np.pad(columns["prediction"], (0, num_failed), constant_values=ABSTAIN),
-        "radius": np.pad(round_down(columns["radius"], LOG_DECIMALS), (0, num_failed)),
-        "correct": np.pad(columns["correct"], (0, num_failed)),
-    }
-    expected = {name: values[order] for name, values in padded.items()}
-    for name in claimed.folder.names(".tsv"):
-        if not is_log(claimed.folder / name):
-            continue
-        log = read_log(claimed.folder / name)
-        if np.array_equal(log.index, index_N[order]):
-            yield from column_differences(name, log.index, log.columns(), expected)
-        else:
-            yield Difference(name, "index", f"{len(log)} images", f"those of {TABLE}")
+def _unlike_earlier(
+    claimed: Claimed, record: Mapping[str, Any], selected: Selected
+) -> Iterator[Difference]:
+    """Yield what differs from the CERT whose counts are used again; UserError where it is gone."""
+    from rsray.certification.reuse import open_earlier, unlike_earlier
+
+    earlier = open_earlier(str(claimed.config.reuse))
+    if earlier.claimed.run_id != claimed.config.reused_run:
+        raise UserError(f"{claimed.config.reuse} holds another certification now")
+    num_pairs = -(-_drawn(claimed, record)["n"] // claimed.config.block_size)
+    yield from unlike_earlier(claimed.store, earlier, selected, num_pairs)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rsray.certification.checks.differences import Difference
 from rsray.certification.counts.gathering import GatheredCounts
 from rsray.certification.counts.store import CountStore, Selected
-from rsray.certification.counts.tables import column, rows_where
+from rsray.certification.counts.tables import column, counts_digest, rows_where
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.errors import UserError
 
@@ -70,7 +70,9 @@ class CheckedCounts:
         is_first_R[np.unique(cell_R, return_index=True)[1]] = True
         is_first_R &= self.copies_NB.ravel()[cell_R] == 0
         np.add.at(self.copies_NB.reshape(-1), cell_R, 1)
-        self.gathered.add(rows_where(table, is_first_R))
+        table = rows_where(table, is_first_R)
+        self.gathered.add(table)
+        self.gathered.digest = counts_digest(table, self.gathered.digest)
 
     def _look_up(
         self, table: pa.Table

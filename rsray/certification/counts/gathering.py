@@ -19,6 +19,7 @@ from rsray.certification.counts.tables import (
     ClassEntries,
     class_entries,
     column,
+    counts_digest,
     is_reused,
     is_selection,
     rows_where,
@@ -75,6 +76,8 @@ class GatheredCounts:
         self._early: list[pa.Table] = []
         # Counts by class but the selected one, until all blocks of the image are met.
         self._others: dict[int, Counter[int]] = {}
+        # Of all rows that were stored, whatever their order: see `counts_digest`.
+        self.digest = 0
 
     def add(self, table: pa.Table) -> Ints:
         """Add rows, of blocks not met before; returns the positions of their images, ascending.
@@ -257,6 +260,7 @@ def gather(
         _check_blocks(store, plan, table)
         _check_labels(store, selected, table)
         gathered.add(table)
+        gathered.digest = counts_digest(table, gathered.digest)
     return gathered
 
 

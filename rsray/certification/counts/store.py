@@ -208,10 +208,14 @@ def _check_rows(table: pa.Table, num_classes: int) -> None:
     if set(table["stage"].unique().to_pylist()) - set(STAGES):
         raise ValueError(f"a stage is none of {', '.join(STAGES)}")
     _check_sums(lists, draws_R)
+    if "sums" in lists:
+        _check_probabilities(lists, draws_R)
+    if "kept" in lists:
+        _check_pairs(lists, draws_R)
 
 
 def _check_sums(lists: Any, draws_R: NDArray[np.int64]) -> None:
-    """Raise ValueError unless every row's classes have a count each, which add up to its draws."""
+    """Raise ValueError unless the counts of every row, one for each class, make its draws."""
     offsets = lists["counts"].offsets.to_numpy()
     lengths = [np.diff(each.offsets.to_numpy()) for each in lists.values()]
     counts = lists["counts"].values.to_numpy()
@@ -219,3 +223,37 @@ def _check_sums(lists: Any, draws_R: NDArray[np.int64]) -> None:
     is_whole = all(np.array_equal(each, lengths[0]) for each in lengths)
     if not is_whole or (counts > draws_R.max(initial=0)).any() or not np.array_equal(sums, draws_R):
         raise ValueError("the counts do not add up to the draws")
+    row_E, class_E = _rows_of_entries(lists), _entries(lists, "classes")
+    if ((np.diff(class_E) <= 0) & (np.diff(row_E) == 0)).any():
+        raise ValueError("the classes of a block are not ascending")
+
+
+def _check_probabilities(lists: Any, draws_R: NDArray[np.int64]) -> None:
+    """Raise ValueError for sums and sums of squares that no probabilities have."""
+    row_E = _rows_of_entries(lists)
+    sums_E, squares_E = _entries(lists, "sums"), _entries(lists, "square_sums")
+    total_R = np.bincount(row_E, weights=sums_E, minlength=len(draws_R))
+    # Squares are rounded up; what float32 computes adds up to a little more or less than 1.
+    highest_E = sums_E + draws_R[row_E] * 2.0**-24
+    lowest_E = sums_E**2 / draws_R[row_E]
+    is_square_E = (squares_E <= highest_E) & (squares_E >= lowest_E * (1 - 1e-9))
+    if (total_R > draws_R * (1 + 1e-5)).any() or not is_square_E.all():
+        raise ValueError("the sums are of no probabilities")
+
+
+def _check_pairs(lists: Any, draws_R: NDArray[np.int64]) -> None:
+    """Raise ValueError unless an earlier network made all draws of a block or none."""
+    before_E, kept_E = _entries(lists, "before"), _entries(lists, "kept")
+    total_R = np.bincount(_rows_of_entries(lists), weights=before_E, minlength=len(draws_R))
+    is_beyond_E = kept_E > np.minimum(before_E, _entries(lists, "counts"))
+    if ((total_R != 0) & (total_R != draws_R)).any() or is_beyond_E.any():
+        raise ValueError("the pairs are no draws of both networks")
+
+
+def _rows_of_entries(lists: Any) -> NDArray[np.int64]:
+    lengths = np.diff(lists["classes"].offsets.to_numpy())
+    return np.repeat(np.arange(len(lengths)), lengths)
+
+
+def _entries(lists: Any, name: str) -> NDArray[Any]:
+    return np.asarray(lists[name].flatten().to_numpy(zero_copy_only=False))

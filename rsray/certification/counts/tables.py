@@ -103,6 +103,31 @@ def class_entries(table: pa.Table) -> ClassEntries:
     return ClassEntries(row_E, flat.pop("classes").astype(np.int64), flat)
 
 
+def counts_digest(table: pa.Table, so_far: int = 0) -> int:
+    """Return a number of 64 bits for all that rows and those before count, in whatever order.
+
+    It shows that a count was changed, moved or doubled; it is no signature, for whoever changes a
+    count can compute it again.
+    """
+    entries = class_entries(table)
+    row_R = _mixed(_mixed(_bits(column(table, "index"))) + _bits(block_numbers(table)))
+    digest_E = _mixed(row_R[entries.row_E] + _bits(entries.class_E))
+    for values_E in entries.values.values():
+        digest_E = _mixed(digest_E + _bits(values_E))
+    return (so_far + int(digest_E.sum(dtype=np.uint64))) % 2**64
+
+
+def _bits(values: NDArray[Any]) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(values).view(np.uint64)
+
+
+def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the numbers scattered over 64 bits, one to one (splitmix64); sums wrap around."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
 class StoredBlocks:
     """Which blocks of N images have been met: a bit of memory for each."""
 

@@ -149,10 +149,11 @@ class Sampler:
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """Return counts, sums and sums of squares of soft probabilities, each [T, K].
 
-        The probabilities are softmax(inverse_temperature * logits). Each is rounded down, and each
-        square up, to a multiple of 2^-24: sound for lower bounds, and sums of up to 2^29 draws are
-        then exact in float64, so that no split or order can change a bit. Takes `selection_draws`
-        and raises as `counts` does.
+        The probabilities are softmax(inverse_temperature * logits) in float64. Each is rounded
+        down, and each square up, to a multiple of 2^-24: sound for lower bounds, those of two
+        classes are never above 1 together, and sums of up to 2^29 draws are then exact in float64,
+        so that no split or order can change a bit. Takes `selection_draws` and raises as `counts`
+        does.
         """
         streams = self._streams(index, stage, blocks, selection_draws)
         draws = [draws for _, draws in streams]
@@ -168,7 +169,7 @@ class Sampler:
                 bad |= torch.isnan(logits_BK).any()
                 # An infinite logit is as large as a logit can be: of inf alone softmax makes NaN.
                 finite_BK = (self.inverse_temperature * logits_BK).nan_to_num(0.0)
-                soft_BK = (finite_BK.softmax(1).double() * STEPS).floor_().div_(STEPS)
+                soft_BK = (finite_BK.double().softmax(1) * STEPS).floor_().div_(STEPS)
                 sums.index_add_(0, block_B, soft_BK)
                 squares.index_add_(0, block_B, soft_BK.square_().mul_(STEPS).ceil_().div_(STEPS))
                 cell_B = block_B * self.num_classes + logits_BK.argmax(1)

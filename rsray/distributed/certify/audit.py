@@ -48,17 +48,20 @@ def audit(
 ) -> Audit:
     """Return how stored blocks compare with the same blocks drawn again, and write audit.json.
 
-    Nothing is drawn where the certificates are not what the counts say, or not of these images.
+    Nothing is drawn where the certificates are not what the counts say, or not of these images;
+    counts that were changed without changing a certificate are looked for.
     UserError when blocks cannot be drawn again.
     """
     stored, verified = read_rows(claimed.folder / TABLE), verify(claimed.folder)
-    if differences := [*verified.differences, *checking.image_differences(request, stored)]:
+    differences = (*verified.differences, *checking.image_differences(request, stored))
+    if not all(map(checking.is_of_counts_alone, differences)):
         found = Audit.of_differences(verified, differences)
     else:
         counts = CheckedCounts(claimed.store, request.selected, claimed.plan)
         choice = checking.choose_blocks(counts, list(stored.failed), settings)
         redrawn, evaluation = _draw(claimed, request, choice, settings, address, on_progress)
         found = checking.compare(claimed, choice, redrawn, evaluation)
+        found = replace(found, differences=(*differences, *found.differences))
     checking.write_audit(claimed.folder, found, claimed.config.model_digest)
     return found
 

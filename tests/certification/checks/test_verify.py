@@ -50,7 +50,7 @@ def test_what_a_run_wrote_is_equal(small_run, mode):
     found = verify(finished(small_run(**MODES[mode])))
     assert found.is_equal, found.differences
     assert found.num_certificates == 12 and found.num_blocks > 12
-    by = "statsmodels" if mode in ("fixed", "skip", "adaptive") else "rsray's own code"
+    by = "statsmodels" if mode in ("fixed", "skip", "adaptive", "tcertify") else "rsray's own code"
     assert str(found).endswith(f"by {by}") and ": equal; 12 certificates" in str(found)
 
 
@@ -262,7 +262,7 @@ def test_a_log_in_the_folder_is_compared(cert):
     (found,) = texts(cert)
     assert found.startswith("exported.tsv: radius of image")
     log.write_text("\n".join(lines[:-1]) + "\n")
-    assert texts(cert) == ["exported.tsv: index is 11 images, not those of certificates.parquet"]
+    assert texts(cert) == ["exported.tsv: index is 11 images, not those of the certificates"]
 
 
 def test_answers_of_at_radius_are_compared(small_run):
