@@ -3,6 +3,7 @@
 from dataclasses import replace
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 import pytest
 from scipy import special, stats
@@ -53,6 +54,21 @@ def test_clopper_pearson_inverts_the_binomial_tail():
     np.testing.assert_allclose(stats.binom.sf(counts - 1, n, lower), alpha, rtol=1e-8)
     upper = clopper_pearson_upper(counts, n, alpha)
     np.testing.assert_allclose(stats.binom.cdf(counts, n, upper), alpha, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("n", "misses"), [(10, 0), (100, 40), (1000, 300), (100_000, 0), (100_000, 10), (100_000, 1500)]
+)
+@pytest.mark.parametrize("alpha", [0.05, 0.001, 1e-6])
+def test_rounding_moves_no_bound_beyond_its_level(n, misses, alpha):
+    """The tail at the float64 bound, summed to 40 digits: half a unit of its last place is all."""
+    with mpmath.workdps(40):
+        p = mpmath.mpf(float(clopper_pearson_lower(n - misses, n, alpha)))
+        term = tail = p**n
+        for k in range(1, misses + 1):
+            term *= (n - k + 1) * (1 - p) / (k * p)
+            tail += term
+        assert abs(tail / mpmath.mpf(alpha) - 1) < n * 2.0**-52 + 1e-13
 
 
 def test_clopper_pearson_at_the_ends():
