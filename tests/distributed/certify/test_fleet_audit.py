@@ -67,3 +67,29 @@ def test_a_cert_that_differs_is_not_drawn_again(cert, digits_run, tmp_path):
     assert not found.is_passed and found.num_audited == 0
     (line,) = map(str, found.differences)
     assert line.startswith(f"certificates.parquet: radius of image {rows[4]['index']} is")
+
+
+@pytest.mark.slow
+def test_a_changed_count_on_which_no_certificate_rests_is_drawn_again_and_named(
+    cert, digits_run, tmp_path
+):
+    copy = tmp_path / "cert"
+    shutil.copytree(cert, copy)
+    top = {row["index"]: row["prediction"] for row in rsray.Certification(copy).table.to_pylist()}
+    part = min((copy / "counts").iterdir())
+    table = pq.read_table(part)
+    rows = table.to_pylist()
+    row, a, b = next(
+        (row, *others[:2])
+        for row in rows
+        if row["stage"] == "estimation"
+        and len(others := [i for i, c in enumerate(row["classes"]) if c != top[row["index"]]]) > 1
+        and row["counts"][others[1]] > 1
+    )
+    row["counts"][a], row["counts"][b] = row["counts"][a] + 1, row["counts"][b] - 1
+    metadata = json.loads(table.schema.metadata[b"rsray"])
+    part.write_bytes(parquet_bytes(table.from_pylist(rows, schema=table.schema), metadata))
+    found = rsray.audit(copy, digits_run, fraction=1.0, progress=False)
+    lines = [str(each) for each in found.differences]
+    assert not found.is_passed and found.num_audited == found.num_stored and len(lines) == 3
+    assert lines[2].startswith(f"counts: counts in estimation block {row['block']} of image ")
