@@ -221,7 +221,7 @@ def test_tasks_read_the_images_of_trials_that_do_not_keep_them(ray_session, tmp_
     """As a thread of the trial would, with trials that are stopped half-way among them."""
     config = small(
         4, ["lr=choice(0.0001,0.05)"], {"reduction": 2},
-        objective="gaussian", epochs=4, num_draws=1, limit=900, augmentation="random-resized-crop",
+        objective="gaussian", epochs=6, num_draws=1, limit=None, augmentation="random-resized-crop",
     )  # fmt: skip
     plans, plan = [], search.plan_trials
 
