@@ -28,14 +28,15 @@ def report(format: str = "table", **given: Any) -> None:
     for position, table in enumerate(found.tables if format == "table" else ()):
         # On a terminal the warnings, which are the notes of the first table, stand above it.
         print_table(table, wide=1000, has_notes=position > 0 or not sys.stdout.isatty())
-    if sys.stdout.isatty():
-        for line in [*(f"written      {path}" for path in found.written), _next(given)]:
-            say(line)
+    for line in [*(f"written      {path}" for path in found.written), _next(given)]:
+        say(line)
 
 
 def _next(given: dict[str, Any]) -> str:
     """Return what may be run next."""
     paths = [str(path) for path in given.get("paths", [])]
-    if not given.get("html"):
+    if given.get("plot_of") == "training":
+        return f"next: rsray certify {paths[0]}"
+    if paths and not given.get("html"):
         return f"next: rsray report {' '.join(paths)} --html page.html"
     return f"next: rsray show {paths[0] if paths else 'CERT'} --index 0"

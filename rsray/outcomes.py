@@ -100,10 +100,18 @@ class Run(Result):
         return self.config.build_objective().makes_images
 
     def write_card(self, summary: Mapping[str, Any] | None = None) -> None:
-        """Write it into the folder; a denoiser has none, for it is no classifier."""
+        """Write it into the folder, unless somebody has edited the one that is there.
+
+        A denoiser has none, for it is no classifier.
+        """
+        from rsray.results.model_card import is_same_but_for_figures
+
         if self.is_denoiser:
             return
-        self.place.write("README.md", self.card(summary).encode())
+        card, name = self.card(summary), "README.md"
+        there = self.place.read(name).decode(errors="replace") if self.place.exists(name) else card
+        if is_same_but_for_figures(there, card):
+            self.place.write(name, card.encode())
 
     def export(
         self, out: Place, *, summary: Mapping[str, Any] | None, onnx: bool, model: str | None

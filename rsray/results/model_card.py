@@ -72,6 +72,16 @@ def model_card(
     )
 
 
+def is_same_but_for_figures(card: str, other: str) -> bool:
+    """Tell whether two cards differ in nothing but what is certified: nobody has edited either."""
+
+    def rest(text: str) -> list[str]:
+        intro, *sections = text.partition("\n---\n")[2].split("\n## ")
+        return [intro, *sections[2:]]
+
+    return rest(card) == rest(other)
+
+
 def text_of(value: Any) -> str:
     """Return a value as one line of plain Markdown, whoever named it."""
     return _MARKED.sub(r"\\\1", printable(str(value)))
@@ -128,7 +138,7 @@ def _has_acr(summary: Mapping[str, Any]) -> bool:
 
 def _certified(summary: Mapping[str, Any] | None) -> str:
     if summary is None:
-        return "Not yet: `rsray certify` measures it, `rsray export` writes it here."
+        return "Not yet: `rsray certify` measures it, and writes it here."
     rows = {
         f"certified accuracy at radius {radius}": f"{accuracy:.1%}"
         for radius, accuracy in _accuracies(summary).items()

@@ -133,7 +133,9 @@ class ReportTable:
     @property
     def caption(self) -> str:
         """What the figures are, for a terminal."""
-        text = "certified accuracy in % at each l2 radius; images in [0, 1]"
+        text = "certified accuracy in % at each l2 radius"
+        text += " (0: clean accuracy)" if 0.0 in self.radii else ""
+        text += "; images in [0, 1]"
         if any(row.figures["ACR"] is None for row in self.rows):
             text += f"; {UNKNOWN}: not decided (at-radius) or not published"
         if "failed" in self.columns:
