@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any
 
@@ -34,9 +35,12 @@ def report(format: str = "table", **given: Any) -> None:
 
 def _next(given: dict[str, Any]) -> str:
     """Return what may be run next."""
-    paths = [str(path) for path in given.get("paths", [])]
+    paths = given.get("paths", [])
     if given.get("plot_of") == "training":
-        return f"next: rsray certify {paths[0]}"
-    if paths and not given.get("html"):
-        return f"next: rsray report {' '.join(paths)} --html page.html"
-    return f"next: rsray show {paths[0] if paths else 'CERT'} --index 0"
+        return f"next: rsray certify {shlex.quote(paths[0])}"
+    if not paths or given.get("html"):
+        return f"next: rsray show {shlex.join(paths[:1]) or 'CERT'} --index 0"
+    # Without these a log cannot be read again.
+    told = {k.replace("_", "-"): str(v) for k, v in given.items() if k.startswith("log_")}
+    options = [f"--{name}={value}" for name, value in told.items()]
+    return f"next: rsray report {shlex.join([*paths, *options])} --html page.html"

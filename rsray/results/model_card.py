@@ -64,7 +64,7 @@ def model_card(
         dataset=text_of(record["dataset"]),
         method=text_of(method),
         certified=_certified(summary),
-        confidence=1 - float(known.get("alpha", 0.001)),
+        alpha=known.get("alpha", 0.001),
         noise=EXACT if known.get("noise", "grid") == "grid" else ROUNDED,
         named_model=f'model="{printable(model)}"' if ":" in model else "",
         num_classes=len(classes),

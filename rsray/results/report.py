@@ -78,7 +78,11 @@ def make_report(
     warnings = [*found.left_out, *compare.failures(results)]
     # The page of a leaderboard compares within each data set and sigma.
     warnings += compare.differences(results) if settings.leaderboard is None else []
-    warnings += [published.NOTE] if entries else []
+    if entries:
+        datasets = [(each.name, each.parameter("dataset")) for each in results]
+        unlike = compare.unlike("dataset", [*datasets, ("published", settings.published)])
+        told = any(text.startswith("dataset differs") for text in warnings)
+        warnings += [*(unlike if not told else ()), published.NOTE]
     layout = _layout(settings, tuple(warnings))
     radii = table.shown_radii(
         results, layout, reach=max([r for each in entries for r in each.certified], default=0.0)

@@ -229,6 +229,15 @@ def test_published_figures_stand_on_the_page_too(rsray, cert, tmp_path):
         assert ("verified" in text) == bool(paths)
 
 
+def test_published_figures_of_other_data_are_told(rsray, tmp_path):
+    log = tmp_path / "cifar10" / "sigma_0.25"
+    log.parent.mkdir()
+    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t0.5\t1\t2.0\n")
+    said = "warning: dataset differs: cifar10 (sigma_0.25), mnist (published)"
+    assert said in rsray(log, "--published", "mnist").stderr
+    assert said not in rsray(log, "--published", "cifar10").stderr
+
+
 def test_nothing_to_draw_is_said(rsray, tmp_path):
     for plot_of in ("p-a", "draws", "classes"):
         asked = ("--published", "cifar10", "--plot-of", plot_of, "--plot", tmp_path / "x.png")

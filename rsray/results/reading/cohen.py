@@ -71,7 +71,8 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
         raise UserError(f"{path} holds no certificate")
     index, label, prediction, radius, correct, seconds = zip(*sorted(rows), strict=True)
     unknown = np.full(len(rows), -1, dtype=np.int64)
-    known_seconds = [each for each in seconds if each is not None]
+    # rsray's own logs have no times of single images, and say 0.
+    known_seconds = [each for each in seconds if each]
     metadata = {
         "format": "cohen",
         "sigma": sigma_in(printable_address(os.fspath(path))),

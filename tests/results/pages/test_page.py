@@ -105,14 +105,25 @@ def test_provenance_says_what_became_of_checking_each_result(make):
     text = provenance_html(results, ["a/b", "c", "d"], ["equal", "equal", "no counts"])
     outline = Outline()
     outline.feed(text)
-    words = [word for word in outline.text if word.strip()]
-    assert words[9:17] == [
-        "ours", "a/b", "lenet, SHA-256 0123456789ab", "toy, test", "a chip, bf16",
-        "rsray 1, torch 2, seed 3", "equal", "passed, 20 of 2,000 blocks",
-    ]  # fmt: skip
-    assert words[24] == "not yet: rsray audit CERT RUN" and words[-6:] == [
-        "unknown", "unknown", "unknown", "unknown", "no counts", "not possible: no counts",
-    ]  # fmt: skip
+    heading, *words = (word for word in outline.text if word.strip())
+    ours, middle, log = (words[17 * k : 17 * (k + 1)] for k in range(3))
+    assert (heading, ours[0], middle[0], log[0]) == ("Provenance", "ours", "not audited", "log")
+    names = (
+        "lies in",
+        "network",
+        "images",
+        "evaluated on",
+        "made with",
+        "seed",
+        "verified",
+        "audit",
+    )
+    assert dict(zip(ours[1::2], ours[2::2], strict=True)) == dict(zip(names, (
+        "a/b", "lenet, SHA-256 0123456789ab", "toy, test", "a chip, bf16", "rsray 1, torch 2", "3",
+        "equal", "passed, 20 of 2,000 blocks",
+    ), strict=True))  # fmt: skip
+    assert middle[-1] == "not yet: rsray audit CERT RUN"
+    assert log[2::2] == ["d", *["unknown"] * 5, "no counts", "not possible: no counts"]
     assert provenance_html([], [], []) == ""
 
 
