@@ -207,7 +207,9 @@ def of_rows(rows: Sequence[Row], radii: np.ndarray, layout: Layout) -> ReportTab
     """Return the table of rows whose accuracies are at these radii [R]."""
     if any(row.figures.get("failed") for row in rows):
         rows = [replace(r, figures={**r.figures, "failed": r.figures["failed"] or 0}) for r in rows]
-    columns = tuple(choose(name, COLUMNS, "column") for name in layout.columns)
+    columns = tuple(choose(name.strip(), COLUMNS, "column") for name in layout.columns)
+    if len(set(columns)) < len(columns):
+        raise UserError(f"columns {','.join(columns)} names a column twice")
     is_shown = {
         name: column.is_always_shown or any(row.figures.get(name) is not None for row in rows)
         for name, column in COLUMNS.items()

@@ -174,7 +174,8 @@ def test_training_curves_of_runs(rsray, tmp_path):
     ("arguments", "said"),
     [
         (["{cert}", "--size", "6"], "size"), (["{cert}", "--size", "0x3"], "inches are 1 to 50"),
-        (["{cert}", "--radii", "0.5,x"], "radii"), (["{cert}", "--columns", "speed"], "column"),
+        (["{cert}", "--radii", "0.5,x"], "radii"), (["{cert}", "--columns", "ACR, ACR"], "twice"),
+        (["{cert}", "--size", "1x1", "--title", "T", "--plot", "{cert}/c.png"], "larger --size"), (["{cert}", "--columns", "speed"], "column"),
         (["{cert}", "--sort", "speed"], "sort"), (["{cert}", "--paired"], "at least two"),
         (["{cert}", "--log-n", "5"], "no log was given"), ([], "give the results to show"),
         (["{cert}", "--published", "moon"], "published"), (["{cert}", "--plot-of", "pie"], "plot_of"),

@@ -118,8 +118,8 @@ def _make_page(out: Place, rows: Rows, study: optuna.Study, search: Search) -> s
     parts = (page.facts_html(facts), *pictures, "<h2>Trials</h2>", _trials_html(rows))
     found = "\n".join(["<h2>Search</h2>", *parts])
     trained = train.model_dump(mode="json").items()
-    settings = {key: "none" if value is None else value for key, value in trained}
-    folded = page.folded_html("what was trained", settings)
+    values = {key: "none" if value is None else value for key, value in trained}
+    folded = page.folded_html("what was trained", values)
     return page.document(heading, heading, f"{_certified_html(out, found)}\n{folded}")
 
 
