@@ -65,8 +65,8 @@ def render(figure: Figure, suffix: str) -> bytes:
     """Return a figure as .png, .svg or .pdf."""
     sink = io.BytesIO()
     # PDF: TrueType, as conferences ask. SVG: outlines, so that it looks the same everywhere.
-    kept = {"pdf.fonttype": 42, "svg.fonttype": "path"}
-    with matplotlib.rc_context(kept), warnings.catch_warnings():
+    outlined = matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "path"})
+    with outlined, warnings.catch_warnings():
         warnings.filterwarnings("error", message="constrained_layout not applied")
         try:
             figure.savefig(sink, format=suffix[1:], dpi=200)
