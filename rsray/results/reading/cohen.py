@@ -22,8 +22,8 @@ from rsray.storage.address import printable_address
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 # Without these no certificate can be read.
 NEEDED = HEADER[:5]
-# "sigma_0.25", "noise0.5": a word for the noise level, then a decimal number.
-SIGMA = r"(?<![a-z]){word}[-_=]?(\d+\.\d+)(?!\d|\.\d)"
+# "sigma_0.25", "noise0.5": a word for the noise level, then a decimal number; not that of training.
+SIGMA = r"(?<![a-z])(?<!train[-_]){word}[-_=]?(\d+\.\d+)(?!\d|\.\d)"
 # The noise of certification comes before that of training: both stand in
 # "noise_0.12/test/sigma_0.50", where only the last folders speak of the log.
 SIGMA_WORDS, SIGMA_PARTS = ("sigma", "noise"), 3
