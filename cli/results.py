@@ -59,8 +59,7 @@ def name_failures(failed: dict[str, str], what: str = "certificate") -> int:
     for index, reason in list(failed.items())[:MOST_NAMED]:
         say(f"failed: image {index}: {reason}")
     if failed:
-        counted = "count 0 in" if what == "certificate" else "are left out of"
-        say(f"{len(failed)} images have no {what}; they {counted} the figures above")
+        say(f"{len(failed)} images have no {what}; they count 0 in the figures above")
     return len(failed)
 
 

@@ -182,8 +182,8 @@ class Certification(Result):
     def warn(self, watch: Watch) -> None:
         """Tell when the certificates look like a constant predictor's, or nothing is certified."""
         if "at_radius" not in self.summary:
-            predictions = np.asarray(self.table["prediction"])
-            _warn(watch, sanity.certificates_warning(predictions, self.acr, self.classes))
+            answers, labels = (np.asarray(self.table[name]) for name in ("prediction", "label"))
+            _warn(watch, sanity.certificates_warning(answers, labels, self.acr, self.classes))
 
 
 @dataclass(frozen=True)
@@ -246,6 +246,14 @@ class Predictions(NamedTuple):
     failed: dict[str, str]
     # What was done to images before the network
     normalisation: str
+
+    @property
+    def warning(self) -> str | None:
+        """What to say of predictions that are nearly all of one class; None otherwise."""
+        columns = self.table.to_pydict()
+        answers, labels = (np.asarray(columns[name]) for name in ("prediction", "label"))
+        pairs = zip(columns["prediction"], columns["prediction_name"], strict=True)
+        return sanity.predictions_warning(answers, labels, dict(pairs))
 
 
 def _warn(watch: Watch, warning: str | None) -> None:

@@ -29,8 +29,8 @@ NEEDED = HEADER[:5]
 FACTS = ("sigma", "n", "alpha", "n0", "bound", "noise", "dataset", "split")
 # There, of which log it is; in metadata, the name of that file.
 DIGEST, TOLD_BY = "log_sha256", "told_by"
-# "sigma_0.25", "noise0.5": a word for the noise level, then a decimal number.
-SIGMA = r"(?<![a-z]){word}[-_=]?(\d+\.\d+)(?!\d|\.\d)"
+# "sigma_0.25", "noise0.5": a word for the noise level, then a decimal number; not that of training.
+SIGMA = r"(?<![a-z])(?<!train[-_]){word}[-_=]?(\d+\.\d+)(?!\d|\.\d)"
 # The noise of certification comes before that of training: both stand in
 # "noise_0.12/test/sigma_0.50", where only the last folders speak of the log.
 SIGMA_WORDS, SIGMA_PARTS = ("sigma", "noise"), 3
