@@ -49,6 +49,7 @@ def verify(certs: list[str]) -> None:
         print(printable(str(each)))
         _print_differences(each.differences)
     if not all(each.is_equal for each in found):
+        say("next: rsray certify RUN --out ANOTHER: what differs cannot be trusted")
         raise typer.Exit(1)
     say(f"next: rsray audit {certs[0]} RUN")
 
@@ -76,6 +77,7 @@ def audit(cert: str, source: str, **given: Any) -> None:
         print(printable(line))
     _print_differences(found.differences)
     if not found.is_passed:
+        say(f"next: rsray certify {source} --out ANOTHER: these counts are not the network's")
         raise typer.Exit(1)
     say(f"next: rsray report {cert}")
 

@@ -33,6 +33,7 @@ def certify(source: str, **given: Any) -> None:
 
     cert = api.certify(source, **{**given, **told(given)})
     if "dry_run" in given:
+        say("next: the same command without --dry-run")
         return
     print_results(cert)
     _say_what_was_made(cert)

@@ -49,13 +49,18 @@ def up(yaml: Yaml) -> None:
     from rsray.cluster.launcher import bring_up
 
     bring_up(read_cluster_file(yaml), say)
-    status(yaml)
+    _show_status(yaml)
     say(f"next: rsray certify RUN --cluster {yaml}; when done: rsray cluster down {yaml}")
 
 
 @app.command()
 def status(target: Target) -> None:
     """Print the nodes, what they have, and the jobs of rsray."""
+    _show_status(target)
+    say(f"next: rsray cluster submit {target} ..., or attach {target} to follow the latest job")
+
+
+def _show_status(target: str) -> None:
     from rsray.cluster.dashboard import connect_dashboard
     from rsray.cluster.jobs import list_jobs
 
@@ -94,11 +99,10 @@ def submit(
     with connect_dashboard(target) as dashboard:
         job_id = _submit(dashboard, words, out)
         if not wait:
-            say(f"attach: rsray cluster attach {target} {job_id}")
+            say(f"next: rsray cluster attach {target} {job_id}")
             return
         status = _follow(dashboard, job_id)
-    if status:
-        raise SystemExit(status)
+    _end(target, status, down=False)
 
 
 @app.command()
@@ -138,6 +142,7 @@ def take_down(yaml: Yaml) -> None:
     cluster = read_cluster_file(yaml)
     launcher.take_down(cluster, say)
     say(f"{cluster.name} is down")
+    say(f"next: rsray cluster up {yaml}")
 
 
 def run_there(
@@ -223,7 +228,7 @@ def _end(target: str, status: int, down: bool) -> None:
     if down and not is_url(target):
         take_down(target)
     elif not is_url(target):
-        say(f"the cluster stays up: rsray cluster down {target}")
+        say(f"the cluster stays up; next: rsray cluster down {target}")
     if status:
         raise SystemExit(status)
 

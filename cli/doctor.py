@@ -43,6 +43,7 @@ def doctor(data_root: str | None = None, address: str | None = None, ray: bool =
     for each in sorted(found, key=lambda each: each.is_well):
         print(f"{'ok' if each.is_well else '!!'}  {each.what:<10} {printable(each.text)}")
     if any(each.is_broken for each in found):
+        say("next: mend what is broken, then rsray doctor")
         raise SystemExit(1)
     say("next: rsray tune --dataset digits")
 
@@ -115,4 +116,5 @@ def _ray(address: str | None) -> list[Finding]:
                 found.append(Finding("gpu", failure or well, not failure, bool(failure)))
             return found
     except UserError as problem:
-        return [Finding("ray", f"broken: {problem}", False, True)]
+        advice = "; start it, or leave --address and RAY_ADDRESS out" if address else ""
+        return [Finding("ray", f"broken: {problem}{advice}", False, True)]

@@ -56,6 +56,7 @@ def plan(**given: Any) -> None:
         _print_training(api.plan_training(**{**given, **parse_assignments(texts)}))
     else:
         _print_search(api.plan_search(**{**given, **read_settings(texts)}))
+    say(f"next: rsray {of} with the same settings")
 
 
 def _check(given: Mapping[str, Any], of: str) -> None:

@@ -43,10 +43,13 @@ def predict(source: str, **given: Any) -> None:
     right = sum(row["prediction"] == row["label"] for row in rows)
     abstained = sum(row["prediction"] < 0 for row in rows)
     settings = PredictConfig(**{k: v for k, v in given.items() if k in ("n", "alpha")})
+    failed = f", {len(made.failed)} failed" if made.failed else ""
     say(
-        f"{len(rows)} images: {right} right, {abstained} abstained "
+        f"{len(rows) + len(made.failed)} images: {right} right, {abstained} abstained{failed} "
         f"(n {settings.n}, alpha {settings.alpha:g}); normalisation {made.normalisation}"
     )
+    if warning := made.warning:
+        say(f"warning: {warning}")
     say(f"next: rsray certify {source}")
     if name_failures(made.failed, "prediction"):
         raise typer.Exit(1)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rsray.screen import say
+
 if TYPE_CHECKING:
     from rsray.presets import Preset
 
@@ -93,7 +95,7 @@ def _list(chosen: list[Preset]) -> None:
         )
     if any(entry.differs for entry in chosen):
         console.print("* not all settings are, or are known to be, the paper's.")
-    console.print("rsray presets NAME shows one in full; rsray train --preset NAME runs it.")
+    say(f"next: rsray presets {chosen[0].name}; rsray train --preset {chosen[0].name}")
 
 
 def _row_key(entry: Preset) -> tuple[object, ...]:

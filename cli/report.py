@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any
 
@@ -28,14 +29,18 @@ def report(format: str = "table", **given: Any) -> None:
     for position, table in enumerate(found.tables if format == "table" else ()):
         # On a terminal the warnings, which are the notes of the first table, stand above it.
         print_table(table, wide=1000, has_notes=position > 0 or not sys.stdout.isatty())
-    if sys.stdout.isatty():
-        for line in [*(f"written      {path}" for path in found.written), _next(given)]:
-            say(line)
+    for line in [*(f"written      {path}" for path in found.written), _next(given)]:
+        say(line)
 
 
 def _next(given: dict[str, Any]) -> str:
     """Return what may be run next."""
-    paths = [str(path) for path in given.get("paths", [])]
-    if not given.get("html"):
-        return f"next: rsray report {' '.join(paths)} --html page.html"
-    return f"next: rsray show {paths[0] if paths else 'CERT'} --index 0"
+    paths = given.get("paths", [])
+    if given.get("plot_of") == "training":
+        return f"next: rsray certify {shlex.quote(paths[0])}"
+    if not paths or given.get("html"):
+        return f"next: rsray show {shlex.join(paths[:1]) or 'CERT'} --index 0"
+    # Without these a log cannot be read again.
+    told = {k.replace("_", "-"): str(v) for k, v in given.items() if k.startswith("log_")}
+    options = [f"--{name}={value}" for name, value in told.items()]
+    return f"next: rsray report {shlex.join([*paths, *options])} --html page.html"

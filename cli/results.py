@@ -40,7 +40,7 @@ def print_results(*paths: str | PathLike[str]) -> None:
     """Print the papers' table of the results on stdout."""
     from rsray import api
 
-    print_table(api.report(list(paths)).table)
+    print_table(api.report(list(paths)).table, has_notes=True)
 
 
 def print_table(table: Shown, wide: int = WIDE, *, has_notes: bool = False) -> None:
@@ -59,8 +59,7 @@ def name_failures(failed: dict[str, str], what: str = "certificate") -> int:
     for index, reason in list(failed.items())[:MOST_NAMED]:
         say(f"failed: image {index}: {reason}")
     if failed:
-        counted = "count 0 in" if what == "certificate" else "are left out of"
-        say(f"{len(failed)} images have no {what}; they {counted} the figures above")
+        say(f"{len(failed)} images have no {what}; they count 0 in the figures above")
     return len(failed)
 
 
@@ -82,11 +81,14 @@ def show_results(study: Study) -> int:
     shows = f"  (optuna-dashboard {where / 'study.journal'} shows them)" if where.is_local else ""
     say(f"trials       {where / 'trials.parquet'}{shows}")
     say(f"winner       {where / 'best.yaml'}  (again: rsray train --config {where / 'best.yaml'})")
-    if finals.best is not None:
-        say(f"next: rsray show {where / 'best' / 'certificates'} --index 0")
-    else:
-        say(f"next: rsray train --config {where / 'best.yaml'}")
     return sum(name_failures(done["failed"]) for done in (finals.best, finals.paper) if done)
+
+
+def follow_up(study: Study) -> str:
+    """Return what may be run after a search."""
+    if study.finals.best is None:
+        return f"next: rsray train --config {study.place / 'best.yaml'}"
+    return f"next: rsray show {study.place / 'best' / 'certificates'} --index 0"
 
 
 def _show_certificates(study: Study) -> None:
@@ -111,10 +113,12 @@ def _show_certificates(study: Study) -> None:
 def _show_trials(study: Study, config: TuneConfig) -> None:
     """Print on stdout the table of a grid, or of the trials on the Pareto front."""
     from rsray.results.formats import PlainTable
+    from rsray.results.pages.notebook import ENDS
 
     is_grid = config.sampler == "grid"
     names = ["number", *config.search, "projected_acr", "clean_accuracy", "state"]
     rows = [row for row in study.trials.to_pylist() if is_grid or row["pareto"]]
+    rows = [{**row, "state": ENDS[row["state"]]} for row in rows]
     header = [name.replace("_", " ") for name in names]
     title = "" if is_grid else "Pareto front"
     print_table(PlainTable(header, [[row.get(name) for name in names] for row in rows], title))

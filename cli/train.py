@@ -26,6 +26,7 @@ def train(**given: Any) -> None:
     settings = parse_assignments(given.pop("set", []))
     run = api.train(**{**given, **settings, **told(given)})
     if "dry_run" in given:
+        say("next: the same command without --dry-run")
         return
     show(run.path)
     say(f"next: rsray certify {'RUN --denoiser ' if run.is_denoiser else ''}{run.path}")

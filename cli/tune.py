@@ -13,7 +13,7 @@ from rsray.given_values import numbers, parse_assignments
 from rsray.progress import duration
 from rsray.screen import say
 from rsray_cli.options import command, options_of, shown_fields, told
-from rsray_cli.results import show_results
+from rsray_cli.results import follow_up, show_results
 
 
 @command(
@@ -43,10 +43,12 @@ def tune(**given: Any) -> None:
 
     settings = read_settings(given.pop("set", []))
     sigmas = numbers(given.pop("sigma", []), "sigma")
-    api.tune_each(sigmas, on_study=show, **{**given, **settings, **told(given)})
+    studies = api.tune_each(sigmas, on_study=show, **{**given, **settings, **told(given)})
     if "dry_run" in given:
+        say("next: the same command without --dry-run")
         return
     say(f"done in {duration(time.perf_counter() - started)}")
+    say(follow_up(studies[0]))
     if any(failed):
         raise typer.Exit(1)
 

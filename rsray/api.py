@@ -235,7 +235,7 @@ def export(
         folder = cert_folder(cert) or Place.of(cert)
         if finished_record(folder)["model_digest"] != source.digest:
             raise UserError(f"{fspath(cert)} certifies another network than {fspath(run)}")
-        _refuse_tampered(fspath(cert))
+        _verified(fspath(cert))
         summary = Certification(folder.uri).summary
     where = folder_of(out, "export")
     Run(fspath(run)).export(Place.of(where), summary=summary, onnx=onnx, model=model)
@@ -529,8 +529,8 @@ def report(
     listed = [paths] if isinstance(paths, str | PathLike) else list(paths)
     settings = ReportConfig.make({**given, "paths": [fspath(path) for path in listed]})
     if settings.plot_of == "training":
-        return reporting.report_of_trainings(settings, _metrics(settings.paths))
-    return reporting.make_report(settings, _refuse_tampered, _pictures)
+        return reporting.report_of_trainings(settings, *_trainings(settings.paths))
+    return reporting.make_report(settings, _verified, _pictures)
 
 
 def _pictures(path: str, indices: Sequence[int]) -> list[Pictures]:
@@ -546,18 +546,26 @@ def _pictures(path: str, indices: Sequence[int]) -> list[Pictures]:
         return []
 
 
-def _metrics(paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return the lines of metrics.jsonl of each RUN, or of the best of each TUNE, by its name."""
+def _trainings(
+    paths: Sequence[str],
+) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Return metrics.jsonl by name, and run.yaml, of each RUN or of the best of each TUNE."""
+    from rsray.storage.yaml_files import from_yaml
     from rsray.training.run_folder.metrics import read_metrics
 
-    found = {}
+    found: dict[str, list[dict[str, Any]]] = {}
+    records: dict[str, dict[str, Any]] = {}
     for path in paths:
-        lines = read_metrics(Place.of(path)) or read_metrics(Place.of(path) / "best")
+        place = Place.of(path)
+        run = place if read_metrics(place) else place / "best"
+        lines, file = read_metrics(run), run / "run.yaml"
         if not lines:
             raise UserError(f"{path} is no RUN with finished epochs: plot-of training draws RUNs")
-        name = Place.of(path).name
-        found[path if name in found else name] = lines
-    return found
+        name = path if place.name in found else place.name
+        found[name] = lines
+        told = from_yaml(file.read_bytes(), str(file)) if file.is_file() else {}
+        records[name] = told if isinstance(told, dict) else {}
+    return found, list(records.values())
 
 
 def show(
@@ -576,7 +584,7 @@ def show(
     settings = ShowConfig.make(given)
     if settings.png is not None:
         check_suffix(settings.png)
-    _refuse_tampered(settings.cert)
+    _verified(settings.cert)
     folder = cert_folder(settings.cert)
     has_counts = folder is not None and folder.exists("counts") and folder.exists("certify.yaml")
     counts = one_image.estimation_counts(folder, index) if folder and has_counts else {}
@@ -591,13 +599,13 @@ def show(
     return found
 
 
-def _refuse_tampered(path: str) -> None:
-    """Raise UserError for a CERT whose files are not what its counts, where it has any, say."""
+def _verified(path: str) -> str:
+    """Return what verifying the CERT at a path finds; UserError where it is not what counts say."""
     from rsray.certification.checks import verify as checking
 
     cert = cert_folder(path)
     if cert is None or not cert.exists("counts"):
-        return
+        return "not possible: no counts"
     found = checking.verify(cert)
     if not found.is_equal:
         more = f" (and {len(found.differences) - 1:,} more)" if len(found.differences) > 1 else ""
@@ -605,6 +613,7 @@ def _refuse_tampered(path: str) -> None:
             f"{cert} is not what its counts say: {found.differences[0]}{more}; "
             "`rsray verify` names all"
         )
+    return f"equal, {found.num_certificates:,} certificates of {found.num_blocks:,} blocks"
 
 
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.

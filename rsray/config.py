@@ -769,7 +769,22 @@ class ReportConfig(Config):
             raise UserError(
                 "PATH is missing: give the results to show, or --published or --leaderboard"
             )
+        if self.plot is None and (
+            self.size is not None or self.plot_of not in ("accuracy", "training")
+        ):
+            raise UserError("plot-of and size are of a plot: give --plot FILE too")
+        if self.plot_of == "training":
+            self._shows_trainings()
         return self
+
+    def _shows_trainings(self) -> None:
+        """Raise UserError for what is of certificates: a RUN has none."""
+        own = {"paths", "format", "plot", "plot_of", "title", "size", "label"}
+        fields = type(self).model_fields
+        others = [k for k in fields if k not in own and getattr(self, k) != fields[k].default]
+        if others:
+            name = others[0].replace("_", "-")
+            raise UserError(f"--{name} is of certificates, and plot-of training shows RUNs")
 
 
 class ShowConfig(Config):

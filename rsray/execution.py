@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,7 @@ from rsray.storage import Place
 from rsray.tracking import tracked
 
 if TYPE_CHECKING:
+    from rsray.certification.request import CertificationRequest
     from rsray.distributed.search.request import SearchRequest
 
 Where = str | PathLike[str]
@@ -87,6 +89,7 @@ class Execution(NamedTuple):
                 certifier.certify(
                     request, place, address=self.address, on_progress=told.certifying, say=told.say
                 )
+            _fill_card(request, found)
             found.warn(watch)
         return found
 
@@ -143,6 +146,16 @@ class Execution(NamedTuple):
                 _say_each(watch, found.announcement(str(place)))
                 _say_each(watch, dry_run.search(found, place, self.address))
         return [Study(fspath(place), Finals()) for place in places]
+
+
+def _fill_card(request: CertificationRequest, found: Certification) -> None:
+    """Write what is certified of its own test images into the card of a RUN that can be written."""
+    source, chosen = request.source, request.config
+    is_run = bool(source.trained and source.weights) and not (source.published or source.denoiser)
+    is_own = chosen.split == "test" and chosen.dataset == source.trained.get("dataset")
+    if is_run and is_own and Place.of(source.where).is_dir():
+        with suppress(OSError, UserError):
+            Run(source.where).write_card(found.summary)
 
 
 def _say_each(watch: Watch, lines: Iterable[str]) -> None:

@@ -100,10 +100,18 @@ class Run(Result):
         return self.config.build_objective().makes_images
 
     def write_card(self, summary: Mapping[str, Any] | None = None) -> None:
-        """Write it into the folder; a denoiser has none, for it is no classifier."""
+        """Write it into the folder, unless somebody has edited the one that is there.
+
+        A denoiser has none, for it is no classifier.
+        """
+        from rsray.results.model_card import is_same_but_for_figures
+
         if self.is_denoiser:
             return
-        self.place.write("README.md", self.card(summary).encode())
+        card, name = self.card(summary), "README.md"
+        there = self.place.read(name).decode(errors="replace") if self.place.exists(name) else card
+        if is_same_but_for_figures(there, card):
+            self.place.write(name, card.encode())
 
     def export(
         self, out: Place, *, summary: Mapping[str, Any] | None, onnx: bool, model: str | None
@@ -174,8 +182,8 @@ class Certification(Result):
     def warn(self, watch: Watch) -> None:
         """Tell when the certificates look like a constant predictor's, or nothing is certified."""
         if "at_radius" not in self.summary:
-            predictions = np.asarray(self.table["prediction"])
-            _warn(watch, sanity.certificates_warning(predictions, self.acr, self.classes))
+            answers, labels = (np.asarray(self.table[name]) for name in ("prediction", "label"))
+            _warn(watch, sanity.certificates_warning(answers, labels, self.acr, self.classes))
 
 
 @dataclass(frozen=True)
@@ -238,6 +246,14 @@ class Predictions(NamedTuple):
     failed: dict[str, str]
     # What was done to images before the network
     normalisation: str
+
+    @property
+    def warning(self) -> str | None:
+        """What to say of predictions that are nearly all of one class; None otherwise."""
+        columns = self.table.to_pydict()
+        answers, labels = (np.asarray(columns[name]) for name in ("prediction", "label"))
+        pairs = zip(columns["prediction"], columns["prediction_name"], strict=True)
+        return sanity.predictions_warning(answers, labels, dict(pairs))
 
 
 def _warn(watch: Watch, warning: str | None) -> None:

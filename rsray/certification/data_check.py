@@ -58,6 +58,12 @@ def _renumbered(split: ImageSplit, trained: Mapping[str, Any], where: str) -> Im
     if trained.get("dataset") == split.name and len(recorded) == split.num_classes == in_order:
         return split
     unknown = [name for name in split.classes if name not in recorded]
+    if unknown and not trained.get("dataset") and not DATASETS[split.name].is_own:
+        log.warning(
+            "%s calls its classes %s, ...: taken to be those of %s in their order",
+            where, ", ".join(recorded[:3]), split.name,
+        )  # fmt: skip
+        return split
     if unknown:
         missing = [name for name in recorded if name not in split.classes]
         missed = f", and not {missing[0]!r}" if missing else ""

@@ -74,6 +74,8 @@ def _check(model: nn.Module, mixed: Tensor, others: Tensor) -> None:
 def _logits(model: nn.Module, batch_NCHW: Tensor) -> Tensor:
     """Return logits [N, K]; of a copy, since a network may normalise its input in place."""
     logits_NK: Tensor = logits_of(model(batch_NCHW.clone()))
+    if not isinstance(logits_NK, Tensor):
+        raise UserError(f"the model returns a {type(logits_NK).__name__}, not logits")
     if len(logits_NK) != len(batch_NCHW):
         shape, number = tuple(logits_NK.shape), len(batch_NCHW)
         raise UserError(

@@ -24,6 +24,8 @@ from rsray.errors import UserError
 Image = Tensor | NDArray[Any]
 # Beyond [0, 1], as resizing leaves it
 ROUNDING = 1e-6
+# Of pictures: grey, colour
+CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,10 @@ class SmoothedClassifier:
 def _for_each(image: Image, ask: Callable[[Tensor], Any]) -> Any:
     """Return the answer for one image [C, H, W], or a list for each of a batch."""
     pixels = _in_unit_range(image)
+    if pixels.dim() >= 3 and pixels.shape[-1] in CHANNELS and pixels.shape[-3] not in CHANNELS:
+        raise UserError(
+            f"image has shape {tuple(pixels.shape)}, which looks like [H, W, C]: expected [C, H, W]"
+        )
     if pixels.dim() == 4:
         return [ask(each) for each in pixels]
     if pixels.dim() != 3:

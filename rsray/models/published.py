@@ -32,6 +32,8 @@ BESIDE = re.compile(
     r"(criterion|loss\w*|metrics?|(train|val|valid|test)_\w+|\w*acc(uracy)?)\.|n_averaged$"
 )
 NUMBER_OF_BATCHES = "num_batches_tracked"
+# Where codes keep the names of their classes: in order, or with the number of each.
+CLASSES = ("classes", "class_names", "class_to_idx", "idx_to_class", "id2label")
 
 
 class LayerBefore(NamedTuple):
@@ -69,12 +71,21 @@ class Checkpoint:
     @property
     def architecture(self) -> str | None:
         """The name of the network, if the file has it, in rsray's words where there is one."""
+        names = (values.get("arch") for values in self._values_beside)
+        name = next((name for name in names if isinstance(name, str)), None)
+        return None if name is None else PAPERS_NAMES.get(name, name)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes by label, if the file has them."""
+        held = (values.get(key) for values in self._values_beside for key in CLASSES)
+        return next((names for names in map(_in_order, held) if names), None)
+
+    @property
+    def _values_beside(self) -> list[Mapping[str, Any]]:
+        """What the file holds by name beside the weights, and what its settings hold."""
         beside = [self.values, self.values.get("args"), self.values.get("hyper_parameters")]
-        for place in beside:
-            values = place if isinstance(place, Mapping) else getattr(place, "__dict__", {})
-            if isinstance(name := values.get("arch"), str):
-                return PAPERS_NAMES.get(name, name)
-        return None
+        return [v if isinstance(v, Mapping) else getattr(v, "__dict__", {}) for v in beside]
 
     def load_into(self, network: nn.Module) -> LayerBefore:
         """Load the weights, and return what the file says of the layer before the network.
@@ -131,6 +142,19 @@ class Checkpoint:
                 "save the weights of the one that is meant alone"
             )
         return [first, *others]
+
+
+def _in_order(held: Any) -> tuple[str, ...] | None:
+    """Return names of classes by label, from a list or from a dictionary of names and numbers."""
+    if isinstance(held, Mapping):
+        pairs = [
+            (value, key) if isinstance(value, int) else (key, value) for key, value in held.items()
+        ]
+        by_label = {int(number): name for number, name in pairs if str(number).isdecimal()}
+        held = [by_label.get(label) for label in range(len(held))]
+    if not isinstance(held, list | tuple) or not all(isinstance(name, str) for name in held):
+        return None
+    return tuple(held) if len(set(held)) == len(held) > 1 else None
 
 
 def _is_count(key: str) -> bool:

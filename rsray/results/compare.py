@@ -1,9 +1,9 @@
 """Load results from wherever they lie, and say how they are unlike before anyone compares them."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,15 @@ def differences(results: Sequence[Certificates]) -> list[str]:
         return []
     warnings = [*_unlike_indices(results), *unlike_labels(results)]
     for name in (*COMPARED, *COMPARED_WHERE_KNOWN):
-        holders = _names_by(results, partial(Certificates.parameter, name=name))
-        if len(holders) > 1:
-            values = (f"{value} ({', '.join(names)})" for value, names in holders.items())
-            warnings.append(f"{name} differs: {', '.join(values)}")
+        warnings += unlike(name, ((each.name, each.parameter(name)) for each in results))
     return [*warnings, *_unknown(results)]
+
+
+def unlike(what: str, named: Iterable[tuple[str, Any]]) -> list[str]:
+    """Return a warning where values (of each name one) differ; None is none."""
+    holders = _names_by_value(named)
+    values = (f"{value} ({', '.join(names)})" for value, names in holders.items())
+    return [f"{what} differs: {', '.join(values)}"] if len(holders) > 1 else []
 
 
 def common_indices(results: Sequence[Certificates]) -> np.ndarray:
@@ -225,17 +229,24 @@ def _names_by(
     results: Sequence[Certificates], figure: Callable[[Certificates], Any]
 ) -> dict[Any, list[str]]:
     """Return the names of the results that have each value of a figure; None is none."""
+    return _names_by_value((result.name, figure(result)) for result in results)
+
+
+def _names_by_value(named: Iterable[tuple[str, Any]]) -> dict[Any, list[str]]:
     holders: dict[Any, list[str]] = {}
-    for result in results:
-        value = figure(result)
+    for name, value in named:
         if value is not None:
-            holders.setdefault(value, []).append(result.name)
+            holders.setdefault(value, []).append(name)
     return holders
 
 
 def _unknown(results: Sequence[Certificates]) -> list[str]:
+    # Logs never say their noise: that is told beside a result that does.
+    is_noise_told = any(result.parameter("noise") is not None for result in results)
+    asked = (*COMPARED, "noise") if is_noise_told else COMPARED
+
     def missing(result: Certificates) -> str | None:
-        names = [name for name in COMPARED if result.parameter(name) is None]
+        names = [name for name in asked if result.parameter(name) is None]
         return ", ".join([*names, *([] if result.has_labels else ["labels"])]) or None
 
     holders = _names_by(results, missing)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rsray.errors import printable
 
 if TYPE_CHECKING:
-    import rich.table
+    import rich.console
 
 LATEX_ESCAPES = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"}
@@ -97,12 +97,16 @@ def _marked(
     ]
 
 
-def rich_table(table: Shown, *, width: int, has_notes: bool = False) -> rich.table.Table:
-    """Return the table for a terminal; columns become rows where they would not fit."""
+def rich_table(table: Shown, *, width: int, has_notes: bool = False) -> rich.console.Group:
+    """Return the table for a terminal; columns become rows where they would not fit.
+
+    Below it, as wide as the terminal, stand its caption and notes.
+    """
     import rich.box
     import rich.console
     import rich.markup
     import rich.table
+    import rich.text
 
     # Measured against a width that never squeezes, else every table seems to fit.
     roomy = rich.console.Console(width=10_000, file=io.StringIO())
@@ -112,15 +116,15 @@ def rich_table(table: Shown, *, width: int, has_notes: bool = False) -> rich.tab
     for candidate in (grid, [list(column) for column in zip(*grid, strict=True)]):
         shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         shown.title = rich.markup.escape(printable(table.title)) or None
-        shown.title_justify = shown.caption_justify = "left"
-        shown.caption = rich.markup.escape("\n".join([table.caption, *notes]))
+        shown.title_justify = "left"
         for position, title in enumerate(candidate[0]):
             shown.add_column(title, justify="right" if position else "left", overflow="fold")
         for row in candidate[1:]:
             shown.add_row(*row)
         if roomy.measure(shown).maximum <= width:
             break
-    return shown
+    below = rich.text.Text("\n".join(filter(None, [table.caption, *notes])), style="dim italic")
+    return rich.console.Group(shown, *([below] if below else []))
 
 
 def markdown(table: Shown) -> str:

@@ -64,12 +64,22 @@ def model_card(
         dataset=text_of(record["dataset"]),
         method=text_of(method),
         certified=_certified(summary),
-        confidence=1 - float(known.get("alpha", 0.001)),
+        alpha=known.get("alpha", 0.001),
         noise=EXACT if known.get("noise", "grid") == "grid" else ROUNDED,
         named_model=f'model="{printable(model)}"' if ":" in model else "",
         num_classes=len(classes),
         settings="\n".join(f"| {key} | {text_of(value)} |" for key, value in _settings(record)),
     )
+
+
+def is_same_but_for_figures(card: str, other: str) -> bool:
+    """Tell whether two cards differ in nothing but what is certified: nobody has edited either."""
+
+    def rest(text: str) -> list[str]:
+        intro, *sections = text.partition("\n---\n")[2].split("\n## ")
+        return [intro, *sections[2:]]
+
+    return rest(card) == rest(other)
 
 
 def text_of(value: Any) -> str:
@@ -128,7 +138,7 @@ def _has_acr(summary: Mapping[str, Any]) -> bool:
 
 def _certified(summary: Mapping[str, Any] | None) -> str:
     if summary is None:
-        return "Not yet: `rsray certify` measures it, `rsray export` writes it here."
+        return "Not yet: `rsray certify` measures it, and writes it here."
     rows = {
         f"certified accuracy at radius {radius}": f"{accuracy:.1%}"
         for radius, accuracy in _accuracies(summary).items()

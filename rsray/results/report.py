@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from rsray.config import ReportConfig
 from rsray.errors import UserError
@@ -16,6 +17,7 @@ from rsray.results.certificates import Certificates
 from rsray.results.formats import TEXT_FORMATS, PlainTable, Shown
 from rsray.results.pages import leaderboard, page
 from rsray.results.pages.gallery import PicturesOf, gallery_html
+from rsray.results.pages.provenance import provenance_html
 from rsray.results.paired import compare_all
 from rsray.results.plots import PLOTS, accuracy, training
 from rsray.results.plots.style import Style, check_suffix, save
@@ -24,6 +26,8 @@ from rsray.results.reading.sources import Found, LogFacts, load_results
 from rsray.storage import Place, write_file
 
 EPOCH_FIGURES = ("epoch", "loss", "noisy_accuracy", "seconds")
+# Of trainings that differ in these it is said.
+TRAINED_ALIKE = ("dataset", "model", "objective", "sigma", "epochs", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,25 @@ class Report:
         """Return what a notebook shows."""
         return self.text("markdown")
 
+    def _repr_html_(self) -> str:
+        """Return the same as HTML."""
+        return "".join(
+            page.shown_html(each) + page.footnotes_html(each.notes) for each in self.tables
+        )
+
 
 def make_report(
-    settings: ReportConfig, check: Callable[[str], None], pictures_of: PicturesOf
+    settings: ReportConfig, check: Callable[[str], str], pictures_of: PicturesOf
 ) -> Report:
     """Return the report that is asked for, and write its files.
 
-    `check` is called with the place of each result, and raises UserError for one that is not sound;
-    `pictures_of` returns images of the result at a place, for the page.
+    `check` is called with the place of each result: it returns what became of verifying it, and
+    raises UserError for one that is not sound. `pictures_of` returns images of the result at a
+    place, for the page.
     """
     _check_files(settings)
     found = _load(settings)
-    for place in dict.fromkeys(found.places):
-        check(place)
+    outcomes = {place: check(place) for place in dict.fromkeys(found.places)}
     results = found.results
     if settings.common and results:
         results = compare.restrict(results, compare.common_indices(results))
@@ -68,7 +78,11 @@ def make_report(
     warnings = [*found.left_out, *compare.failures(results)]
     # The page of a leaderboard compares within each data set and sigma.
     warnings += compare.differences(results) if settings.leaderboard is None else []
-    warnings += [published.NOTE] if entries else []
+    if entries:
+        datasets = [(each.name, each.parameter("dataset")) for each in results]
+        unlike = compare.unlike("dataset", [*datasets, ("published", settings.published)])
+        told = any(text.startswith("dataset differs") for text in warnings)
+        warnings += [*(unlike if not told else ()), published.NOTE]
     layout = _layout(settings, tuple(warnings))
     radii = table.shown_radii(
         results, layout, reach=max([r for each in entries for r in each.certified], default=0.0)
@@ -79,8 +93,10 @@ def make_report(
     if settings.html is not None and settings.leaderboard is None:
         pairs = zip(results, found.places, strict=True)
         more += [gallery_html(result, place, pictures_of) for result, place in pairs]
-    written = _write(settings, results, entries, "".join(more), warnings)
-    return Report(tuple(tables), warnings, written)
+        verified = [outcomes[place] for place in found.places]
+        more.append(provenance_html(results, found.places, verified))
+    report = Report(tuple(tables), warnings)
+    return replace(report, written=_write(settings, results, entries, report, "".join(more)))
 
 
 def _check_files(settings: ReportConfig) -> None:
@@ -128,19 +144,15 @@ def _write(
     settings: ReportConfig,
     results: Sequence[Certificates],
     entries: Sequence[Preset],
+    report: Report,
     more: str,
-    warnings: Sequence[str],
 ) -> tuple[str, ...]:
     """Write the files that are asked for; returns their addresses."""
-    written = []
+    written, warnings = [], report.warnings
+    points = {each.name: each.certified for each in entries if each.certified}
     if settings.plot is not None:
         style = Style(title=settings.title, size=settings.size, notes=tuple(warnings))
-        points = {each.name: each.certified for each in entries if each.certified}
-        if settings.plot_of == "accuracy":
-            figure = accuracy.draw(results, style, published=points)
-        else:
-            figure = PLOTS[settings.plot_of](results, style)
-        save(figure, settings.plot)
+        save(_figure(settings.plot_of, results, points, style), settings.plot)
         written.append(settings.plot)
     layout = _layout(settings, ())
     if settings.leaderboard is not None:
@@ -148,25 +160,60 @@ def _write(
         write_file(path, leaderboard.build(results, warnings=warnings, layout=layout).encode())
         written.append(path)
     elif settings.html is not None:
-        text = page.build(results, warnings=warnings, layout=layout, more=more)
+        text = page.build(
+            results,
+            warnings=warnings,
+            layout=layout,
+            more=more,
+            main=None if settings.by_class else report.table,
+            published=points,
+        )
         write_file(settings.html, text.encode())
         written.append(settings.html)
     if settings.export_cohen is not None:
         if len(results) != 1:
             raise UserError(f"--export-cohen writes one result, but {len(results)} were given")
         cohen.write_log(settings.export_cohen, results[0])
-        written.append(settings.export_cohen)
+        written += [settings.export_cohen, cohen.write_facts(settings.export_cohen, results[0])]
     return tuple(written)
 
 
+def _figure(
+    plot_of: str,
+    results: Sequence[Certificates],
+    points: Mapping[str, accuracy.Points],
+    style: Style,
+) -> Figure:
+    if not (results or (points and plot_of == "accuracy")):
+        raise UserError(f"there is nothing to draw of {plot_of}: give results")
+    if plot_of == "accuracy":
+        return accuracy.draw(results, style, published=points)
+    return PLOTS[plot_of](results, style)
+
+
 def report_of_trainings(
-    settings: ReportConfig, runs: Mapping[str, Sequence[Mapping[str, Any]]]
+    settings: ReportConfig,
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    records: Sequence[Mapping[str, Any]],
 ) -> Report:
-    """Return the last epoch of each RUN, and draw all; `runs` holds their metrics by name."""
+    """Return the last epoch of each RUN, and draw all.
+
+    `runs` holds their metrics by name, `records` what each run.yaml says.
+    """
+    names = settings.label or list(runs)
+    if len(set(names)) != len(runs):
+        raise UserError(f"{len(set(names))} labels were given for {len(runs)} runs")
+    told = [
+        compare.unlike(key, zip(names, (each.get(key) for each in records), strict=True))
+        for key in TRAINED_ALIKE
+    ]
+    notes = tuple(text for texts in told for text in texts)
+    named = dict(zip(names, runs.values(), strict=True))
     if settings.plot is not None:
-        style = Style(title=settings.title, size=settings.size)
-        save(training.draw(runs, style), settings.plot)
-    last = {name: {**lines[-1], "epoch": lines[-1]["epoch"] + 1} for name, lines in runs.items()}
+        style = Style(title=settings.title, size=settings.size, notes=notes)
+        save(training.draw(named, style), settings.plot)
+    last = {name: {**lines[-1], "epoch": lines[-1]["epoch"] + 1} for name, lines in named.items()}
     rows = [[name, *(line.get(each) for each in EPOCH_FIGURES)] for name, line in last.items()]
-    shown = PlainTable(["run", *EPOCH_FIGURES], rows, settings.title, "the last epoch of each run")
-    return Report((shown,), [], (settings.plot,) if settings.plot is not None else ())
+    caption = "the last epoch of each run"
+    shown = PlainTable(["run", *EPOCH_FIGURES], rows, settings.title, caption, notes)
+    return Report((shown,), list(notes), (settings.plot,) if settings.plot is not None else ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +10,8 @@ import numpy as np
 CHANCE_FACTOR = 1.2
 # Of the predictions
 ONE_CLASS_SHARE = 0.95
+# Fewer predictions can be alike by chance
+LEAST_PREDICTIONS = 8
 WHAT_TO_TRY = "more epochs, a smaller sigma, or for macer --set deferred=true --set trade_off=1"
 
 
@@ -37,22 +39,33 @@ def training_warning(noisy_accuracy: float, num_classes: int) -> str | None:
 
 
 def certificates_warning(
-    prediction_N: np.ndarray, acr: float, names: Sequence[str] = ()
+    prediction_N: np.ndarray, label_N: np.ndarray, acr: float, names: Sequence[str] = ()
 ) -> str | None:
     """Return what to say of certificates (-1 = abstain) of a constant predictor."""
     if len(prediction_N) and acr == 0:
         return f"the ACR is 0: no image is certified and correct; try {WHAT_TO_TRY}"
+    return predictions_warning(prediction_N, label_N, names)
+
+
+def predictions_warning(
+    prediction_N: np.ndarray, label_N: np.ndarray, names: Sequence[str] | Mapping[int, str] = ()
+) -> str | None:
+    """Return what to say of predictions (-1 = abstain) that are nearly all of one class.
+
+    Of few images only where less than half of these predictions are right.
+    """
     classes, counts = np.unique(prediction_N[prediction_N >= 0], return_counts=True)
-    if len(prediction_N) < 2 / (1 - ONE_CLASS_SHARE) or not len(classes):
-        return None
-    share = counts.max() / counts.sum()
-    if share < ONE_CLASS_SHARE:
+    if not len(classes) or counts.max() < ONE_CLASS_SHARE * counts.sum():
         return None
     top = int(classes[counts.argmax()])
+    is_few = len(prediction_N) < 2 / (1 - ONE_CLASS_SHARE)
+    are_right = np.mean(label_N[prediction_N == top] == top) >= 0.5
+    if is_few and (counts.sum() < LEAST_PREDICTIONS or are_right):
+        return None
     name = f" ({names[top]})" if names and names[top] != str(top) else ""
     return (
-        f"{share:.0%} of the predictions are class {top}{name}: the network may be "
-        f"constant (or these images of one class); try {WHAT_TO_TRY}"
+        f"{counts.max() / counts.sum():.0%} of the predictions are class {top}{name}: the network "
+        f"may be constant (or these images of one class); try {WHAT_TO_TRY}"
     )
 
 

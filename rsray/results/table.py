@@ -133,7 +133,9 @@ class ReportTable:
     @property
     def caption(self) -> str:
         """What the figures are, for a terminal."""
-        text = "certified accuracy in % at each l2 radius; images in [0, 1]"
+        text = "certified accuracy in % at each l2 radius"
+        text += " (0: clean accuracy)" if 0.0 in self.radii else ""
+        text += "; images in [0, 1]"
         if any(row.figures["ACR"] is None for row in self.rows):
             text += f"; {UNKNOWN}: not decided (at-radius) or not published"
         if "failed" in self.columns:
@@ -205,7 +207,9 @@ def of_rows(rows: Sequence[Row], radii: np.ndarray, layout: Layout) -> ReportTab
     """Return the table of rows whose accuracies are at these radii [R]."""
     if any(row.figures.get("failed") for row in rows):
         rows = [replace(r, figures={**r.figures, "failed": r.figures["failed"] or 0}) for r in rows]
-    columns = tuple(choose(name, COLUMNS, "column") for name in layout.columns)
+    columns = tuple(choose(name.strip(), COLUMNS, "column") for name in layout.columns)
+    if len(set(columns)) < len(columns):
+        raise UserError(f"columns {','.join(columns)} names a column twice")
     is_shown = {
         name: column.is_always_shown or any(row.figures.get(name) is not None for row in rows)
         for name, column in COLUMNS.items()

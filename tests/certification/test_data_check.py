@@ -5,11 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rsray import models
 from rsray.certification.data_check import fitted
-from rsray.certification.request import open_certification, open_prediction
+from rsray.certification.request import open_certification, open_classifier, open_prediction
 from rsray.config import TrainConfig
 from rsray.data import open_split
 from rsray.data.fingerprint import SAMPLE, fingerprint, is_same, seen_before
@@ -76,6 +77,26 @@ def test_classes_in_another_order_are_taken_by_name(pets, caplog):
     assert mapped.labels.tolist() == [1] * 4 + [2] * 4 + [0] * 4
     np.testing.assert_array_equal(mapped.images([3, 9]), test.images([3, 9]))
     assert "taken by name" in caplog.text
+
+
+def test_the_class_names_in_a_checkpoint_count(pets, caplog):
+    network = models.build("lenet", image_shape=(3, 6, 6), num_classes=3)
+    file, given = pets / "net.pth", {"dataset": "imagefolder", "data_root": str(pets)}
+    given |= {"model": "lenet", "sigma": 0.5, "normalisation": "none"}
+    content = {"state_dict": network.state_dict(), "class_to_idx": {"owl": 0, "cat": 1, "dog": 2}}
+    torch.save(content, file)
+    _, split = open_classifier(str(file), given, download=False)
+    assert split.classes == ("owl", "cat", "dog") and split.labels[0] == 1
+    assert "taken by name" in caplog.text
+    torch.save({**content, "class_to_idx": {"owl": 0, "cat": 1, "fox": 2}}, file)
+    with pytest.raises(UserError, match="among them 'dog', and not 'fox'"):
+        open_classifier(str(file), given, download=False)
+
+
+def test_other_words_for_the_classes_of_a_known_data_set_are_said(caplog):
+    test, names = open_split("digits", "test"), [f"digit {k}" for k in range(10)]
+    assert fitted(test, {"classes": names}, "net.pth") is test
+    assert "calls its classes digit 0, digit 1, digit 2, ...: taken to be those" in caplog.text
 
 
 def test_data_that_lack_a_class_keep_the_runs_numbers(pets):

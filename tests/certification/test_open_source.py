@@ -248,11 +248,17 @@ def test_statistics_in_the_file_are_applied_and_not_contradicted(tmp_path, colou
 
 
 def test_macers_layout_says_none_and_the_user_may_know_better(tmp_path, colour):
-    split, images = SimpleNamespace(image_shape=COLOUR, num_classes=10), torch.rand(4, *COLOUR)
+    split = Split(image_shape=COLOUR, num_classes=10, answers=colour)
+    images = torch.rand(4, *COLOUR)
     source = saved(tmp_path, colour, "macer")
     assert same(source.build(split), colour, images)
     stated = source.given(normalise="dataset").build(split)
     assert same(stated, layer("dataset").before(colour, 3), images)
+    # Somebody else's network in the same layout: what it wants shows in its answers.
+    split.answers = layer("dataset").before(colour, 3)
+    with pytest.raises(UserError, match=r"does not say .*dataset: 100%.*none: \d+%"):
+        source.settled(split)
+    source.given(normalise="none").settled(split)
 
 
 def test_a_run_says_its_normalisation(run, lenet):

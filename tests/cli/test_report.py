@@ -44,7 +44,8 @@ def cert(tmp_path):
 def test_one_result_in_every_format(rsray, cert):
     for name, mark in (("table", "ACR"), ("markdown", "| --- |"), ("latex", r"\toprule")):
         result = rsray(cert, "--format", name)
-        assert result.exit_code == 0 and mark in result.stdout and result.stderr == ""
+        assert result.exit_code == 0 and mark in result.stdout
+        assert result.stderr == f"next: rsray report {cert} --html page.html\n"
     result = rsray(cert, "--format", "csv", "--radii", "0.5")
     (row,) = csv.DictReader(io.StringIO(result.stdout))
     assert row["0.00"] == "0.75" and "0.25" not in row and row["n"] == "1000"
@@ -56,8 +57,9 @@ def test_files_and_warnings(rsray, cert, tmp_path):
     assert read_log(log).radius.max() == 0.857 and plot.stat().st_size > 1000
     result = rsray(cert, log, "--html", page)
     assert result.exit_code == 0
-    lines = result.stderr.splitlines()
+    *lines, written, following = result.stderr.splitlines()
     assert lines and all(line.startswith("warning: ") for line in lines)
+    assert written.split() == ["written", str(page)] and following.startswith("next: rsray show")
     assert "unknown, so not compared" in page.read_text()
     assert "warning" not in result.stdout
 
@@ -99,7 +101,8 @@ def test_failures_classes_and_labels(rsray, cert, tmp_path):
     asked = ["--label", "mine", "--html", page, "--export-cohen", log, "--format", "csv"]
     result = rsray(cert, *asked)
     said = "mine: 1 of 21 images failed and count 0 (image 50: OSError: damaged)"
-    assert result.stderr.splitlines() == [f"warning: {said}"] and said in page.read_text()
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert warnings == [f"warning: {said}"] and said in page.read_text()
     (row,) = csv.DictReader(io.StringIO(result.stdout))
     assert (row["result"], row["images"], row["failed"]) == ("mine", "21", "1")
     assert float(row["0.00"]) == 15 / 21 and "mine: plane" in page.read_text()
@@ -129,7 +132,9 @@ def test_a_paired_report_of_a_cert_and_logs_in_a_folder(rsray, cert, tmp_path):
     result = rsray(cert, tmp_path / "logs", *said, "--paired", "--html", page, "--title", "Three")
     assert result.exit_code == 0 and "Differences on the same images" in result.stdout
     assert "sigma" not in result.stderr, "it is known of all three"
-    for line in result.stderr.splitlines():
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert warnings
+    for line in warnings:
         assert "".join(line.removeprefix("warning: ").split()) in "".join(result.stdout.split())
     text = page.read_text()
     assert "McNemar" in text and "<h1>Three</h1>" in text
@@ -169,7 +174,8 @@ def test_training_curves_of_runs(rsray, tmp_path):
     ("arguments", "said"),
     [
         (["{cert}", "--size", "6"], "size"), (["{cert}", "--size", "0x3"], "inches are 1 to 50"),
-        (["{cert}", "--radii", "0.5,x"], "radii"), (["{cert}", "--columns", "speed"], "column"),
+        (["{cert}", "--radii", "0.5,x"], "radii"), (["{cert}", "--columns", "ACR, ACR"], "twice"),
+        (["{cert}", "--size", "1x1", "--title", "T", "--plot", "{cert}/c.png"], "larger --size"), (["{cert}", "--columns", "speed"], "column"),
         (["{cert}", "--sort", "speed"], "sort"), (["{cert}", "--paired"], "at least two"),
         (["{cert}", "--log-n", "5"], "no log was given"), ([], "give the results to show"),
         (["{cert}", "--published", "moon"], "published"), (["{cert}", "--plot-of", "pie"], "plot_of"),
@@ -202,3 +208,70 @@ def test_importing_the_command_imports_nothing_heavy():
     )
     heavy = {"numpy", "pyarrow", "matplotlib", "torch", "ray"}
     assert not heavy & set(json.loads(done.stdout))
+
+
+def test_an_exported_log_says_beside_it_what_it_cannot_hold(rsray, cert, tmp_path):
+    log = tmp_path / "mine.tsv"
+    result = rsray(cert, "--export-cohen", log)
+    told = json.loads((tmp_path / "mine.tsv.json").read_text())
+    assert (told["sigma"], told["n"], told["alpha"]) == (0.5, 1000, 0.001)
+    assert f"written      {log}.json" in result.stderr
+    assert log.read_text().startswith("idx\tlabel\tpredict\tradius\tcorrect\ttime\n")
+    (row,) = csv.DictReader(io.StringIO(rsray(log, "--format", "csv").stdout))
+    assert (row["sigma"], row["n"], row["alpha"]) == ("0.5", "1000", "0.001")
+
+
+def test_published_figures_stand_on_the_page_too(rsray, cert, tmp_path):
+    page = tmp_path / "p.html"
+    for paths in ([cert], []):
+        assert rsray(*paths, "--published", "cifar10", "--html", page).exit_code == 0
+        text = page.read_text()
+        assert "<td>macer-cifar10-0.50 (MACER table 1)</td>" in text and "data-curves" in text
+        assert ("verified" in text) == bool(paths)
+
+
+def test_published_figures_of_other_data_are_told(rsray, tmp_path):
+    log = tmp_path / "cifar10" / "sigma_0.25"
+    log.parent.mkdir()
+    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t0.5\t1\t2.0\n")
+    said = "warning: dataset differs: cifar10 (sigma_0.25), mnist (published)"
+    assert said in rsray(log, "--published", "mnist").stderr
+    assert said not in rsray(log, "--published", "cifar10").stderr
+
+
+def test_nothing_to_draw_is_said(rsray, tmp_path):
+    for plot_of in ("p-a", "draws", "classes"):
+        asked = ("--published", "cifar10", "--plot-of", plot_of, "--plot", tmp_path / "x.png")
+        refused = rsray(*asked).exception
+        assert isinstance(refused, UserError) and "nothing to draw" in str(refused)
+
+
+def test_trainings_that_differ_are_told_in_the_table_and_under_the_plot(rsray, tmp_path):
+    for name, sigma in (("a", 0.25), ("b", 0.5)):
+        (tmp_path / name).mkdir()
+        line = {"epoch": 0, "loss": 1.5, "noisy_accuracy": 0.5, "seconds": 2}
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        (tmp_path / name / "run.yaml").write_text(f"dataset: digits\nsigma: {sigma}\n")
+    asked = [tmp_path / "a", tmp_path / "b", "--plot-of", "training", "--format", "markdown"]
+    labels = ["--label", "one", "--label", "two"]
+    result = rsray(*asked, *labels, "--plot", tmp_path / "t.svg")
+    said = "sigma differs: 0.25 (one), 0.5 (two)"
+    assert said in result.stdout and f"warning: {said}" in result.stderr
+    for wrong in (["--label", "one"], ["--label", "one", "--label", "one"]):
+        assert "labels were given for 2 runs" in str(rsray(*asked, *wrong).exception)
+    for other in (["--html", "x.html"], ["--paired"], ["--sort", "loss"]):
+        refused = rsray(*asked, *other).exception
+        assert isinstance(refused, UserError) and f"{other[0]} is of certificates" in str(refused)
+
+
+def test_what_is_of_a_plot_needs_one(rsray, cert):
+    for option in (["--size", "6x4"], ["--plot-of", "p-a"]):
+        assert "give --plot FILE" in str(rsray(cert, *option).exception)
+
+
+def test_a_report_shows_itself_in_a_notebook(cert):
+    import rsray
+
+    found = rsray.report([cert, cert], paired=True)
+    shown = found._repr_html_()
+    assert shown.count("<table") == 2 and "McNemar" in shown

@@ -330,7 +330,11 @@ def test_predict_names_an_image_that_cannot_be_read_and_goes_on(rsray_command, p
     result = rsray_command("predict", place / "run", "--start", 3, "--limit", 4, "--n", 10)
     assert result.status == 1
     assert [line.split("\t")[0] for line in result.out.splitlines()[1:]] == ["3", "4", "6"]
-    assert "failed: image 5: stale file handle\n1 images have no prediction" in result.err
+    assert (
+        "failed: image 5: stale file handle\n1 images have no prediction; they count 0"
+        in result.err
+    )
+    assert "4 images: " in result.err and " abstained, 1 failed (n 10" in result.err
 
 
 def test_predict_agrees_with_the_library(rsray_command, place):

@@ -132,6 +132,13 @@ def test_logits_of_another_number_of_images_are_named(forward):
         check_independence(model, SHAPE)
 
 
+def test_several_outputs_are_no_logits():
+    model = Function(lambda x: (x.flatten(1), x))
+    model.inner = nn.Identity()
+    with pytest.raises(UserError, match="returns a tuple, not logits"):
+        check_independence(model, SHAPE)
+
+
 def test_a_model_that_raises_raises_its_own_error():
     def broken(images):
         raise RuntimeError("broken")

@@ -234,6 +234,13 @@ def test_an_image_must_be_an_image_or_a_batch(shape):
             ask(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("shape", [(8, 8, 3), (2, 8, 8, 3), (8, 8, 1)])
+def test_channels_come_first(shape):
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(8 * 8 * shape[-1], 5))
+    with pytest.raises(UserError, match=r"looks like \[H, W, C\]: expected \[C, H, W\]"):
+        SmoothedClassifier(linear, 0.5, 5).predict(np.zeros(shape, np.uint8))
+
+
 def test_the_wrong_number_of_logits_is_named():
     with pytest.raises(UserError, match=r"returned shape \(10, 5\): expected \[10, 7\] logits"):
         SmoothedClassifier(network(), 0.5, 7).counts(IMAGE, 10)

@@ -179,6 +179,13 @@ def test_files_that_are_not_read_are_counted(tmp_path, save_picture, caplog):
         (tmp_path / "train" / "a" / name).write_bytes(b"x")
     open_split("imagefolder", "train", str(tmp_path))
     assert "4 files in class folders are not read as pictures (2 .heic, 1" in caplog.text
+    (tmp_path / "train" / "b").mkdir()
+    (tmp_path / "train" / "b" / "notes.txt").write_bytes(b"x")
+    assert open_split("imagefolder", "train", str(tmp_path)).class_names == ("a",)
+    # A class is not left out for the format of its pictures.
+    (tmp_path / "train" / "b" / "1.HEIC").write_bytes(b"x")
+    with pytest.raises(UserError, match="all pictures of the class 'b' are .heic, which are"):
+        open_split("imagefolder", "train", str(tmp_path))
 
 
 def test_split_folders_in_any_case(tmp_path, save_picture):

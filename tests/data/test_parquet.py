@@ -135,6 +135,10 @@ def test_files_that_number_their_classes_otherwise_are_refused(tmp_path):
             open_split("parquet", split, str(tmp_path))
     write(tmp_path / "test.parquet")
     assert open_split("parquet", "test", str(tmp_path)).class_names == ("a", "b", "c", "d")
+    # One name in two Unicode forms is one name.
+    pq.write_table(of_hugging_face(["caf\u00e9", "b", "c", "d"]), tmp_path / "train.parquet")
+    pq.write_table(of_hugging_face(["cafe\u0301", "b", "c", "d"]), tmp_path / "test.parquet")
+    assert open_split("parquet", "test", str(tmp_path)).class_names[0] == "caf\u00e9"
 
 
 def test_text_and_numbers_in_one_column_are_refused(tmp_path):

@@ -147,6 +147,20 @@ def test_the_architecture_is_read(tmp_path, arch, name, place):
     assert read(tmp_path / "c").architecture == name
 
 
+@pytest.mark.parametrize(("held", "names"), [
+    ({"classes": ["cat", "dog"]}, ("cat", "dog")),
+    ({"class_to_idx": {"dog": 1, "cat": 0}}, ("cat", "dog")),
+    ({"hyper_parameters": {"idx_to_class": {1: "dog", 0: "cat"}}}, ("cat", "dog")),
+    ({"args": argparse.Namespace(id2label={"0": "cat", "1": "dog"})}, ("cat", "dog")),
+    # A number of classes, two of one name, numbers with gaps: nothing is known.
+    ({"classes": 10}, None), ({"classes": ["cat", "cat"]}, None), ({"classes": [0, 1]}, None),
+    ({"class_to_idx": {"dog": 2, "cat": 0}}, None), ({}, None),
+])  # fmt: skip
+def test_the_names_of_the_classes_are_read(tmp_path, held, names):
+    torch.save({"state_dict": resnet(0).state_dict(), **held}, tmp_path / "c")
+    assert read(tmp_path / "c").classes == names
+
+
 def test_the_papers_names_are_known():
     for name, depth in (("cifar_resnet20", 20), ("cifar_resnet110", 110)):
         network = build(name, image_shape=SHAPE, num_classes=10)

@@ -276,6 +276,10 @@ def test_methods_figures():
             entry = preset(f"{objective}-cifar10-{sigma}")
             assert (entry.acr, entry.source) == (f"0{acr}", "all 10000 images")
     assert preset("smoothmix-cifar10-1.00").figure == "", "only the other variant's is published"
+    (others,) = re.findall(r"one-step adversary \(mix_step 1\) -/([\d.]+/[\d.]+)", methods)
+    for sigma, acr in zip(SIGMAS[1:], others.split("/"), strict=True):
+        entry = preset(f"smoothmix-cifar10-{sigma}-onestep")
+        assert (entry.acr, entry.settings["mix_step"]) == (f"0{acr}", 1) and entry.differs
 
 
 def test_figures_of_public_logs_over_all_images():
@@ -299,6 +303,14 @@ def test_figures_of_public_logs_over_all_images():
             assert entry.certified == pytest.approx(expected)
             checked += 1
     assert checked == 7, "of smoothmix the log at 0.50 is the other variant's"
+    found = re.findall(
+        r"(alinlab.data/cifar10/noise_0.5|eth-sri.*cifar10)/smoothmix/noise_([\d.]+)\.tsv.*\| (.*)",
+        text("reference/anchors.txt"),
+    )
+    for sigma, log in (("0.50", "alinlab"), ("1.00", "eth-sri")):
+        (percent,) = [p for a, s, p in found if a.startswith(log) and float(s) == float(sigma)]
+        known = preset(f"smoothmix-cifar10-{sigma}-onestep").certified
+        assert known == pytest.approx(cells_of_log(percent))
 
 
 def test_figures_of_fashion_mnist_are_those_of_the_public_logs():
@@ -322,12 +334,12 @@ def test_figures_of_fashion_mnist_are_those_of_the_public_logs():
 
 def test_figures_of_catrs_are_those_of_the_public_logs():
     found = re.findall(
-        r"alinlab\|data/cifar10/noise_([\d.]+)/cat-rs/.*ACR ([\d.]+)\| (.*)",
+        r"alinlab\|data/(cifar10|mnist)/noise_([\d.]+)/(?:cat-rs|noise_).*ACR ([\d.]+)\| (.*)",
         text("reference/anchors.txt"),
     )
-    assert len(found) == 3
-    for sigma, acr, percent in found:
-        entry = preset(f"catrs-cifar10-{float(sigma):.2f}")
+    assert len(found) == 6
+    for dataset, sigma, acr, percent in found:
+        entry = preset(f"catrs-{dataset}-{float(sigma):.2f}")
         assert (entry.acr, entry.source) == (acr, "all 10000 images")
         assert entry.certified == pytest.approx(cells_of_log(percent))
     rows = [line.split("\t") for line in text("reference/anchors_mnist.tsv").splitlines()]

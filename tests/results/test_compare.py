@@ -159,3 +159,12 @@ def test_by_class(make, without):
     total = (result.radius * result.correct)[mine].sum()
     assert cars.acr == pytest.approx(total / (mine.sum() + 1), abs=1e-15)
     assert compare.by_class(make(name="run"))[0].name == "run: 0"
+
+
+def test_a_noise_that_is_not_known_is_told_beside_one_that_is(make):
+    logs = [make(name=name, split="test", n0=100) for name in ("a", "b")]
+    assert compare.differences(logs) == []
+    ours = make(name="ours", split="test", n0=100, noise="grid")
+    assert compare.differences([ours, *logs]) == ["unknown, so not compared: noise (a, b)"]
+    other = make(name="float", split="test", n0=100, noise="float32")
+    assert compare.differences([ours, other]) == ["noise differs: grid (ours), float32 (float)"]

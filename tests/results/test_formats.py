@@ -36,6 +36,15 @@ def test_notes_and_title_stand_in_every_format(two):
     assert "Two & more" in terminal(shown)
 
 
+def test_notes_are_as_wide_as_the_terminal_whatever_the_table_is():
+    note = "of the images whose radii differ: " + "word " * 12
+    narrow = PlainTable(["a"], [[1]], notes=(note,), caption="a caption of more than one word")
+    console = rich.console.Console(width=80, file=io.StringIO(), record=True)
+    console.print(formats.rich_table(narrow, width=80, has_notes=True))
+    lines = console.export_text().splitlines()
+    assert "a caption of more than one word" in lines and max(map(len, lines)) > 70
+
+
 def test_the_best_of_each_column_is_bold(two):
     shown = table.build(two)
     best = int(np.argmax([result.acr for result in two]))

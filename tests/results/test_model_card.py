@@ -135,3 +135,20 @@ def test_onnx_gives_the_same_logits_for_any_batch(run, tmp_path):
         images = torch.rand(count, *shape)
         (logits,) = session.run(None, {"images": images.numpy()})
         np.testing.assert_allclose(logits, run.model()(images).detach().numpy(), atol=1e-4)
+
+
+def test_certify_fills_the_card_of_its_run_unless_somebody_edited_it(run, tmp_path):
+    file = "README.md"
+    asked = {"n": 200, "limit": 4, "actors": 1, "progress": False}
+    cert = rsray.certify(run, **asked, out=tmp_path / "cert")
+    text = run.place.read(file).decode()
+    (entry,) = head(text)["model-index"]
+    values = {metric["type"]: metric["value"] for metric in entry["results"][0]["metrics"]}
+    assert values["average_certified_radius"] == cert.acr and "4 images; images of test" in text
+    rsray.certify(run, **asked, alpha=0.01, out=tmp_path / "other")
+    assert "alpha 0.01" in run.place.read(file).decode()
+    edited = text.replace("## Citation", "## Thanks\n\nto all\n\n## Citation")
+    run.place.write(file, edited.encode())
+    rsray.certify(run, **asked, out=tmp_path / "third")
+    assert run.place.read(file).decode() == edited
+    run.place.write(file, run.card().encode())

@@ -16,11 +16,15 @@ from rsray.certification.clean_accuracy import clean_accuracies
 from rsray.certification.networks.denoiser import DenoiserSource
 from rsray.config import READING
 from rsray.data import DATASETS, ImageSplit
+from rsray.data.splits import normal
 from rsray.errors import UserError
 from rsray.models import DENOISERS
 from rsray.models.factory import is_of_a_library, refuse_factory_of_a_file
 from rsray.models.normalise import FACTORYS_OWN, NOTHING, Normalisation, Statistics, explained
 from rsray.models.published import Checkpoint, LayerBefore
+
+# Of clean accuracy: so much better than by what the layout suggests, and the user is asked.
+DOUBT = 0.05
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,10 @@ class ClassifierSource:
     @property
     def trainings(self) -> list[tuple[str, Mapping[str, Any]]]:
         """Where each of its networks is, and what is recorded of its training."""
-        return [(self.where, self.trained)]
+        if self.trained or not self.published:
+            return [(self.where, self.trained)]
+        names = self._checkpoint().classes
+        return [(self.where, {"classes": list(map(normal, names))} if names else {})]
 
     def settled(self, split: ImageSplit) -> ClassifierSource:
         """Return the source with its normalisation decided; UserError where nothing says it.
@@ -63,7 +70,7 @@ class ClassifierSource:
         """
         network, layer = self._load(split.image_shape, split.num_classes)
         normalisation = self._decide(layer)
-        if normalisation is None:
+        if normalisation is None or self._is_doubtful(layer, network, split):
             raise UserError(self._question(layer, network, split))
         normalisation.before(network, split.image_shape[0])
         return replace(self, normalisation=normalisation)
@@ -149,22 +156,39 @@ class ClassifierSource:
                     f"{self.where} normalises images with {known.text}, "
                     f"but normalise {self.normalise} is {stated.text}"
                 )
-        is_own = is_factory and not is_of_a_library(str(self.model))
-        return FACTORYS_OWN if known is None and is_own and not layer.is_missing else known
+        is_own = known is None and self._is_own_factory and not layer.is_missing
+        return FACTORYS_OWN if is_own else known
+
+    @property
+    def _is_own_factory(self) -> bool:
+        """Whether a factory makes it that may normalise images itself."""
+        return ":" in str(self.model) and not is_of_a_library(str(self.model))
+
+    def _is_doubtful(self, layer: LayerBefore, network: nn.Module, split: ImageSplit) -> bool:
+        """Tell whether images are classified better behind another layer than the layout suggests.
+
+        Whoever writes their own network into the layout of another code may normalise otherwise.
+        """
+        if layer.is_certain or self.normalise is not None or self._is_own_factory:
+            return False
+        found, _ = self._accuracies(network, split)
+        return max(found.values()) > found["none"] + DOUBT
+
+    def _accuracies(self, network: nn.Module, split: ImageSplit) -> tuple[dict[str, float], int]:
+        """Return the clean accuracy behind each layer that there can be, and of how many images."""
+        names = ["dataset", "centre"] if self._statistics else []
+        names = [*names, *(["imagenet"] if split.image_shape[0] == 3 else []), "none"]
+        stated = {name: Normalisation.stated(name, self._statistics) for name in names}
+        return clean_accuracies(network, stated, split)
 
     def _question(self, layer: LayerBefore, network: nn.Module, split: ImageSplit) -> str:
         """Return the refusal of a file that does not say what was done to images before it."""
-        statistics, channels = self._statistics, split.image_shape[0]
-        names = ["dataset", "centre"] if statistics else []
-        names = [*names, *(["imagenet"] if channels == 3 else []), "none"]
-        found, images = clean_accuracies(
-            network, {name: Normalisation.stated(name, statistics) for name in names}, split
-        )
+        found, images = self._accuracies(network, split)
         hint = ", ".join(f"{name}: {accuracy:.0%}" for name, accuracy in found.items())
         lacks = "which layer stood before its network" if layer.is_missing else "how it normalises"
         return (
             f"{self.where} does not say {lacks}: give --normalise "
-            f"{explained([*names, 'MEAN/STD'])} (clean accuracy on {images} images by {hint})"
+            f"{explained([*found, 'MEAN/STD'])} (clean accuracy on {images} images by {hint})"
         )
 
     def complete(self) -> ClassifierSource:

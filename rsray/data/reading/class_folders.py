@@ -25,6 +25,8 @@ LISTING_THREADS = 16
 # Folders and files that other programs leave behind; hidden ones are left out anyway.
 CLUTTER_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 CLUTTER_FILES = ("thumbs.db", "desktop.ini")
+# Formats that are not read: a folder of such pictures is a class, not something beside the data.
+UNREAD_PICTURES = (".heic", ".heif", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw", ".npy")
 
 
 @dataclass
@@ -58,9 +60,14 @@ def classes_with_pictures(splits: Sequence[Place]) -> tuple[str, ...]:
     per_split = [class_folders(split) for split in splits]
     names = sorted({name for folders in per_split for name in folders})
 
+    left_out = {name: Counter[str]() for name in names}
+
     def with_pictures(name: str) -> list[bool]:
         return [
-            any(next(_pictures(split, folder, Counter()), None) for folder in folders.get(name, ()))
+            any(
+                next(_pictures(split, folder, left_out[name]), None)
+                for folder in folders.get(name, ())
+            )
             for split, folders in zip(splits, per_split, strict=True)
         ]
 
@@ -68,6 +75,12 @@ def classes_with_pictures(splits: Sequence[Place]) -> tuple[str, ...]:
         present = dict(zip(names, pool.map(with_pictures, names), strict=True))
     classes = tuple(name for name in names if any(present[name]))
     empty = [name for name in names if name not in classes]
+    for name in empty if classes else ():
+        if unread := [suffix for suffix in left_out[name] if suffix in UNREAD_PICTURES]:
+            raise UserError(
+                f"{splits[0]}: all pictures of the class {name!r} are {', '.join(unread)}, which "
+                "are not read: save them as .png or .jpg"
+            )
     if empty and classes:
         log.warning("%s: no classes, since without pictures: %s", splits[0], ", ".join(empty))
     for number, split in enumerate(splits):
@@ -108,7 +121,10 @@ def name_left_out(folder: Place, listings: Sequence[Listing]) -> None:
 
 def _pictures(folder: Place, name: str, left_out: Counter[str]) -> Iterator[str]:
     """Yield the path of each picture below the folder `name`; counts the other files' suffixes."""
-    walk = _walk_local(folder.local_path / name, name) if folder.is_local else _walk(folder, name)
+    if folder.is_local:
+        walk = _walk_local(folder.local_path / name, name, (_identity(folder.local_path),))
+    else:
+        walk = _walk(folder, name)
     for path in walk:
         base = path.rpartition("/")[2]
         stem, dot, suffix = base.lower().rpartition(".")
@@ -121,11 +137,10 @@ def _pictures(folder: Place, name: str, left_out: Counter[str]) -> Iterator[str]
 def _walk_local(folder: Path, shown: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
     """Yield the files below a folder, through links as torchvision does, but in no circle."""
     try:
-        status = os.stat(folder)
+        own = _identity(folder)
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as problem:
         raise UserError(f"cannot read {folder}: {one_line(problem)}") from problem
-    own = (status.st_dev, status.st_ino)
     if own in above:
         return
     for entry in entries:
@@ -139,6 +154,11 @@ def _walk_local(folder: Path, shown: str, above: tuple[tuple[int, int], ...] = (
             yield path
         else:
             raise UserError(f"{entry.path} is no regular file: a pipe, a device or a broken link")
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _walk(folder: Place, name: str) -> Iterator[str]:

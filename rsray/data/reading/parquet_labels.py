@@ -148,6 +148,6 @@ def _names_in(file: Place, column: str) -> tuple[str, ...] | None:
         return None
     try:
         feature = from_json(metadata[b"huggingface"], str(file))["info"]["features"][column]
-        return tuple(str(name) for name in feature["names"]) or None
+        return tuple(normal(str(name)) for name in feature["names"]) or None
     except (KeyError, TypeError, ValueError):
         return None

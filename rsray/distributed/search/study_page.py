@@ -16,7 +16,9 @@ from rsray.distributed.search.study import SCHEMA, best_trial, trial_rows
 from rsray.distributed.search.study_plots import Rows, show_setting
 from rsray.results import compare
 from rsray.results.pages import page
-from rsray.results.plots.style import render
+from rsray.results.pages.notebook import ENDS
+from rsray.results.pages.provenance import provenance_html
+from rsray.results.plots.style import SUFFIXES, render
 from rsray.results.reading.sources import load_results
 from rsray.storage import Place
 
@@ -34,10 +36,10 @@ CAPTIONS = {
 
 
 def write_study(out: Place, study: optuna.Study, search: Search) -> None:
-    """Write the plots (.svg and .png) and the page of a search."""
+    """Write the plots (.svg, .png and .pdf) and the page of a search."""
     folder = (out / PLOTS).make()
     for name, figure in draw_figures(trial_rows(study), study, search).items():
-        for suffix in (".svg", ".png"):
+        for suffix in SUFFIXES:
             folder.write(name + suffix, render(figure, suffix))
     write_page(out, study, search)
 
@@ -90,20 +92,19 @@ def importance_shares(study: optuna.Study) -> dict[str, float]:
 
 def _make_page(out: Place, rows: Rows, study: optuna.Study, search: Search) -> str:
     config, train, best = search.config, search.config.train, best_trial(study)
-    states = [row["state"] for row in rows]
+    states = [ENDS[row["state"]] for row in rows]
     params = best.params if best else {}
     settings = ", ".join(f"{key} {show_setting(value)}" for key, value in params.items())
     facts = {
         "best": f"trial {best.number}: {settings}" if best else "no trial is complete",
-        "trials": f"{len(rows)}: {states.count('complete')} complete, {states.count('pruned')} "
-        f"stopped early, {states.count('fail')} failed",
+        "trials": f"{len(rows)}: "
+        + ", ".join(f"{states.count(end)} {end}" for end in ENDS.values()),
         "searched": config.search,
         **({"started from": config.starts} if config.starts else {}),
         "sampler": f"{config.sampler}, seed {config.seed}",
         "objectives": ", ".join(config.objectives),
         "judged on": f"{config.validation:.4g} of the training images, {config.num_draws} draws "
         f"each, every {config.report_every} epochs",
-        "trained": train.model_dump(mode="json"),
     }
     drawn = set((out / PLOTS).names(".svg"))
     pictures = (
@@ -114,20 +115,26 @@ def _make_page(out: Place, rows: Rows, study: optuna.Study, search: Search) -> s
         if f"{name}.svg" in drawn
     )
     heading = f"Search: {search.objectives} on {train.dataset}, sigma {train.sigma:g}"
-    body = [page.facts_html(facts), *pictures, "<h2>Trials</h2>", _trials_html(rows)]
-    return page.document(heading, heading, "\n".join([*_certificates_html(out), *body]))
+    parts = (page.facts_html(facts), *pictures, "<h2>Trials</h2>", _trials_html(rows))
+    found = "\n".join(["<h2>Search</h2>", *parts])
+    trained = train.model_dump(mode="json").items()
+    values = {key: "none" if value is None else value for key, value in trained}
+    folded = page.folded_html("what was trained", values)
+    return page.document(heading, heading, f"{_certified_html(out, found)}\n{folded}")
 
 
-def _certificates_html(out: Place) -> list[str]:
-    """Return the certificates of the winner and of the published setting, once they exist."""
+def _certified_html(out: Place, search: str) -> str:
+    """Return the search, and before it the certificates of the winner and its rival, if any."""
     folders = [out / name for name in ("best", "paper")]
     done = [f for f in folders if (f / "certificates").is_file("certificates.parquet")]
     if not done:
-        return []
-    results = load_results([folder / "certificates" for folder in done]).results
-    notes = (page.escape(text) for text in compare.differences(results))
-    said = "".join(f'<div class="warning" role="note">{note}</div>' for note in notes)
-    return ["<h2>Certified on the test images</h2>", said, page.sections(results)]
+        return search
+    found = load_results([folder / "certificates" for folder in done])
+    results, notes = found.results, compare.differences(found.results)
+    checks = ["not yet: rsray verify CERT"] * len(results)
+    more = search + provenance_html(results, found.places, checks)
+    shown = page.sections(results, page.curves_html(results), notes=notes, more=more)
+    return page.headline(results) + page.notes_html(notes) + shown
 
 
 def _trials_html(rows: Rows) -> str:
@@ -144,6 +151,8 @@ def _trials_html(rows: Rows) -> str:
 def _shown_cell(name: str, value: Any) -> str:
     if value is None:
         return "-"
+    if name == "state":
+        return ENDS[value]
     if name in TUNE_OBJECTIVES.values():
         return f"{value:.4f}"
     return show_setting(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,20 @@ MOST_RADII = 400
 BLACK, INK = "#000000", "var(--ink)"
 
 
-def curves_data(results: Sequence[Certificates]) -> dict[str, Any]:
-    """Return the radii and each result's accuracy at them, None where it is not decided."""
+def curves_data(
+    results: Sequence[Certificates], published: Mapping[str, accuracy.Points] | None = None
+) -> dict[str, Any]:
+    """Return the radii and each result's accuracy at them, None where it is not decided.
+
+    Published figures are points, too.
+    """
+    named = published or {}
     reached = [float(max(each.at_radius or each.radius, default=0.0)) for each in results]
-    radii = _radii(max(reached, default=0.0))
+    radii = _radii(max([*reached, *(max(points) for points in named.values())], default=0.0))
     has_bands = len(results) <= accuracy.MOST_BANDS
     curves = [_curve(each, position, radii, has_bands) for position, each in enumerate(results)]
+    for position, (name, told) in enumerate(named.items(), start=len(results)):
+        curves.append({**_look(name, position), **_points(sorted(told.items()), radii)})
     return {"radii": radii.tolist(), "curves": curves}
 
 
@@ -38,20 +46,29 @@ def _radii(largest: float) -> np.ndarray:
 def _curve(
     result: Certificates, position: int, radii: np.ndarray, has_band: bool
 ) -> dict[str, Any]:
-    colour = COLOURS[position % len(COLOURS)]
-    dash = DASHES[position // len(COLOURS) % len(DASHES)]
-    look = {
-        "name": printable(result.name),
-        "colour": INK if colour == BLACK else colour,
-        "dash": "" if isinstance(dash, str) else " ".join(str(2 * part) for part in dash[1]),
-    }
+    look = _look(result.name, position)
     if not result.at_radius:
         known = result.accuracy_at(radii)
         limits = accuracy.band(known, len(result.selected)) if has_band else ()
         band = [limit.round(4).tolist() for limit in limits]
         return {**look, "points": [], "accuracy": known.round(6).tolist(), "band": band}
     decided, accuracies = (each.tolist() for each in accuracy.points(result))
+    return {**look, **_points(list(zip(decided, accuracies, strict=True)), radii)}
+
+
+def _look(name: str, position: int) -> dict[str, Any]:
+    colour = COLOURS[position % len(COLOURS)]
+    dash = DASHES[position // len(COLOURS) % len(DASHES)]
+    return {
+        "name": printable(name),
+        "colour": INK if colour == BLACK else colour,
+        "dash": "" if isinstance(dash, str) else " ".join(str(2 * part) for part in dash[1]),
+    }
+
+
+def _points(points: Sequence[tuple[float, float]], radii: np.ndarray) -> dict[str, Any]:
+    """Return accuracies at a few radii alone, and where the drawing tells them."""
     shown: list[float | None] = [None] * len(radii)
-    for radius, value in zip(decided, accuracies, strict=True):
+    for radius, value in points:
         shown[round(radius / radii[1])] = value
-    return {**look, "points": list(zip(decided, accuracies, strict=True)), "accuracy": shown}
+    return {"points": list(points), "accuracy": shown}

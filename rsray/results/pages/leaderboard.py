@@ -57,6 +57,7 @@ def _group_html(key: tuple[str, str], members: Sequence[Certificates], layout: t
     built = table.build(members, replace(layout, title="", columns=(), sort=None))
     pairs, apart = _against_best(members, built.radii)
     paired = PairedTable(tuple(pairs), built.radii)
+    notes = [*differences(members), *apart]
     named = page.escape(f"{key[0]}, sigma {key[1]}")
     compared = (
         f"<h3>Against the best, on the same images</h3>\n{page.shown_html(paired)}"
@@ -69,8 +70,8 @@ def _group_html(key: tuple[str, str], members: Sequence[Certificates], layout: t
             f"<h2>{named}</h2>",
             page.shown_html(built),
             compared,
-            page.notes_html([*differences(members), *apart]),
-            page.figure_html(page.curves_html(members), "Certified accuracy."),
+            page.notes_html(notes),
+            page.figure_html(page.curves_html(members), "Certified accuracy.", notes),
         ]
     )
 

@@ -18,8 +18,8 @@ MOST_TRIALS = 10
 TRAINED = ("dataset", "model", "objective", "sigma", "epochs", "batch_size", "lr", "seed")
 TRIAL = ("number", "state", "source", "projected_acr", "clean_accuracy", "epoch")
 NOT_SHOWN = {"pareto", "seconds", "error"}
-# How trials end -> place in the list.
-ORDER = {"complete": 0, "pruned": 1, "fail": 2}
+# How trials end, as trials.parquet and Optuna call it -> as people read it, in the order of lists.
+ENDS = {"complete": "complete", "pruned": "stopped early", "fail": "failed"}
 
 
 def certificates_html(result: Certificates) -> str:
@@ -49,11 +49,12 @@ def search_html(trials: pa.Table, winner: Certificates | None) -> str:
     """Return a TUNE: its best trials by projected ACR, then the winner's certificates."""
     rows = sorted(
         trials.to_pylist(),
-        key=lambda row: (ORDER.get(row["state"], len(ORDER)), -(row["projected_acr"] or 0.0)),
+        key=lambda row: ([*ENDS, row["state"]].index(row["state"]), -(row["projected_acr"] or 0.0)),
     )
     settings = [name for name in trials.column_names if name not in {*TRIAL, *NOT_SHOWN}]
     columns = [*TRIAL, *settings]
-    cells = [[row[name] for name in columns] for row in rows[:MOST_TRIALS]]
+    said = [{**row, "state": ENDS.get(row["state"], row["state"])} for row in rows[:MOST_TRIALS]]
+    cells = [[row[name] for name in columns] for row in said]
     shown = PlainTable(columns, cells, "", "")
     count = f"the best {MOST_TRIALS} of {len(rows)} trials" if len(rows) > MOST_TRIALS else "trials"
     found = f"<p>{count}, by projected ACR (an estimate)</p>\n{page.shown_html(shown)}"

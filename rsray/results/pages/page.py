@@ -26,6 +26,10 @@ from rsray.results.table import Layout
 # Rows of the table by class: of more classes, those with the smallest ACR are shown.
 MOST_CLASSES = 50
 SEE_TABLE = "Certified accuracy against l2 radius; the table below holds the same figures."
+CAPTION = (
+    "Certified accuracy: the fraction of images that are classified correctly, and provably so "
+    "everywhere within the radius. ACR: average certified radius, wrong images counting 0."
+)
 
 
 def build(
@@ -34,11 +38,18 @@ def build(
     warnings: Sequence[str],
     layout: Layout | None = None,
     more: str = "",
+    main: Shown | None = None,
+    published: Mapping[str, accuracy.Points] | None = None,
 ) -> str:
-    """Return the page as HTML, `more` in it; every text that comes from a result is escaped."""
+    """Return the page as HTML, `more` in it; every text that comes from a result is escaped.
+
+    `main` is the table, in place of that of the results, `published` are points beside curves.
+    """
     heading = layout.title if layout and layout.title else "Certified robustness"
-    title = f"{heading}: {', '.join(result.name for result in results)}"
-    body = headline(results) + notes_html(warnings) + sections(results, layout=layout, more=more)
+    title = ": ".join(filter(None, [heading, ", ".join(result.name for result in results)]))
+    picture = curves_html(results, published)
+    shown = sections(results, picture, notes=warnings, layout=layout, more=more, main=main)
+    body = headline(results) + notes_html(warnings) + shown
     return document(title, heading, body)
 
 
@@ -63,36 +74,47 @@ def notes_html(warnings: Iterable[str]) -> str:
 
 def sections(
     results: Sequence[Certificates],
+    picture: str,
     *,
+    notes: Sequence[str],
     layout: Layout | None = None,
     more: str = "",
+    main: Shown | None = None,
 ) -> str:
     """Return the curves, the tables and, folded, the parameters of results, as HTML."""
-    drawn = figure_html(
-        curves_html(results),
-        "Certified accuracy: the fraction of images that are classified correctly, and provably "
-        "so everywhere within the radius. ACR: average certified radius, wrong images counting 0.",
-    )
+    drawn = figure_html(picture, CAPTION, notes) if picture else ""
     return f"""{drawn}
 <h2>Certified accuracy in %</h2>
-{shown_html(table.build(results, layout))}
+{shown_html(main or table.build(results, layout))}
 {more}
 {"".join(_class_table(result, layout) for result in results if result.classes)}
 <h2>Parameters</h2>
 {"".join(_parameters(result) for result in results)}"""
 
 
-def curves_html(results: Sequence[Certificates]) -> str:
-    """Return the curves to look into; where there is no JavaScript, as a picture."""
-    data = html.escape(json.dumps(curves.curves_data(results)))
-    picture = inline_svg(accuracy.draw(results))
+def curves_html(
+    results: Sequence[Certificates], published: Mapping[str, accuracy.Points] | None = None
+) -> str:
+    """Return the curves to look into; where there is no JavaScript, as a picture.
+
+    Empty where there is nothing to draw; `published` figures are points.
+    """
+    if not (results or published):
+        return ""
+    data = html.escape(json.dumps(curves.curves_data(results, published or {})))
+    picture = inline_svg(accuracy.draw(results, published=published))
     return f'<div data-curves="{data}" data-description="{escape(SEE_TABLE)}">{picture}</div>'
 
 
 def further_table(shown: Shown) -> str:
     """Return a table with its title and its notes, as HTML."""
-    notes = "".join(f"<li>{escape(note)}</li>" for note in shown.notes)
-    return f"<h2>{escape(shown.title)}</h2>\n{shown_html(shown)}\n<ul>{notes}</ul>\n"
+    return f"<h2>{escape(shown.title)}</h2>\n{shown_html(shown)}\n{footnotes_html(shown.notes)}\n"
+
+
+def footnotes_html(notes: Iterable[str]) -> str:
+    """Return notes as what stands below a table or a figure; empty without any."""
+    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return f'<ul class="footnotes">{listed}</ul>' if listed else ""
 
 
 def _class_table(result: Certificates, layout: Layout | None) -> str:
@@ -138,9 +160,10 @@ def document(title: str, heading: str, body: str, script: str = "") -> str:
 """
 
 
-def figure_html(svg: str, caption: str) -> str:
-    """Return an inline SVG with its caption, which is plain text."""
-    return f"<figure>\n{svg}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
+def figure_html(svg: str, caption: str, notes: Iterable[str] = ()) -> str:
+    """Return an inline SVG with its caption and notes, which are plain text."""
+    below = f"{escape(caption)}{footnotes_html(notes)}"
+    return f"<figure>\n{svg}\n<figcaption>{below}</figcaption>\n</figure>"
 
 
 def inline_svg(figure: Figure, described: str = SEE_TABLE) -> str:
@@ -187,6 +210,12 @@ def facts_html(facts: Mapping[str, Any]) -> str:
     return f'<table class="parameters"><tbody>{rows}</tbody></table>\n'
 
 
+def folded_html(title: str, facts: Mapping[str, Any]) -> str:
+    """Return named values that open at a click on their title."""
+    inside = f"<summary>{escape(title)}</summary>\n{facts_html(facts)}"
+    return f"<details>{inside}</details>\n"
+
+
 def _cell(text: str, is_best: bool) -> str:
     return f"<td><strong>{escape(text)}</strong></td>" if is_best else f"<td>{escape(text)}</td>"
 
@@ -205,8 +234,7 @@ def _parameters(result: Certificates) -> str:
         **{"n0": result.parameter("n0"), "n": result.parameter("n")},
         **recorded,
     }
-    folded = f"<summary>{escape(result.name)}</summary>\n{facts_html(facts)}"
-    return f"<details>{folded}</details>\n"
+    return folded_html(result.name, facts)
 
 
 def _rounded(value: float) -> str | None:

@@ -52,7 +52,8 @@ def draw(
             linestyle="", marker=marker, markersize=4, color=colour, label=text_of(name),
         )  # fmt: skip
     reached = [float(max(result.at_radius or result.radius)) for result in results]
-    _scale_axes(axes, widest=max([*reached, *(max(points) for points in published.values())]))
+    widest = max([*reached, *(max(points) for points in published.values())], default=0.0)
+    _scale_axes(axes, widest=widest)
     return finish(figure, axes, style)
 
 

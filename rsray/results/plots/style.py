@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -64,8 +65,17 @@ def render(figure: Figure, suffix: str) -> bytes:
     """Return a figure as .png, .svg or .pdf."""
     sink = io.BytesIO()
     # PDF: TrueType, as conferences ask. SVG: outlines, so that it looks the same everywhere.
-    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "path"}):
-        figure.savefig(sink, format=suffix[1:], dpi=200)
+    outlined = matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "path"})
+    with outlined, warnings.catch_warnings():
+        warnings.filterwarnings("error", message="constrained_layout not applied")
+        try:
+            figure.savefig(sink, format=suffix[1:], dpi=200)
+        except UserWarning as problem:
+            size = "x".join(f"{inches:g}" for inches in figure.get_size_inches())
+            raise UserError(
+                f"a plot of {size} inches has no room beside its title, legend and notes: give a "
+                "larger --size"
+            ) from problem
     return sink.getvalue()
 
 

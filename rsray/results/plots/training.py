@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from rsray.results.plots.style import Style, finish, look, new_figure, show_percent, text_of
 
 PANELS = {"loss": "loss", "noisy_accuracy": "accuracy on noisy training images"}
-NOTE = "Losses of different objectives are not comparable; accuracies are."
+NOTE = "Losses of different objectives are not comparable; accuracies are, at one sigma."
 
 
 def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], style: Style) -> Figure:

@@ -3,27 +3,34 @@
 # Tab-separated columns: idx label predict radius correct time; idx is the position in the split,
 # radius is l2 in pixels of [0, 1]. Some authors add columns of their own.
 
+import hashlib
+import json
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rsray import storage
 from rsray.core.radius import LARGEST_RADIUS, round_down
 from rsray.errors import UserError
-from rsray.results.certificates import Certificates
+from rsray.results.certificates import Certificates, Parameters
 from rsray.storage import PathLike, Place
-from rsray.storage.address import printable_address
+from rsray.storage.address import address_beside, printable_address
+from rsray.storage.records import from_json, read_as
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 # Without these no certificate can be read.
 NEEDED = HEADER[:5]
-# "sigma_0.25", "noise0.5": a word for the noise level, then a decimal number.
-SIGMA = r"(?<![a-z]){word}[-_=]?(\d+\.\d+)(?!\d|\.\d)"
+# What a log has no column for: it stands in LOG.json beside one that rsray wrote.
+FACTS = ("sigma", "n", "alpha", "n0", "bound", "noise", "dataset", "split")
+# There, of which log it is; in metadata, the name of that file.
+DIGEST, TOLD_BY = "log_sha256", "told_by"
+# "sigma_0.25", "noise0.5": a word for the noise level, then a decimal number; not that of training.
+SIGMA = r"(?<![a-z])(?<!train[-_]){word}[-_=]?(\d+\.\d+)(?!\d|\.\d)"
 # The noise of certification comes before that of training: both stand in
 # "noise_0.12/test/sigma_0.50", where only the last folders speak of the log.
 SIGMA_WORDS, SIGMA_PARTS = ("sigma", "noise"), 3
@@ -54,20 +61,24 @@ def is_log(path: PathLike) -> bool:
 def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
     """Return a published log as certificates; what logs do not tell is None, NaN or -1.
 
-    sigma comes from the path where it says sigma. Raises UserError that names the file and the
-    line, also for a log of predictions, which hold within no radius.
+    What LOG.json beside it says is known; else sigma comes from the path where it says sigma.
+    Raises UserError that names the file and the line, also for a log of predictions, which hold
+    within no radius.
     """
-    rows = _parse(path, storage.read_file(path))
+    content = storage.read_file(path)
+    rows = _parse(path, content)
     if not rows:
         raise UserError(f"{path} holds no certificate")
     index, label, prediction, radius, correct, seconds = zip(*sorted(rows), strict=True)
     unknown = np.full(len(rows), -1, dtype=np.int64)
-    known_seconds = [each for each in seconds if each is not None]
+    # rsray's own logs have no times of single images, and say 0.
+    known_seconds = [each for each in seconds if each]
     metadata = {
         "format": "cohen",
         "sigma": sigma_in(printable_address(os.fspath(path))),
         **dict.fromkeys(("n0", "n", "alpha", "bound")),
         "seconds": math.fsum(known_seconds) if len(known_seconds) == len(rows) else None,
+        **_facts_beside(path, content),
     }
     return Certificates(
         name=name or str(path),
@@ -108,6 +119,33 @@ def write_log(path: PathLike, certificates: Certificates) -> None:
         lines[index] = f"{index}\t{label}\t-1\t0.000\t0\t0:00:00"
     ordered = [lines[index] for index in sorted(lines)]
     storage.write_file(path, "\n".join(["\t".join(HEADER), *ordered, ""]).encode())
+
+
+def write_facts(path: PathLike, certificates: Certificates) -> str:
+    """Write LOG.json, which says of a log what its columns cannot; returns its address."""
+    told = {name: certificates.parameter(name) for name in FACTS}
+    known = {name: value for name, value in told.items() if value is not None}
+    known |= {"radii": "rounded down to 3 decimals", DIGEST: _digest(storage.read_file(path))}
+    beside = address_beside(Place.of(path).uri, ".json")
+    storage.write_file(beside, (json.dumps(known, indent=2) + "\n").encode())
+    return beside
+
+
+def _facts_beside(log: PathLike, content: bytes) -> dict[str, Any]:
+    """Return what LOG.json says of exactly this log; nothing where it is of another, or not there.
+
+    UserError for one that is no JSON, or says what no certification has.
+    """
+    beside = Place.of(address_beside(Place.of(log).uri, ".json"))
+    told = from_json(beside.read_bytes(), str(beside), finite=False) if beside.is_file() else None
+    if not isinstance(told, dict) or told.get(DIGEST) != _digest(content):
+        return {}
+    facts = read_as(Parameters, told, str(beside)).model_dump(include={*FACTS}, exclude_none=True)
+    return {**facts, TOLD_BY: beside.name}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _failed_labels(certificates: Certificates) -> dict[int, int]:

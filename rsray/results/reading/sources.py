@@ -14,7 +14,7 @@ from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.results.compare import UNFINISHED, cert_folder, load, tell_apart
 from rsray.results.reading import macer_mat
-from rsray.results.reading.cohen import is_log, sigma_in
+from rsray.results.reading.cohen import TOLD_BY, is_log, sigma_in
 from rsray.storage import PathLike, Place
 from rsray.storage.address import printable_address
 
@@ -50,7 +50,8 @@ class LogFacts:
         for name, value in self.parameters.items():
             known = result.metadata.get(name)
             if known not in (None, value):
-                raise UserError(f"{result.name}: --log-{name} is {value}, its path says {known}")
+                said = result.metadata.get(TOLD_BY, "its path")
+                raise UserError(f"{result.name}: --log-{name} is {value}, {said} says {known}")
         result = replace(result, metadata={**result.metadata, **self.parameters})
         sigma, n, alpha = (result.metadata.get(name) for name in ("sigma", "n", "alpha"))
         if sigma is None or n is None or alpha is None:
@@ -144,7 +145,8 @@ def _load(path: PathLike, facts: LogFacts) -> list[Certificates]:
 def _told(result: Certificates, address: str, facts: LogFacts) -> Certificates:
     """Return a log with what its path and the user say of it."""
     inferred = {"sigma": sigma_in(address), "dataset": _dataset_in(address)}
-    return facts.complete(replace(result, metadata={**result.metadata, **inferred}))
+    known = {key: value for key, value in result.metadata.items() if value is not None}
+    return facts.complete(replace(result, metadata={**result.metadata, **inferred, **known}))
 
 
 def _dataset_in(address: str) -> str | None:

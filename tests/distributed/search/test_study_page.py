@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from rsray.config import TuneConfig
@@ -12,6 +13,7 @@ from rsray.distributed.search.space import parse_grid, parse_space
 from rsray.distributed.search.study import open_study, trial_rows
 from rsray.distributed.search.study_page import draw_figures, importance_shares, write_study
 from rsray.presets import train_config
+from rsray.results.certificates import write_certificates
 from rsray.storage import Place
 
 
@@ -142,3 +144,38 @@ def test_the_page_holds_every_trial_and_needs_nothing_else(tmp_path, count):
     for name in ("history", "slices"):
         assert (tmp_path / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<svg" in (tmp_path / "plots" / f"{name}.svg").read_bytes()
+
+
+def test_the_page_has_the_result_then_the_search_then_settings_folded(tmp_path, certificates_in):
+    space = parse_space(["hinge=uniform(2,16)"], "macer")
+    figures = [(0.4, 0.9, 4), (0.7, 0.9, 2), "it diverged"]
+    found, study = searched(tmp_path, figures, space)
+    certificates_in(tmp_path / "best" / "certificates")
+    write_study(Place.of(tmp_path), study, found)
+    html = (tmp_path / "tune.html").read_text()
+    order = ["Average certified radius", "data-curves=", "Certified accuracy in %", "<h2>Search</h2>",
+             "<h2>Trials</h2>", "<h2>Parameters</h2>", "<summary>what was trained"]  # fmt: skip
+    places = [html.index(each) for each in order]
+    assert places == sorted(places)
+    assert "1 complete, 1 stopped early, 1 failed" in html
+    assert html.count("<td>stopped early</td>") == html.count("<td>failed</td>") == 1
+    assert "pruned" not in html
+    assert (tmp_path / "plots" / "history.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.fixture
+def certificates_in():
+    def write(folder):
+        size = 20
+        label = np.arange(size) % 10
+        columns = {
+            "index": np.arange(size), "label": label, "prediction": label,
+            "radius": np.linspace(0.1, 0.9, size), "correct": np.ones(size, bool),
+            "p_a_lower": np.full(size, 0.9), "p_b_upper": np.full(size, 0.1),
+            "count_a": np.full(size, 990), "n0": np.full(size, 100), "n": np.full(size, 1000),
+            "skipped": np.zeros(size, bool),
+        }  # fmt: skip
+        metadata = {"sigma": 0.5, "alpha": 0.001, "bound": "clopper-pearson", "n": 1000}
+        write_certificates(folder / "certificates.parquet", columns, metadata)
+
+    return write

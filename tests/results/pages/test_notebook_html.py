@@ -46,8 +46,9 @@ def test_a_search_shows_its_best_trials_first(make):
     words = [w for w in outline_of(notebook.search_html(trials, None)).text if w.strip()]
     assert "hinge" in words and "error" not in words
     assert "Average certified radius" in notebook.search_html(trials, make(50))
-    states = [word for word in words if word in ("complete", "pruned", "fail")]
-    assert states == ["complete", "complete", "pruned", "fail"]
+    states = [word for word in words if word in ("complete", "stopped early", "failed")]
+    assert states == ["complete", "complete", "stopped early", "failed"]
+    assert not {"pruned", "fail"} & set(words)
     assert words.index("0.75") < words.index("0.25") < words.index("0.9")
     many = pa.Table.from_pylist(rows * 5)
     assert "the best 10 of 20 trials" in notebook.search_html(many, None)

@@ -1,9 +1,12 @@
+import html
+import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 
 from rsray.results.pages import page
+from rsray.results.pages.provenance import provenance_html
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -86,3 +89,55 @@ def test_of_many_classes_the_hardest_are_shown(make, monkeypatch):
 def test_one_image_has_no_standard_error(make):
     text = page.build([make(1)], warnings=[])
     assert ">nan<" not in text and "unknown" in text
+
+
+def test_provenance_says_what_became_of_checking_each_result(make):
+    audit = {"passed": True, "blocks": 20, "stored_blocks": 2000}
+    known = {
+        "model": "lenet", "model_digest": "0123456789abcdef", "split": "test", "seed": 3,
+        "device_name": "a chip", "precision": "bf16", "versions": {"rsray": "1", "torch": "2"},
+    }  # fmt: skip
+    results = [
+        make(name="ours", audit=audit, **known),
+        make(name="not audited", versions="none"),
+        make(name="log", format="cohen", dataset=None),
+    ]
+    text = provenance_html(results, ["a/b", "c", "d"], ["equal", "equal", "no counts"])
+    outline = Outline()
+    outline.feed(text)
+    heading, *words = (word for word in outline.text if word.strip())
+    ours, middle, log = (words[17 * k : 17 * (k + 1)] for k in range(3))
+    assert (heading, ours[0], middle[0], log[0]) == ("Provenance", "ours", "not audited", "log")
+    names = (
+        "lies in",
+        "network",
+        "images",
+        "evaluated on",
+        "made with",
+        "seed",
+        "verified",
+        "audit",
+    )
+    assert dict(zip(ours[1::2], ours[2::2], strict=True)) == dict(zip(names, (
+        "a/b", "lenet, SHA-256 0123456789ab", "toy, test", "a chip, bf16", "rsray 1, torch 2", "3",
+        "equal", "passed, 20 of 2,000 blocks",
+    ), strict=True))  # fmt: skip
+    assert middle[-1] == "not yet: rsray audit CERT RUN"
+    assert log[2::2] == ["d", *["unknown"] * 5, "no counts", "not possible: no counts"]
+    assert provenance_html([], [], []) == ""
+
+
+def test_notes_stand_at_the_top_and_under_the_plot(make):
+    text = page.build([make(name="a"), make(50, name="b")], warnings=["n differs: 1, 2"])
+    assert text.count("n differs: 1, 2") == 2
+    assert text.index("n differs") < text.index("<figure>") < text.rindex("n differs")
+    assert text.rindex("n differs") < text.index("</figure>")
+
+
+def test_published_figures_are_points_of_the_curves(make):
+    text = page.build([make()], warnings=[], published={"paper": {0.0: 0.9, 2.5: 0.1}})
+    data = json.loads(html.unescape(re.search('data-curves="(.*?)"', text)[1]))
+    told = data["curves"][1]
+    assert told["name"] == "paper" and told["points"] == [[0.0, 0.9], [2.5, 0.1]]
+    assert told["accuracy"][0] == 0.9 and data["radii"][-1] > 2.5
+    assert [value for value in told["accuracy"] if value is not None] == [0.9, 0.1]

@@ -63,6 +63,7 @@ def test_files_without_certificates(tmp_path):
         ("lr_0.10/eps_0.25/log.tsv", None), ("denoise0.5.tsv", None), ("noise_3/log", None),
         ("run-12.tsv", None), ("v1.2.3.tsv", None), ("sigma_0.25.1.tsv", None),
         ("mnist0.50.tsv", None), ("cohen-resnet110-1.00.tsv", None),
+        ("train_sigma_0.50/log", None), ("train_sigma_0.50/test_sigma_0.25.tsv", 0.25),
         ("noise_0.50/a/b/c.tsv", None), ("my-noise_0.50-project/runs/17/test/log", None),
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ from scipy.io import savemat
 from rsray.errors import UserError
 from rsray.results import compare
 from rsray.results.certificates import write_certificates
-from rsray.results.reading.cohen import write_log
+from rsray.results.reading.cohen import write_facts, write_log
 from rsray.results.reading.macer_mat import read_mat
 from rsray.results.reading.sources import LogFacts, load_results
 
@@ -119,3 +119,34 @@ def test_a_result_without_labels_is_compared_where_it_can_be(tmp_path, make):
     for refused in (lambda: compare.by_class(one), lambda: write_log(tmp_path / "l", one)):
         with pytest.raises(UserError, match="does not hold the classes"):
             refused()
+
+
+def test_what_a_log_cannot_say_stands_beside_it(tmp_path, make):
+    exported = make(noise="grid", split="test")
+    log = tmp_path / "noise_0.12" / "sigma_0.25.tsv"
+    write_log(log, exported)
+    write_facts(log, exported)
+    (told,) = load_results([log.parent]).results
+    for name in ("sigma", "n", "alpha", "bound", "dataset", "noise", "split"):
+        assert told.parameter(name) == exported.parameter(name) is not None, name
+    assert compare.differences([exported, told]) == []
+    with pytest.raises(UserError, match="--log-n is 7, sigma_0.25.tsv.json says 1000"):
+        load_results([log], LogFacts(n=7))
+
+
+def test_what_stands_beside_a_log_is_of_that_log_alone(tmp_path, make):
+    log = tmp_path / "log.tsv"
+    write_log(log, make())
+    write_facts(log, make())
+    write_log(log, make(50))
+    assert load_results([log]).results[0].parameter("n") is None, "another log is there now"
+    (tmp_path / "log.tsv.json").write_text('["of", "somebody", NaN]')
+    assert load_results([log]).results[0].parameter("sigma") is None
+    write_facts(log, make(50))
+    beside = tmp_path / "log.tsv.json"
+    beside.write_text(beside.read_text().replace('"alpha": 0.001', '"alpha": 7'))
+    with pytest.raises(UserError, match=r"log.tsv.json: alpha is 7"):
+        load_results([log])
+    beside.write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        load_results([log])
