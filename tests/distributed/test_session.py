@@ -35,6 +35,7 @@ def fake_ray(*problems):
             ray_constants=SimpleNamespace(ENABLE_RAY_CLUSTER=True),
             worker=SimpleNamespace(_global_node=None),
         ),
+        job_config=SimpleNamespace(JobConfig=SimpleNamespace),
     )  # fmt: skip
     return ray, calls
 
@@ -137,6 +138,16 @@ def test_the_embedded_ray_listens_on_loopback_alone(ray_session):
     found = [address for pid in {*run, os.getpid()} for address in listening.get(pid, ())]
     assert len(found) >= 6
     assert {address for address in found if address not in LOOPBACK} == set()
+
+
+def test_workers_do_not_look_into_the_current_folder_first(ray_session):
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def search_path():
+        return sys.path
+
+    assert ray.get(search_path.remote())[0] != os.getcwd()
 
 
 def listening_addresses():
