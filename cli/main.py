@@ -41,7 +41,7 @@ SECONDS_BETWEEN_SIGNALS = 0.5
 # Faults of the machine or the path that the user can put right.
 USER_ERRNOS = {
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
-    errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST,
+    errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.ELOOP,
 }  # fmt: skip
 SAVED = "interrupted: what was done is saved; the same command with the same --out continues"
 

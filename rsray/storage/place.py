@@ -35,8 +35,6 @@ from rsray.storage.address import (
 from rsray.storage.lock import hold_folder
 
 TEMPORARY_PREFIX = ".tmp-"
-# Reading a folder fails by itself
-READABLE = (stat.S_IFREG, stat.S_IFDIR)
 # Opening these asks the network: their addresses are taken as they are.
 NETWORK_SCHEMES = ("s3", "gs", "gcs")
 PathLike = str | os.PathLike[str]
@@ -225,7 +223,7 @@ class Place:
     def open(self) -> pa.NativeFile:
         """Return the file opened for reading at any position; the caller closes it."""
         with self._readable() as (filesystem, path):
-            self._refuse_devices(path)
+            self._refuse_no_file(path)
             return filesystem.open_input_file(path)
 
     def read_bytes(self) -> bytes:
@@ -236,13 +234,13 @@ class Place:
     def read(self, name: str) -> bytes:
         """Return the bytes of a file in this folder; raises FileNotFoundError."""
         with self._reported("read") as (filesystem, path):
-            self._refuse_devices(f"{path}/{name}")
+            self._refuse_no_file(f"{path}/{name}")
             with filesystem.open_input_stream(f"{path}/{name}", compression=None) as stream:
                 return bytes(stream.read())
 
-    def _refuse_devices(self, path: str) -> None:
-        """Raise UserError for a pipe, whose writer may never come, or a device without an end."""
-        if self.is_local and stat.S_IFMT(os.stat(path).st_mode) not in READABLE:
+    def _refuse_no_file(self, path: str) -> None:
+        """Raise UserError for a folder, a pipe whose writer may never come, an endless device."""
+        if self.is_local and not stat.S_ISREG(os.stat(path).st_mode):
             raise UserError(f"cannot read {path}: it is no regular file")
 
     def make(self) -> Place:
