@@ -234,3 +234,10 @@ def test_an_embedded_ray_is_told_of_the_gpus_that_torch_can_use(monkeypatch):
         with session.session():
             pass
     assert given == [0, 2]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999999", "127.0.0.1:²", f"{'a' * 80}.com:1"])
+def test_an_address_that_is_none_is_told_in_a_line(address, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", fake_ray()[0])
+    with pytest.raises(UserError, match="no Ray cluster answers at"), session.session(address):
+        pass

@@ -139,3 +139,11 @@ def test_a_file_for_another_package_is_no_hard_link_and_no_pipe(out, victim):
     (out.local_path / "own").write_text("a")
     out.refuse_link("own")
     out.refuse_link("absent")
+
+
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(out):
+    os.mkfifo(out.local_path / "page.html")
+    with pytest.raises(UserError, match=r"page.html: it is no regular file"):
+        write_file(out / "page.html", b"<html>")
+    with pytest.raises(UserError, match=r"/dev/rsray-no-such-device: it is no regular file"):
+        write_file("/dev/rsray-no-such-device", b"")
