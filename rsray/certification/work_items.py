@@ -13,7 +13,7 @@ from rsray.certification.counts.gathering import StoredDraws
 from rsray.certification.counts.store import Selected
 from rsray.certification.sampling_plan import SamplingPlan
 
-# Work in a task: the driver carries over 100 tasks a second (tests/bench/bench_fleet.py).
+# Work in a task of a fleet that is not large.
 TASK_SECONDS = 10.0
 # Tasks shrink down to this as the work comes to its end.
 SMALLEST_TASK_SECONDS = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from hashlib import sha256
 from typing import Any
 
@@ -10,11 +11,13 @@ from torch import nn
 from rsray import models
 from rsray.config import TrainConfig
 from rsray.data import DATASETS, ImageSplit
+from rsray.data.fingerprint import fingerprint, is_same
 from rsray.errors import UserError
 from rsray.models.normalise import normalisation_in_training
 from rsray.storage import Place
 from rsray.storage.yaml_files import from_yaml
 
+log = logging.getLogger(__name__)
 # What a finished CERT, or RUN, ends with.
 LAST_FILES = ("certificates.parquet", "model.safetensors")
 
@@ -44,14 +47,37 @@ def finished_run(where: str, split: ImageSplit) -> tuple[bytes, dict[str, Any]]:
 def start_weights(model: nn.Module, config: TrainConfig, split: ImageSplit) -> None:
     """Give a new model the weights of the RUN that `init` names, where it names one.
 
-    UserError unless that is the same network, behind the same normalisation.
+    UserError unless that is the same network, behind the same normalisation, trained on the same
+    data: certify tells whether test images were trained on by the data of the last run alone.
     """
     if config.init is None:
         return
     weights, record = finished_run(config.init, split)
+    if not is_same(record.get("data_fingerprint") or {}, fingerprint(split, sampled=False)):
+        raise UserError(
+            f"init {config.init} was trained on other images than those of {split.name}"
+        )
     layer = normalisation_in_training(config.model, DATASETS[config.dataset].statistics)
     wanted = {"model": config.model, "model_args": config.model_args, "normalisation": layer.text}
     for key, value in wanted.items():
         if record.get(key) != value:
             raise UserError(f"init {config.init} has {key} {record.get(key)!r}, not {value!r}")
     models.load_weights(model, weights, f"{config.init}/model.safetensors")
+
+
+def warn_if_judged_by_seen_images(trial: TrainConfig) -> None:
+    """Warn where the images held out of a search's trials are others than those `init` held out."""
+    folder = None if trial.init is None else Place.of(trial.init)
+    # That there is such a RUN is looked at where it is opened
+    if folder is None or not folder.exists("run.yaml"):
+        return
+    record = from_yaml(folder.read("run.yaml"), f"{folder}/run.yaml")
+    own = {key: getattr(trial, key) for key in ("validation", "seed", "limit")}
+    if any(record.get(key) != value for key, value in own.items()):
+        options = " ".join(f"--{key} {value}" for key, value in own.items() if value is not None)
+        log.warning(
+            "init %s was trained on images that the trials are judged by: their projected ACR is "
+            "too large, all alike; trained with %s it would not be",
+            trial.init,
+            options,
+        )

@@ -1,5 +1,7 @@
 """A teacher's targets: its counts of the images; and a start from weights."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ from rsray.errors import UserError
 from rsray.outcomes import Run
 from rsray.presets import train_config
 from rsray.storage import Place
+from rsray.training.earlier_run import warn_if_judged_by_seen_images
 from rsray.training.loop import Training
 from rsray.training.run_folder.run import claim_run, open_training_split
 from rsray.training.teacher import targets_of
@@ -163,6 +166,27 @@ def test_a_run_starts_from_the_weights_of_another(lab, made):
     training.run_epochs()
     again = lab.training(config, lab.folder("warm"))
     assert again.epoch == 1 and not torch.equal(again.model.state_dict()[key], weights[key])
+
+
+def test_a_start_that_has_seen_the_images_that_trials_are_judged_by_is_told(made, caplog):
+    """RUN was trained on 64 images, none held out; a trial holds some out."""
+    flat = {"dataset": "digits", "limit": 64, "init": str(made / "run")}
+    warn_if_judged_by_seen_images(train_config(flat))
+    assert not caplog.records, "nothing is held out by either"
+    warn_if_judged_by_seen_images(train_config({**flat, "init": None, "validation": 0.2}))
+    assert not caplog.records
+    warn_if_judged_by_seen_images(train_config({**flat, "validation": 0.2}))
+    assert "--validation 0.2 --seed 0 --limit 64" in caplog.text
+
+
+def test_a_start_from_other_images_is_refused(lab, made, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(made / "run", other)
+    record = yaml.safe_load((other / "run.yaml").read_text())
+    record["data_fingerprint"]["labels"] = "0" * 16
+    (other / "run.yaml").write_text(yaml.safe_dump(record))
+    with pytest.raises(UserError, match="trained on other images than those of digits"):
+        claim(lab, lab.config(init=str(other)))
 
 
 def test_a_start_from_another_network_is_refused(lab, made):

@@ -18,8 +18,12 @@ from rsray.distributed.certify.actor import ActorSettings, CountingActor
 from rsray.distributed.certify.stream import stream
 from rsray.distributed.session import search_path
 
-# Tasks that Ray Data holds at a time; the driver carries no more actors than so many.
-TASKS_AT_ONCE, TASKS_AT_ONCE_PER_ACTOR, MOST_ACTORS_CARRIED = 2000, 200, 1000
+# Of a large fleet tasks are longer: the driver then carries 20 a second, of over 100 that it can
+# (tests/bench/bench_fleet.py). What a lost actor costs grows with them.
+SECONDS_PER_ACTOR, MOST_TASK_SECONDS = 0.05, 100.0
+# Tasks that Ray Data is given at a time, about a millisecond each before the first is counted; the
+# actors start anew for the next.
+TASKS_AT_ONCE_PER_ACTOR, LEAST_AT_ONCE, MOST_AT_ONCE = 200, 2000, 40_000
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,16 @@ class RayFleet:
 
     plan: FleetSize
     counter: CounterSettings
-    task_seconds = TASK_SECONDS
+
+    @property
+    def task_seconds(self) -> float:
+        """The longest that a task should take."""
+        return max(TASK_SECONDS, min(MOST_TASK_SECONDS, SECONDS_PER_ACTOR * self.largest))
+
+    @property
+    def tasks_at_once(self) -> int:
+        """How many tasks Ray Data is given at a time."""
+        return min(max(TASKS_AT_ONCE_PER_ACTOR * self.largest, LEAST_AT_ONCE), MOST_AT_ONCE)
 
     @property
     def largest(self) -> int:
@@ -43,8 +56,6 @@ class RayFleet:
         import ray
 
         settings = ActorSettings(ray.put(self.counter), search_path())
-        actors = min(self.largest, MOST_ACTORS_CARRIED)
-        size = max(TASKS_AT_ONCE, TASKS_AT_ONCE_PER_ACTOR * actors)
-        while window := [task_table(items) for items in islice(tasks, size)]:
+        while window := [task_table(items) for items in islice(tasks, self.tasks_at_once)]:
             for table in stream(window, CountingActor, settings, self.plan, patience):
                 yield from read_answers(table)

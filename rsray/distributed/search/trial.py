@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from rsray.distributed.search.trial_resources import TrialPlan
 from rsray.distributed.search.watch import METRIC
 from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.failures import cause_of, is_machines_fault
+from rsray.distributed.train.feed import RayFeed
 from rsray.distributed.train.worker import (
     join_team,
     torch_config,
@@ -29,6 +31,7 @@ from rsray.distributed.train.worker import (
 from rsray.errors import UserError
 from rsray.results.sanity import has_learnt
 from rsray.storage import Place, open_filesystem
+from rsray.training.batches.feeds import OpenFeed, ReadAheadFeed
 from rsray.training.loop import DivergedError, Training
 from rsray.training.opened_run import Team
 from rsray.training.step import MemoryShortError
@@ -92,7 +95,7 @@ def _train_here(
     """Train in this process, alone or as a member of a team; every member reports equally often."""
     dedicate_process(max(1, round(job.plan.cpus)), job.gpus)
     config = job.search.trial(point)
-    training = Training(config, None, device, team)
+    training = Training(config, None, device, team, open_feed=_feed_of(job.plan))
     training.stepper.group_size = group_size
     every = job.search.config.report_every
     share = _share_of_held_out(training, team)
@@ -105,6 +108,13 @@ def _train_here(
             report({**figures, **progress, "loss": row["loss"]})
 
     training.run_epochs(look)
+
+
+def _feed_of(plan: TrialPlan) -> OpenFeed:
+    """Return what reads images that are not in memory: tasks where some were planned for."""
+    if not plan.reading_cpus:
+        return ReadAheadFeed
+    return partial(RayFeed, cpus=plan.reading_cpus, trainings=plan.concurrent)
 
 
 def _share_of_held_out(training: Training, team: Team) -> tuple[torch.Tensor, torch.Tensor]:

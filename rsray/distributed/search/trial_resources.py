@@ -14,6 +14,8 @@ from rsray.data import DATASETS
 from rsray.distributed.capacity import capacity, cores_each, slots_on
 from rsray.distributed.gpu_probe import check_gpus
 from rsray.distributed.search.resolved_search import Nodes, Search
+from rsray.distributed.train.feed import share_with_reading
+from rsray.distributed.train.training_run import may_stream
 from rsray.errors import UserError
 
 # CPU cores of a trial's own process, when its workers are elsewhere.
@@ -28,6 +30,8 @@ class TrialPlan(NamedTuple):
     concurrent: int
     workers: int
     cpus: float
+    # Of a task that reads images for a worker; 0 where none does.
+    reading_cpus: float = 0.0
 
 
 def may_have_groups(search: Search) -> bool:
@@ -107,8 +111,11 @@ def plan_trials(search: Search, missing: int) -> TrialPlan:
         cpus = float(min(int(n["CPU"]) // _room(n, gpus) for n in nodes if _room(n, gpus)))
     else:
         cpus = float(cores_each((node["CPU"] for node in nodes), concurrent * wanted))
+    reading_cpus = 0.0
+    if may_stream(search.config.train):
+        cpus, reading_cpus = share_with_reading(cpus, gpus)
     # The workers of a group leave their trial's own process its bit of a core.
-    return TrialPlan(concurrent, wanted, cpus - DRIVER_CPUS * (wanted > 1))
+    return TrialPlan(concurrent, wanted, cpus - DRIVER_CPUS * (wanted > 1), reading_cpus)
 
 
 def _useful_trials_at_once(search: Search, room: int) -> int:

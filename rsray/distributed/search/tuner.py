@@ -22,6 +22,7 @@ from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
 from rsray.storage.records import read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
+from rsray.training.earlier_run import warn_if_judged_by_seen_images
 from rsray.training.run_folder.run import recorded_results, refuse_other_results
 from rsray.versions import versions
 
@@ -59,6 +60,8 @@ def claim_tune(out: Place, config: TuneConfig) -> Search:
     """Make TUNE this search's own, and return it; UserError when it cannot be, or cannot be run."""
     search = resolve_search(config)
     check_search(search)
+    for bare in search.bare_points:
+        warn_if_judged_by_seen_images(search.trial(bare))
     record = read_own_record(out, TUNE_FILE, config, "search")
     if record is not None:
         refuse_other_results(record, config.train, out)

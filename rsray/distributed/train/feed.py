@@ -34,6 +34,8 @@ LEAST_TASKS_PER_PIPELINE = 1024
 SHARES_READ_AHEAD = 2
 # Of the cluster's object store, for all pipelines together.
 STORE_SHARE = 0.4
+# Of a worker's cores, for the tasks that read images for it.
+READING_SHARE_OF_CORES = 0.25
 
 Array = NDArray[Any]
 
@@ -72,6 +74,8 @@ class RayFeed:
     reader: Reader
     # Of a task.
     cpus: float = 1.0
+    # Trainings that share the cluster's object store.
+    trainings: int = 1
     # What the pipeline still has to give.
     _epochs: range = field(default=range(0), init=False)
     _blocks: Iterator[dict[str, Array]] = field(default=iter(()), init=False)
@@ -121,7 +125,8 @@ class RayFeed:
         self._epochs = range(epoch, min(epoch + together, max(schedule.epochs, epoch + 1)))
         per_share = max(1, tasks_per_epoch // len(schedule.shares(epoch)))
         plan = plan_tasks(schedule, self._epochs, self.subset.indices, self.reader, first)
-        self._blocks = run_tasks(plan, self.cpus, schedule.world, SHARES_READ_AHEAD * per_share)
+        pipelines = schedule.world * self.trainings
+        self._blocks = run_tasks(plan, self.cpus, pipelines, SHARES_READ_AHEAD * per_share)
 
 
 def plan_tasks(
@@ -147,14 +152,25 @@ def _cut_share(size: int) -> list[int]:
     return [size * task // tasks for task in range(tasks + 1)]
 
 
-def run_tasks(plan: TaskPlan, cpus: float, world: int, ahead: int) -> Iterator[dict[str, Array]]:
-    """Return the answers of the tasks in their order; several workers share the object store."""
+def share_with_reading(cores: float, gpus: float) -> tuple[float, float]:
+    """Return what is left to a worker of its cores, and the cores of a task that reads for it."""
+    if gpus:
+        return 1.0, 1.0
+    if cores <= 1:
+        return cores / 2, cores / 2
+    return cores - max(1, int(cores * READING_SHARE_OF_CORES)), 1.0
+
+
+def run_tasks(
+    plan: TaskPlan, cpus: float, pipelines: int, ahead: int
+) -> Iterator[dict[str, Array]]:
+    """Return the answers of the tasks in their order; pipelines share the object store."""
     import ray.data
     from ray.data import ExecutionResources
 
     quiet_logs()
     tasks = len(plan.epochs)
-    store = float(ray.cluster_resources().get("object_store_memory", 0)) * STORE_SHARE / world
+    store = float(ray.cluster_resources().get("object_store_memory", 0)) * STORE_SHARE / pipelines
     # One block per task.
     source: Any = ray.data.range(tasks, override_num_blocks=tasks)
     images = source.map_batches(

@@ -11,6 +11,7 @@ from rsray.distributed.capacity import capacity, cores_each
 from rsray.distributed.gpu_probe import check_gpus
 from rsray.distributed.session import quiet_logs, search_path
 from rsray.distributed.train.failures import cause_of, end_of_reason, is_machines_fault
+from rsray.distributed.train.feed import share_with_reading
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.distributed.train.worker import (
     WorkerJob,
@@ -29,8 +30,6 @@ log = logging.getLogger(__name__)
 MOST_FAILED_STARTS = 3
 # For the nodes of a group: before the user reads of it, and between two looks.
 SAY_AFTER_SECONDS, LOOK_EVERY_SECONDS = 20.0, 2.0
-# Of a worker's cores, for the tasks that read images for it.
-READING_SHARE_OF_CORES = 0.25
 
 
 def train_in_groups(run: TrainingRun) -> None:
@@ -142,9 +141,5 @@ def _share_cores(workers: int, run: TrainingRun) -> tuple[float, float]:
     """Return the CPU cores of a worker, and of a task that reads images for it."""
     if run.gpus:
         return 1.0, 1.0
-    cores = cores_each((cpus for cpus, _ in capacity().nodes), workers)
-    if not run.is_streamed:
-        return float(cores), 1.0
-    if cores == 1:
-        return 0.5, 0.5
-    return float(cores - max(1, int(cores * READING_SHARE_OF_CORES))), 1.0
+    cores = float(cores_each((cpus for cpus, _ in capacity().nodes), workers))
+    return share_with_reading(cores, run.gpus) if run.is_streamed else (cores, 1.0)

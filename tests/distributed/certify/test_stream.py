@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from rsray.distributed.capacity import FleetSize
+from rsray.distributed.certify.ray_fleet import RayFleet
 from rsray.distributed.certify.stream import stream
 from rsray.errors import UserError
 
@@ -26,6 +27,15 @@ def test_actors_on_gpus_are_waited_for_and_then_given_up(ray_session):
     tasks = [pa.table({"index": [1, 2]})]
     with pytest.raises(UserError, match="no actor has answered for 0 minutes"):
         list(stream(tasks, Echo, {}, FleetSize(1, 0.5, 1000.0), patience=3.0))
+
+
+@pytest.mark.parametrize("actors", [1, 2, 64, 500, 2000, 10**6])
+def test_a_fleet_asks_no_more_of_the_driver_than_that_carries(actors):
+    fleet = RayFleet(FleetSize(1, 1.0, 0.0, most=actors), counter=None)
+    assert 10 <= fleet.task_seconds <= 100, "what a lost actor costs"
+    assert actors > 2000 or actors / fleet.task_seconds <= 20, "a sixth of what bench_fleet saw"
+    assert min(2000, 200 * actors) <= fleet.tasks_at_once <= 40_000, "a millisecond each"
+    assert fleet.task_seconds == 10 or actors > 200
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from rsray.presets import train_config
 from rsray.storage import Place
 from rsray.training.loop import Training
 from rsray.training.opened_run import Team
+from rsray.training.run_folder.run import claim_run, open_training_split
 from rsray.training.step import MemoryShortError
 
 ASSERTED = "CUDA error: device-side assert triggered"
@@ -54,6 +55,21 @@ def test_a_setting_that_fails_has_a_figure_for_every_objective(tmp_path, monkeyp
     assert reported == [
         {"projected_acr": 0.0, "clean_accuracy": 0.0, "error": "ValueError: no luck"}
     ]
+
+
+def test_the_trials_of_a_search_start_from_the_weights_that_init_names(tmp_path, reported):
+    """At a rate of next to nothing, a trial's network is the RUN's."""
+    learnt = {"dataset": "digits", "objective": "gaussian", "validation": 0.2}
+    run, short = Place.of(tmp_path / "run"), {**learnt, "lr": 1e-9, "epochs": 1}
+    config = train_config({**learnt, "lr": 0.05, "epochs": 6})
+    claim_run(run, config, open_training_split(config), torch.device("cpu"))
+    Training(config, run, torch.device("cpu")).run_epochs()
+    for init in (None, str(run)):
+        tuned = {"train": train_config({**short, "init": init}), "validation": 0.2, "search": {}}
+        search = resolve_search(TuneConfig.make({**tuned, "num_draws": 16}))
+        run_trial({}, TrialJob(search, TrialPlan(1, 1, 1.0), (), Place.of(tmp_path)))
+    untrained, started = (row["clean_accuracy"] for row in reported)
+    assert untrained < 0.3 and started > 0.5
 
 
 def test_a_group_that_is_short_of_memory_begins_anew_in_smaller_groups(tmp_path, monkeypatch):

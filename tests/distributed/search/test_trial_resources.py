@@ -29,7 +29,7 @@ def search_of(dataset="digits", **changes):
 def plan(nodes, gpus, workers=1, **changes):
     named = [dict(zip(("CPU", "GPU"), node, strict=True)) for node in nodes]
     found = replace(search_of(workers=workers, **changes), nodes=named, gpus_per_worker=gpus)
-    return tuple(plan_trials(found, found.config.trials))
+    return tuple(plan_trials(found, found.config.trials))[:3]
 
 
 def test_trials_share_the_cores_and_gpus_of_each_node():
@@ -45,6 +45,20 @@ def test_trials_share_the_cores_and_gpus_of_each_node():
     assert (concurrent, workers) == (1, 2) and 2 * cpus + 0.01 <= 2  # room for the trial itself
     with pytest.raises(UserError, match="workers is 3"):
         plan([(2, 0)], 0, workers=3)
+
+
+def test_trials_leave_cores_to_the_tasks_that_read_images_for_them():
+    def shared(nodes, gpus, augmentation):
+        train = train_config({"dataset": "digits", "augmentation": augmentation})
+        named = [dict(zip(("CPU", "GPU"), node, strict=True)) for node in nodes]
+        found = replace(search_of(train=train, concurrent=2), nodes=named, gpus_per_worker=gpus)
+        return tuple(plan_trials(found, 2))
+
+    streamed = "random-resized-crop"
+    assert shared([(2, 0)], 0, "none") == (2, 1, 1.0, 0.0)
+    assert shared([(2, 0)], 0, streamed) == (2, 1, 0.5, 0.5)
+    assert shared([(16, 0)], 0, streamed) == (2, 1, 6.0, 1.0)
+    assert shared([(16, 2)], 1, streamed) == (2, 1, 1.0, 1.0)
 
 
 def test_tpe_is_left_some_rounds_to_learn_from():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from shared_files import SHARED
 
 from rsray.config import TuneConfig
+from rsray.distributed.search import search
 from rsray.distributed.search.space import parse_grid, parse_space
 from rsray.distributed.search.tuner import tune
 from rsray.errors import UserError
@@ -213,6 +214,30 @@ def test_best_yaml_retrains_the_winner_exactly(tmp_path, workers):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     other = train_config({"dataset": "digits"}).model_dump(mode="json")
     assert {key: best[key] for key in other} == best  # a whole configuration, and nothing else
+
+
+@pytest.mark.slow
+def test_tasks_read_the_images_of_trials_that_do_not_keep_them(ray_session, tmp_path, monkeypatch):
+    """As a thread of the trial would, with trials that are stopped half-way among them."""
+    config = small(
+        4, ["lr=choice(0.0001,0.05)"], {"reduction": 2},
+        objective="gaussian", epochs=6, num_draws=1, limit=None, augmentation="random-resized-crop",
+    )  # fmt: skip
+    plans, plan = [], search.plan_trials
+
+    def search_with(kind):
+        tune(config.model_copy(update={"final": False}), Place.of(tmp_path / kind))
+        return without_times(trials_of(tmp_path / kind))
+
+    def watched(*arguments):
+        plans.append(plan(*arguments))
+        return plans[-1]._replace(reading_cpus=0.0) if len(plans) > 1 else plans[-1]
+
+    monkeypatch.setattr(search, "plan_trials", watched)
+    by_tasks, by_thread = search_with("tasks"), search_with("thread")
+    assert plans[0].reading_cpus == 1
+    assert {row["state"] for row in by_tasks} == {"complete", "pruned"}
+    assert by_tasks == by_thread
 
 
 @pytest.mark.long

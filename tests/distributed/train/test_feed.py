@@ -10,7 +10,7 @@ from PIL import Image
 from rsray.data import open_split
 from rsray.distributed.capacity import cores_each
 from rsray.distributed.train import feed as feed_module
-from rsray.distributed.train.feed import RayFeed, plan_tasks
+from rsray.distributed.train.feed import RayFeed, plan_tasks, share_with_reading
 from rsray.distributed.train.trainer import train
 from rsray.presets import train_config
 from rsray.storage import Place
@@ -68,6 +68,13 @@ def test_cores_of_workers_are_of_one_node():
     assert cores_each([2], 1) == 2 and cores_each([2], 2) == 1
     assert cores_each([4, 2], 2) == 2 and cores_each([4, 4, 0], 2) == 4
     assert cores_each([2], 8) == 1 and cores_each([], 1) == 1
+
+
+def test_some_of_a_worker_s_cores_are_left_to_the_tasks_that_read_for_it():
+    assert share_with_reading(16.0, 1.0) == (1.0, 1.0), "beside a GPU one core is enough"
+    assert share_with_reading(1.0, 0.0) == (0.5, 0.5)
+    assert share_with_reading(2.0, 0.0) == (1.0, 1.0)
+    assert share_with_reading(16.0, 0.0) == (12.0, 1.0)
 
 
 @pytest.mark.slow
