@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import logging
@@ -40,7 +41,7 @@ SECONDS_BETWEEN_SIGNALS = 0.5
 # Faults of the machine or the path that the user can put right.
 USER_ERRNOS = {
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
-    errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST,
+    errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.ELOOP,
 }  # fmt: skip
 SAVED = "interrupted: what was done is saved; the same command with the same --out continues"
 
@@ -119,6 +120,7 @@ def run() -> NoReturn:
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Printable())
     try:
+        _leave_matplotlibrc()
         check_words(sys.argv[1:])
         status = app(args=sys.argv[1:], standalone_mode=False)
     except ClickException as problem:
@@ -148,6 +150,13 @@ def run() -> NoReturn:
     if "triton" not in sys.modules:
         gc.freeze()
     sys.exit(status if isinstance(status, int) else DONE)
+
+
+def _leave_matplotlibrc() -> None:
+    """Let matplotlib take no settings from the current folder: they may ask for other programs."""
+    if os.path.exists("matplotlibrc"):
+        with contextlib.chdir(os.path.dirname(sys.executable)):
+            import matplotlib  # noqa: F401
 
 
 def _stop_now(line: str, status: int) -> NoReturn:

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 COMPUTE, WHERE, WRITTEN = "What to compute", "Where it runs", "What is written"
 LOGS = "What logs of other code do not say"
 # Numbers beyond these are of no use to anybody, and wear out whatever counts with them.
-MOST, MOST_SIGMA, MOST_PROCESSES, MOST_SEED, MOST_BLOCKS = 10**9, 1e3, 100_000, 2**64 - 1, 100_000
+MOST, MOST_PROCESSES, MOST_SEED, MOST_BLOCKS = 10**9, 100_000, 2**64 - 1, 100_000
+LEAST_SIGMA, MOST_SIGMA = 1e-6, 1e3
 # What a search may ask for -> what a look at a trial calls it.
 TUNE_OBJECTIVES = {"acr": "projected_acr", "clean_accuracy": "clean_accuracy"}
 
@@ -179,7 +180,12 @@ ModelArgs = Annotated[
 ]
 Sigma = Annotated[
     float,
-    setting("Noise standard deviation, pixels in [0, 1].", metavar="S", gt=0, le=MOST_SIGMA),
+    setting(
+        "Noise standard deviation, pixels in [0, 1].",
+        metavar="S",
+        ge=LEAST_SIGMA,
+        le=MOST_SIGMA,
+    ),
 ]
 Draws = Annotated[int, setting("Estimation draws per image.", metavar="N", ge=1)]
 Alpha = Annotated[

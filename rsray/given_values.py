@@ -30,6 +30,8 @@ def radii(value: Any, what: str = "at-radius") -> list[float]:
     try:
         parts = [part for each in given for part in str(each).replace(",", " ").split()]
         found = sorted({float(part) for part in parts})
+        if given and not found:
+            raise ValueError("it holds no number")
     except ValueError as problem:
         typed = " ".join(map(str, given))
         raise ValueError(f"{what} {typed!r} is no list of radii, for example 0.25,0.5") from problem

@@ -112,6 +112,8 @@ class TrainingBar:
         """Add the bar."""
         # Each epoch has a line of its own: within it one a minute is enough.
         self.shown, self.lines, self.loss = shown, PacedLines(every_share=math.inf), ""
+        # Of the epoch under way: its number, and when how many draws were first told of.
+        self.pace = (-1, 0.0, 0)
         self.task = shown.add_task("train", figures="starting", total=1.0)
 
     def __call__(self, progress: Progress) -> None:
@@ -128,9 +130,11 @@ class TrainingBar:
                 f"{row['draws_per_second']:,.0f} draws/s"
             )
         else:
+            # A line has room for it, 80 columns with a bar have not.
+            speed = self._speed(progress) if self.shown.disable else ""
             figures = (
                 f"epoch {progress.epoch + 1}/{epochs}  step {progress.step:,}/{progress.steps:,}"
-                f"{self.loss}{self.lines.left(share)}"
+                f"{speed}{self.loss}{self.lines.left(share)}"
             )
         self.shown.update(self.task, total=epochs, completed=done, figures=figures)
         if not self.shown.disable:
@@ -140,6 +144,15 @@ class TrainingBar:
         else:
             say(figures)
             self.lines.told(share)
+
+    def _speed(self, progress: Progress) -> str:
+        """Return the draws per second in this epoch; nothing where that is not known."""
+        now = time.monotonic()
+        if self.pace[0] != progress.epoch:
+            self.pace = (progress.epoch, now, progress.draws)
+        _, since, before = self.pace
+        made = progress.draws - before
+        return f"  {made / (now - since):,.0f} draws/s" if made > 0 and now > since else ""
 
 
 class CertifyBar:
@@ -210,10 +223,10 @@ class Screen:
         self.shown.update(
             self.search_task, total=event.trials, completed=event.finished, figures=figures
         )
-        share = event.finished / event.trials
+        share = (event.finished + event.under_way) / event.trials
         if event.kind == "report":
             if self.shown.disable:
-                self.search_lines.say(share, figures)
+                self.search_lines.say(share, f"{figures}{self.search_lines.left(share)}")
             return
         self.search_lines.told(share)
         line = _trial_line(event)

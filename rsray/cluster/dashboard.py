@@ -54,7 +54,7 @@ class Dashboard:
             if problem.code in (401, 403):
                 raise UserError(_refusal_text(self)) from problem
             raise UserError(f"{self.target}: {path} answers {problem.code}") from problem
-        except (OSError, ValueError, HTTPException, RecursionError) as problem:
+        except (OSError, ValueError, OverflowError, HTTPException, RecursionError) as problem:
             raise UserError(f"no Ray dashboard answers at {self.target}: {problem}") from problem
 
     def nodes(self) -> list[dict[str, Any]]:

@@ -168,7 +168,7 @@ def read_cluster_file(path: str | os.PathLike[str]) -> ClusterFile:
         if EDIT_PREFIX in text:
             raise UserError(f"{file}: {where} is {text!r}: replace what is marked # EDIT")
     try:
-        unsafe = find_problems(definition)
+        unsafe = find_problems(definition, found.path.parent)
     except (AttributeError, KeyError, TypeError, ValueError) as problem:
         reason = f"{type(problem).__name__}: {problem}"
         raise UserError(f"{file} has a form that rsray cannot check: {reason}") from problem

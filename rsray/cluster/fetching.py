@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import gzip
 import io
 import os
 import shutil
 import tarfile
 import tempfile
 import time
+import zlib
 from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
@@ -125,9 +127,20 @@ def _through_log(dashboard: Dashboard, there: str) -> bytes:
 
 
 def _unpack_archive(archive: bytes, folder: Path) -> None:
-    """Unpack the files of an archive into a folder; links and devices are left out."""
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
-        tar.extractall(folder, filter=_files_only)
+    """Unpack the files of an archive into a folder; links and devices are left out.
+
+    Raises UserError for an archive that is damaged, leads out of the folder, or is too large.
+    """
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+            free, size = shutil.disk_usage(folder).free, 0
+            for member in tar:
+                size += member.size
+                if size > free:
+                    raise UserError(f"the results fill the disk of {folder.parent}")
+                tar.extract(member, folder, filter=_files_only)
+    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as problem:
+        raise UserError(f"the results did not come whole: {one_line(problem)}") from problem
 
 
 def _files_only(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:

@@ -135,8 +135,9 @@ def _run_ray(cluster: ClusterFile, *words: str) -> None:
     }
     log = cluster.home / f"ray-{words[0]}.log"
     with log.open("wb") as file:
+        # -P: nothing of the current folder is imported.
         done = subprocess.run(
-            [sys.executable, "-m", "ray.scripts.scripts", *words],
+            [sys.executable, "-P", "-m", "ray.scripts.scripts", *words],
             env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
     if done.returncode:

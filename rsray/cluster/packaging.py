@@ -20,6 +20,7 @@ from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from platform import node
 
+from rsray.cluster.safety import find_secrets
 from rsray.cluster.safety.reach import SECRET_NAMES
 from rsray.errors import UserError, printable
 from rsray.storage.address import ENSEMBLE, is_ensemble
@@ -40,7 +41,10 @@ CODE_AND_DATA = (
 )
 NO_CODE_FOLDERS = ("__pycache__", "node_modules", "site-packages")
 SECRET_WORDS = re.compile(r"(?i)secret|credential|passw|token|private|service[-_]?account")
+SECRET_FOLDERS = re.compile(r"(?i)\.?(secrets?|credentials?|private|keys?|tokens?|passwords?)")
 NAMES_SHOWN = 20
+# Bytes of a file that is looked into for keys.
+MOST_TEXT = 2**20
 
 
 @dataclass(frozen=True)
@@ -123,9 +127,14 @@ def _input_files(path: Path) -> list[SentFile]:
 def _inside(folder: Path, name: str) -> Path:
     """Return a file of a folder; UserError for a link that leads out of it."""
     found = folder / name
-    if not found.resolve().is_relative_to(folder.resolve()):
+    if not _is_below(found, folder):
         raise UserError(f"{found} is a link out of {folder}, which is not followed: copy the file")
     return found
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Tell whether a path is in a folder when links are followed; Path.resolve fails at a loop."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _sent(here: Path, there: str) -> SentFile:
@@ -171,11 +180,10 @@ def _package_files(module: str) -> tuple[list[SentFile], list[str]]:
     sent, left_out, num_bytes = [], [], 0
     for name in _walk(origin):
         path = origin / name
-        is_ours = path.resolve().is_relative_to(origin.resolve()) and path.is_file()
         # rsray's own travels whole.
-        is_wanted = module in PACKAGES and path.suffix != ".pyc"
-        is_wanted |= path.suffix in CODE_AND_DATA and not _looks_secret(path.name)
-        if is_ours and is_wanted:
+        is_wanted = path.suffix != ".pyc" if module in PACKAGES else path.suffix in CODE_AND_DATA
+        is_ours = is_wanted and path.is_file() and _is_below(path, origin)
+        if is_ours and (module in PACKAGES or not _looks_secret(name, path)):
             sent.append(_sent(path, f"{module}/{name}"))
             num_bytes += sent[-1].num_bytes
         elif path.suffix != ".pyc":
@@ -185,9 +193,20 @@ def _package_files(module: str) -> tuple[list[SentFile], list[str]]:
     return sent, left_out
 
 
-def _looks_secret(name: str) -> bool:
-    is_code = name.endswith((".py", ".pyi"))
-    return bool(SECRET_NAMES.fullmatch(name) or (not is_code and SECRET_WORDS.search(name)))
+def _looks_secret(name: str, path: Path) -> bool:
+    """Tell whether a file of a package is a key or the like: by its path in it, or its content."""
+    *folders, own = name.split("/")
+    if SECRET_NAMES.fullmatch(own):
+        return True
+    if path.suffix in (".py", ".pyi"):
+        return False
+    # Texts are small.
+    text = path.read_text(errors="replace") if path.stat().st_size <= MOST_TEXT else ""
+    return bool(
+        SECRET_WORDS.search(own)
+        or any(map(SECRET_FOLDERS.fullmatch, folders))
+        or find_secrets(text)
+    )
 
 
 def _origin_of(module: str) -> Path:

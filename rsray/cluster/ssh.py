@@ -73,23 +73,24 @@ class Host:
         Raises UserError when the host does not let us in.
         """
         local = free_port()
-        forward = ["-N", "-o", "ExitOnForwardFailure=yes"]
+        forward = ["-o", "ExitOnForwardFailure=yes"]
         forward += ["-L", f"127.0.0.1:{local}:127.0.0.1:{port}"]
         # Not a child of the terminal's group: Ctrl-C is for the command, which then closes it.
         with tempfile.TemporaryFile() as said:
+            # It reads its input to the end, which comes when this process is gone, however it ends.
             process = subprocess.Popen(
-                self.command(forward=forward),
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
+                self.command("cat", forward=forward),
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said,
                 start_new_session=True,
             )  # fmt: skip
-            try:
-                if not _wait_until_listening(process, local):
-                    said.seek(0)
-                    raise self.login_error(said.read())
-                yield local
-            finally:
-                process.terminate()
-                process.wait()
+            with process:
+                try:
+                    if not _wait_until_listening(process, local):
+                        said.seek(0)
+                        raise self.login_error(said.read())
+                    yield local
+                finally:
+                    process.terminate()
 
 
 def shell_path(path: str) -> str:

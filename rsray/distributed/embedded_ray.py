@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def start_embedded(
                     num_gpus=usable_gpus(),
                     include_dashboard=dashboard,
                     object_store_memory=store_bytes(ray, streams),
+                    job_config=closed_job(ray),
                     **QUIET,
                 )
             return
@@ -56,6 +57,23 @@ def start_embedded(
         f"Ray did not start within 30 seconds, {MOST_STARTS} times: this machine is too busy now; "
         "run the same command again"
     )
+
+
+class _NoFolders(list[str]):
+    """Takes no folder on."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        """Leave the list as it is."""
+
+
+def closed_job(ray: Any) -> Any:
+    """Return the configuration of a job whose workers import nothing of the current folder.
+
+    Ray itself puts that folder first where its workers look for modules.
+    """
+    job = ray.job_config.JobConfig()
+    job._py_driver_sys_path = _NoFolders()
+    return job
 
 
 def store_bytes(ray: Any, streams: bool) -> int:

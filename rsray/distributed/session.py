@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rsray.distributed.embedded_ray import QUIET, start_embedded
+from rsray.distributed.embedded_ray import QUIET, closed_job, start_embedded
 from rsray.distributed.guard import Guard
 from rsray.errors import UserError
 
@@ -46,8 +46,10 @@ def session(
                 yield ray
         return
     _check_reachable(where)
+    # Through Ray's client no folder of this machine is named.
+    job = {} if where.startswith("ray://") else {"job_config": closed_job(ray)}
     try:
-        _start(lambda: ray.init(address=where, **QUIET))
+        _start(lambda: ray.init(address=where, **job, **QUIET))
     except (ConnectionError, RuntimeError, ValueError) as problem:
         raise UserError(
             f"no Ray cluster answers at {where!r}: {str(problem).splitlines()[0]}"
@@ -66,7 +68,7 @@ def _check_reachable(where: str) -> None:
         return
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as problem:
+    except (OSError, ValueError, OverflowError) as problem:  # of ports and names that are none
         raise UserError(f"no Ray cluster answers at {where!r}: {problem}") from problem
 
 

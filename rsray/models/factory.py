@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import inspect
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,6 +22,12 @@ from rsray.errors import UserError
 LIBRARIES = ("torchvision", "timm", "transformers", "torchxrayvision", "pretrainedmodels")
 # A factory may fetch weights; one that waits for something else is stopped.
 MOST_SECONDS = 300
+# package.module:factory, dots allowed on both sides.
+NAME = re.compile(r"[\w-]+(\.[\w-]+)*:\w+(\.\w+)*")
+
+
+class _TooLong(BaseException):
+    """Raised within a stranger's code, which may go on after any Exception."""
 
 
 def from_factory(
@@ -35,14 +42,16 @@ def from_factory(
     The module returns logits where the factory's own returns more. Raises UserError when the
     factory cannot be imported, raises, takes minutes, or returns something else.
     """
-    factory = _find(name)
     ours = {"image_shape": image_shape, "num_classes": num_classes}
+    limit = _time_limit(f"model {name!r} has not returned in {MOST_SECONDS} seconds")
     try:
-        with _time_limit(f"model {name!r} has not returned in {MOST_SECONDS} seconds"):
-            model = _called(factory, ours, arguments)
-    except UserError:
+        with limit, _process_goes_on():
+            model = _called(_find(name), ours, arguments)
+    except (UserError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # whatever a stranger's code raises is theirs
+    except _TooLong as error:
+        raise UserError(str(error)) from None
+    except BaseException as error:  # whatever a stranger's code raises is theirs
         raise UserError(f"model {name!r} raised {type(error).__name__}: {_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"model {name!r} must return a torch.nn.Module, got {type(model).__name__}")
@@ -52,13 +61,13 @@ def from_factory(
 
 @contextlib.contextmanager
 def _time_limit(words: str) -> Iterator[None]:
-    """Raise UserError with these words when the block lasts too long; only a main thread can."""
+    """Raise _TooLong with these words when the block lasts too long; only a main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: Any) -> None:
-        raise UserError(words)
+        raise _TooLong(words)
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
@@ -67,6 +76,33 @@ def _time_limit(words: str) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def _process_goes_on() -> Iterator[None]:
+    """Let a stranger's call that would end this process at once raise SystemExit in the block.
+
+    Its children, and rsray itself, end as ever.
+    """
+    mine, ends = os.getpid(), {name: getattr(os, name) for name in ("_exit", "abort")}
+
+    def stand_in(name: str) -> Callable[..., None]:
+        def end(*status: int) -> None:
+            caller = str(sys._getframe(1).f_globals.get("__name__")).partition(".")[0]
+            if os.getpid() != mine or caller in ("rsray", "rsray_cli"):
+                ends[name](*status)
+            raise SystemExit("it would end rsray")
+
+        end.__module__ = os.__name__
+        return end
+
+    for name in ends:
+        setattr(os, name, stand_in(name))
+    try:
+        yield
+    finally:
+        for name, end in ends.items():
+            setattr(os, name, end)
 
 
 def is_factory(name: str) -> bool:
@@ -114,9 +150,9 @@ def _logits_alone(module: nn.Module, inputs: Any, output: Any) -> Any:
 
 def _find(name: str) -> Callable[..., Any]:
     """Import `package.module:attribute` and return the attribute, dots in it allowed."""
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
+    if not NAME.fullmatch(name):
         raise UserError(f"model {name!r} must be of the form package.module:factory")
+    module_name, _, attribute = name.partition(":")
     if module_name.partition(".")[0] in sys.stdlib_module_names:
         raise UserError(f"model {name!r}: {module_name!r} is a part of Python, not of yours")
     if os.getcwd() not in sys.path:
@@ -135,9 +171,18 @@ def _find(name: str) -> Callable[..., Any]:
                 f"model {name!r}: module {module_name!r} has no attribute {attribute!r}"
             )
         found = getattr(found, part)
+    if _is_of_python(found):
+        raise UserError(f"model {name!r} is a part of Python, not of yours")
     if not callable(found):
         raise UserError(f"model {name!r} must be callable, got {type(found).__name__}")
     return found  # type: ignore[no-any-return]
+
+
+def _is_of_python(found: Any) -> bool:
+    """Tell whether a function or class is of Python itself, by whatever way it was reached."""
+    owner = str(getattr(found, "__module__", None) or "").partition(".")[0]
+    is_defined = inspect.isroutine(found) or inspect.isclass(found)
+    return is_defined and owner in sys.stdlib_module_names
 
 
 def _accepted(

@@ -35,8 +35,6 @@ from rsray.storage.address import (
 from rsray.storage.lock import hold_folder
 
 TEMPORARY_PREFIX = ".tmp-"
-# Reading a folder fails by itself
-READABLE = (stat.S_IFREG, stat.S_IFDIR)
 # Opening these asks the network: their addresses are taken as they are.
 NETWORK_SCHEMES = ("s3", "gs", "gcs")
 PathLike = str | os.PathLike[str]
@@ -225,9 +223,7 @@ class Place:
     def open(self) -> pa.NativeFile:
         """Return the file opened for reading at any position; the caller closes it."""
         with self._readable() as (filesystem, path):
-            # To open a pipe waits for its writer, perhaps for ever.
-            if self.is_local and stat.S_IFMT(os.stat(path).st_mode) not in READABLE:
-                raise OSError("it is no regular file")
+            self._refuse_no_file(path)
             return filesystem.open_input_file(path)
 
     def read_bytes(self) -> bytes:
@@ -238,8 +234,14 @@ class Place:
     def read(self, name: str) -> bytes:
         """Return the bytes of a file in this folder; raises FileNotFoundError."""
         with self._reported("read") as (filesystem, path):
+            self._refuse_no_file(f"{path}/{name}")
             with filesystem.open_input_stream(f"{path}/{name}", compression=None) as stream:
                 return bytes(stream.read())
+
+    def _refuse_no_file(self, path: str) -> None:
+        """Raise UserError for a folder, a pipe whose writer may never come, an endless device."""
+        if self.is_local and not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"cannot read {path}: it is no regular file")
 
     def make(self) -> Place:
         """Create the folder (and its parents) if it is not there; returns it."""
@@ -310,10 +312,16 @@ class Place:
             raise
 
     def refuse_link(self, name: str) -> None:
-        """Raise UserError when `name` here is a link, which another package would follow."""
+        """Raise UserError when `name` here is no file of its own; another package writes to it.
+
+        Of a hard link what it is of would be changed; a pipe would not be read to its end.
+        """
         self._refuse_links()
-        if self.is_local and (self.local_path / name).is_symlink():
-            raise UserError(f"{self / name} is a link, where rsray keeps a file: delete it")
+        file = self.local_path / name
+        if file.is_symlink() or (
+            file.exists() and not (file.is_file() and file.stat().st_nlink == 1)
+        ):
+            raise UserError(f"{file} is a link or no file, where rsray keeps one: delete it")
 
     def _refuse_links(self) -> None:
         """Raise UserError where a link below the folder that the user named leads elsewhere."""
@@ -349,7 +357,16 @@ class Place:
             raise UserError(f"cannot read {self}: {one_line(problem)}") from problem
 
 
+def _refuse_to_replace(path: Path) -> None:
+    """Raise UserError for what is no file: root could put one in the place of /dev/null."""
+    mode = os.lstat(path).st_mode if os.path.lexists(path) else stat.S_IFREG
+    is_file = stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)
+    if path.parent == Path("/dev") or not is_file:
+        raise UserError(f"cannot write {path}: it is no regular file")
+
+
 def _write_and_rename(folder: Path, name: str, data: bytes) -> None:
+    _refuse_to_replace(folder / name)
     temporary = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{name}"
     try:
         # "x": a file that is there already, a link for one, is somebody else's.

@@ -57,6 +57,8 @@ class Progress:
     steps: int
     # After the last step of an epoch: its loss, accuracy and speed.
     epoch_figures: dict[str, Any] | None = None
+    # Within an epoch: the noisy images that all workers have trained on in it since this start.
+    draws: int = 0
 
 
 @dataclass
@@ -187,7 +189,7 @@ class Training(OpenedRun):
                             measured.copy_(self.team.sum_over(measured.clone()) / self.team.world)
 
     def _make_steps(self, objective: Objective, sums: EpochSums, started: float = 0.0) -> None:
-        config, first = self.config, self.part.first_step
+        config, first, draws = self.config, self.part.first_step, 0
         shares = self.schedule.shares(self.epoch)
         pairs = self.feed.batches(self.schedule, self.epoch, first)
         for share, (images, labels) in zip(shares[first:], pairs, strict=True):
@@ -208,7 +210,10 @@ class Training(OpenedRun):
                 raise
             step = share.key[2]
             self._companion_step(objective, batch, self.epoch * len(shares) + step)
-            self.on_progress(Progress(self.epoch, config.epochs, step + 1, len(shares)))
+            draws += share.global_size * objective.num_draws
+            self.on_progress(
+                Progress(self.epoch, config.epochs, step + 1, len(shares), draws=draws)
+            )
             if step + 1 < len(shares):
                 self._save_if_due(step + 1, sums, started)
 

@@ -130,6 +130,7 @@ def check_values(every, at, tmp_path, monkeypatch):
 
 NAMED = [
     "certify {at}/run --n 100000000000", "certify {at}/run --sigma 1e300", "certify {at}/run --actors 1e20",
+    "certify {at}/run --sigma 1e-300", "certify {at}/run --at-radius ,", "train --dataset digits --sigma 5e-324",
     "certify {at}/run --down", "train --dataset digits --down", "tune --dataset digits --down",
     "certify {at}/run --n 1000000 --block-size 1", "certify {at}/run --at-radius 1e300",
     "train --dataset digits --workers 1-99999999999", "train --dataset digits --set lr=1e300",

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,8 +83,10 @@ def test_an_archive_cannot_write_outside(tmp_path):
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:gz") as tar:
         tar.addfile(tarfile.TarInfo("../evil"))
-    with pytest.raises(tarfile.OutsideDestinationError):
+    (tmp_path / "here").mkdir()
+    with pytest.raises(UserError, match="did not come whole: .*outside the destination"):
         fetching._unpack_archive(data.getvalue(), tmp_path / "here")
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 def archive(*members):
@@ -112,6 +115,23 @@ def test_links_in_an_archive_are_left_out(tmp_path, monkeypatch):
     content = archive((link("counts", "elsewhere"), b""), (tarfile.TarInfo("a.json"), b"{}"))
     fetched(monkeypatch, content, here)
     assert [path.name for path in here.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08" + bytes(40)])
+def test_an_archive_that_is_none_is_told_in_a_line(content, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="the results did not come whole"):
+        fetched(monkeypatch, content, tmp_path / "here")
+    whole = archive((tarfile.TarInfo("a.json"), bytes(range(256)) * 99))
+    with pytest.raises(UserError, match="the results did not come whole"):
+        fetched(monkeypatch, whole[:-30], tmp_path / "here")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_an_archive_that_fills_the_disk_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    content = archive((tarfile.TarInfo("a.json"), bytes(1001)))
+    with pytest.raises(UserError, match="fill the disk"):
+        fetched(monkeypatch, content, tmp_path / "here")
 
 
 def test_links_here_are_not_followed(tmp_path, monkeypatch):

@@ -111,6 +111,24 @@ WHAT_A_SHELL_WOULD_DO = {
     "a kill that is said": ("pkill -f", "echo pkill -f", "client server stays open"),
     "blocking": (START, f"{START} --block", "no --block"),
     "ray stop in quotes": (START, f"'ray' stop; {START}", "kills every Ray"),
+    "a token that is known": (START, f"RAY_AUTH_TOKEN=$USER {START}", "takes the place of"),
+    "a token file that is known": ("RAY_AUTH_TOKEN_PATH=~/rsray/auth_token", "RAY_AUTH_TOKEN_PATH=/etc/hostname", "RAY_AUTH_TOKEN_PATH is /etc/hostname"),
+    "the token file read": (START, f"read RAY_AUTH_TOKEN_PATH < /etc/hostname; {START}", "may only be assigned"),
+    "the token file declared": (START, f"declare -x RAY_AUTH_TOKEN_PATH=/etc/hostname; {START}", "`declare` in front"),
+    "unset by a pattern": (START, f"unset ${{!RAY_AUTH*}}; {START}", "whose name the shell makes up"),
+    "unset by braces": (START, f"unset RAY_AUTH_{{TOKEN_PATH,X}}; {START}", "whose name the shell makes up"),
+    "options by a variable": ("--dashboard-host=127.0.0.1", "--dashboard-host=127.0.0.1 $more", "made up by the shell"),
+    "options in a value": ("--dashboard-host=127.0.0.1", "--dashboard-host=127.0.0.1 --num-cpus=$more", "made up by the shell"),
+    "options by braces": ("--dashboard-host=127.0.0.1", "--dashboard-host=127.0.0.1 --{dashboard-host=0.0.0.0,num-cpus=1}", "made up by the shell"),
+    "a variable of Ray's": (START, f"RAY_HEAD_IP='1 --dashboard-host=0.0.0.0'; {START} --x $RAY_HEAD_IP", "only read"),
+    "a function": (START, f'ray() {{ command ray "$@" --dashboard-host=0.0.0.0; }}; {START}', "a function of the shell"),
+    "an alias": (START, f"alias ray=other; {START}", "`alias` in front"),
+    "a trap": (START, f"trap 'export PATH=/x' DEBUG; {START}", "`trap` in front"),
+    "another file's commands": (START, f". /tmp/x; {START}", "`.` in front"),
+    "a kill after a failure": (PKILL, f"false && {PKILL}", "client server stays open"),
+    "a kill after the end": (PKILL, f"exit; {PKILL}", "client server stays open"),
+    "an open debugger": (START, f"{START} --ray-debugger-external", "may open Ray"),
+    "the mode in a setting": (START, f"{START} --system-config=x", "may open Ray"),
     "open quotes": (START, f"echo \" {START}", "cannot be read"),
 }  # fmt: skip
 
@@ -164,6 +182,17 @@ def test_the_commands_of_a_node_type_are_looked_at(tmp_path):
         ("-e RAY_AUTH_MODE=disabled", "changes the token"),
         ("--env-file x", "--env-file is none of"),
         ("--name x; curl evil", "a shell command"),
+        ("-v //:/host", "the host's files"),
+        ("-v /./:/host", "the host's files"),
+        ('-v "/":/host', "the host's files"),
+        ("-v /etc/:/x", "the host's files"),
+        ("-v /srv/../etc:/x", "the host's files"),
+        ("-v ~/.ssh:/x", "the host's files"),
+        ("--volume=/run/docker.sock:/x", "the host's files"),
+        ('-e "RAY_AUTH_MODE=disabled"', "changes the token"),
+        ("-e RAY_AUTH\\_MODE=disabled", "changes the token"),
+        ("-v $X:/host", "a shell command"),
+        ("-v {/,/x}:/host", "a shell command"),
     ],
 )
 @pytest.mark.parametrize("key", ["run_options", "head_run_options", "worker_run_options"])
@@ -190,6 +219,11 @@ REACH = {
     "the whole home": ("file_mounts:", "file_mounts:\n  ~/x: $HOME", "is sent"),
     "an environment": ("file_mounts:", "file_mounts:\n  ~/x: /srv/app/.env", ".env is sent"),
     "a synced key": ("upscaling_speed:", "cluster_synced_files: [/srv/id_rsa]\nupscaling_speed:", "id_rsa is sent"),
+    "a key beside the definition's folder": ("file_mounts:", "file_mounts:\n  ~/x: ../.ssh", "../.ssh is sent"),
+    "another's keys": ("file_mounts:", "file_mounts:\n  ~/x: /home/other/.ssh/config", "config is sent"),
+    "a user's script at boot": ("upscaling_speed:", "x: {UserData: ray start}\nupscaling_speed:", "UserData runs commands"),
+    "a startup script": ("upscaling_speed:", "x: [{key: startup-script, value: x}]\nupscaling_speed:", "startup-script runs commands"),
+    "a container that is a command": ("upscaling_speed:", "docker: {image: x, container_name: x; evil}\nupscaling_speed:", "docker.container_name: 'x; evil' is no name"),
 }  # fmt: skip
 
 
@@ -302,3 +336,24 @@ def test_an_unsafe_manifest_is_seen(name, case, tmp_path):
     change(manifest["spec"].get("rayClusterSpec", manifest["spec"]))
     found = find_problems(manifest)
     assert any(said in problem for problem in found), found
+
+
+def test_a_mount_is_what_its_link_leads_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / ".aws").mkdir(parents=True)
+    file = edit(CLUSTERS / "local.yaml", tmp_path)
+    (file.parent / "data").symlink_to(tmp_path / "home" / ".aws")
+    text = file.read_text().replace("file_mounts:", "file_mounts:\n  ~/data: data")
+    file.write_text(text)
+    with pytest.raises(UserError, match="data is sent, which is this machine's secret"):
+        read_cluster_file(file)
+    (file.parent / "data").unlink()
+    (file.parent / "data").mkdir()
+    assert read_cluster_file(file).resolved()["file_mounts"]["~/data"] == str(file.parent / "data")
+
+
+@pytest.mark.parametrize("path", ["$HOME/rsray/auth_token", "${HOME}/rsray/auth_token"])
+def test_the_token_file_may_be_named_by_the_home_folder(path, tmp_path):
+    text = edit(CLUSTERS / "local.yaml", tmp_path).read_text()
+    named = text.replace("RAY_AUTH_TOKEN_PATH=~/rsray/auth_token", f"RAY_AUTH_TOKEN_PATH={path}")
+    assert find_problems(yaml.safe_load(named)) == []

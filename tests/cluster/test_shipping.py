@@ -121,6 +121,13 @@ def test_a_link_out_of_a_run_does_not_travel(name, tmp_path):
     assert not (tmp_path / "p").exists()
 
 
+def test_a_file_of_a_run_that_is_a_loop_is_told_in_a_line(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.yaml").symlink_to("run.yaml")
+    with pytest.raises(UserError, match="cannot send .*run.yaml"):
+        copy_all(line_for_cluster(["certify", str(tmp_path / "run")]), tmp_path / "p", print)
+
+
 def test_a_folder_that_is_no_result_stays(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "diary.txt").write_text("x")
@@ -144,11 +151,15 @@ def test_of_a_package_its_code_and_data_travel_and_are_said_first(tmp_path, monk
         ".venv/lib/x.py",
         "env/pyvenv.cfg",
         "env/y.py",
+        "secrets/db.yaml",
+        "deploy.txt",
     ]
     for name in [*sent, *stays]:
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text("x")
     (tmp_path / "outside.py").write_text("secret = 1")
+    (package / "deploy.txt").write_text("-----BEGIN RSA PRIVATE KEY-----\nabc")
+    (package / "round.py").symlink_to("round.py")
     (package / "link.py").symlink_to("../../outside.py")
     (package / "loop").symlink_to("..")
     (package / "data" / "inside.npy").symlink_to("means.npy")
@@ -159,7 +170,7 @@ def test_of_a_package_its_code_and_data_travel_and_are_said_first(tmp_path, monk
     assert files(folder / "minenet") == sorted([*sent, "data/inside.npy"])
     assert "minenet/net.py" in said[0] and said[0].startswith("sending minenet: ")
     assert said[1].startswith("left out of minenet: ") and "link.py" in said[1]
-    assert "deploy.pem" in said[1] and "big.bin" in said[1]
+    assert all(name in said[1] for name in ("deploy.pem", "big.bin", "round.py", "deploy.txt"))
 
 
 def test_a_package_that_is_too_large_is_refused_before_it_is_copied(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from two_hosts import free_port
 from rsray.cluster import launcher
 from rsray.cluster.definition import read_cluster_file
 from rsray.cluster.ssh import ChangedKeyError, Host
+from rsray.distributed.sweeper import list_processes
 from rsray.errors import UserError
 
 
@@ -133,3 +135,48 @@ def test_the_home_of_a_cluster_is_of_its_user_alone(cluster):
     assert cluster.home.stat().st_mode & 0o777 == 0o700
     assert cluster.token_file.stat().st_mode & 0o777 == 0o600
     assert yaml.safe_load(cluster.token_file.read_text()) is not None
+
+
+# Forwards its port, as ssh does, and ends with its input.
+FAKE_TUNNEL = """#!{python}
+import os, socket, sys
+at = sys.argv.index("-L") + 1
+open({mark!r}, "w").write(str(os.getpid()))
+server = socket.create_server(("127.0.0.1", int(sys.argv[at].split(":")[1])))
+sys.stdin.read()
+"""
+DRIVER = """
+import sys, time
+from pathlib import Path
+from rsray.cluster.ssh import Host
+with Host("h", "u", None, Path("known")).tunnel(1):
+    print("up", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_tunnel_goes_with_a_driver_that_is_killed(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    ssh, mark = tmp_path / "bin" / "ssh", tmp_path / "pid"
+    ssh.write_text(FAKE_TUNNEL.format(python=sys.executable, mark=str(mark)))
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout.readline() == "up\n"
+    tunnel = int(mark.read_text())
+    assert tunnel in list_processes()
+    driver.kill()
+    driver.communicate()
+    end = time.monotonic() + 5
+    while tunnel in list_processes() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert tunnel not in list_processes()
+
+
+def test_ray_up_imports_nothing_of_the_current_folder(cluster, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "yaml.py").write_text("open('RAN', 'w')")
+    monkeypatch.chdir(tmp_path / "here")
+    launcher._make_home(cluster)
+    launcher._run_ray(cluster, "--version")
+    assert not (tmp_path / "here" / "RAN").exists()

@@ -35,6 +35,7 @@ def fake_ray(*problems):
             ray_constants=SimpleNamespace(ENABLE_RAY_CLUSTER=True),
             worker=SimpleNamespace(_global_node=None),
         ),
+        job_config=SimpleNamespace(JobConfig=SimpleNamespace),
     )  # fmt: skip
     return ray, calls
 
@@ -139,6 +140,16 @@ def test_the_embedded_ray_listens_on_loopback_alone(ray_session):
     assert {address for address in found if address not in LOOPBACK} == set()
 
 
+def test_workers_do_not_look_into_the_current_folder_first(ray_session):
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def search_path():
+        return sys.path
+
+    assert ray.get(search_path.remote())[0] != os.getcwd()
+
+
 def listening_addresses():
     """Return the addresses on which each process listens, as the kernel writes them."""
     sockets = {}
@@ -223,3 +234,10 @@ def test_an_embedded_ray_is_told_of_the_gpus_that_torch_can_use(monkeypatch):
         with session.session():
             pass
     assert given == [0, 2]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999999", "127.0.0.1:²", f"{'a' * 80}.com:1"])
+def test_an_address_that_is_none_is_told_in_a_line(address, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", fake_ray()[0])
+    with pytest.raises(UserError, match="no Ray cluster answers at"), session.session(address):
+        pass

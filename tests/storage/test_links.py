@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from rsray.errors import UserError
-from rsray.storage import Place, place, write_file
+from rsray.storage import Place, place, read_file, write_file
 
 
 @pytest.fixture
@@ -117,3 +117,33 @@ def test_the_mode_of_a_file_is_the_users(out):
     finally:
         os.umask(before)
     assert (out.local_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_pipe_or_a_device_in_a_folder_is_not_read(out):
+    """A stranger's run.yaml that is a pipe would be read for ever."""
+    os.mkfifo(out.local_path / "run.yaml")
+    (out.local_path / "certify.yaml").symlink_to("/dev/zero")
+    for name in ("run.yaml", "certify.yaml"):
+        with pytest.raises(UserError, match=rf"{name}: it is no regular file"):
+            out.read(name)
+        with pytest.raises(UserError, match="it is no regular file"):
+            read_file(out / name)
+
+
+def test_a_file_for_another_package_is_no_hard_link_and_no_pipe(out, victim):
+    os.link(victim, out.local_path / "study.journal")
+    os.mkfifo(out.local_path / "pipe")
+    for name in ("study.journal", "pipe"):
+        with pytest.raises(UserError, match="is a link or no file"):
+            out.refuse_link(name)
+    (out.local_path / "own").write_text("a")
+    out.refuse_link("own")
+    out.refuse_link("absent")
+
+
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(out):
+    os.mkfifo(out.local_path / "page.html")
+    with pytest.raises(UserError, match=r"page.html: it is no regular file"):
+        write_file(out / "page.html", b"<html>")
+    with pytest.raises(UserError, match=r"/dev/rsray-no-such-device: it is no regular file"):
+        write_file("/dev/rsray-no-such-device", b"")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from rsray.certification.networks.denoiser import DenoiserSource, of_factory
 from rsray.certification.networks.ensemble import EnsembleSource
 from rsray.certification.networks.source import ClassifierSource
-from rsray.config import MOST_SIGMA, READING
+from rsray.config import LEAST_SIGMA, MOST_SIGMA, READING
 from rsray.data.fingerprint import FingerprintRecord
 from rsray.errors import UserError
 from rsray.models.checkpoint_file import PUBLISHED, safetensors_metadata
@@ -34,7 +34,7 @@ class TrainedRecord(BaseModel):
     image_size: Size | None = None
     channels: Size | None = None
     label_column: str | None = None
-    sigma: float | None = Field(None, gt=0, le=MOST_SIGMA)
+    sigma: float | None = Field(None, ge=LEAST_SIGMA, le=MOST_SIGMA)
     classes: list[str] | None = Field(None, min_length=1)
     image_shape: list[Size] | None = Field(None, min_length=3, max_length=3)
     data_fingerprint: FingerprintRecord | None = None

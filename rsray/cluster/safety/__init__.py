@@ -6,6 +6,7 @@ The launcher refuses a definition with a problem, and a test looks at every file
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from rsray.cluster.safety.firewall_rules import find_firewall_problems
@@ -21,22 +22,36 @@ SECRET_PATTERNS = {
     "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}\b"),
     "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}\b"),
 }
+# Of nodes in clouds: scripts that run as they start, before anything that is looked at here.
+BOOT_SCRIPT = re.compile(r"(?i)'(user[-_]?data|custom[-_]?data|(startup|shutdown)-script(-url)?)'")
 START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
 
 
-def find_problems(definition: dict[str, Any]) -> list[str]:
-    """Return what is unsafe in a `ray up` definition or a KubeRay manifest; none if all is well."""
+def find_problems(definition: dict[str, Any], folder: Path | None = None) -> list[str]:
+    """Return what is unsafe in a `ray up` definition or a KubeRay manifest; none if all is well.
+
+    Its paths of this machine are relative to `folder`, by itself the current one.
+    """
     found = find_secrets(definition)
     if "apiVersion" in definition:
         return found + _manifest_problems(definition)
+    if (script := BOOT_SCRIPT.search(str(definition))) is not None:
+        found.append(f"{script[1]} runs commands that are not checked: use setup_commands")
+    root = ((definition.get("metadata") or {}).get("rsray") or {}).get("root", "~/rsray")
     for key in START_COMMANDS:
         lines = definition.get(key) or []
-        found += [f"{key}: {problem}" for line in lines for problem in find_start_problems(line)]
+        found += [
+            f"{key}: {problem}" for line in lines for problem in find_start_problems(line, root)
+        ]
         if sum("ray start" in line for line in lines) != 1:
             found.append(f"{key} must have one `ray start` (Ray's default is not safe)")
     for place, line in _other_commands(definition):
         found += [f"{place}: {problem}" for problem in find_command_problems(line)]
-    return found + find_reach_problems(definition) + find_firewall_problems(definition)
+    return (
+        found
+        + find_reach_problems(definition, folder or Path())
+        + find_firewall_problems(definition)
+    )
 
 
 def _other_commands(value: Any, place: str = "") -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 
 from rsray.cluster.safety.shell import SimpleCommand, read_commands
 
@@ -21,11 +22,28 @@ LOOKS_LIKE_RAY = r"\bray(?:\.scripts\.scripts)?[\"'\\]*\s+[\"'\\]*{verb}\b"
 # What a shell replaces; a program in a folder that a variable names keeps its own name.
 MADE_UP = re.compile(r"[$`{*?]")
 PATH_BELOW_VARIABLE = re.compile(r"\$\{?\w+\}?(/[\w.-]+)+")
+# Names of the token's own variables, however a shell would come to them.
+TOKEN_ITSELF = re.compile(r"RAY_AUTH_TOKEN(?!_PATH)")
+TOKEN_PATH = re.compile(r"RAY_AUTH_TOKEN_PATH(?!=)")
+# In front of `ray start` these change what the line says, and how is not seen in it.
+REWRITERS = frozenset(
+    "eval source . alias trap hash enable function coproc declare typeset readonly local read "
+    "mapfile readarray printf getopts".split()
+)
+# What may stand between `ray start` and the end of its client server.
+HARMLESS_BETWEEN = ("pkill", "sleep", "echo", "true", ":")
+# What Ray itself gives a worker, and what cannot become several words.
+KNOWN_VARIABLE = re.compile(r"\$\{?(RAY_HEAD_IP|HOME)\b\}?")
+ASSIGNED_KNOWN = re.compile(r"\b(RAY_HEAD_IP|HOME)=")
 TOKEN_MODE = re.compile(r"RAY_AUTH_MODE(?!=([\"']?)token\1(?:[\s;&|)\"']|$))")
 
 
-def find_start_problems(line: str) -> list[str]:
-    """Return what is unsafe in a shell command that may start Ray, as a shell would run it."""
+def find_start_problems(line: str, root: str | None = None) -> list[str]:
+    """Return what is unsafe in a shell command that may start Ray, as a shell would run it.
+
+    With the folder `root` of the token on the nodes it is a definition's line, of which more is
+    known: where the token is, and that nothing in it need be made up by the shell.
+    """
     try:
         commands = read_commands(line)
     except ValueError as problem:
@@ -34,10 +52,48 @@ def find_start_problems(line: str) -> list[str]:
     starts = [command for command in commands if command.starts_ray()]
     if _mentions(line, commands, "start"):
         found.append("`ray start` inside another command cannot be checked")
+    if root is not None:
+        found += _hidden_problems(line, commands)
     for command in starts:
-        found += _environment_problems(command)
+        found += _environment_problems(command, root)
+        if root is not None:
+            found += _word_problems(command)
         if "--head" in command.words:
             found += _head_problems(command, commands)
+    return found
+
+
+def _hidden_problems(line: str, commands: list[SimpleCommand]) -> list[str]:
+    """Return what may change the line's other commands in ways that are not read here."""
+    found = [
+        f"`{command.words[0]}` in front of `ray start` cannot be checked"
+        for command in commands
+        if command.words[0] in REWRITERS
+    ]
+    if any("()" in command.after for command in commands):
+        found.append("a function of the shell cannot be checked")
+    names = [
+        word.partition("=")[0]
+        for command in commands
+        if command.words[0] in ("export", "unset")
+        for word in command.words[1:]
+    ]
+    if any(MADE_UP.search(name) for name in names):
+        found.append("a variable whose name the shell makes up cannot be checked")
+    if TOKEN_PATH.search(line) or ASSIGNED_KNOWN.search(line):
+        found.append("RAY_AUTH_TOKEN_PATH may only be assigned, RAY_HEAD_IP and HOME only read")
+    return found
+
+
+def _word_problems(command: SimpleCommand) -> list[str]:
+    """Return what is unsafe in the words of a `ray start`, which the shell may make more of."""
+    found = []
+    for word in command.words[(command.ray_at() or 0) + 2 :]:
+        name, _, value = KNOWN_VARIABLE.sub("", word).partition("=")
+        if MADE_UP.search(name) or set("$`") & set(value):
+            found.append(f"{word!r} is made up by the shell, and cannot be checked")
+        if name in ("--ray-debugger-external", "--system-config"):
+            found.append(f"{name} may open Ray to strangers")
     return found
 
 
@@ -62,6 +118,8 @@ def _general_problems(line: str, commands: list[SimpleCommand]) -> list[str]:
     modes = [word for word in words if word.startswith("RAY_AUTH_MODE")]
     if any(_is_hidden(command) for command in commands):
         found.append("a command whose name the shell makes up cannot be checked")
+    if TOKEN_ITSELF.search(line) or any(word.startswith("RAY_AUTH_TOKEN=") for word in words):
+        found.append("RAY_AUTH_TOKEN takes the place of the cluster's own token")
     if TOKEN_MODE.search(line) or any(mode != "RAY_AUTH_MODE=token" for mode in modes):
         found.append(
             "RAY_AUTH_MODE is something else than token: `ray start` without RAY_AUTH_MODE=token"
@@ -92,7 +150,7 @@ def _mentions(line: str, commands: list[SimpleCommand], verb: str) -> int:
     return max(bare - read, in_quotes)
 
 
-def _environment_problems(command: SimpleCommand) -> list[str]:
+def _environment_problems(command: SimpleCommand, root: str | None) -> list[str]:
     at = command.ray_at() or 0
     in_front, environment = command.words[:at], dict(command.environment)
     found = []
@@ -106,8 +164,11 @@ def _environment_problems(command: SimpleCommand) -> list[str]:
         environment |= given
     if environment.get("RAY_AUTH_MODE") != "token":
         found.append("`ray start` without RAY_AUTH_MODE=token")
-    if not environment.get("RAY_AUTH_TOKEN_PATH"):
+    path = environment.get("RAY_AUTH_TOKEN_PATH")
+    if not path:
         found.append("`ray start` without RAY_AUTH_TOKEN_PATH")
+    elif root is not None and re.sub(r"^\$\{?HOME\}?(?=/)", "~", path) != f"{root}/auth_token":
+        found.append(f"RAY_AUTH_TOKEN_PATH is {path}: it must be {root}/auth_token")
     return found
 
 
@@ -122,7 +183,8 @@ def _head_problems(command: SimpleCommand, commands: list[SimpleCommand]) -> lis
     port = command.option("--ray-client-server-port") or CLIENT_SERVER_PORT
     server = CLIENT_SERVER.format(gcs=command.option("--port") or "6379", port=port)
     later = commands[commands.index(command) + 1 :]
-    if not any(_ends(server, each) for each in later):
+    prompt = list(takewhile(lambda each: each.words[0] in HARMLESS_BETWEEN, later))
+    if not any(_ends(server, each) for each in prompt):
         found.append(f"the Ray client server stays open on port {port}: see local.yaml")
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,26 @@ PROXY = re.compile(
 SECRET_FOLDERS = tuple(".ssh .aws .gnupg .kube .docker .azure .config .rsray .ray".split())
 SECRET_NAMES = re.compile(
     r"\.env.*|\.netrc|\.git|\.git-credentials|\.pypirc|id_[a-z0-9]+|.*\.(pem|key|p12|pfx)"
+    r"|ssh_host_.*|g?shadow"
 )
 # What containers may be given; Ray itself puts them on the host's network.
 CONTAINER_OPTIONS = tuple(
     "--gpus --shm-size --ulimit --memory -m --cpus --ipc --runtime --user -u --env -e --volume -v "
     "--name --hostname --workdir -w --log-opt --rm --init".split()
 )
+CONTAINER_NAMES = ("image", "head_image", "worker_image", "container_name")
+CONTAINER_NAME = re.compile(r"[A-Za-z0-9][\w./:@-]*")
+# Folders of a host, without the slash in front, that are the whole of it or open the way to it.
+HOSTS_OWN = re.compile(r"|etc|root|home(/[^/]+)?|proc|dev|sys|(var/)?run(/.*)?|.*docker\.sock")
 
 
-def find_reach_problems(definition: dict[str, Any]) -> list[str]:
+def find_reach_problems(definition: dict[str, Any], folder: Path) -> list[str]:
     """Return what a definition would reach that it must not."""
     synced = definition.get("cluster_synced_files") or []
     return [
         *_login_problems(definition),
-        *_mount_problems(definition.get("file_mounts") or {}),
-        *(f"cluster_synced_files: {path} is sent" for path in synced if is_secret(str(path))),
+        *_mount_problems(definition.get("file_mounts") or {}, folder),
+        *(f"cluster_synced_files: {here} is sent" for here in synced if is_secret(here, folder)),
         *_container_problems(definition),
     ]
 
@@ -61,23 +67,28 @@ def _login_problems(definition: dict[str, Any]) -> list[str]:
     return found
 
 
-def _mount_problems(mounts: dict[str, Any]) -> list[str]:
+def _mount_problems(mounts: dict[str, Any], folder: Path) -> list[str]:
     return [
         f"file_mounts: {here} is sent, which is this machine's secret or holds one"
         for here in mounts.values()
-        if is_secret(str(here))
+        if is_secret(here, folder)
     ]
 
 
-def is_secret(path: str) -> bool:
-    """Tell whether a path of this machine names a secret, or a folder that surely holds some."""
-    expanded = Path(os.path.abspath(os.path.expanduser(os.path.expandvars(path))))
-    home = Path.home()
-    if expanded == home or expanded in home.parents or expanded == Path("/etc"):
+def is_secret(path: object, folder: Path) -> bool:
+    """Tell whether a path of this machine names a secret, or a folder that surely holds some.
+
+    One that is relative is so to `folder`; what a link leads to counts as well.
+    """
+    named = folder / os.path.expanduser(os.path.expandvars(str(path)))
+    return any(map(_names_secret, {os.path.abspath(named), os.path.realpath(named)}))
+
+
+def _names_secret(path: str) -> bool:
+    whole, home = Path(path), Path.home()
+    if whole == home or whole in home.parents or whole == Path("/etc"):
         return True
-    if home in expanded.parents and expanded.relative_to(home).parts[0] in SECRET_FOLDERS:
-        return True
-    return any(SECRET_NAMES.fullmatch(part) for part in expanded.parts)
+    return any(SECRET_NAMES.fullmatch(part) or part in SECRET_FOLDERS for part in whole.parts)
 
 
 def _container_problems(value: Any, place: str = "") -> list[str]:
@@ -91,6 +102,9 @@ def _container_problems(value: Any, place: str = "") -> list[str]:
             found += [
                 f"{here}: {problem}" for option in inside or [] for problem in _options(str(option))
             ]
+        elif place.rpartition(".")[2] == "docker" and str(key) in CONTAINER_NAMES:
+            if not CONTAINER_NAME.fullmatch(str(inside)):
+                found.append(f"{here}: {inside!r} is no name, and goes into a shell command")
         else:
             found += _container_problems(inside, here)
     return found
@@ -98,18 +112,31 @@ def _container_problems(value: Any, place: str = "") -> list[str]:
 
 def _options(text: str) -> list[str]:
     """Return what is unsafe in one entry of docker's options, which goes into a shell command."""
-    if re.search(r"[;&|`<>\n]|\$\(", text):
-        return [f"{text!r} holds a shell command"]
-    found = []
-    words = text.replace("=", " ").split()
-    name = words[0] if words else ""
-    if name.startswith("-") and name not in CONTAINER_OPTIONS:
-        found.append(f"{name} is none of {', '.join(CONTAINER_OPTIONS)}")
-    if any(word.startswith("RAY_AUTH") for word in words):
+    try:
+        words = shlex.split(text.replace("${HOME}", "~").replace("$HOME", "~"))
+    except ValueError:
+        words = []
+    if not words or re.search(r"[;&|`<>\n${]", "".join(words)):
+        return [f"{text!r} holds a shell command, or what a shell makes more of"]
+    found = [
+        f"{name} is none of {', '.join(CONTAINER_OPTIONS)}"
+        for name in (word.partition("=")[0] for word in words if word.startswith("-"))
+        if name not in CONTAINER_OPTIONS
+    ]
+    values = [value for word in words for value in word.split("=")]
+    if any(value.startswith("RAY_AUTH") for value in values):
         found.append(f"{text!r} changes the token")
-    if re.search(
-        r"(^|[\s=])(/|~|\$\{?HOME\}?|/etc|/root|/home|/var/run[^:]*|[^:\s]*docker\.sock):", text
-    ):
+    if any(_is_hosts_own(value.partition(":")[0]) for value in values if ":" in value):
         found.append(f"{text!r} gives the container the host's files")
-    others = [word for word in words[1:] if word.startswith("-") and word not in CONTAINER_OPTIONS]
-    return found + [f"{word} is none of {', '.join(CONTAINER_OPTIONS)}" for word in others]
+    return found
+
+
+def _is_hosts_own(path: str) -> bool:
+    """Tell whether a container that is given this folder of its host has all of it, or secrets."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts or any(part in SECRET_FOLDERS for part in parts):
+        return True
+    whole = "/".join(parts)
+    if path.startswith("~"):
+        return len(parts) == 1
+    return path.startswith("/") and HOSTS_OWN.fullmatch(whole) is not None

@@ -10,11 +10,13 @@ from rsray.config import CertifyConfig, TrainConfig, TuneConfig, check_names, ob
 from rsray.data import DATASETS, ImageSplit
 from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.space import (
+    extreme_values,
     grid_points,
     objectives_of,
     parse_grid,
     parse_space,
     read_space,
+    setting_of,
 )
 from rsray.errors import UserError
 from rsray.models.factory import refuse_factory_of_a_file
@@ -83,8 +85,7 @@ def open_search(
     if search and grid:
         raise UserError("give --search or --grid, not both")
     file = _of_file(config_file)
-    named = file.get("train", {}).get("model")
-    refuse_factory_of_a_file(named, str(config_file), flat.get("model"))
+    _refuse_factories(file, str(config_file), flat.get("model"), searches=not (search or grid))
     if not file and "dataset" not in flat and "preset" not in flat:
         raise UserError("give --dataset, --preset or --config")
     given = dict(flat)
@@ -177,10 +178,23 @@ def _of_file(config_file: PathLike | None) -> dict[str, Any]:
         return {}
     values = read_settings(config_file)
     found = dict(values if "train" in values else {"train": values})
-    for part in ("train", "search"):
+    for part in ("train", "search", "starts"):
         if not isinstance(found.get(part, {}), Mapping):
             raise UserError(f"{config_file}: {part} holds no settings (key: value lines)")
+    if not all(isinstance(start, Mapping) for start in found.get("starts", {}).values()):
+        raise UserError(f"{config_file}: starts holds no settings of objectives")
     return found
+
+
+def _refuse_factories(file: Mapping[str, Any], where: str, named: object, searches: bool) -> None:
+    """Raise UserError for a factory that a file alone names: to start from, or to search."""
+    starts = [file.get("train", {}), *file.get("starts", {}).values()]
+    for model in (start.get("model") for start in starts):
+        refuse_factory_of_a_file(model, where, named)
+    for key, spec in file.get("search", {}).items() if searches else ():
+        if setting_of(str(key)) == "model":
+            for model in extreme_values(read_space({key: str(spec)})[key]):
+                refuse_factory_of_a_file(model, where, None, f"--search '{key}={spec}' for")
 
 
 def _open_data(base: TrainConfig, download: bool) -> tuple[ImageSplit, int]:

@@ -28,6 +28,8 @@ from rsray.storage.yaml_files import parse_value
 Point = dict[str, Any]
 Space = dict[str, BaseDistribution]
 FORMS = "uniform(low,high), log(low,high), int(low,high), choice(a,b,...)"
+# Of a grid; each is a training.
+MOST_CELLS = 100_000
 SPEC = re.compile(r"^\s*(uniform|log|int|choice)\s*\((.*)\)\s*$")
 # Outside brackets: [10,20] is one value.
 COMMA = re.compile(r",(?![^\[]*\])")
@@ -214,10 +216,15 @@ def settings_of(point: Point, train: TrainConfig, trial_epochs: int | None = Non
 
 
 def grid_points(space: Space) -> list[Point]:
-    """Return every combination of the choices, the last key varying fastest."""
-    found = []
+    """Return every combination of the choices, the last key varying fastest.
+
+    Raises UserError for more than anybody can try.
+    """
+    found: list[Point] = []
     for part in _by_objective(space):
         choices = [getattr(distribution, "choices", ()) for distribution in part.values()]
+        if len(found) + math.prod(map(len, choices)) > MOST_CELLS:
+            raise UserError(f"--grid has more than {MOST_CELLS:,} cells")
         found += [dict(zip(part, values, strict=True)) for values in product(*choices)]
     return found
 

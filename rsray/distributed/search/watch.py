@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,8 +29,9 @@ class TrialEvent:
     acr: float | None = None
     best: float | None = None
     error: str | None = None
-    # Where the trials under way are, in words.
+    # Where the trials under way are, in words, and how many whole ones they make up.
     running: str = ""
+    under_way: float = 0.0
 
 
 class Watcher(Callback):  # type: ignore[misc]
@@ -39,8 +41,9 @@ class Watcher(Callback):  # type: ignore[misc]
         self.trials, self.finished, self.watch = trials, already, watch
         self.best: float | None = None
         self.told = time.monotonic()
-        # The epoch of each trial's last look.
+        # The epoch of each trial's last look; of those under way, which share of its epochs.
         self.epochs: dict[str, int] = {}
+        self.shares: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the functions that draw."""
@@ -57,7 +60,7 @@ class Watcher(Callback):  # type: ignore[misc]
         self._pass_on(told)
 
     def _pass_on(self, event: TrialEvent) -> None:
-        self.watch.trial(event)
+        self.watch.trial(replace(event, under_way=sum(self.shares.values())))
         self.told = time.monotonic()
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
@@ -75,19 +78,24 @@ class Watcher(Callback):  # type: ignore[misc]
         """Tell of a look at a trial."""
         # An error is told at the trial's end, which follows.
         if "error" not in result:
-            self.epochs[trial.trial_id] = result.get("epoch", 0)
+            epoch = self.epochs[trial.trial_id] = result.get("epoch", 0)
+            self.shares[trial.trial_id] = epoch / result.get("epochs", math.inf)
             self._tell("report", trial, result)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tell of a trial that ended, early or at full length."""
-        self.finished += 1
+        self._count(trial)
         result = trial.last_result or {}
         self._tell("failed" if "error" in result else "done", trial, result)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tell of a trial whose process was lost too often."""
-        self.finished += 1
+        self._count(trial)
         self._tell("failed", trial, trial.last_result or {})
+
+    def _count(self, trial: Any) -> None:
+        self.finished += 1
+        self.shares.pop(trial.trial_id, None)
 
 
 def _listed(epochs: list[int]) -> str:

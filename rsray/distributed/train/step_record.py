@@ -10,6 +10,7 @@ from rsray.training.loop import Progress
 
 STEP_FILE = "step.json"
 WRITE_EVERY_SECONDS = 20.0
+FIELDS = ("epoch", "epochs", "step", "steps", "draws")
 
 
 class StepRecord:
@@ -23,7 +24,7 @@ class StepRecord:
         """Write where training is, if it is time."""
         if progress.epoch_figures or time.monotonic() - self.written < WRITE_EVERY_SECONDS:
             return
-        place = {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps")}
+        place = {name: getattr(progress, name) for name in FIELDS}
         self.run.write(STEP_FILE, json.dumps(place).encode())
         self.written = time.monotonic()
 

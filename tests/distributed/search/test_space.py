@@ -145,3 +145,10 @@ def test_epochs_may_be_searched():
     assert settings_of({"epochs": 40}, base)["lr_drops"] == (10, 35)
     assert settings_of({"epochs": 40, "lr_drops": "[7]"}, base)["lr_drops"] == [7]
     assert settings_of({"hinge": 4.0}, base) == {"hinge": 4.0}
+
+
+def test_a_grid_of_more_cells_than_anybody_can_try_is_refused():
+    values = ",".join(map(str, range(1, 400)))
+    grid = parse_grid([f"{key}={values}" for key in ("trade_off", "hinge", "num_draws")], "macer")
+    with pytest.raises(UserError, match="more than 100,000 cells"):
+        grid_points(read_space(grid))
