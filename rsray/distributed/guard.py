@@ -6,6 +6,7 @@ Ray itself waits for a minute, or for good, when one of its own processes has di
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ SECONDS_TO_END_BY_ITSELF = 2.5
 # An interrupt saves what there is, but a call into a dead Ray may never return.
 MOST_SECONDS_TO_SAVE = 8.0
 SWEEPER_SECONDS = 6.0
+# What Ray says of actors and objects when this machine's raylet is gone.
+NODE_IS_GONE = re.compile("node has (crashed|died)|local raylet died")
 
 
 class Guard:
@@ -115,7 +118,8 @@ class Guard:
         end = time.monotonic() + (SECONDS_TO_END_BY_ITSELF if is_loss else 0.0)
         while not (dead := self._dead()) and time.monotonic() < end:
             time.sleep(0.1)
-        return dead
+        # A raylet says good-bye before it ends, which may take it longer.
+        return dead or ("raylet" if is_loss and NODE_IS_GONE.search(str(problem)) else "")
 
     def _watch(self) -> None:
         while not self.ended.wait(LOOK_EVERY_SECONDS):

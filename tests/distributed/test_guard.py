@@ -9,6 +9,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import RayActorError
 
 from rsray.distributed import guard
 from rsray.distributed.guard import Guard
@@ -128,6 +129,17 @@ def test_what_comes_of_a_lost_process_is_told_as_that(monkeypatch):
     over, _ = watched(monkeypatch, [True])
     with pytest.raises(LostProcessError), over, over.watching():
         raise UserError("actors die as they start")
+
+
+@pytest.mark.parametrize("reason", ["Owner's node has crashed.", "its node has died", ""])
+def test_a_node_that_is_gone_before_its_process_is_told_as_lost(monkeypatch, reason):
+    """The raylet tells the others that it goes, and is a while about it."""
+    monkeypatch.setattr(guard, "SECONDS_TO_END_BY_ITSELF", 0.2)
+    over, _ = watched(monkeypatch, [])
+    problem = RayActorError(error_msg=f"The actor is dead. {reason}")
+    expected = LostProcessError if reason else RayActorError
+    with pytest.raises(expected), over, over.watching():
+        raise problem
 
 
 @pytest.mark.parametrize("problem", [UserError("a mistake"), KeyboardInterrupt()])
