@@ -50,6 +50,8 @@ def predict(source: str, **given: Any) -> None:
     )
     if warning := made.warning:
         say(f"warning: {warning}")
-    say(f"next: rsray certify {source}")
+    # A RUN says all of it itself.
+    same = " with the same --model, --dataset, ..." if given.get("dataset") else ""
+    say(f"next: rsray certify {source}{same}")
     if name_failures(made.failed, "prediction"):
         raise typer.Exit(1)

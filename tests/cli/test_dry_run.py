@@ -27,11 +27,15 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.setattr(dry_run, "MEASURED", PlanConfig(seconds=0.05))
 
 
+# No progress.
+NEXT = "next: the same command without --dry-run\n"
+
+
 def dry(line, *more):
     """Return {name: text} of what a dry run says; it leaves nothing behind and no progress."""
     before = sorted(Place.of(".").local_path.rglob("*"))
     result = command(*line.split(), "--dry-run", *more)
-    assert result.status == 0 and result.err == "", result.err
+    assert result.status == 0 and result.err == NEXT, result.err
     assert sorted(Place.of(".").local_path.rglob("*")) == before
     return dict(
         (row.split("  ", 1)[0], row.split("  ", 1)[1].strip())

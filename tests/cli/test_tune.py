@@ -169,7 +169,7 @@ def test_a_sigma_that_fails_does_not_stop_the_others(asked, capsys):
 
 def test_test_images_without_a_certificate_are_named(asked, capsys, monkeypatch):
     monkeypatch.setattr("rsray.api.report", lambda *given, **files: SimpleNamespace(table=None))
-    monkeypatch.setattr("rsray_cli.results.print_table", lambda *given: None)
+    monkeypatch.setattr("rsray_cli.results.print_table", lambda *given, **named: None)
     monkeypatch.setattr("rsray_cli.results.show", lambda *given: None)
     best = {"acr": 0.5, "num_images": 3, "failed": {"7": "no pixels"}}
     paper = {"acr": 0.4, "num_images": 4, "failed": {}}
