@@ -102,15 +102,17 @@ class Run(Result):
     def write_card(self, summary: Mapping[str, Any] | None = None) -> None:
         """Write it into the folder, unless somebody has edited the one that is there.
 
-        A denoiser has none, for it is no classifier.
+        Figures of fewer images do not take the place of those of more. A denoiser has none, for it
+        is no classifier.
         """
-        from rsray.results.model_card import is_same_but_for_figures
+        from rsray.results.model_card import images_certified, is_same_but_for_figures
 
         if self.is_denoiser:
             return
         card, name = self.card(summary), "README.md"
         there = self.place.read(name).decode(errors="replace") if self.place.exists(name) else card
-        if is_same_but_for_figures(there, card):
+        is_no_less = images_certified(card) >= images_certified(there)
+        if is_no_less and is_same_but_for_figures(there, card):
             self.place.write(name, card.encode())
 
     def export(

@@ -82,6 +82,12 @@ def is_same_but_for_figures(card: str, other: str) -> bool:
     return rest(card) == rest(other)
 
 
+def images_certified(card: str) -> int:
+    """Return of how many images the figures of a card are; 0 where it has none."""
+    found = re.search(r"^([\d,]+) images; images of ", card, re.MULTILINE)
+    return int(found[1].replace(",", "")) if found else 0
+
+
 def text_of(value: Any) -> str:
     """Return a value as one line of plain Markdown, whoever named it."""
     return _MARKED.sub(r"\\\1", printable(str(value)))
