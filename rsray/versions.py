@@ -20,7 +20,14 @@ def versions() -> dict[str, str]:
 
 
 def arithmetic() -> str:
-    """Return what decides the last bits of a certificate: libraries, and the system's functions."""
+    """Return what decides the last bits of a certificate: libraries, and the system's functions.
+
+    numpy has some functions more than once, and takes the one for the processor at hand.
+    """
+    from numpy.lib import introspect
+
+    found = introspect.opt_func_info(func_name="^log$", signature="float64")
+    chosen = [kind["current"] for kinds in found.values() for kind in kinds.values()]
     system = (platform.system(), platform.machine(), *platform.libc_ver(), platform.mac_ver()[0])
-    libraries = ("numpy", version("numpy"), "scipy", version("scipy"))
+    libraries = ("numpy", version("numpy"), *chosen, "scipy", version("scipy"))
     return " ".join(part for part in (*libraries, *system) if part)
