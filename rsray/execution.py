@@ -153,8 +153,9 @@ def _fill_card(request: CertificationRequest, found: Certification) -> None:
     source, chosen = request.source, request.config
     is_run = bool(source.trained and source.weights) and not (source.published or source.denoiser)
     is_own = chosen.split == "test" and chosen.dataset == source.trained.get("dataset")
-    if is_run and is_own and Place.of(source.where).is_dir():
-        with suppress(OSError, UserError):
+    # Even the current folder may be gone: certificates do not depend on a card.
+    with suppress(OSError, UserError):
+        if is_run and is_own and Place.of(source.where).is_dir():
             Run(source.where).write_card(found.summary)
 
 
