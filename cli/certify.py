@@ -9,7 +9,7 @@ import typer
 from rsray.config import CertifyConfig, Running
 from rsray.progress import duration
 from rsray.screen import say
-from rsray_cli.options import NORMALISE, command, options_of, shown_fields, told
+from rsray_cli.options import AFTER_DRY_RUN, NORMALISE, command, options_of, shown_fields, told
 from rsray_cli.results import name_failures, print_results
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def certify(source: str, **given: Any) -> None:
 
     cert = api.certify(source, **{**given, **told(given)})
     if "dry_run" in given:
-        say("next: the same command without --dry-run")
+        say(AFTER_DRY_RUN)
         return
     print_results(cert)
     _say_what_was_made(cert)

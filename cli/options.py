@@ -21,6 +21,7 @@ from rsray.screen import show
 NORMALISE = {"normalisation": "normalise"}
 # What stands for a value in the help: a number, nothing for a flag, else a word.
 METAVARS: dict[Any, str | None] = {int: "NUMBER", float: "NUMBER", bool: None}
+AFTER_DRY_RUN = "next: the same command without --dry-run"
 
 
 class Typed(NamedTuple):

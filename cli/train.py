@@ -7,7 +7,7 @@ from typing import Any
 from rsray.config import CertifyConfig, ExportConfig, Running, TrainConfig
 from rsray.given_values import parse_assignments
 from rsray.screen import say, show
-from rsray_cli.options import command, options_of, shown_fields, told
+from rsray_cli.options import AFTER_DRY_RUN, command, options_of, shown_fields, told
 
 
 @command(
@@ -26,7 +26,7 @@ def train(**given: Any) -> None:
     settings = parse_assignments(given.pop("set", []))
     run = api.train(**{**given, **settings, **told(given)})
     if "dry_run" in given:
-        say("next: the same command without --dry-run")
+        say(AFTER_DRY_RUN)
         return
     show(run.path)
     say(f"next: rsray certify {'RUN --denoiser ' if run.is_denoiser else ''}{run.path}")

@@ -12,7 +12,7 @@ from rsray.errors import UserError
 from rsray.given_values import numbers, parse_assignments
 from rsray.progress import duration
 from rsray.screen import say
-from rsray_cli.options import command, options_of, shown_fields, told
+from rsray_cli.options import AFTER_DRY_RUN, command, options_of, shown_fields, told
 from rsray_cli.results import follow_up, show_results
 
 
@@ -45,7 +45,7 @@ def tune(**given: Any) -> None:
     sigmas = numbers(given.pop("sigma", []), "sigma")
     studies = api.tune_each(sigmas, on_study=show, **{**given, **settings, **told(given)})
     if "dry_run" in given:
-        say("next: the same command without --dry-run")
+        say(AFTER_DRY_RUN)
         return
     say(f"done in {duration(time.perf_counter() - started)}")
     say(follow_up(studies[0]))

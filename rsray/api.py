@@ -25,6 +25,7 @@ from rsray.errors import UserError
 from rsray.execution import Execution, Where, folder_of
 from rsray.outcomes import Certification, Predictions, Run, Study
 from rsray.progress import Watch
+from rsray.results.audited import NO_COUNTS
 from rsray.results.compare import cert_folder, load
 from rsray.screen import watching
 from rsray.storage import Place, write_file
@@ -557,12 +558,13 @@ def _trainings(
     records: dict[str, dict[str, Any]] = {}
     for path in paths:
         place = Place.of(path)
-        run = place if read_metrics(place) else place / "best"
-        lines, file = read_metrics(run), run / "run.yaml"
+        each = ((run, read_metrics(run)) for run in (place, place / "best"))
+        run, lines = next(((run, lines) for run, lines in each if lines), (place, []))
         if not lines:
             raise UserError(f"{path} is no RUN with finished epochs: plot-of training draws RUNs")
         name = path if place.name in found else place.name
         found[name] = lines
+        file = run / "run.yaml"
         told = from_yaml(file.read_bytes(), str(file)) if file.is_file() else {}
         records[name] = told if isinstance(told, dict) else {}
     return found, list(records.values())
@@ -605,7 +607,7 @@ def _verified(path: str) -> str:
 
     cert = cert_folder(path)
     if cert is None or not cert.exists("counts"):
-        return "not possible: no counts"
+        return NO_COUNTS
     found = checking.verify(cert)
     if not found.is_equal:
         more = f" (and {len(found.differences) - 1:,} more)" if len(found.differences) > 1 else ""

@@ -16,6 +16,8 @@ from rsray.storage.records import from_json, read_as
 log = logging.getLogger(__name__)
 AUDIT = "audit.json"
 TABLE = "certificates.parquet"
+# What becomes of checking a log of other code, or a CERT without its counts.
+NO_COUNTS = "not possible: no counts"
 
 
 class AuditRecord(BaseModel):

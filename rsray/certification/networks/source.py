@@ -70,8 +70,10 @@ class ClassifierSource:
         """
         network, layer = self._load(split.image_shape, split.num_classes)
         normalisation = self._decide(layer)
-        if normalisation is None or self._is_doubtful(layer, network, split):
-            raise UserError(self._question(layer, network, split))
+        if normalisation is None or self._is_only_suggested(layer):
+            accuracies, images = self._accuracies(network, split)
+            if normalisation is None or max(accuracies.values()) > accuracies["none"] + DOUBT:
+                raise UserError(self._question(layer, accuracies, images))
         normalisation.before(network, split.image_shape[0])
         return replace(self, normalisation=normalisation)
 
@@ -164,15 +166,12 @@ class ClassifierSource:
         """Whether a factory makes it that may normalise images itself."""
         return ":" in str(self.model) and not is_of_a_library(str(self.model))
 
-    def _is_doubtful(self, layer: LayerBefore, network: nn.Module, split: ImageSplit) -> bool:
-        """Tell whether images are classified better behind another layer than the layout suggests.
+    def _is_only_suggested(self, layer: LayerBefore) -> bool:
+        """Tell whether nothing but the file's layout says that images were not normalised.
 
         Whoever writes their own network into the layout of another code may normalise otherwise.
         """
-        if layer.is_certain or self.normalise is not None or self._is_own_factory:
-            return False
-        found, _ = self._accuracies(network, split)
-        return max(found.values()) > found["none"] + DOUBT
+        return not (layer.is_certain or self.normalise is not None or self._is_own_factory)
 
     def _accuracies(self, network: nn.Module, split: ImageSplit) -> tuple[dict[str, float], int]:
         """Return the clean accuracy behind each layer that there can be, and of how many images."""
@@ -181,14 +180,13 @@ class ClassifierSource:
         stated = {name: Normalisation.stated(name, self._statistics) for name in names}
         return clean_accuracies(network, stated, split)
 
-    def _question(self, layer: LayerBefore, network: nn.Module, split: ImageSplit) -> str:
+    def _question(self, layer: LayerBefore, accuracies: Mapping[str, float], images: int) -> str:
         """Return the refusal of a file that does not say what was done to images before it."""
-        found, images = self._accuracies(network, split)
-        hint = ", ".join(f"{name}: {accuracy:.0%}" for name, accuracy in found.items())
+        hint = ", ".join(f"{name}: {accuracy:.0%}" for name, accuracy in accuracies.items())
         lacks = "which layer stood before its network" if layer.is_missing else "how it normalises"
         return (
             f"{self.where} does not say {lacks}: give --normalise "
-            f"{explained([*found, 'MEAN/STD'])} (clean accuracy on {images} images by {hint})"
+            f"{explained([*accuracies, 'MEAN/STD'])} (clean accuracy on {images} images by {hint})"
         )
 
     def complete(self) -> ClassifierSource:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rsray.results.audited import audit_text
+from rsray.results.audited import NO_COUNTS, audit_text
 from rsray.results.certificates import Certificates
 from rsray.results.pages.page import escape, facts_html
 from rsray.storage.address import printable_address
 
 UNKNOWN, NOT_AUDITED = "unknown", "not yet: rsray audit CERT RUN"
 WRITERS = ("rsray", "torch")
-# Of a log of other code.
-NO_COUNTS = "not possible: no counts"
 
 
 def provenance_html(
