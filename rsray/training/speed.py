@@ -75,17 +75,38 @@ def _on_threads(threads: int) -> Iterator[None]:
 def _trained(
     config: TrainConfig, device: torch.device, seconds: float, open_feed: OpenFeed = ReadAheadFeed
 ) -> tuple[Training, float]:
-    """Return a training after some seconds of it, and its noisy images a second."""
+    """Return a training after some seconds of it, and the whole run's noisy images a second."""
     # So many steps on so few images must not diverge, nor be compiled, which takes minutes.
     endless = config.model_copy(update={"epochs": 10**6, "lr": 1e-9, "compile": "off"})
     training = Training(endless, None, device, open_feed=open_feed)
-    until, speed = time.perf_counter() + seconds, 0.0
+    epochs_alike = _epochs_alike(config)
+    seconds_of_a_draw = sum(
+        epochs / _speed_from(training, first, seconds / len(epochs_alike))
+        for first, epochs in epochs_alike.items()
+    )
+    return training, config.epochs / seconds_of_a_draw
+
+
+def _epochs_alike(config: TrainConfig) -> dict[int, int]:
+    """Return an epoch of each form that the objective takes, and how many are counted as it.
+
+    A warm-up's first epochs may cost a fraction of the last ones, which have an attack.
+    """
+    objective, last = config.build_objective(), config.epochs - 1
+    forms = [objective.at_epoch(epoch, config.lr_drops) for epoch in range(config.epochs)]
+    as_first = forms.count(forms[0])
+    return {0: config.epochs} if forms[0] == forms[-1] else {0: as_first, last: last + 1 - as_first}
+
+
+def _speed_from(training: Training, first: int, seconds: float) -> float:
+    """Return the noisy images a second of the epochs from `first` on."""
+    training.epoch, until, speed = first, time.perf_counter() + seconds, 0.0
 
     def is_enough(figures: dict[str, float]) -> bool:
         nonlocal speed
         speed = max(speed, figures["draws_per_second"])
         # The first step pays for what later ones find ready.
-        return figures["epoch"] > 0 and time.perf_counter() > until
+        return figures["epoch"] > first and time.perf_counter() > until
 
     training.run_epochs(is_enough)
-    return training, speed
+    return speed

@@ -1,0 +1,28 @@
+"""The speed that a plan and a search's forecast measure."""
+
+import pytest
+import torch
+
+from rsray.presets import train_config
+from rsray.training import speed
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "expected"),
+    [
+        # Three epochs of ten are attacked at the end.
+        ("easy", {"warm_up_epochs": 7}, 10 / (7 / 100 + 3 / 10)),
+        ("smoothadv", {"warm_up_epochs": 0}, 100),
+        # No two epochs of the ramp are alike: the first is counted as one, the others as the last.
+        ("smoothadv", {"warm_up_epochs": 5}, 10 / (1 / 100 + 9 / 10)),
+    ],
+)
+def test_a_warm_up_is_not_taken_for_the_whole_training(monkeypatch, objective, settings, expected):
+    def of_epoch(training, first, seconds):
+        return {0: 100.0, 9: 10.0}[first]
+
+    monkeypatch.setattr(speed, "_speed_from", of_epoch)
+    flat = {"dataset": "digits", "objective": objective, "epochs": 10}
+    config = train_config({**flat, **settings})
+    measured = speed.measure_steps(config, torch.device("cpu"), 1, images=8, seconds=0.1)
+    assert measured == pytest.approx(expected)
