@@ -47,6 +47,6 @@ DIGITS = DatasetSpec(
     training={"model": "lenet", "epochs": 16, "lr": 0.05, "lr_drops": (4, 14)},
     settings={"macer": {"trade_off": 4.0, "deferred": True, "num_draws": 4}},
     # It is the first thing that anyone runs: a search must end within a minute on two cores.
-    search={"trials": 5, "num_draws": 64, "n": 10_000, "skip": 5, "compare": False},
+    search={"trials": 5, "num_draws": 64, "n": 5_000, "skip": 5, "compare": False},
     shorter_trials=2,
 )

@@ -53,7 +53,7 @@ def asked(monkeypatch, tmp_path):
 def test_digits_stays_small_and_other_data_is_compared(asked, tmp_path):
     status, found = asked("--dataset", "digits")
     config = found["tune"]
-    assert (status, config.trials, config.compare, config.n) == (0, 5, False, 10_000)
+    assert (status, config.trials, config.compare, config.n) == (0, 5, False, 5_000)
     assert (config.validation, config.report_every, config.sampler) == (0.15, 2, "tpe")
 
 

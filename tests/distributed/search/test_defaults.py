@@ -22,7 +22,7 @@ def test_a_test_set_is_certified_in_hours_not_days(dataset, skip):
 
 def test_what_a_search_starts_from_is_the_data_sets():
     digits = search_defaults(train_config({"dataset": "digits"}), 1347, None, {})
-    assert (digits["trials"], digits["n"], digits["compare"]) == (5, 10_000, False)
+    assert (digits["trials"], digits["n"], digits["compare"]) == (5, 5_000, False)
     assert (digits["trial_epochs"], digits["num_draws"]) == (8, 64)
     imagenet = train_config({"dataset": "imagenet"})
     assert search_defaults(imagenet, 10**6, None, {})["trial_epochs"] == 30, "a quarter of 120"
