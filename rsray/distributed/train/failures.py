@@ -8,6 +8,8 @@ from rsray.errors import UserError
 from rsray.training.step import MemoryShortError
 
 MOST_CHARACTERS_SHOWN = 300
+# What a worker raises that waits for another as the group is set up.
+LOST_PEER = (torch.distributed.DistNetworkError, torch.distributed.DistStoreError)
 
 
 def cause_of(problem: Exception) -> Exception:
@@ -33,6 +35,17 @@ def end_of_reason(problem: Exception) -> str:
     """
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return (lines or [type(problem).__name__])[-1][-MOST_CHARACTERS_SHOWN:]
+
+
+def may_be_set_up_later(problem: Exception) -> bool:
+    """Tell whether a group that failed is worth another try.
+
+    What its set-up raised would be raised again, unless a worker was lost meanwhile.
+    """
+    from ray.exceptions import RayTaskError
+
+    cause = problem.cause if isinstance(problem, RayTaskError) else None
+    return cause is None or isinstance(cause, LOST_PEER)
 
 
 def is_machines_fault(problem: Exception) -> bool:

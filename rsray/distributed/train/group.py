@@ -10,7 +10,12 @@ from typing import Any
 from rsray.distributed.capacity import capacity, cores_each
 from rsray.distributed.gpu_probe import check_gpus
 from rsray.distributed.session import quiet_logs, search_path
-from rsray.distributed.train.failures import cause_of, end_of_reason, is_machines_fault
+from rsray.distributed.train.failures import (
+    cause_of,
+    end_of_reason,
+    is_machines_fault,
+    may_be_set_up_later,
+)
 from rsray.distributed.train.feed import share_with_reading
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.distributed.train.worker import (
@@ -35,8 +40,8 @@ SAY_AFTER_SECONDS, LOOK_EVERY_SECONDS = 20.0, 2.0
 def train_in_groups(run: TrainingRun) -> None:
     """Train in worker groups until the run is done, each from the checkpoint the last one left.
 
-    Raises the user's mistake behind a failure at once, any other failure after MOST_FAILED_STARTS
-    groups that made no checkpoint.
+    Raises the user's mistake behind a failure at once, and UserError for workers that cannot be set
+    up; any other failure after MOST_FAILED_STARTS groups that made no checkpoint.
     """
     quiet_logs()
     from ray.train import PreemptionError, TrainingFailedError
@@ -63,6 +68,9 @@ def train_in_groups(run: TrainingRun) -> None:
             most = MOST_FAILED_STARTS if is_machines_fault(cause) else 1
             if isinstance(cause, UserError) or failed_starts > most:
                 raise cause from problem
+            if not may_be_set_up_later(cause):
+                why = f"the workers cannot be set up: {end_of_reason(cause)}"
+                raise UserError(why) from problem
             log.warning(
                 "lost a worker (%s): going on from the checkpoint after %s",
                 end_of_reason(cause),
@@ -95,7 +103,7 @@ def _train_in_group(run: TrainingRun) -> None:
             storage_path=path,
             storage_filesystem=filesystem,
             worker_runtime_env=worker_environment(run.gpus),
-            # train_in_groups starts another group, also in place of one that could not be set up.
+            # train_in_groups starts another group where that is worth it.
             failure_config=FailureConfig(
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),  # type: ignore[call-arg]
