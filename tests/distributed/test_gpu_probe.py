@@ -11,10 +11,10 @@ from ray.train import ControllerError
 
 from rsray.core.gpus import usable_gpus
 from rsray.distributed import gpu_probe
-from rsray.distributed.capacity import Capacity
+from rsray.distributed.capacity import Capacity, check_room
 from rsray.distributed.gpu_probe import check_gpus
 from rsray.distributed.search.trial_resources import nodes_for
-from rsray.distributed.train import group, training_run
+from rsray.distributed.train import training_run
 from rsray.distributed.train.failures import cause_of, end_of_reason, is_machines_fault
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.errors import UserError
@@ -72,13 +72,12 @@ def test_a_probe_waits_for_a_node_and_says_so(cluster, monkeypatch, caplog):
 
 def test_training_takes_the_gpus_that_a_cluster_from_zero_can_have(tmp_path, monkeypatch):
     monkeypatch.setattr(training_run, "capacity", lambda: FROM_ZERO)
-    monkeypatch.setattr(group, "capacity", lambda: FROM_ZERO)
     assert run_of(tmp_path, workers=8).on_cluster().gpus == 1
     assert run_of(tmp_path, gpus_per_worker=0).on_cluster().gpus == 0
-    group._check_room(8, 1.0)
-    group._check_room(64, 0.0)
+    check_room(FROM_ZERO, 8, 1.0)
+    check_room(FROM_ZERO, 64, 0.0)
     with pytest.raises(UserError, match="workers is 9: that needs 9 GPUs, the cluster has 8"):
-        group._check_room(9, 1.0)
+        check_room(FROM_ZERO, 9, 1.0)
 
 
 def test_a_search_waits_for_the_first_gpu_of_a_cluster_from_zero(monkeypatch):

@@ -7,7 +7,7 @@ import time
 import uuid
 from typing import Any
 
-from rsray.distributed.capacity import capacity, cores_each
+from rsray.distributed.capacity import capacity, check_room, cores_each
 from rsray.distributed.gpu_probe import check_gpus
 from rsray.distributed.session import quiet_logs, search_path
 from rsray.distributed.train.failures import (
@@ -46,7 +46,7 @@ def train_in_groups(run: TrainingRun) -> None:
     quiet_logs()
     from ray.train import PreemptionError, TrainingFailedError
 
-    _check_room(max(1, run.config.workers), run.gpus)
+    check_room(capacity(), max(1, run.config.workers), run.gpus)
     check_gpus(run.gpus)
     failed_starts = 0
     while True:
@@ -115,18 +115,6 @@ def _train_in_group(run: TrainingRun) -> None:
         trainer.fit()
     finally:
         run.place.delete(name)
-
-
-def _check_room(workers: int, gpus: float) -> None:
-    """Raise UserError for workers that the cluster can never have room for."""
-    room = capacity()
-    have = room.most_gpus if gpus else room.most_cpus
-    need = workers * (gpus or 1)
-    if need > have:
-        kind = "GPUs" if gpus else "CPU cores"
-        raise UserError(
-            f"workers is {workers}: that needs {need:g} {kind}, the cluster has {have:g}"
-        )
 
 
 def _wait_for_room(workers: int, resources: dict[str, float]) -> None:

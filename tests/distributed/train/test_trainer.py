@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
 import rsray.distributed
+from rsray.distributed.capacity import Capacity
 from rsray.distributed.train import group, worker
 from rsray.distributed.train.trainer import train
 from rsray.distributed.train.training_run import TrainingRun
@@ -69,7 +70,7 @@ def test_a_preempted_group_is_followed_by_another_however_often(tmp_path, monkey
         if len(starts) < 9:
             raise PreemptionError(PreemptionInfo(None, {"node": [0]}))
 
-    monkeypatch.setattr(group, "_check_room", lambda workers, gpus: None)
+    monkeypatch.setattr(group, "capacity", lambda: Capacity(((2.0, 0.0),), 2.0, 0.0))
     monkeypatch.setattr(group, "_train_in_group", preempted)
     group.train_in_groups(run)
     assert len(starts) == 9
@@ -96,7 +97,7 @@ def test_a_group_that_cannot_be_set_up_is_not_retried(tmp_path, monkeypatch, pro
         made.append(run)
         raise problem
 
-    monkeypatch.setattr(group, "_check_room", lambda workers, gpus: None)
+    monkeypatch.setattr(group, "capacity", lambda: Capacity(((2.0, 0.0),), 2.0, 0.0))
     monkeypatch.setattr(group, "_train_in_group", fail)
     kind = UserError if starts == 1 else Exception
     with pytest.raises(kind) as raised:
