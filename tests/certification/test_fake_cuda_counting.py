@@ -83,6 +83,21 @@ def test_hard_counts_wait_for_nothing_until_they_are_counted(noise, precision, k
             sampler._count_by_block(classes_D, [70, 70, 5], is_bad)
 
 
+@torch.no_grad()
+def test_small_blocks_share_the_kernels_that_make_their_noise(monkeypatch):
+    searches, search = [], grid_noise.GridNoise._by_search
+
+    def counted(noise, words):
+        searches.append(len(words))
+        return search(noise, words)
+
+    monkeypatch.setattr(grid_noise.GridNoise, "_by_search", counted)
+    with fake_tensors():
+        sampler = sampler_of("grid", "fp32")
+        sampler._classes(IMAGE, sampler._streams(0, "estimation", BLOCKS))
+    assert searches == [145 * 3 * 8 * 8]
+
+
 @pytest.mark.parametrize(("noise", "precision", "kind"), CASES)
 def test_soft_sums_wait_for_nothing_until_all_are_made(noise, precision, kind):
     with fake_tensors():

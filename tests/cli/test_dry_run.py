@@ -125,6 +125,7 @@ def test_a_search():
         ("train --dataset digits --workers 9 --gpus-per-worker 0", "needs 9 CPU cores"),
         ("train --dataset digits --workers 2 --gpus-per-worker 0.5", "needs 1 GPUs"),
         ("tune --dataset digits --gpus-per-worker 1", "room for 0"),
+        ("train --dataset digits --track json", "track 'json' is unknown"),
         ("train --dataset digits --model resnet50 --set augmentation=cutout", "'cutout'"),
         ("tune --dataset digits --grid augmentation=none,cutout", "'cutout'"),
     ],
