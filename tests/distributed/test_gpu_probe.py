@@ -3,12 +3,14 @@
 import subprocess
 import sys
 import types
+from contextlib import nullcontext
 
 import pytest
 import ray
 from ray.exceptions import RayTaskError
 from ray.train import ControllerError
 
+from rsray.core import gpus
 from rsray.core.gpus import usable_gpus
 from rsray.distributed import gpu_probe
 from rsray.distributed.capacity import Capacity, check_room
@@ -20,6 +22,7 @@ from rsray.distributed.train.training_run import TrainingRun
 from rsray.errors import UserError
 from rsray.presets import train_config
 from rsray.storage import Place
+from rsray_cli import doctor
 
 FROM_ZERO = Capacity(((0.0, 0.0),), 64.0, 8.0)
 
@@ -138,3 +141,36 @@ def test_commands_refuse_gpus_that_ray_counts_and_torch_cannot_use(digits_run, t
     ]  # fmt: skip
     assert done.stderr.count("Ray counts that GPU") == 3 and "Traceback" not in done.stderr
     assert (tmp_path / "cpu/certificates.parquet").is_file()
+
+
+def test_doctor_says_why_a_gpu_of_this_machine_is_not_used(monkeypatch, capsys):
+    monkeypatch.setattr(gpus, "why_gpus_are_unused", lambda: "torch has no kernels for Tesla V100")
+    doctor.doctor(ray=False)
+    assert (
+        "!!  gpu        not used here: torch has no kernels for Tesla V100"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("failure", "line"),
+    [
+        ("node: no kernel image", "!!  gpu        node: no kernel image"),
+        (None, "ok  gpu        a task computed"),
+    ],
+)
+def test_doctor_shows_the_probe_of_a_cluster(monkeypatch, capsys, failure, line):
+    answers = types.SimpleNamespace(
+        get=lambda answer, timeout: 42,
+        remote=lambda **resources: lambda work: types.SimpleNamespace(remote=lambda: None),
+        nodes=lambda: [{"Alive": True}],
+    )
+    session = "rsray.distributed.session"
+    monkeypatch.setattr(f"{session}.session", lambda address: nullcontext(answers))
+    monkeypatch.setattr(f"{session}.cluster_cpus", lambda: 8)
+    monkeypatch.setattr(f"{session}.cluster_gpus", lambda: 2.0)
+    monkeypatch.setattr(gpu_probe, "probe_gpu", lambda gpus: failure)
+    with nullcontext() if failure is None else pytest.raises(SystemExit) as stopped:
+        doctor.doctor(address="10.0.0.9:6379")
+    assert stopped is None or stopped.value.code == 1
+    assert line in capsys.readouterr().out
