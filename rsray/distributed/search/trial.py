@@ -20,7 +20,7 @@ from rsray.distributed.search.space import Point
 from rsray.distributed.search.trial_resources import TrialPlan
 from rsray.distributed.search.watch import METRIC
 from rsray.distributed.session import extend_search_path
-from rsray.distributed.train.failures import cause_of, is_machines_fault
+from rsray.distributed.train.failures import cause_of, is_machines_fault, refuse_failed_setup
 from rsray.distributed.train.feed import RayFeed
 from rsray.distributed.train.worker import (
     join_team,
@@ -208,7 +208,9 @@ def _fit_group(point: Point, job: TrialJob, group_size: int | None) -> None:
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as problem:
-        raise cause_of(problem) from problem
+        cause = cause_of(problem)
+        refuse_failed_setup(cause)
+        raise cause from problem
 
 
 def _group_worker(arguments: dict[str, Any]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from rsray.errors import UserError
 from rsray.training.step import MemoryShortError
 
 MOST_CHARACTERS_SHOWN = 300
-# What a worker raises that waits for another as the group is set up.
-LOST_PEER = (torch.distributed.DistNetworkError, torch.distributed.DistStoreError)
+# What a worker says that waits for another, or loses it, as the group is set up.
+LOST_PEER = re.compile("connect|peer|remote process|timed? ?out|broken pipe", re.IGNORECASE)
 
 
 def cause_of(problem: Exception) -> Exception:
@@ -37,15 +39,16 @@ def end_of_reason(problem: Exception) -> str:
     return (lines or [type(problem).__name__])[-1][-MOST_CHARACTERS_SHOWN:]
 
 
-def may_be_set_up_later(problem: Exception) -> bool:
-    """Tell whether a group that failed is worth another try.
+def refuse_failed_setup(problem: Exception) -> None:
+    """Raise UserError for what the set-up of a group raised: it would be raised again.
 
-    What its set-up raised would be raised again, unless a worker was lost meanwhile.
+    Not so where a worker was lost meanwhile.
     """
     from ray.exceptions import RayTaskError
 
     cause = problem.cause if isinstance(problem, RayTaskError) else None
-    return cause is None or isinstance(cause, LOST_PEER)
+    if cause is not None and not LOST_PEER.search(str(cause)):
+        raise UserError(f"the workers cannot be set up: {end_of_reason(problem)}") from problem
 
 
 def is_machines_fault(problem: Exception) -> bool:

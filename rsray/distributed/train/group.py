@@ -14,7 +14,7 @@ from rsray.distributed.train.failures import (
     cause_of,
     end_of_reason,
     is_machines_fault,
-    may_be_set_up_later,
+    refuse_failed_setup,
 )
 from rsray.distributed.train.feed import share_with_reading
 from rsray.distributed.train.training_run import TrainingRun
@@ -56,6 +56,7 @@ def train_in_groups(run: TrainingRun) -> None:
             return
         except TrainingFailedError as problem:
             cause = cause_of(problem)
+            refuse_failed_setup(cause)
             # The groups of images are halved each time, so this comes to an end.
             if isinstance(cause, MemoryShortError):
                 log.warning("%s: beginning anew after %s", cause, latest_position(run.place))
@@ -68,9 +69,6 @@ def train_in_groups(run: TrainingRun) -> None:
             most = MOST_FAILED_STARTS if is_machines_fault(cause) else 1
             if isinstance(cause, UserError) or failed_starts > most:
                 raise cause from problem
-            if not may_be_set_up_later(cause):
-                why = f"the workers cannot be set up: {end_of_reason(cause)}"
-                raise UserError(why) from problem
             log.warning(
                 "lost a worker (%s): going on from the checkpoint after %s",
                 end_of_reason(cause),

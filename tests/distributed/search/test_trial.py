@@ -1,12 +1,13 @@
 """How a trial of a search ends when something breaks: the setting's fault, or the machine's."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import ray.tune
 import torch
-from ray.exceptions import ActorDiedError
-from ray.train import ControllerError, WorkerGroupError
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.train import ControllerError, UserCallback, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from rsray.config import TuneConfig
@@ -102,6 +103,25 @@ def test_a_group_that_is_short_of_memory_begins_anew_in_smaller_groups(tmp_path,
     monkeypatch.setattr(trials, "_fit_group", fit)
     run_trial({}, job_of(tmp_path, workers=2))
     assert tried == [None, 32, 16]
+
+
+def test_a_group_that_cannot_be_set_up_is_told_of_and_not_run_again(
+    tmp_path, monkeypatch, reported
+):
+    error = RuntimeError("NCCL WARN")
+
+    class Trainer:
+        def __init__(self, *given, **more):
+            pass
+
+        def fit(self):
+            raise ControllerError(RayTaskError("setup", f"traceback\n{error!r}", error))
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
+    monkeypatch.setattr(ray.tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "t"))
+    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", UserCallback)
+    run_trial({}, job_of(tmp_path, workers=2))
+    assert reported[0]["error"].startswith("the workers cannot be set up: RuntimeError('NCCL")
 
 
 @pytest.mark.parametrize(("gpus", "kind"), [(0.0, "cpu"), (0.5, "cuda")])

@@ -85,7 +85,8 @@ def raised_in_setup(error):
     [
         (raised_in_setup(RuntimeError("NCCL WARN")), 1),
         (raised_in_setup(torch.distributed.DistBackendError("NCCL error")), 1),
-        (raised_in_setup(torch.distributed.DistNetworkError("the peer is gone")), 4),
+        (raised_in_setup(torch.distributed.DistNetworkError("The client socket has timed out")), 4),
+        (raised_in_setup(RuntimeError("[gloo/transport/tcp] Connection closed by peer")), 4),
         (ControllerError(WorkerGroupStartupFailedError("a node died")), 4),
     ],
 )
