@@ -21,7 +21,7 @@ from rsray.core.hardware import (
     resolve_precision,
 )
 from rsray.distributed.capacity import Capacity, check_room
-from rsray.distributed.certify.one_machine import fleet_of_one_machine
+from rsray.distributed.certify.one_machine import fleet_of_one_machine, is_cluster_open
 from rsray.distributed.search.forecast import plan_search
 from rsray.distributed.search.request import SearchRequest
 from rsray.distributed.search.resolved_search import check_search, resolve_search
@@ -47,7 +47,7 @@ def training(request: TrainingRequest, place: Place, address: str | None) -> lis
     run = TrainingRun.of(config, place, request.split, address)
     record = read_own_record(place, RUN_FILE, config, "run")
     check_settings(config, request.split, run.device)
-    if not (run.is_here or address):
+    if not (run.is_here or address or is_cluster_open()):
         _check_room_here(config)
     steps = request.steps_per_epoch
     minutes = config.checkpoint_minutes
