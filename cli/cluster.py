@@ -145,6 +145,15 @@ def take_down(yaml: Yaml) -> None:
     say(f"next: rsray cluster up {yaml}")
 
 
+def check_target(target: str) -> None:
+    """Raise UserError for the file of a cluster that could not be brought up."""
+    from rsray.cluster.dashboard import is_url
+    from rsray.cluster.definition import read_cluster_file
+
+    if not is_url(target):
+        read_cluster_file(target)
+
+
 def run_there(
     target: str, *, down: bool = False, address: str | None = None, out: str | None = None
 ) -> None:

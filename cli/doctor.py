@@ -50,6 +50,7 @@ def doctor(data_root: str | None = None, address: str | None = None, ray: bool =
 
 def _machine() -> list[Finding]:
     """Return what there is of software, hardware and space."""
+    from rsray.core.gpus import why_gpus_are_unused
     from rsray.core.hardware import (
         available_cpus,
         computes_bf16,
@@ -62,7 +63,9 @@ def _machine() -> list[Finding]:
     device, free_gb = default_device(), shutil.disk_usage(".").free / 1e9
     native = "computed by the hardware" if computes_bf16(device.type) else "not in the hardware"
     room = "" if free_gb >= LITTLE_SPACE_GB else ": free some, or give --out on another disk"
+    unused = why_gpus_are_unused()
     return [
+        *([Finding("gpu", f"not used here: {unused}", False)] if unused else []),
         Finding("versions", ", ".join(f"{name} {found}" for name, found in versions().items())),
         Finding(
             "device", f"{device.type}: {device_name(device)}, {available_cpus()} CPU cores; "

@@ -65,11 +65,12 @@ def command(*groups: list[Typed]) -> Callable[[Callable[..., None]], Callable[..
             if target is None:
                 function(**given)
                 return
+            from rsray_cli.cluster import check_target, run_there
+
             if given.get("dry_run"):
+                check_target(target)
                 function(**{**given, "address": target})
                 return
-            from rsray_cli.cluster import run_there
-
             run_there(target, down=down, address=given.get("address"), out=given.get("out"))
 
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from rsray.outcomes import Certification, Run, Study
 from rsray.progress import Watch, duration
 from rsray.screen import watching
 from rsray.storage import Place
-from rsray.tracking import tracked
+from rsray.tracking import check_tracker, tracked
 
 if TYPE_CHECKING:
     from rsray.certification.request import CertificationRequest
@@ -35,7 +35,9 @@ class Execution(NamedTuple):
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Execution:
         """Return what the parameters of a function say of it."""
-        return cls(**{name: parameters[name] for name in cls._fields})
+        found = cls(**{name: parameters[name] for name in cls._fields})
+        check_tracker(found.track)
+        return found
 
     @property
     def may_download(self) -> bool:

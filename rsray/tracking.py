@@ -107,6 +107,16 @@ class Wandb:
 TRACKERS: dict[str, type[Mlflow] | type[Wandb]] = {"mlflow": Mlflow, "wandb": Wandb}
 
 
+def check_tracker(track: str | None) -> None:
+    """Raise UserError for a tracker that is unknown or not installed."""
+    if track is None:
+        return
+    if track not in TRACKERS:
+        raise UserError(f"track {track!r} is unknown; choose one of {', '.join(TRACKERS)}")
+    if find_spec(track) is None:
+        raise UserError(f"--track {track} needs it here: pip install 'rsray[{track}]'")
+
+
 @contextmanager
 def tracked(
     track: str | None, watch: Watch, place: Place, settings: Mapping[str, Any]
@@ -118,8 +128,7 @@ def tracked(
     if track is None:
         yield watch
         return
-    if find_spec(track) is None:
-        raise UserError(f"--track {track} needs it here: pip install 'rsray[{track}]'")
+    check_tracker(track)
     try:
         tracker = TRACKERS[track](place.name, place.uri, _flat(settings))
     except Exception as problem:

@@ -12,7 +12,7 @@ def slabs(kind, stream, draws, shape, sigma, device=CPU):
     """Yield the slabs [S, C, H, W] of the block, in pixels of [0, 1]."""
     channels, height, width = shape
     black_HWC = torch.zeros((height, width, channels), dtype=torch.uint8, device=device)
-    yield from NOISES[kind].of(sigma).noisy_slabs(black_HWC, stream, draws, Affine())
+    yield from NOISES[kind].of(sigma).noisy_slabs(black_HWC, [(stream, draws)], Affine())
 
 
 def block(kind, stream, draws, shape, sigma, device=CPU):

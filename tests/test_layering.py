@@ -22,7 +22,7 @@ ALLOWED = {
     "family": {"errors"},
     "core": GROUND,
     "storage": GROUND,
-    "objectives": {"family"},
+    "objectives": {"core", "family"},
     "models": GROUND | {"core"},
     "data": GROUND | {"storage"},
     "given_values": {"errors", "storage"},

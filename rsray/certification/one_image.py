@@ -79,6 +79,6 @@ def _copies(
 ) -> Pictures:
     noise = NOISES[config.noise].of(config.sigma)
     stream = Stream(config.seed, index, "estimation", 0)
-    slabs = noise.noisy_slabs(torch.from_numpy(image_HWC), stream, copies, Affine())
+    slabs = noise.noisy_slabs(torch.from_numpy(image_HWC), [(stream, copies)], Affine())
     shown = torch.cat([slab_SCHW.permute(0, 2, 3, 1).clone() for slab_SCHW in slabs])
     return Pictures(image_HWC, shown.numpy())

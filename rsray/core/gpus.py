@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
-NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+NVIDIA_DRIVER, AMD_DRIVER = Path("/proc/driver/nvidia/version"), Path("/dev/kfd")
 MOST_CHARACTERS_SHOWN = 200
 
 
@@ -34,6 +34,9 @@ def why_gpus_are_unused() -> str | None:
         return next(filter(None, map(_lacking_kernels, range(torch.cuda.device_count()))), None)
     if NVIDIA_DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
         return f"torch {torch.__version__} cannot use the NVIDIA GPU ({_why_cuda_fails()})"
+    if AMD_DRIVER.exists() and os.environ.get("HIP_VISIBLE_DEVICES") not in ("", "-1"):
+        built = "finds none it can use" if torch.version.hip else "is built without ROCm"
+        return f"there is an AMD GPU, and torch {torch.__version__} {built}"
     if torch.backends.mps.is_available():
         return "Apple's GPUs (MPS) are not supported; NVIDIA's and AMD's are"
     if torch.xpu.is_available():

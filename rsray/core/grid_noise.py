@@ -15,6 +15,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -23,7 +24,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsray.core.gpus import send
-from rsray.core.noise import LEVELS, STAGES, Affine, Stream, slab_draws
+from rsray.core.noise import (
+    LEVELS,
+    STAGES,
+    Affine,
+    Stream,
+    Streams,
+    slab_draws,
+    slabs_of_streams,
+)
 from rsray.errors import UserError
 
 # Up to it both the values and the codes of undecided cells fit into 16 bits; no published sigma is
@@ -79,21 +88,34 @@ class GridNoise:
         return math.prod(image_shape) * (most_thresholds + 2) * 2.0**-64
 
     def noisy_slabs(
-        self, image_HWC: Tensor, stream: Stream, draws: int, normalise: Affine
+        self, image_HWC: Tensor, streams: Streams, normalise: Affine
     ) -> Iterator[Tensor]:
         """Yield noisy copies of an image of integers, normalised, as float32 slabs [S, C, H, W].
 
-        Slabs are channels-last views of one buffer that the next slab overwrites. Each value is a
-        function of one integer, and of its channel: nothing downstream can tell image from noise.
+        They are the draws of one stream after the other. Slabs are channels-last views of one
+        buffer that the next slab overwrites. Each value is a function of one integer, and of its
+        channel: nothing downstream can tell image from noise.
         """
         shape, device = image_HWC.shape, image_HWC.device
-        size = min(draws, slab_draws(tuple(shape), device))
-        integers, uniform = image_HWC.to(torch.int16), uniform_source(stream, device)
-        buffer_SHWC = torch.empty((size, *shape), device=device)
-        for start in range(0, draws, size):
-            slab_SHWC = buffer_SHWC[: min(size, draws - start)]
-            slab_SHWC.copy_(self.draw(uniform, slab_SHWC.shape).add_(integers))
+        size, integers = slab_draws(tuple(shape), device), image_HWC.to(torch.int16)
+        most = min(size, sum(draws for _, draws in streams))
+        buffer_SHWC = torch.empty((most, *shape), device=device)
+
+        def make(stream: Stream) -> CounterUniform | TorchUniform:
+            return uniform_source(stream, device)
+
+        for parts in slabs_of_streams(streams, make, shape, device.type != "cpu"):
+            values_SHWC = self._draw_all(parts, shape)
+            slab_SHWC = buffer_SHWC[: len(values_SHWC)]
+            slab_SHWC.copy_(values_SHWC.add_(integers))
             yield normalise.apply(slab_SHWC).permute(0, 3, 1, 2)
+
+    def _draw_all(self, parts: list[tuple[Any, int]], shape: tuple[int, ...]) -> Tensor:
+        """Return the values of one stream after the other; several are a GPU's."""
+        if len(parts) == 1:
+            return self.draw(parts[0][0], (parts[0][1], *shape))
+        words = torch.cat([each.words(n * math.prod(shape)) for each, n in parts])
+        return self._by_search(words).view(-1, *shape)
 
     def draw(self, uniform: CounterUniform | TorchUniform, shape: tuple[int, ...]) -> Tensor:
         """Return the next values of a stream as int16 of any shape, on its device."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ Stage = Literal["selection", "estimation", "pilot", "validation"]
 STAGES: tuple[Stage, ...] = ("selection", "estimation", "pilot", "validation")
 # Values per slab: L2 cache on a CPU, a full grid on a GPU.
 SLAB_VALUES = {"cpu": 2**16, "cuda": 2**24}
+# Of blocks that share a slab on a GPU: ten of MNIST's.
+JOINED_VALUES = 2**23
 # A pixel p in [0, 1] is the whole number 255 p
 LEVELS = 255
 _MASK = 0xFFFFFFFF
@@ -55,6 +57,11 @@ class Stream:
         return torch.Generator(device=device).manual_seed(self.number())
 
 
+Source = TypeVar("Source")
+# Of each stream so many draws.
+Streams = Sequence[tuple[Stream, int]]
+
+
 def _permute32(value: int) -> int:
     """Return a bijective mix of 32 bits (Wellons' lowbias32)."""
     value ^= value >> 16
@@ -68,6 +75,32 @@ def slab_draws(image_shape: tuple[int, ...], device: torch.device) -> int:
     """Return how many draws one slab holds: fixed by image size and device type."""
     values = SLAB_VALUES.get(device.type, SLAB_VALUES["cpu"])
     return max(1, values // math.prod(image_shape))
+
+
+def slabs_of_streams(
+    streams: Streams, make: Callable[[Stream], Source], image_shape: tuple[int, ...], on_gpu: bool
+) -> Iterator[list[tuple[Source, int]]]:
+    """Yield what each slab is made of: sources of noise, and the draws of each.
+
+    On a GPU blocks of few values share a slab, so that each is not a call of every kernel. What a
+    source is asked for at a time stays the same.
+    """
+    size = slab_draws(image_shape, torch.device("cuda" if on_gpu else "cpu"))
+    most = JOINED_VALUES // math.prod(image_shape) if on_gpu else 0
+    together, room = list[tuple[Source, int]](), most
+    for stream, draws in streams:
+        if together and draws > room:
+            yield together
+            together, room = [], most
+        if draws <= room:
+            together.append((make(stream), draws))
+            room -= draws
+            continue
+        source = make(stream)
+        for start in range(0, draws, size):
+            yield [(source, min(size, draws - start))]
+    if together:
+        yield together
 
 
 @dataclass(frozen=True)
@@ -134,16 +167,26 @@ class FloatNoise:
         return 0.0
 
     def noisy_slabs(
-        self, image_HWC: Tensor, stream: Stream, draws: int, normalise: Affine
+        self, image_HWC: Tensor, streams: Streams, normalise: Affine
     ) -> Iterator[Tensor]:
         """Yield noisy copies of an image of integers, normalised, as float32 slabs [S, C, H, W].
 
-        Slabs are channels-last views of one buffer that the next slab overwrites.
+        They are the draws of one stream after the other. Slabs are channels-last views of one
+        buffer that the next slab overwrites.
         """
         centre_HWC, device = normalise.apply(image_HWC.float()), image_HWC.device
-        generator, size = stream.generator(device), slab_draws(tuple(image_HWC.shape), device)
-        buffer_SHWC = torch.empty((min(draws, size), *image_HWC.shape), device=device)
-        for start in range(0, draws, size):
-            slab_SHWC = buffer_SHWC[: min(size, draws - start)]
-            normalise.stretch(slab_SHWC.normal_(0.0, self.sigma, generator=generator))
+        size = slab_draws(tuple(image_HWC.shape), device)
+        most = min(size, sum(draws for _, draws in streams))
+        buffer_SHWC = torch.empty((most, *image_HWC.shape), device=device)
+
+        def make(stream: Stream) -> torch.Generator:
+            return stream.generator(device)
+
+        for parts in slabs_of_streams(streams, make, image_HWC.shape, device.type != "cpu"):
+            filled = 0
+            for generator, draws in parts:
+                part_SHWC = buffer_SHWC[filled : filled + draws]
+                part_SHWC.normal_(0.0, self.sigma, generator=generator)
+                filled += draws
+            slab_SHWC = normalise.stretch(buffer_SHWC[:filled])
             yield slab_SHWC.add_(centre_HWC).permute(0, 3, 1, 2)

@@ -184,6 +184,8 @@ class SmoothedClassifier:
         dtype = torch.float32 if parameter is None else parameter.dtype
         noisy_copies = self._noisy_copies(image.cpu(), device, generator)
         counts_K = torch.zeros(self.num_classes, dtype=torch.int64, device=device)
+        # On a GPU nothing waits before the end.
+        is_bad = torch.zeros((), dtype=torch.bool, device=device)
         for start in range(0, n, self.batch_size):
             size = min(self.batch_size, n - start)
             logits_BK = logits_of(self.model(noisy_copies(size).to(dtype)))
@@ -192,9 +194,11 @@ class SmoothedClassifier:
                     f"the model returned shape {tuple(logits_BK.shape)}: expected "
                     f"[{size}, {self.num_classes}] logits"
                 )
-            if torch.isnan(logits_BK).any():
-                raise ArithmeticError("the model returned NaN for a noisy copy of the image")
-            counts_K += logits_BK.argmax(1).bincount(minlength=self.num_classes)
+            is_bad |= torch.isnan(logits_BK).any()
+            class_B = logits_BK.argmax(1)
+            counts_K.index_add_(0, class_B, torch.ones_like(class_B))
+        if is_bad:
+            raise ArithmeticError("the model returned NaN for a noisy copy of the image")
         return counts_K.cpu().numpy()
 
     def _noisy_copies(

@@ -58,6 +58,17 @@ def capacity() -> Capacity:
     )
 
 
+def check_room(room: Capacity, workers: int, gpus: float) -> None:
+    """Raise UserError for workers that the cluster can never have room for."""
+    have = room.most_gpus if gpus else room.most_cpus
+    need = workers * (gpus or 1)
+    if need > have:
+        kind = "GPUs" if gpus else "CPU cores"
+        raise UserError(
+            f"workers is {workers}: that needs {need:g} {kind}, the cluster has {have:g}"
+        )
+
+
 def cores_each(nodes: Iterable[float], count: int) -> int:
     """Return the most cores that each of `count` processes can have on nodes of so many cores.
 

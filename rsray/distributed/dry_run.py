@@ -20,7 +20,8 @@ from rsray.core.hardware import (
     fastest_precision,
     resolve_precision,
 )
-from rsray.distributed.certify.one_machine import fleet_of_one_machine
+from rsray.distributed.capacity import Capacity, check_room
+from rsray.distributed.certify.one_machine import fleet_of_one_machine, is_cluster_open
 from rsray.distributed.search.forecast import plan_search
 from rsray.distributed.search.request import SearchRequest
 from rsray.distributed.search.resolved_search import check_search, resolve_search
@@ -46,6 +47,8 @@ def training(request: TrainingRequest, place: Place, address: str | None) -> lis
     run = TrainingRun.of(config, place, request.split, address)
     record = read_own_record(place, RUN_FILE, config, "run")
     check_settings(config, request.split, run.device)
+    if not (run.is_here or address or is_cluster_open()):
+        _check_room_here(config)
     steps = request.steps_per_epoch
     minutes = config.checkpoint_minutes
     inside = f" and every {minutes:g} minutes" if minutes else ""
@@ -63,6 +66,13 @@ def training(request: TrainingRequest, place: Place, address: str | None) -> lis
             "time": ELSEWHERE if address else _training_time(request),
         }
     )
+
+
+def _check_room_here(config: TrainConfig) -> None:
+    """Raise UserError for workers that a Ray of this machine has no room for."""
+    cores, gpus = float(available_cpus()), float(usable_gpus())
+    each = float(gpus > 0) if config.gpus_per_worker is None else config.gpus_per_worker
+    check_room(Capacity(((cores, gpus),), cores, gpus), max(1, config.workers), each)
 
 
 def _state_of_training(place: Place) -> str:

@@ -22,7 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
-from rsray.objectives.attacks.steps import TINY, direction, frozen, norm, shrunk, with_noise
+from rsray.objectives.attacks.steps import (
+    TINY,
+    direction,
+    frozen,
+    norm,
+    scaled_gradient,
+    shrunk,
+    with_noise,
+)
 from rsray.objectives.probabilities import label_entropy, log_mean_softmax
 from rsray.objectives.smoothmix import uniform
 
@@ -95,7 +103,7 @@ class CatRsSelf(Objective):
                     leaf_NCHW = attacked_NCHW.detach().requires_grad_()
                     logits_BMK = with_noise(still, leaf_NCHW.view(shape))(images_BCHW)
                     loss = divergences(logits_BMK, target_BK).mean(1).sum()
-                    (gradient_NCHW,) = torch.autograd.grad(loss, leaf_NCHW)
+                    gradient_NCHW = scaled_gradient(loss, leaf_NCHW)
                 step_NCHW = direction(gradient_NCHW) * (2 * self.epsilon / self.num_steps)
                 moved_NCHW = shrunk(attacked_NCHW + step_NCHW - own_NCHW, self.epsilon)
                 attacked_NCHW = _like(own_NCHW + moved_NCHW, own_NCHW)

@@ -13,7 +13,14 @@ from scipy.special import betaincinv, ndtri
 from torch import Tensor, nn
 
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
-from rsray.objectives.attacks.steps import TINY, direction, frozen, norm, with_noise
+from rsray.objectives.attacks.steps import (
+    TINY,
+    direction,
+    frozen,
+    norm,
+    scaled_gradient,
+    with_noise,
+)
 from rsray.objectives.probabilities import cross_entropy
 
 # Draws by which images are dropped, and by which they are weighed.
@@ -110,7 +117,7 @@ class Easy(Objective):
                     leaf_NCHW = attacked_NCHW.detach().requires_grad_()
                     logits_BMK = with_noise(still, leaf_NCHW.view(shape))(images_BCHW)
                     loss = cross_entropy(logits_BMK, labels_B).sum()
-                    (gradient_NCHW,) = torch.autograd.grad(loss, leaf_NCHW)
+                    gradient_NCHW = scaled_gradient(loss, leaf_NCHW)
                 is_wrong_BM = logits_BMK.argmax(-1) != labels_B[:, None]
                 is_new_N111 = is_wrong_BM.view(-1, 1, 1, 1) & ~is_found_N111
                 found_NCHW = torch.where(is_new_N111, attacked_NCHW, found_NCHW)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
+from rsray.core.gpus import send
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
 from rsray.objectives.attacks.steps import ascend, frozen, with_noise
 from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_label
@@ -113,4 +114,4 @@ def uniform(labels_B: Tensor, generator: torch.Generator | None) -> Tensor:
     """
     device = labels_B.device if generator is None else generator.device
     drawn_B = torch.rand(labels_B.shape, generator=generator, device=device)
-    return drawn_B.to(labels_B.device, non_blocking=True)
+    return send(drawn_B, labels_B.device)

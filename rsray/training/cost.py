@@ -8,6 +8,7 @@ import torch
 
 from rsray.config import PlanConfig
 from rsray.core.hardware import default_device, device_name, resolve_precision
+from rsray.errors import UserError
 from rsray.training.request import TrainingRequest
 from rsray.training.run_folder.run import check_settings
 from rsray.training.speed import measure_steps
@@ -58,10 +59,14 @@ def plan_training(
     """Return what a run will take, after measuring steps for about `settings.seconds`.
 
     A worker is a GPU, where there is one to use, or so many CPU cores. Workers are taken to share
-    the work evenly, and images to come as fast as they are used.
+    the work evenly, and images to come as fast as they are used. Raises UserError where the
+    hardware that is asked about is not here.
     """
     config = request.config
     device = torch.device("cpu") if config.gpus_per_worker == 0 else default_device()
+    if config.gpus_per_worker and device.type == "cpu":
+        wanted = config.gpus_per_worker
+        raise UserError(f"gpus-per-worker is {wanted:g}, but no GPU is here to be measured")
     check_settings(config, request.split, device)
     share = max(1, min(config.batch_size // settings.actors, request.num_trained))
     few = max(1, min(share, FEW_DRAWS // request.num_draws))

@@ -31,7 +31,7 @@ def values_per_second(kind, sigma, seconds=1.0):
     black = torch.zeros((32, 32, 3), dtype=torch.uint8)
     noise, done, started = NOISES[kind].of(sigma), 0, time.perf_counter()
     while (spent := time.perf_counter() - started) < seconds:
-        for slab in noise.noisy_slabs(black, Stream(0, 0, "estimation", done), 500, Affine()):
+        for slab in noise.noisy_slabs(black, [(Stream(0, 0, "estimation", done), 500)], Affine()):
             done += slab.numel()
     return done / spent
 

@@ -17,11 +17,18 @@ from rsray.certification.engine.sampler import Sampler
 from rsray.core import grid_noise
 from rsray.core.grid_noise import TorchUniform
 from rsray.core.noise import Stream
+from rsray.core.smoothed import SmoothedClassifier
+from rsray.models import Normalise
+from rsray.models.dncnn import dncnn6
+from rsray.models.mean_logits import MeanLogits
 
 SHAPE = (3, 8, 8)
 IMAGE = np.zeros(SHAPE, dtype=np.uint8)
 BLOCKS = [(0, 70), (1, 70), (2, 5)]
-CASES = [(noise, precision) for noise in ("grid", "float") for precision in ("fp32", "fp16")]
+CASES = [
+    *((noise, precision, "one") for noise in ("grid", "float") for precision in ("fp32", "fp16")),
+    *(("grid", precision, kind) for precision in ("fp32", "fp16") for kind in ("many", "denoised")),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +46,22 @@ def no_gpu(monkeypatch):
     grid_noise._grid_noise.cache_clear()
 
 
-def sampler_of(noise, precision):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
+def network(*first):
+    body = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
+    return nn.Sequential(*first, *body)
+
+
+# An ensemble's members normalise images each in its own way, a denoiser stands before that.
+NETWORKS = {
+    "one": network,
+    "many": lambda: MeanLogits([network(Normalise([0.5] * 3, [0.2] * 3)), network()]),
+    "denoised": lambda: nn.Sequential(dncnn6(SHAPE), network(Normalise([0.5] * 3, [0.2] * 3))),
+}
+
+
+def sampler_of(noise, precision, kind="one"):
     return Sampler(
-        model.to(CUDA),
+        NETWORKS[kind]().eval().to(CUDA),
         Evaluation("cuda", precision, "channels_last", 64),
         image_shape=SHAPE,
         num_classes=5,
@@ -53,10 +72,10 @@ def sampler_of(noise, precision):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("noise", "precision"), CASES)
-def test_hard_counts_wait_for_nothing_until_they_are_counted(noise, precision):
+@pytest.mark.parametrize(("noise", "precision", "kind"), CASES)
+def test_hard_counts_wait_for_nothing_until_they_are_counted(noise, precision, kind):
     with fake_tensors():
-        sampler = sampler_of(noise, precision)
+        sampler = sampler_of(noise, precision, kind)
         with NoTransfers():
             classes_D, is_bad = sampler._classes(IMAGE, sampler._streams(0, "estimation", BLOCKS))
         assert classes_D.device == is_bad.device == CUDA and classes_D.shape == (145,)
@@ -64,12 +83,41 @@ def test_hard_counts_wait_for_nothing_until_they_are_counted(noise, precision):
             sampler._count_by_block(classes_D, [70, 70, 5], is_bad)
 
 
-@pytest.mark.parametrize(("noise", "precision"), CASES)
-def test_soft_sums_wait_for_nothing_until_all_are_made(noise, precision):
+@torch.no_grad()
+def test_small_blocks_share_the_kernels_that_make_their_noise(monkeypatch):
+    searches, search = [], grid_noise.GridNoise._by_search
+
+    def counted(noise, words):
+        searches.append(len(words))
+        return search(noise, words)
+
+    monkeypatch.setattr(grid_noise.GridNoise, "_by_search", counted)
     with fake_tensors():
-        sampler, passes = sampler_of(noise, precision), []
+        sampler = sampler_of("grid", "fp32")
+        sampler._classes(IMAGE, sampler._streams(0, "estimation", BLOCKS))
+    assert searches == [145 * 3 * 8 * 8]
+
+
+@pytest.mark.parametrize(("noise", "precision", "kind"), CASES)
+def test_soft_sums_wait_for_nothing_until_all_are_made(noise, precision, kind):
+    with fake_tensors():
+        sampler, passes = sampler_of(noise, precision, kind), []
         logits = sampler._network.logits
         sampler._network.logits = lambda: passes.append(1) or logits()
         with NoTransfers(), pytest.raises(DataDependentOutputException):
             sampler.moments(IMAGE, 0, "estimation", BLOCKS)
         assert len(passes) == 3
+
+
+def test_a_smoothed_classifier_waits_for_nothing_until_all_draws_are_made(monkeypatch):
+    with fake_tensors():
+        smoothed, drawn = SmoothedClassifier(network().eval().to(CUDA), 0.25, 5), []
+
+        def noisy_copies(size):
+            drawn.append(size)
+            return torch.zeros((size, *SHAPE), device=CUDA)
+
+        monkeypatch.setattr(smoothed, "_noisy_copies", lambda *given: noisy_copies)
+        with NoTransfers(), pytest.raises(DataDependentOutputException):
+            smoothed._count(torch.zeros(SHAPE), 1000, None)
+    assert drawn == [400, 400, 200]

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from cluster.edited import CLUSTERS, edit
 from command_line import command
 
 from rsray.config import PlanConfig
@@ -61,8 +62,18 @@ def test_a_run_on_a_cluster_that_is_not_asked():
     expected = "workers of Ray Train: 2-8, a GPU each where there are any, on Ray at 10.0.0.9:6379"
     assert said["where"] == expected and said["precision"] == "bf16 where the workers compute it"
     assert said["time"].startswith("rsray plan on a machine like the cluster's")
-    said = dry(LINES["train"], "--cluster", "clusters/aws-gpu.yaml", "--gpus-per-worker", "1")
-    assert "1 GPUs each, on Ray at clusters/aws-gpu.yaml" in said["where"]
+    said = dry(LINES["train"], "--cluster", "http://127.0.0.1:8265", "--gpus-per-worker", "1")
+    assert "1 GPUs each, on Ray at http://127.0.0.1:8265" in said["where"]
+
+
+@pytest.mark.parametrize("name", ["train", "tune", "certify"])
+def test_the_file_of_a_cluster_is_looked_at(name, tmp_path):
+    line, file = LINES[name].format(run="nowhere"), edit(CLUSTERS / "aws-gpu.yaml", tmp_path)
+    for given, words in ((tmp_path / "no.yaml", "no.yaml"), (CLUSTERS / "aws-gpu.yaml", "EDIT")):
+        result = command(*line.split(), "--dry-run", "--cluster", given)
+        assert result.status == 2 and words in result.err and result.err.count("\n") == 1
+    if name == "train":
+        assert str(file) in dry(line, "--cluster", str(file))["where"]
 
 
 def test_a_run_that_goes_on(trained, tmp_path):
@@ -111,12 +122,20 @@ def test_a_search():
     [
         ("train --dataset digits --workers 65", "workers is 65"),
         ("train --dataset digits --gpus-per-worker 1", "no GPU is here"),
+        ("train --dataset digits --workers 9 --gpus-per-worker 0", "needs 9 CPU cores"),
+        ("train --dataset digits --workers 2 --gpus-per-worker 0.5", "needs 1 GPUs"),
+        ("tune --dataset digits --gpus-per-worker 1", "room for 0"),
+        ("train --dataset digits --track json", "track 'json' is unknown"),
         ("train --dataset digits --model resnet50 --set augmentation=cutout", "'cutout'"),
         ("tune --dataset digits --grid augmentation=none,cutout", "'cutout'"),
     ],
 )
 def test_mistakes_are_those_of_the_run(line, words, monkeypatch, tmp_path):
     monkeypatch.setattr("rsray.distributed.train.training_run.default_device", lambda: CPU)
+    for module in ("dry_run", "search.forecast"):
+        monkeypatch.setattr(f"rsray.distributed.{module}.usable_gpus", lambda: 0)
+    monkeypatch.setattr(dry_run, "available_cpus", lambda: 8)
+    monkeypatch.setattr("ray.init", lambda **given: pytest.fail("a dry run starts nothing"))
     result = command(*line.split(), "--dry-run")
     assert result.status == 2 and words in result.err and result.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

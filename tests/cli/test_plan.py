@@ -106,9 +106,14 @@ def test_a_search_counts_its_trials_and_what_follows():
         ("{run} --of train", "--of train takes --dataset or --preset"),
         ("{run} --epochs 3", "--epochs is no option of --of certify"),
         ("--of learn", "of 'learn' is unknown"),
+        ("--of train --dataset digits --gpus-per-actor 1", "no GPU is here to be measured"),
+        ("--of tune --dataset digits --gpus-per-actor 1", "that needs 1 GPUs each"),
     ],
 )
-def test_what_is_planned_decides_the_options(words, said):
+def test_what_is_planned_decides_the_options(words, said, monkeypatch):
+    for module in ("training.cost.default_device", "distributed.search.forecast.default_device"):
+        monkeypatch.setattr(f"rsray.{module}", lambda: torch.device("cpu"))
+    monkeypatch.setattr("rsray.distributed.search.forecast.usable_gpus", lambda: 0)
     result = command("plan", *words.format(run="runs/x").split())
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith("error: ") and said in result.err and result.err.count("\n") == 1

@@ -96,6 +96,13 @@ def test_a_misspelt_field_is_seen():
         check_cluster(spec)
 
 
+def test_the_image_can_compile_networks():
+    """Ray's own is without a compiler, and torch.compile falls back without one."""
+    lines = (MANIFESTS[0].parent / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    (installed,) = [line for line in lines if "apt-get install" in line]
+    assert installed.startswith("RUN sudo apt-get update &&") and "g++" in installed.split()
+
+
 def test_claims_are_made_where_they_are_used():
     found = manifests(MANIFESTS[0])
     volumes = found["RayCluster"]["spec"]["headGroupSpec"]["template"]["spec"]["volumes"]

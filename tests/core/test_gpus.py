@@ -28,7 +28,9 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
     monkeypatch.setattr(gpus, "NVIDIA_DRIVER", tmp_path / "version")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpus, "AMD_DRIVER", tmp_path / "kfd")
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
     yield put
     usable_gpus.cache_clear()
 
@@ -76,6 +78,15 @@ def test_amd_gpus_are_known_by_their_architecture(machine):
     assert usable_gpus() == 1
     machine(chip("RX 580", 8, 0, "gfx803"), built_for=["gfx90a", "gfx942"], hip="6.4")
     assert "no kernels for RX 580 (gfx803)" in why_gpus_are_unused()
+
+
+def test_an_amd_gpu_that_torch_is_not_built_for_is_named(machine, monkeypatch):
+    gpus.AMD_DRIVER.touch()
+    assert "AMD GPU" in why_gpus_are_unused() and "without ROCm" in why_gpus_are_unused()
+    machine(hip="6.4")
+    assert why_gpus_are_unused().endswith("finds none it can use") and usable_gpus() == 0
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "")
+    assert why_gpus_are_unused() is None, "the user hides them"
 
 
 def test_an_old_driver_is_named_by_what_cuda_says(machine, monkeypatch):

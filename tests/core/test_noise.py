@@ -6,7 +6,9 @@ import torch
 from drawn_noise import block, slabs
 from scipy import stats
 
-from rsray.core.noise import STAGES, Stream, _permute32, slab_draws
+from rsray.core import NOISES, grid_noise
+from rsray.core import noise as noise_module
+from rsray.core.noise import STAGES, Affine, Stream, _permute32, slab_draws
 
 CPU = torch.device("cpu")
 HERE = Stream(3, 17, "estimation", 5)
@@ -180,6 +182,33 @@ def test_the_mix_is_a_permutation():
 def test_different_images_have_different_streams():
     numbers = {Stream(s, i, "estimation", 0).number() for s in range(5) for i in range(2000)}
     assert len(numbers) == 10_000
+
+
+def test_blocks_that_share_a_slab_on_a_gpu_have_the_noise_that_they_have_alone(kind, monkeypatch):
+    """A GPU's way, on a CPU: slabs are joined there, and numbers come from torch's generators."""
+    monkeypatch.setattr(noise_module, "JOINED_VALUES", 90 * 6)
+    joined, slabs_of_streams = [], noise_module.slabs_of_streams
+
+    def of_a_gpu(streams, make, image_shape, on_gpu):
+        for parts in slabs_of_streams(streams, make, image_shape, True):
+            joined.append([draws for _, draws in parts])
+            yield parts
+
+    for module in (noise_module, grid_noise):
+        monkeypatch.setattr(module, "slabs_of_streams", of_a_gpu)
+    monkeypatch.setattr(
+        grid_noise, "uniform_source", lambda s, device: grid_noise.TorchUniform(s.generator(device))
+    )
+    image_HWC = torch.arange(6, dtype=torch.uint8).view(2, 3, 1)
+    streams = [(Stream(3, 5, "estimation", b), n) for b, n in enumerate([40, 40, 40, 100, 7, 40])]
+
+    def drawn(streams):
+        slabs = NOISES[kind].of(0.5).noisy_slabs(image_HWC, streams, Affine())
+        return torch.cat([slab.clone() for slab in slabs])
+
+    together = drawn(streams)
+    assert joined == [[40, 40], [40], [100], [7, 40]] and together.shape == (267, 1, 2, 3)
+    assert torch.equal(together, torch.cat([drawn([each]) for each in streams]))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -3,23 +3,26 @@
 import subprocess
 import sys
 import types
+from contextlib import nullcontext
 
 import pytest
 import ray
 from ray.exceptions import RayTaskError
 from ray.train import ControllerError
 
+from rsray.core import gpus
 from rsray.core.gpus import usable_gpus
 from rsray.distributed import gpu_probe
-from rsray.distributed.capacity import Capacity
+from rsray.distributed.capacity import Capacity, check_room
 from rsray.distributed.gpu_probe import check_gpus
 from rsray.distributed.search.trial_resources import nodes_for
-from rsray.distributed.train import group, training_run
+from rsray.distributed.train import training_run
 from rsray.distributed.train.failures import cause_of, end_of_reason, is_machines_fault
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.errors import UserError
 from rsray.presets import train_config
 from rsray.storage import Place
+from rsray_cli import doctor
 
 FROM_ZERO = Capacity(((0.0, 0.0),), 64.0, 8.0)
 
@@ -72,13 +75,12 @@ def test_a_probe_waits_for_a_node_and_says_so(cluster, monkeypatch, caplog):
 
 def test_training_takes_the_gpus_that_a_cluster_from_zero_can_have(tmp_path, monkeypatch):
     monkeypatch.setattr(training_run, "capacity", lambda: FROM_ZERO)
-    monkeypatch.setattr(group, "capacity", lambda: FROM_ZERO)
     assert run_of(tmp_path, workers=8).on_cluster().gpus == 1
     assert run_of(tmp_path, gpus_per_worker=0).on_cluster().gpus == 0
-    group._check_room(8, 1.0)
-    group._check_room(64, 0.0)
+    check_room(FROM_ZERO, 8, 1.0)
+    check_room(FROM_ZERO, 64, 0.0)
     with pytest.raises(UserError, match="workers is 9: that needs 9 GPUs, the cluster has 8"):
-        group._check_room(9, 1.0)
+        check_room(FROM_ZERO, 9, 1.0)
 
 
 def test_a_search_waits_for_the_first_gpu_of_a_cluster_from_zero(monkeypatch):
@@ -139,3 +141,36 @@ def test_commands_refuse_gpus_that_ray_counts_and_torch_cannot_use(digits_run, t
     ]  # fmt: skip
     assert done.stderr.count("Ray counts that GPU") == 3 and "Traceback" not in done.stderr
     assert (tmp_path / "cpu/certificates.parquet").is_file()
+
+
+def test_doctor_says_why_a_gpu_of_this_machine_is_not_used(monkeypatch, capsys):
+    monkeypatch.setattr(gpus, "why_gpus_are_unused", lambda: "torch has no kernels for Tesla V100")
+    doctor.doctor(ray=False)
+    assert (
+        "!!  gpu        not used here: torch has no kernels for Tesla V100"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("failure", "line"),
+    [
+        ("node: no kernel image", "!!  gpu        node: no kernel image"),
+        (None, "ok  gpu        a task computed"),
+    ],
+)
+def test_doctor_shows_the_probe_of_a_cluster(monkeypatch, capsys, failure, line):
+    answers = types.SimpleNamespace(
+        get=lambda answer, timeout: 42,
+        remote=lambda **resources: lambda work: types.SimpleNamespace(remote=lambda: None),
+        nodes=lambda: [{"Alive": True}],
+    )
+    session = "rsray.distributed.session"
+    monkeypatch.setattr(f"{session}.session", lambda address: nullcontext(answers))
+    monkeypatch.setattr(f"{session}.cluster_cpus", lambda: 8)
+    monkeypatch.setattr(f"{session}.cluster_gpus", lambda: 2.0)
+    monkeypatch.setattr(gpu_probe, "probe_gpu", lambda gpus: failure)
+    with nullcontext() if failure is None else pytest.raises(SystemExit) as stopped:
+        doctor.doctor(address="10.0.0.9:6379")
+    assert stopped is None or stopped.value.code == 1
+    assert line in capsys.readouterr().out

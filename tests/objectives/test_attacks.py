@@ -85,6 +85,29 @@ def test_zero_and_tiny_gradients(attack):
     assert moved.isfinite().all() and (norms(moved - images) > 0).all()
 
 
+def test_attacks_move_confident_images_in_float16_too():
+    """Their gradients, of 1e-8 here, would be 0 there; in float32 no bit of a direction changes."""
+    images_BCHW, labels_B = torch.full((B, *SHAPE), 0.5), torch.zeros(B, dtype=torch.int64)
+
+    def logits_of(dtype):
+        def forward(images):
+            features_B = images.flatten(1).sum(1).to(dtype) * 1e-4
+            margin_B = 9.2 + features_B.float()
+            return torch.stack([margin_B, torch.zeros_like(margin_B)], 1)[:, None]
+
+        return forward
+
+    def loss_of(logits_BMK, labels_B):
+        return -of_label(log_mean_softmax(logits_BMK), labels_B)
+
+    exact, half = (
+        pgd(logits_of(dtype), loss_of, images_BCHW, labels_B, epsilon=0.5, num_steps=2)
+        for dtype in (torch.float32, torch.float16)
+    )
+    assert (half - images_BCHW).flatten(1).norm(dim=1).min() > 0.49
+    torch.testing.assert_close(half, exact)
+
+
 def test_frozen_restores_and_leaves_other_callables_alone():
     network = Tiny()
     network.hidden.weight.requires_grad_(False)

@@ -27,8 +27,9 @@ from rsray.training.step import EpochSums
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
-    """Generators are on the CPU."""
+    """Generators are on the CPU; what a run sets is as before afterwards."""
     pretend_gpu(monkeypatch)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     made = on_cpu(randomness.seeded_generator)
     for module in (randomness, validation):
         monkeypatch.setattr(module, "seeded_generator", made)
@@ -104,12 +105,14 @@ def make_steps(here, watched):
     """Make the steps of an epoch in which warm-ups are over, and wait for their figures."""
     watched.model, watched.companion = here.model, here.companion
     assert next(here.model.parameters()).device == CUDA
+    assert torch.backends.cudnn.benchmark
     sums = EpochSums(CUDA)
     here.held_in.tensors()
-    with NoTransfers():
+    with NoTransfers() as watched:
         here._make_steps(here.objective.at_epoch(2, ()), sums)
     with pytest.raises(DataDependentOutputException):
         sums.read()
+    return watched.sent
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
@@ -120,6 +123,13 @@ def test_an_epoch_of_every_objective_waits_for_nothing(name, settings, monkeypat
         make_steps(here, watched)
     own_network = name == "sodm"
     assert updates == [{CUDA}] * 3 * (1 + own_network)
+
+
+def test_the_order_of_an_epoch_is_sent_once(monkeypatch, updates):
+    watched = without_gradients(monkeypatch)
+    with fake_tensors():
+        sent = make_steps(training(CUDA, epochs=3, augmentation="none"), watched)
+    assert sent == 1 and len(updates) == 3
 
 
 def test_a_denoiser_learns_from_its_classifier_without_waiting(monkeypatch, updates):

@@ -1,6 +1,7 @@
 """Held-out images, and the projected ACR on them against brute force and a closed form."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from rsray.data import open_split
 from rsray.errors import UserError
+from rsray.training import validation
 from rsray.training.batches.randomness import seeded_generator
 from rsray.training.validation import IMAGES_PER_NOISE_STREAM, project_acr
 
@@ -53,7 +55,18 @@ def project_one_draw_at_a_time(model, images, labels, sigma, seed, num_draws):
     return total / len(images), right / len(images)
 
 
-def test_short_memory_takes_more_passes_to_the_same_figures():
+def test_a_pass_on_a_cpu_takes_no_more_images_than_there_is_memory_for(monkeypatch):
+    model, (images, labels) = tiny_model(), tiny_images()
+    arguments = {"sigma": 0.2, "precision": "fp32", "seed": 7, "num_draws": 5}
+    whole = project_acr(model, images, labels, **arguments)
+    sizes = []
+    model.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    monkeypatch.setattr(validation, "CPU_VALUES", 7 * images[0].numel())
+    assert project_acr(model, images, labels, **arguments) == whole
+    assert max(sizes) == 7
+
+
+def test_short_memory_takes_more_passes_to_the_same_figures(monkeypatch):
     class Small(nn.Module):
         """Has memory for seven images."""
 
@@ -67,6 +80,8 @@ def test_short_memory_takes_more_passes_to_the_same_figures():
             self.most = max(self.most, len(images))
             return self.model(images)
 
+    still_raised = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: still_raised.append(sys.exc_info()[0]))
     model, (images, labels) = tiny_model(), tiny_images()
     arguments = {"sigma": 0.2, "precision": "fp32", "seed": 7, "num_draws": 5}
     small = Small(model)
@@ -74,6 +89,7 @@ def test_short_memory_takes_more_passes_to_the_same_figures():
         model, images, labels, **arguments
     )
     assert 3 < small.most <= 7
+    assert set(still_raised) == {None}, "what raised still holds the memory"
 
 
 def test_brute_force():

@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from rsray.certification.engine.evaluation import EvaluatedNetwork, Evaluation
 from rsray.core import NOISES
 from rsray.core.gpus import send
-from rsray.core.noise import Affine, Stage, Stream
-
-Streams = list[tuple[Stream, int]]
+from rsray.core.noise import Affine, Stage, Stream, Streams
 
 
 class BadLogitsError(ArithmeticError):
@@ -214,8 +212,7 @@ class Sampler:
     def _parts(self, image_CHW: NDArray[np.uint8], streams: Streams) -> Iterator[Tensor]:
         """Yield noisy, normalised copies: a slab at once, in the cache."""
         image_HWC = send(torch.from_numpy(image_CHW), self._device).permute(1, 2, 0)
-        for stream, draws in streams:
-            yield from self._noise.noisy_slabs(image_HWC, stream, draws, self._normalise)
+        yield from self._noise.noisy_slabs(image_HWC, streams, self._normalise)
 
     def _block_of_draws(self, draws: list[int]) -> Tensor:
         """Return the place [D] of each draw's block."""

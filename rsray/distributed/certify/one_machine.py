@@ -30,13 +30,13 @@ def fleet_of_one_machine(config: CertifyConfig, address: str | None) -> FleetSiz
     uses_gpu = config.gpus_per_actor != 0 and usable_gpus() > 0
     if is_named or uses_gpu or config.gpus_per_actor or config.most_actors is not None:
         return None
-    if _is_cluster_open():
+    if is_cluster_open():
         return None
     cores = float(available_cpus())
     return plan_fleet(Capacity(((cores, 0.0),), cores, 0.0), config.actors, 0.0)
 
 
-def _is_cluster_open() -> bool:
+def is_cluster_open() -> bool:
     """Tell whether this process is connected to a Ray of more than this machine's cores."""
     ray: Any = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():

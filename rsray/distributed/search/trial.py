@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from rsray.config import TUNE_OBJECTIVES
-from rsray.core.hardware import dedicate_process, default_device
+from rsray.core.hardware import available_cpus, dedicate_process
 from rsray.distributed.search.resolved_search import Search
 from rsray.distributed.search.space import Point
 from rsray.distributed.search.trial_resources import TrialPlan
 from rsray.distributed.search.watch import METRIC
 from rsray.distributed.session import extend_search_path
-from rsray.distributed.train.failures import cause_of, is_machines_fault
+from rsray.distributed.train.failures import cause_of, is_machines_fault, refuse_failed_setup
 from rsray.distributed.train.feed import RayFeed
 from rsray.distributed.train.worker import (
     join_team,
@@ -72,7 +72,8 @@ def run_trial(point: Point, job: TrialJob) -> None:
         if job.plan.workers > 1:
             _train_in_group(point, job)
         else:
-            device = default_device() if job.gpus else torch.device("cpu")
+            # A GPU that torch cannot use here is an error, not a CPU in its place.
+            device = torch.device("cuda", 0) if job.gpus else torch.device("cpu")
             _train_here(point, job, Team(), device, ray.tune.report)
     except Exception as problem:
         if is_machines_fault(problem):
@@ -94,7 +95,7 @@ def _train_here(
 ) -> None:
     """Train in this process, alone or as a member of a team; every member reports equally often."""
     dedicate_process(max(1, round(job.plan.cpus)), job.gpus)
-    config = job.search.trial(point)
+    config, team = job.search.trial(point), replace(team, workers_here=_workers_here(job.plan))
     training = Training(config, None, device, team, open_feed=_feed_of(job.plan))
     training.stepper.group_size = group_size
     every = job.search.config.report_every
@@ -108,6 +109,11 @@ def _train_here(
             report({**figures, **progress, "loss": row["loss"]})
 
     training.run_epochs(look)
+
+
+def _workers_here(plan: TrialPlan) -> int:
+    """Return how many workers of all trials there may be on this machine: they share its memory."""
+    return max(1, min(plan.concurrent * plan.workers, int(available_cpus() / plan.cpus)))
 
 
 def _feed_of(plan: TrialPlan) -> OpenFeed:
@@ -202,7 +208,9 @@ def _fit_group(point: Point, job: TrialJob, group_size: int | None) -> None:
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as problem:
-        raise cause_of(problem) from problem
+        cause = cause_of(problem)
+        refuse_failed_setup(cause)
+        raise cause from problem
 
 
 def _group_worker(arguments: dict[str, Any]) -> None:

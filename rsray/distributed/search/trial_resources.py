@@ -66,6 +66,9 @@ def settle_on_cluster(search: Search, nodes: Nodes, recorded_precision: str | No
     config = search.config
     asked = config.train.gpus_per_worker
     gpus = asked if asked is not None else float(any(node["GPU"] for node in nodes))
+    if gpus and not any(_room(node, gpus) for node in nodes):
+        # Nobody could be asked for the precision, and would be waited for.
+        raise _no_room(config.workers or 1, gpus, 0)
     decided: dict[str, Any] = {"workers": config.workers or max(1, config.train.workers)}
     if config.workers is None and decided["workers"] == 1 and gpus:
         room = sum(_room(node, gpus) for node in nodes)
@@ -100,11 +103,7 @@ def plan_trials(search: Search, missing: int) -> TrialPlan:
     nodes, gpus, wanted = search.nodes, search.gpus_per_worker, search.config.workers or 1
     room = sum(_room(node, gpus) for node in nodes)
     if wanted > room:
-        kind = f"{gpus:g} GPUs each" if gpus else "a CPU core each"
-        raise UserError(
-            f"workers is {wanted}: that needs {kind}, the cluster has room for {room} "
-            "(where it grows on demand: have its nodes up first, as wait_for in clusters/ does)"
-        )
+        raise _no_room(wanted, gpus, room)
     concurrent = search.config.concurrent or _useful_trials_at_once(search, room // wanted)
     concurrent = min(concurrent, missing)
     if gpus:
@@ -124,6 +123,14 @@ def _useful_trials_at_once(search: Search, room: int) -> int:
     if config.sampler != "tpe":
         return room
     return min(room, max(2, config.trials // LEAST_ROUNDS_OF_TRIALS))
+
+
+def _no_room(wanted: int, gpus: float, room: int) -> UserError:
+    kind = f"{gpus:g} GPUs each" if gpus else "a CPU core each"
+    return UserError(
+        f"workers is {wanted}: that needs {kind}, the cluster has room for {room} "
+        "(where it grows on demand: have its nodes up first, as wait_for in clusters/ does)"
+    )
 
 
 def _room(node: Mapping[str, float], gpus: float) -> int:

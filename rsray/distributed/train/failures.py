@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from rsray.errors import UserError
 from rsray.training.step import MemoryShortError
 
 MOST_CHARACTERS_SHOWN = 300
+# What a worker says that waits for another, or loses it, as the group is set up.
+LOST_PEER = re.compile("connect|peer|remote process|timed? ?out|broken pipe", re.IGNORECASE)
 
 
 def cause_of(problem: Exception) -> Exception:
@@ -33,6 +37,18 @@ def end_of_reason(problem: Exception) -> str:
     """
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return (lines or [type(problem).__name__])[-1][-MOST_CHARACTERS_SHOWN:]
+
+
+def refuse_failed_setup(problem: Exception) -> None:
+    """Raise UserError for what the set-up of a group raised: it would be raised again.
+
+    Not so where a worker was lost meanwhile.
+    """
+    from ray.exceptions import RayTaskError
+
+    cause = problem.cause if isinstance(problem, RayTaskError) else None
+    if cause is not None and not LOST_PEER.search(str(cause)):
+        raise UserError(f"the workers cannot be set up: {end_of_reason(problem)}") from problem
 
 
 def is_machines_fault(problem: Exception) -> bool:

@@ -7,10 +7,15 @@ import time
 import uuid
 from typing import Any
 
-from rsray.distributed.capacity import capacity, cores_each
+from rsray.distributed.capacity import capacity, check_room, cores_each
 from rsray.distributed.gpu_probe import check_gpus
 from rsray.distributed.session import quiet_logs, search_path
-from rsray.distributed.train.failures import cause_of, end_of_reason, is_machines_fault
+from rsray.distributed.train.failures import (
+    cause_of,
+    end_of_reason,
+    is_machines_fault,
+    refuse_failed_setup,
+)
 from rsray.distributed.train.feed import share_with_reading
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.distributed.train.worker import (
@@ -35,13 +40,13 @@ SAY_AFTER_SECONDS, LOOK_EVERY_SECONDS = 20.0, 2.0
 def train_in_groups(run: TrainingRun) -> None:
     """Train in worker groups until the run is done, each from the checkpoint the last one left.
 
-    Raises the user's mistake behind a failure at once, any other failure after MOST_FAILED_STARTS
-    groups that made no checkpoint.
+    Raises the user's mistake behind a failure at once, and UserError for workers that cannot be set
+    up; any other failure after MOST_FAILED_STARTS groups that made no checkpoint.
     """
     quiet_logs()
     from ray.train import PreemptionError, TrainingFailedError
 
-    _check_room(max(1, run.config.workers), run.gpus)
+    check_room(capacity(), max(1, run.config.workers), run.gpus)
     check_gpus(run.gpus)
     failed_starts = 0
     while True:
@@ -51,6 +56,7 @@ def train_in_groups(run: TrainingRun) -> None:
             return
         except TrainingFailedError as problem:
             cause = cause_of(problem)
+            refuse_failed_setup(cause)
             # The groups of images are halved each time, so this comes to an end.
             if isinstance(cause, MemoryShortError):
                 log.warning("%s: beginning anew after %s", cause, latest_position(run.place))
@@ -95,7 +101,7 @@ def _train_in_group(run: TrainingRun) -> None:
             storage_path=path,
             storage_filesystem=filesystem,
             worker_runtime_env=worker_environment(run.gpus),
-            # train_in_groups starts another group, also in place of one that could not be set up.
+            # train_in_groups starts another group where that is worth it.
             failure_config=FailureConfig(
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),  # type: ignore[call-arg]
@@ -107,18 +113,6 @@ def _train_in_group(run: TrainingRun) -> None:
         trainer.fit()
     finally:
         run.place.delete(name)
-
-
-def _check_room(workers: int, gpus: float) -> None:
-    """Raise UserError for workers that the cluster can never have room for."""
-    room = capacity()
-    have = room.most_gpus if gpus else room.most_cpus
-    need = workers * (gpus or 1)
-    if need > have:
-        kind = "GPUs" if gpus else "CPU cores"
-        raise UserError(
-            f"workers is {workers}: that needs {need:g} {kind}, the cluster has {have:g}"
-        )
 
 
 def _wait_for_room(workers: int, resources: dict[str, float]) -> None:

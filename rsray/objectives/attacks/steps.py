@@ -28,6 +28,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 DDN_GAMMA = 0.05
 # The step size falls from 1 to this along a cosine
 DDN_LAST_STEP = 0.01
+GRADIENT_SCALE = 256.0
 # Keeps 0 / 0 at 0
 TINY = 1e-12
 
@@ -164,9 +165,18 @@ def _ascent(
         leaf_BCHW = images_BCHW.detach().requires_grad_()
         logits_BMK = logits_of(leaf_BCHW)
         loss = loss_of(logits_BMK, labels_B).sum()
-        (gradient_BCHW,) = torch.autograd.grad(loss, leaf_BCHW)
+        gradient_BCHW = scaled_gradient(loss, leaf_BCHW)
     fooled_B = log_mean_softmax(logits_BMK.detach()).argmax(-1) != labels_B
     return direction(gradient_BCHW), fooled_B
+
+
+def scaled_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
+    """Return the gradient times a power of two, which changes no direction.
+
+    Of confident images it would be 0 in float16, which training weights are spared by a scaler.
+    """
+    gradient: Tensor = torch.autograd.grad(loss * GRADIENT_SCALE, leaf)[0]
+    return gradient
 
 
 def direction(gradient_BCHW: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def two_cores(monkeypatch):
 def test_one_machine_does_the_whole_job_unless_a_cluster_or_a_gpu_is_asked_for(
     two_cores, monkeypatch, changes, address, fleet
 ):
-    monkeypatch.setattr(one_machine, "_is_cluster_open", lambda: False)
+    monkeypatch.setattr(one_machine, "is_cluster_open", lambda: False)
     assert fleet_of_one_machine(CONFIG.model_copy(update=changes), address) == fleet
 
 

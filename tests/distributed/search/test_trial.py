@@ -1,12 +1,13 @@
 """How a trial of a search ends when something breaks: the setting's fault, or the machine's."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import ray.tune
 import torch
-from ray.exceptions import ActorDiedError
-from ray.train import ControllerError, WorkerGroupError
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.train import ControllerError, UserCallback, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from rsray.config import TuneConfig
@@ -72,6 +73,25 @@ def test_the_trials_of_a_search_start_from_the_weights_that_init_names(tmp_path,
     assert untrained < 0.3 and started > 0.5
 
 
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [((1, 1, 8.0), 1), ((4, 1, 2.0), 4), ((64, 1, 2.0), 4), ((2, 2, 1.99), 4), ((1, 1, 16.0), 1)],
+)
+def test_the_trials_of_a_machine_share_its_memory(tmp_path, monkeypatch, reported, plan, expected):
+    teams = []
+
+    def opened(config, run, device, team, **more):
+        teams.append(team)
+        raise UserError("that is enough")
+
+    monkeypatch.setattr(trials, "Training", opened)
+    monkeypatch.setattr(trials, "available_cpus", lambda: 8)
+    job = replace(job_of(tmp_path), plan=TrialPlan(*plan))
+    with pytest.raises(UserError):
+        trials._train_here({}, job, Team(), torch.device("cpu"), reported.append)
+    assert [team.workers_here for team in teams] == [expected]
+
+
 def test_a_group_that_is_short_of_memory_begins_anew_in_smaller_groups(tmp_path, monkeypatch):
     tried = []
 
@@ -85,10 +105,30 @@ def test_a_group_that_is_short_of_memory_begins_anew_in_smaller_groups(tmp_path,
     assert tried == [None, 32, 16]
 
 
+def test_a_group_that_cannot_be_set_up_is_told_of_and_not_run_again(
+    tmp_path, monkeypatch, reported
+):
+    error = RuntimeError("NCCL WARN")
+
+    class Trainer:
+        def __init__(self, *given, **more):
+            pass
+
+        def fit(self):
+            raise ControllerError(RayTaskError("setup", f"traceback\n{error!r}", error))
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
+    monkeypatch.setattr(ray.tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "t"))
+    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", UserCallback)
+    run_trial({}, job_of(tmp_path, workers=2))
+    assert reported[0]["error"].startswith("the workers cannot be set up: RuntimeError('NCCL")
+
+
 @pytest.mark.parametrize(("gpus", "kind"), [(0.0, "cpu"), (0.5, "cuda")])
 def test_a_trial_without_gpus_of_its_own_trains_on_the_cpu(tmp_path, monkeypatch, gpus, kind):
     devices = []
-    monkeypatch.setattr("rsray.core.hardware.usable_gpus", lambda: 1)
+    # Whatever torch says of this machine: it is never a CPU in the place of a GPU.
+    monkeypatch.setattr("rsray.core.hardware.usable_gpus", lambda: 1 if kind == "cpu" else 0)
     monkeypatch.setattr(trials, "_train_here", lambda *given: devices.append(given[3].type))
     run_trial({}, job_of(tmp_path, gpus=gpus))
     assert devices == [kind]

@@ -85,6 +85,14 @@ def test_imagenet_has_four_workers_a_trial_where_there_are_gpus():
     assert workers(search_of(), 8.0) == 1
 
 
+def test_gpus_that_no_node_has_are_refused_before_one_is_asked(monkeypatch):
+    monkeypatch.setattr(ray, "remote", lambda **resources: pytest.fail("it would wait for ever"))
+    train = train_config({"dataset": "digits", "gpus_per_worker": 1})
+    nodes = [{"CPU": 8.0, "GPU": 0.0}, {"CPU": 8.0, "GPU": 0.5}]
+    with pytest.raises(UserError, match="needs 1 GPUs each, the cluster has room for 0"):
+        settle_on_cluster(search_of(train=train), nodes, None)
+
+
 def test_a_machine_without_gpus_asks_a_worker_for_the_precision(monkeypatch):
     def remote(num_gpus):
         assert num_gpus == 0.5

@@ -1,10 +1,17 @@
+import inspect
 import json
 
 import pytest
 import torch
+from ray.exceptions import RayTaskError
+from ray.train import ControllerError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
 
-from rsray.distributed.train import group
+import rsray.distributed
+from rsray.distributed.capacity import Capacity
+from rsray.distributed.train import group, worker
 from rsray.distributed.train.trainer import train
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.distributed.train.worker import torch_config, worker_environment
@@ -63,10 +70,43 @@ def test_a_preempted_group_is_followed_by_another_however_often(tmp_path, monkey
         if len(starts) < 9:
             raise PreemptionError(PreemptionInfo(None, {"node": [0]}))
 
-    monkeypatch.setattr(group, "_check_room", lambda workers, gpus: None)
+    monkeypatch.setattr(group, "capacity", lambda: Capacity(((2.0, 0.0),), 2.0, 0.0))
     monkeypatch.setattr(group, "_train_in_group", preempted)
     group.train_in_groups(run)
     assert len(starts) == 9
+
+
+def raised_in_setup(error):
+    return ControllerError(RayTaskError("setup", f'File "x.py", line 1\n{error!r}', error))
+
+
+@pytest.mark.parametrize(
+    ("problem", "starts"),
+    [
+        (raised_in_setup(RuntimeError("NCCL WARN")), 1),
+        (raised_in_setup(torch.distributed.DistBackendError("NCCL error")), 1),
+        (raised_in_setup(torch.distributed.DistNetworkError("The client socket has timed out")), 4),
+        (raised_in_setup(RuntimeError("[gloo/transport/tcp] Connection closed by peer")), 4),
+        (ControllerError(WorkerGroupStartupFailedError("a node died")), 4),
+    ],
+)
+def test_a_group_that_cannot_be_set_up_is_not_retried(tmp_path, monkeypatch, problem, starts):
+    config, made = small(workers=2), []
+    run = TrainingRun(config, Place.of(tmp_path), torch.device("cpu"), False, False, 0.0)
+
+    def fail(run):
+        made.append(run)
+        raise problem
+
+    monkeypatch.setattr(group, "capacity", lambda: Capacity(((2.0, 0.0),), 2.0, 0.0))
+    monkeypatch.setattr(group, "_train_in_group", fail)
+    kind = UserError if starts == 1 else Exception
+    with pytest.raises(kind) as raised:
+        group.train_in_groups(run)
+    assert len(made) == starts
+    if starts == 1:
+        assert "cannot be set up" in str(raised.value) and "NCCL" in str(raised.value)
+        assert "\n" not in str(raised.value)
 
 
 def test_groups_on_gpus_end_when_nccl_hangs(monkeypatch):
@@ -74,8 +114,25 @@ def test_groups_on_gpus_end_when_nccl_hangs(monkeypatch):
     assert worker_environment(0.0) == worker_environment(0.5) == {}
     monkeypatch.setenv("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", "77")
     found = worker_environment(1.0)["env_vars"]
+    assert found["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "1"
+    assert rsray.distributed.ENVIRONMENT["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "600"
     assert found["TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"] == "77"
     assert found["TORCH_NCCL_ENABLE_MONITORING"] == "1"
+
+
+def test_gradients_are_not_copied_before_they_are_summed(monkeypatch):
+    given, network = [], torch.nn.Linear(1, 1)
+
+    def prepare(model, **settings):
+        given.append(settings["parallel_strategy_kwargs"])
+        return model
+
+    monkeypatch.setattr("ray.train.torch.prepare_model", prepare)
+    assert worker._wrap_for(1)(network) is worker._wrap_for(2)(network) is network
+    (settings,) = given
+    assert settings["gradient_as_bucket_view"] is True
+    # DDP takes them.
+    assert settings.keys() <= inspect.signature(DistributedDataParallel).parameters.keys()
 
 
 @pytest.mark.slow
