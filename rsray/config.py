@@ -716,7 +716,7 @@ class ReportConfig(Config):
         None, panel=WRITTEN, metavar="FILE",
     )  # fmt: skip
     export_cohen: str | None = setting(
-        "Write one result as a Cohen-format log, radii rounded down.",
+        "Write one result as a Cohen-format log, radii rounded down; as .csv with all digits.",
         None, panel=WRITTEN, metavar="FILE",
     )  # fmt: skip
     title: str = setting("Above table and plot.", "", panel=WRITTEN, metavar="TEXT")
