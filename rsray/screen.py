@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 COLUMNS_OF_A_BAR, COLUMNS_OF_A_CLOCK = 110, 90
 # Without a terminal, of long work: a line a minute, and for each so much of the work.
 LINE_EVERY_SECONDS, LINE_EVERY_SHARE, LEAST_SECONDS_BETWEEN_LINES = 60.0, 0.05, 5.0
+LOOK_EVERY_SECONDS = 1.0
+# When a line was last said, by whatever part of this process.
+SAID = {"last": 0.0}
 
 
 def show(text: str) -> None:
@@ -35,11 +39,12 @@ def say(text: str) -> None:
     lines = printable(text, keep="\n")
     sys.stderr.write(f"{lines}\n")
     sys.stderr.flush()
+    SAID["last"] = time.monotonic()
 
 
 @contextmanager
 def bars() -> Iterator[Bars]:
-    """Show progress bars while the block runs; none where they cannot be drawn."""
+    """Show progress bars while the block runs; where they cannot be drawn, a line a minute."""
     from rich.console import Console
     from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Shown
@@ -53,7 +58,22 @@ def bars() -> Iterator[Bars]:
         columns.append(TimeElapsedColumn())
     can_draw = console.is_terminal or console.is_jupyter
     with Shown(*columns, console=console, disable=not can_draw, transient=False) as shown:
-        yield shown
+        ended = threading.Event()
+        if shown.disable:
+            threading.Thread(target=_remind, args=(shown, ended), daemon=True).start()
+        try:
+            yield shown
+        finally:
+            ended.set()
+
+
+def _remind(shown: Bars, ended: threading.Event) -> None:
+    """Say where the work is whenever a minute has passed without a line, until it has ended."""
+    SAID["last"] = time.monotonic()
+    while not ended.wait(LOOK_EVERY_SECONDS):
+        if time.monotonic() - SAID["last"] > LINE_EVERY_SECONDS and shown.tasks:
+            task = shown.tasks[-1]
+            say(f"{task.description}, still at: {task.fields['figures']}")
 
 
 @contextmanager

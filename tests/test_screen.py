@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 
 import pytest
 from rich.console import Console
@@ -159,3 +160,22 @@ def test_on_80_columns_nothing_is_cut_off():
     os.close(ours)
     assert "10,000/10,000 images  141,234 draws/s  ACR 1.234 ± 0.032  83 min left" in shown
     assert "epoch 90/90  loss 12.5000  noisy accuracy 100.0%  123,456 draws/s" in shown
+
+
+def test_a_silent_minute_ends_in_a_line_where_there_is_no_terminal(capsys, monkeypatch):
+    """An image of --at-radius may take minutes, and so may the images' weights in a training."""
+    monkeypatch.setattr(screen, "LINE_EVERY_SECONDS", 0.3)
+    monkeypatch.setattr(screen, "LOOK_EVERY_SECONDS", 0.05)
+    with bars() as shown:
+        CertifyBar(shown)(NOW)
+        for _ in range(8):
+            time.sleep(0.1)
+            screen.say("a word")
+        assert "still" not in capsys.readouterr().err
+        time.sleep(0.8)
+    told = capsys.readouterr().err.splitlines()
+    assert told and set(told) == {
+        "certify, still at: 1,234/10,000 images  41,234 draws/s  ACR 1.234 ± 0.032  10 min left"
+    }
+    time.sleep(0.5)
+    assert capsys.readouterr().err == ""

@@ -15,7 +15,9 @@ from typing import Any
 from rsray.errors import UserError
 
 # Ray gives its processes 30 seconds, which a busy machine may not keep, and takes no other limit.
-START_TIMED_OUT, MOST_STARTS = "timed out during startup", 3
+# While it waits for its GCS's port no other thread runs, nor is a GCS missed that has died.
+START_TIMED_OUT, MOST_STARTS = ("timed out during startup", "Timed out waiting for file"), 3
+PORT_SECONDS = 15
 # Object store of the embedded Ray: counts are small. Images that are streamed to the workers of a
 # training wait there, decoded: 300 MiB fed a worker 241 a second of ImageNet's, 4 GiB 820 and more.
 STORE_BYTES, STREAM_BYTES = 300 * 2**20, 4 * 2**30
@@ -49,7 +51,7 @@ def start_embedded(
                 )
             return
         except Exception as problem:  # Ray raises no type of its own
-            if START_TIMED_OUT not in str(problem):
+            if not any(words in str(problem) for words in START_TIMED_OUT):
                 raise
             ray.shutdown()
             sweep()
@@ -117,13 +119,16 @@ def _on_loopback(ray: Any) -> Iterator[None]:
     workers of a training talk, is told in the environment that they inherit.
     """
     constants = ray._private.ray_constants
-    interface = {"GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"}
+    own = {
+        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+        "RAY_gcs_server_port_wait_time_s": str(PORT_SECONDS),
+    }
     before = constants.ENABLE_RAY_CLUSTER, dict(os.environ)
     constants.ENABLE_RAY_CLUSTER = False
-    os.environ.update({**interface, **os.environ})
+    os.environ.update({**own, **os.environ})
     try:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER, environment = before
-        for name in interface.keys() - environment.keys():
+        for name in own.keys() - environment.keys():
             del os.environ[name]

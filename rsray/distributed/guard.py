@@ -26,6 +26,8 @@ SECONDS_TO_END_BY_ITSELF = 2.5
 # An interrupt saves what there is, but a call into a dead Ray may never return.
 MOST_SECONDS_TO_SAVE = 8.0
 SWEEPER_SECONDS = 6.0
+# For these a start of Ray waits half a minute, or a minute, though they have died.
+BEGUN_FIRST = {"gcs_server", "raylet"}
 # What Ray says of actors and objects when this machine's raylet is gone.
 NODE_IS_GONE = re.compile("node has (crashed|died)|local raylet died")
 
@@ -44,10 +46,13 @@ class Guard:
     def __enter__(self) -> Guard:
         """Start what ends Ray's processes when this one is gone."""
         self._start_sweeper()
+        # While Ray starts, what is written to the other one is held back.
+        self.stderr = os.dup(2)
         return self
 
     def __exit__(self, *problem: object) -> None:
         """End what Ray has left."""
+        os.close(self.stderr)
         if self.sweeper is not None and self.sweeper.stdin is not None:
             self.sweeper.stdin.close()
             with suppress(subprocess.TimeoutExpired):
@@ -57,6 +62,10 @@ class Guard:
         """End the processes of a Ray that did not start."""
         if self.sweeper is not None:
             sweeper.sweep(sweeper.ray_of(os.getpid(), self._folder()))
+        # The next start is not to be taken for one that has lost these.
+        for number in _dead_children(BEGUN_FIRST):
+            with suppress(ChildProcessError):
+                os.waitpid(number, 0)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -106,7 +115,9 @@ class Guard:
     def _dead(self) -> str:
         """Return what a process that Ray has started from here is called, if one has died."""
         node = self.ray._private.worker._global_node
-        dead = node.dead_processes() if node is not None else []
+        if node is None:
+            return next(iter(_dead_children(BEGUN_FIRST).values()), "")
+        dead = node.dead_processes()
         return str(dead[0][0]) if dead else ""
 
     def _cause_of(self, problem: BaseException) -> str:
@@ -138,9 +149,19 @@ class Guard:
             # Tune takes SIGUSR1 for itself.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
         if not self.ended.wait(MOST_SECONDS_TO_SAVE) and _is_command():
-            sys.stderr.write(f"{LostProcessError(self.lost)}\n")
-            sys.stderr.flush()
+            os.write(self.stderr, f"{LostProcessError(self.lost)}\n".encode())
             os._exit(1)
+
+
+def _dead_children(names: set[str]) -> dict[int, str]:
+    """Return the names of child processes, of these, that have died unnoticed, on Linux."""
+    found = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, words = file.read_text().partition("(")[2].rpartition(")")
+            if words.split()[:2] == ["Z", str(os.getpid())] and name in names:
+                found[int(file.parent.name)] = name
+    return found
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

@@ -40,10 +40,9 @@ def session(
         return
     where = address or os.environ.get("RAY_ADDRESS")
     if where in (None, "local"):
-        with Guard(ray) as guard:
+        with Guard(ray) as guard, guard.watching():
             _start(lambda: start_embedded(ray, dashboard, guard.sweep, streams=streams))
-            with guard.watching():
-                yield ray
+            yield ray
         return
     _check_reachable(where)
     # Through Ray's client no folder of this machine is named.
@@ -97,7 +96,7 @@ def _start(start: Callable[[], object]) -> None:
 
 @contextmanager
 def _held_back_stderr() -> Iterator[None]:
-    """Hold back what C++ code writes to stderr, and show it only if the block fails.
+    """Hold back what C++ code writes to stderr, and show it only if the block fails by itself.
 
     Ray announces there that it has read RAY_BACKEND_LOG_LEVEL.
     """
@@ -107,7 +106,7 @@ def _held_back_stderr() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             held.seek(0)
             os.write(kept, held.read())
             raise

@@ -31,25 +31,36 @@ def from_json(data: bytes | str, name: str, *, finite: bool = True) -> Any:
 def check_plain(value: Any, name: str, *, finite: bool = True) -> None:
     """Raise UserError for numbers beyond all use, no text, or more values than any record holds.
 
-    What is repeated by an alias counts each time: it would be written out somewhere.
+    What is repeated by an alias counts each time, though it is looked at once: it would be written
+    out somewhere.
     """
-    waiting, met = [(value, 0)], 0
-    while waiting:
-        here, depth = waiting.pop()
-        met += 1
-        if depth > MOST_DEPTH or met > MOST_VALUES:
+    # Of each dict or list, by its identity: the values in it, and how deep they go.
+    known: dict[int, tuple[int, int]] = {}
+
+    def measure(here: Any, depth: int) -> tuple[int, int]:
+        if depth <= MOST_DEPTH and not isinstance(here, dict | list | tuple | set):
+            _check_scalar(here, name, finite=finite)
+            return 1, 0
+        if depth <= MOST_DEPTH and id(here) not in known:
+            parts = [*here, *here.values()] if isinstance(here, dict) else here
+            inside = [measure(part, depth + 1) for part in parts]
+            height = 1 + max((below for _, below in inside), default=0)
+            known[id(here)] = 1 + sum(values for values, _ in inside), height
+        values, height = known.get(id(here), (0, 1))
+        if depth + height > MOST_DEPTH or values > MOST_VALUES:
             raise UserError(f"{name} is nested too deeply, or holds too many values")
-        if isinstance(here, int) and abs(here) > MOST_WHOLE:
-            raise UserError(f"{name} holds a number of more than {MOST_WHOLE:.0e}")
-        if isinstance(here, str) and not _is_text(here):
-            raise UserError(f"{name} holds {ascii(here)}, which is no text")
-        if finite and isinstance(here, float) and not math.isfinite(here):
-            raise UserError(f"{name} holds {here}, which is no number")
-        if isinstance(here, dict):
-            waiting += [(key, depth + 1) for key in here]
-            waiting += [(inside, depth + 1) for inside in here.values()]
-        elif isinstance(here, list | tuple | set):
-            waiting += [(inside, depth + 1) for inside in here]
+        return values, height
+
+    measure(value, 0)
+
+
+def _check_scalar(value: Any, name: str, *, finite: bool) -> None:
+    if isinstance(value, int) and abs(value) > MOST_WHOLE:
+        raise UserError(f"{name} holds a number of more than {MOST_WHOLE:.0e}")
+    if isinstance(value, str) and not _is_text(value):
+        raise UserError(f"{name} holds {ascii(value)}, which is no text")
+    if finite and isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} holds {value}, which is no number")
 
 
 def _is_text(value: str) -> bool:

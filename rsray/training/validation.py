@@ -54,20 +54,16 @@ def project_acr(
     was_training = model.training
     model.eval()
     classify = _Classifier(model)
-    top = [
-        _top_fraction(
-            classify,
-            images_NCHW[at : at + IMAGES_PER_NOISE_STREAM],
-            sigma,
-            precision,
-            (seed, at),
-            num_draws,
-        )
-        for at in range(0, len(images_NCHW), IMAGES_PER_NOISE_STREAM)
-    ]
+    # Small tensors, kept for each group, would keep the heap between them from being used again.
+    class_N = torch.zeros_like(labels_N, dtype=torch.int64)
+    share_N = torch.zeros(len(labels_N), device=labels_N.device)
+    for at in range(0, len(images_NCHW), IMAGES_PER_NOISE_STREAM):
+        group = slice(at, at + IMAGES_PER_NOISE_STREAM)
+        classes_Gm = _classes(classify, images_NCHW[group], sigma, precision, (seed, at), num_draws)
+        class_N[group] = classes_Gm.mode(dim=1).values
+        share_N[group] = (classes_Gm == class_N[group, None]).float().mean(1)
     model.train(was_training)
-    class_N = torch.cat([classes for classes, _ in top])
-    p_hat = torch.cat([fraction for _, fraction in top]).double().cpu().numpy()
+    p_hat = share_N.double().cpu().numpy()
     correct = (class_N == labels_N).cpu().numpy()
     radius = projected_radius(p_hat, sigma=sigma, n=PROJECTED_N, alpha=PROJECTED_ALPHA)
     return Projection(average_certified_radius(radius, correct), tuple(correct.tolist()))
@@ -88,26 +84,13 @@ def count_right(
     was_training = model.training
     model.eval()
     classify, size = _Classifier(model), IMAGES_PER_NOISE_STREAM
-    pairs = zip(images_NCHW.split(size), labels_N.split(size), strict=True)
-    right = [
-        (_classes(classify, images, sigma, precision, (seed, i), num_draws) == labels[:, None])
-        for i, (images, labels) in enumerate(pairs)
-    ]
+    right_N = torch.zeros_like(labels_N, dtype=torch.int64)
+    for group, at in enumerate(range(0, len(images_NCHW), size)):
+        images, labels_G = images_NCHW[at : at + size], labels_N[at : at + size]
+        classes_Gm = _classes(classify, images, sigma, precision, (seed, group), num_draws)
+        right_N[at : at + size] = (classes_Gm == labels_G[:, None]).sum(1)
     model.train(was_training)
-    return torch.cat([each.sum(1) for each in right])
-
-
-def _top_fraction(
-    classify: _Classifier,
-    images_GCHW: Tensor,
-    sigma: float,
-    precision: str,
-    key: tuple[int, int],
-    num_draws: int,
-) -> tuple[Tensor, Tensor]:
-    classes_Gm = _classes(classify, images_GCHW, sigma, precision, key, num_draws)
-    top_G = classes_Gm.mode(dim=1).values
-    return top_G, (classes_Gm == top_G[:, None]).float().mean(1)
+    return right_N
 
 
 def _classes(

@@ -1,11 +1,14 @@
 """The command line in this process: its exit status and what it wrote, and never Ray."""
 
 import contextlib
+import functools
 import io
 import pkgutil
 import sys
 from dataclasses import dataclass
 from unittest import mock
+
+import typer.main
 
 from rsray.errors import UserError
 from rsray_cli.main import run
@@ -25,6 +28,9 @@ for name in SESSIONS:
     pkgutil.resolve_name(name)
 
 
+MADE_COMMANDS = functools.cache(typer.main.get_command)
+
+
 @dataclass(frozen=True)
 class Result:
     status: int
@@ -42,6 +48,8 @@ def command(*arguments):
     with contextlib.ExitStack() as held:
         for name in SESSIONS:
             held.enter_context(mock.patch(name, refuse_ray))
+        # The tree of commands takes as long to make as a quick one takes to run.
+        held.enter_context(mock.patch("typer.main.get_command", MADE_COMMANDS))
         held.enter_context(mock.patch.object(sys, "argv", ["rsray", *map(str, arguments)]))
         held.enter_context(mock.patch.object(sys, "path", list(sys.path)))
         held.enter_context(contextlib.redirect_stdout(out))

@@ -43,17 +43,23 @@ NOTICED_WITHIN, GONE_WITHIN = 20.0, 5.0
 
 
 @pytest.fixture
-def working(monkeypatch):
-    """Start the command; yield its process when Ray works for it."""
+def starting(monkeypatch):
+    """Start the command; yield its process."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, "work-on"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True,
     )  # fmt: skip
-    assert process.stdout.readline() == "ready\n", process.communicate()
     yield process
     process.kill()
     process.communicate()
+
+
+@pytest.fixture
+def working(starting):
+    """Yield the process when Ray works for it."""
+    assert starting.stdout.readline() == "ready\n", starting.communicate()
+    return starting
 
 
 def of_run(process):
@@ -61,6 +67,11 @@ def of_run(process):
     found = ray_of(process.pid, str(Path(ray.__file__).parent))
     assert len(found) >= 9
     return found
+
+
+def named_children(parent, name):
+    children = [pid for pid, (of, _) in list_processes().items() if of == parent]
+    return [pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == f"{name}\n"]
 
 
 def wait_until_gone(processes):
@@ -87,6 +98,22 @@ def test_a_process_of_ray_that_dies_ends_the_run_with_a_line(working, victim):
     wait_until_gone(processes)
     assert working.returncode == 1
     assert "saved" in out
+    (line,) = errors.splitlines()
+    assert line.startswith("Ray's process ") and line.endswith("run the same command again")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "after"), [("gcs_server", 2.0), ("raylet", 0.0)])
+def test_a_process_of_ray_that_dies_while_it_starts(starting, victim, after):
+    """A GCS that has not yet said where it listens is started again: Ray waits without a look."""
+    while not (found := named_children(starting.pid, victim)):
+        time.sleep(0.1)
+    time.sleep(after)
+    os.kill(found[0], signal.SIGKILL)
+    killed = time.monotonic()
+    _, errors = starting.communicate(timeout=60)
+    assert time.monotonic() - killed < NOTICED_WITHIN
+    assert starting.returncode == 1
     (line,) = errors.splitlines()
     assert line.startswith("Ray's process ") and line.endswith("run the same command again")
 

@@ -3,6 +3,7 @@
 What it does with a real Ray is in test_faults.py.
 """
 
+import shutil
 import subprocess
 import sys
 import time
@@ -123,6 +124,21 @@ def test_in_a_notebook_a_lost_process_raises_and_the_session_is_shut_down(monkey
         dead.append(True)
         time.sleep(20)
     assert calls == ["shutdown"]
+
+
+def test_a_process_that_dies_while_ray_starts_is_lost_until_the_next_start(monkeypatch, tmp_path):
+    """Ray itself knows nothing of its processes then."""
+    over, _ = watched(monkeypatch, [])
+    over.ray._private.worker._global_node = None
+    shutil.copy(shutil.which("sleep"), tmp_path / "gcs_server")
+    begun = subprocess.Popen([tmp_path / "gcs_server", "100"])
+    with pytest.raises(LostProcessError, match="gcs_server"), over, over.watching():
+        time.sleep(0.5)
+        begun.kill()
+        time.sleep(20)
+    over.sweep()
+    assert over._dead() == ""
+    assert begun.wait() == 0, "the status is gone with the process"
 
 
 def test_what_comes_of_a_lost_process_is_told_as_that(monkeypatch):
