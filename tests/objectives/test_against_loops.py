@@ -1,4 +1,4 @@
-"""Whole steps against loops over single images and draws, written from the papers alone."""
+"""Whole steps against loops over single images and draws, which share no code with rsray."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def divergence(target, logits):
 
 
 def smoothmix_of_one(network, image, label, noise, share, objective, warmth):
-    """The authors' loop for one image: classification and robustness, in nats."""
+    """The method's loop for one image: classification and robustness, in nats."""
     x, start, size = image, image, objective.step_size
     for step in range(objective.num_steps):
         if step == objective.mix_step:
@@ -69,7 +69,7 @@ def test_smoothmix(mix_step, epoch):
 
 
 def catrs_attack_of_one(network, image, target, noise, epsilon, steps):
-    """The paper's loop for one draw: a step, the ball around it, its own mean and spread again."""
+    """The method's loop for one draw: a step, the ball around it, its own mean and spread again."""
     own, x = noise, noise
     for _ in range(steps):
         x = x + 2 * epsilon / steps * uphill(
