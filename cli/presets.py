@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # macer-cifar10-0.25-lambda2: one of a row of presets that vary one setting
 VARIED = re.compile(r"(?P<stem>.+?-[a-z]+)(?P<value>[0-9.]+)(?P<end>-k[0-9]+)?")
+# Of those without a published figure, sigma may be the setting
+VARIED_SIGMA = re.compile(r"(?P<stem>.+-)(?P<value>[0-9]\.[0-9]+)(?P<end>)")
 
 
 def presets(
@@ -98,9 +100,15 @@ def _list(chosen: list[Preset]) -> None:
     say(f"next: rsray presets {chosen[0].name}; rsray train --preset {chosen[0].name}")
 
 
+def _varied(entry: Preset) -> re.Match[str] | None:
+    """Return the parts of a preset's name, if it is one of several that vary one setting."""
+    found = None if entry.figure else VARIED_SIGMA.fullmatch(entry.name)
+    return found or VARIED.fullmatch(entry.name)
+
+
 def _row_key(entry: Preset) -> tuple[object, ...]:
     """Return what presets that share a row have in common; {1,2} stands for their values."""
-    varied = VARIED.fullmatch(entry.name)
+    varied = _varied(entry)
     name = (varied["stem"], varied["end"]) if varied else entry.name
     return name, entry.cost, entry.source, entry.settings["epochs"], entry.differs
 
@@ -109,7 +117,7 @@ def _row(entries: list[Preset]) -> list[str]:
     """Return the cells of a row of one preset or of several that vary one setting."""
     name, first = entries[0].name, entries[0]
     if len(entries) > 1:
-        parts = [VARIED.fullmatch(entry.name) for entry in entries]
+        parts = [_varied(entry) for entry in entries]
         values = ",".join(part["value"] for part in parts if part)
         name = f"{parts[0]['stem']}{{{values}}}{parts[0]['end'] or ''}" if parts[0] else name
     heads, at = [entry.figure.split(" ")[0] for entry in entries], first.figure.partition(" ")[2]

@@ -412,18 +412,17 @@ class TrainConfig(Config):
     def at_epochs(self, epochs: int) -> dict[str, Any]:
         """Return the flat settings that make this a run of so many epochs.
 
-        What is counted in epochs (learning-rate drops, warm-ups) moves in proportion.
+        What is counted in epochs (drops, warm-ups, how often images are weighed) moves in
+        proportion.
         """
-        warm_ups = {
-            "lr_warm_up": self.lr_warm_up,
-            "warm_up_epochs": self.resolved().settings.get("warm_up_epochs"),
-        }
+        settings = self.resolved().settings
+        in_epochs = {name: settings.get(name) for name in ("warm_up_epochs", "reweigh_every")}
         return {
             "epochs": epochs,
             "lr_drops": scaled_drops(self.lr_drops, self.epochs, epochs),
             **{
                 name: max(1, round(length * epochs / self.epochs))
-                for name, length in warm_ups.items()
+                for name, length in {"lr_warm_up": self.lr_warm_up, **in_epochs}.items()
                 if length
             },
         }
@@ -717,7 +716,7 @@ class ReportConfig(Config):
         None, panel=WRITTEN, metavar="FILE",
     )  # fmt: skip
     export_cohen: str | None = setting(
-        "Write one result as a Cohen-format log, radii rounded down.",
+        "Write one result as a Cohen-format log, radii rounded down; as .csv with all digits.",
         None, panel=WRITTEN, metavar="FILE",
     )  # fmt: skip
     title: str = setting("Above table and plot.", "", panel=WRITTEN, metavar="TEXT")

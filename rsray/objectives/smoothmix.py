@@ -14,7 +14,7 @@ from torch.nn.functional import kl_div
 
 from rsray.core.gpus import send
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
-from rsray.objectives.attacks.steps import ascend, frozen, with_noise
+from rsray.objectives.attacks.steps import ascend, frozen, shrunk, with_noise
 from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_label
 
 
@@ -29,27 +29,37 @@ class SmoothMix(Objective):
     trade_off: float = setting("Weight of the mixtures (eta).", 5.0)
     step_size: float = setting("l2 length of a step of the attack, pixels in [0, 1].", 0.5)
     num_steps: int = setting("Steps of the attack.", 4)
-    warm_up_epochs: int = setting("Epochs over which trade_off grows linearly.", 10)
+    warm_up_epochs: int = setting("Epochs over which trade_off and mix_radius grow linearly.", 10)
     mix_step: int = setting(
         "Train on the image after so many steps of the attack (0: on the image itself).",
         0,
+    )
+    mix_radius: float = setting(
+        "How far that image may be from its own, l2 in pixels (0: mix_step * step_size).", 0.0
     )
 
     def __post_init__(self) -> None:
         """Refuse settings outside the paper's domain."""
         super().__post_init__()
-        self.refuse_below(0, "trade_off", "step_size", "num_steps", "warm_up_epochs", "mix_step")
+        at_least_0 = ("trade_off", "step_size", "num_steps", "warm_up_epochs", "mix_step")
+        self.refuse_below(0, *at_least_0, "mix_radius")
         if self.mix_step > self.num_steps:
             raise ValueError(
                 f"mix_step must be at most num_steps, {self.num_steps}, got {self.mix_step}"
             )
 
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> SmoothMix:
-        """Return the objective with the trade_off of that epoch."""
+        """Return the objective with the trade_off and the mix_radius of that epoch."""
         if epoch + 1 >= self.warm_up_epochs:
             return self
-        trade_off = self.trade_off * (epoch + 1) / self.warm_up_epochs
-        return replace(self, trade_off=trade_off, warm_up_epochs=0)
+        share = (epoch + 1) / self.warm_up_epochs
+        trade_off, radius = share * self.trade_off, share * self._mix_radius
+        return replace(self, trade_off=trade_off, mix_radius=radius, warm_up_epochs=0)
+
+    @property
+    def _mix_radius(self) -> float:
+        """Return how far the image that is trained on may be from its own."""
+        return self.mix_radius or self.mix_step * self.step_size
 
     def step(
         self,
@@ -70,9 +80,10 @@ class SmoothMix(Objective):
                 labels_B=labels_B,
                 step_size=self.step_size,
             )
-            # It is within mix_step * step_size of the image: clipping to [0, 1] only draws nearer.
-            images_BCHW = attack(images_BCHW, num_steps=self.mix_step)
-            adversarial_BCHW = attack(images_BCHW, num_steps=self.num_steps - self.mix_step)
+            moved_BCHW = attack(images_BCHW, num_steps=self.mix_step)
+            adversarial_BCHW = attack(moved_BCHW, num_steps=self.num_steps - self.mix_step)
+        # The attack goes on from where it was; only what is trained on is drawn near.
+        images_BCHW = images_BCHW + shrunk(moved_BCHW - images_BCHW, self._mix_radius)
         # Of the adversarial image in the mixture
         share_B = uniform(labels_B, generator) / 2
         mixed_BCHW = torch.lerp(images_BCHW, adversarial_BCHW, share_B[:, None, None, None])

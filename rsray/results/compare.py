@@ -48,7 +48,8 @@ def load(path: PathLike) -> Certificates:
     if text.endswith(".parquet"):
         return read_certificates(path, name=_run_name(os.path.dirname(absolute(text))))
     if text.endswith(".tsv") or is_log(path):
-        return read_log(path, name=os.path.basename(text).removesuffix(".tsv"))
+        name = os.path.basename(text).removesuffix(".tsv").removesuffix(".csv")
+        return read_log(path, name=name)
     raise UserError(f"{path} is no result; expected {EXPECTED}")
 
 

@@ -34,15 +34,20 @@ def targets_of(objective: Objective, split: ImageSplit, indices_N: Indices) -> T
     """
     if objective.teacher is None:
         return None
-    if not objective.teacher:
-        raise UserError(
-            "the objective has no teacher: give --set teacher=CERT, of `rsray certify RUN --split "
-            "train`; catrs-self does without"
-        )
+    refuse_without_teacher(objective)
     cert = Place.of(objective.teacher)
     was = reopen(cert, finished_record(cert))
     _check_images(was, split)
     return torch.from_numpy(_shares(was, indices_N, split.num_classes))
+
+
+def refuse_without_teacher(objective: Objective) -> None:
+    """Raise UserError for an objective that wants a teacher and was given none."""
+    if objective.teacher == "":
+        raise UserError(
+            "the objective has no teacher: give --set teacher=CERT, of `rsray certify RUN --split "
+            "train`; catrs-self does without"
+        )
 
 
 def _check_images(was: Claimed, split: ImageSplit) -> None:

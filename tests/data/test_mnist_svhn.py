@@ -43,6 +43,27 @@ def test_every_layout(tmp_path, name, folder, zipped):
         np.testing.assert_array_equal(split.images([4, 0, 4])[:, 0], PIXELS[[4, 0, 4]])
 
 
+def test_one_file_is_packed_and_the_other_is_not(tmp_path):
+    write(tmp_path)
+    labels = tmp_path / "t10k-labels-idx1-ubyte"
+    labels.with_name(labels.name + ".gz").write_bytes(gzip.compress(labels.read_bytes()))
+    labels.unlink()
+    assert open_split("fashion-mnist", "test", str(tmp_path)).labels.tolist() == LABELS.tolist()
+
+
+def test_files_that_were_swapped(tmp_path):
+    folder = write(tmp_path)
+    images, labels = (folder / f"t10k-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
+    data = images.read_bytes()
+    images.write_bytes(labels.read_bytes())
+    labels.write_bytes(data)
+    with pytest.raises(UserError, match="labels-idx1-ubyte: not an idx file of bytes with 1 dim"):
+        open_split("fashion-mnist", "test", str(tmp_path))
+    write(tmp_path, np.zeros((60_000, 28, 28), np.uint8), (np.arange(60_000) % 10).astype(np.uint8))
+    with pytest.raises(UserError, match="has 60,000 labels: it is of the training split"):
+        open_split("fashion-mnist", "test", str(tmp_path))
+
+
 def test_damaged_idx_files(tmp_path):
     folder = write(tmp_path)
     images = folder / "t10k-images-idx3-ubyte"

@@ -27,7 +27,8 @@ METHOD = "|".join(map(re.escape, OBJECTIVES))
 NAME = re.compile(rf"({METHOD})-({'|'.join(DATASETS)})-(\d\.\d\d)(-[a-z0-9.]+)*|({METHOD})-digits")
 COST = re.compile(r"[0-9.]+ (s|min|h) on (a|[0-9]) (P100|2080 Ti|CPU cores)(, estimated)?|unknown")
 SOURCE = re.compile(
-    r"(MACER|SODM|ADRE) tables? [0-9, and]+|public 90-epoch recipe|all 10000 images"
+    r"(MACER|SODM|ADRE) tables? [0-9, and]+|public 90-epoch recipe|all 10000 images|"
+    r"every 100th ImageNet image"
 )
 
 
@@ -243,9 +244,10 @@ def test_the_public_mnist_recipe(sigma):
 
 def test_fashion_mnist_is_trained_as_mnist_is():
     ends = {"macer": "-90"}
-    for (
-        objective
-    ) in "gaussian stability macer smoothadv consistency smoothmix catrs catrs-self".split():
+    for objective in (
+        "gaussian stability macer smoothadv consistency smoothmix smoothadv+consistency "
+        "catrs catrs-self easy"
+    ).split():
         for sigma in SIGMAS:
             fashion = preset(f"{objective}-fashion-mnist-{sigma}")
             mnist = preset(f"{objective}-mnist-{sigma}{ends.get(objective, '')}")
@@ -275,6 +277,18 @@ def test_easy():
         rest = figures(f"easy-cifar10-{sigma}", "epochs", "lr", "lr_drops", "batch_size")
         assert rest == (150, 0.1, (50, 100), 256)
         assert preset(f"easy-mnist-{sigma}").figure == "" and preset(f"easy-mnist-{sigma}").differs
+    # The authors' scripts for ImageNet: no warm-up, and images are dropped once.
+    expected = {"0.25": (0.5, 2, 0, 0.2, 90, 1), "0.50": (1.0, 2, 0, 0.2, 90, 1)}
+    for sigma, values in {**expected, "1.00": (2.0, 1, 0, 0.1, 90, 2)}.items():
+        assert figures(f"easy-imagenet-{sigma}", *keys) == values
+
+
+def test_smoothadv_consistency_on_cifar10():
+    keys = ("num_draws", "epsilon", "num_steps", "trade_off", "batch_size", "epochs", "lr")
+    expected = {"0.25": (4, 1.0, 10, 2.0, 64), "0.50": (2, 2.0, 10, 1.0, 128)}
+    for sigma, values in {**expected, "1.00": expected["0.50"]}.items():
+        name = f"smoothadv+consistency-cifar10-{sigma}"
+        assert figures(name, *keys) == (*values, 150, 0.1)
 
 
 def test_smoothadv_of_macers_tables_4_and_5():

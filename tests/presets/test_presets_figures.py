@@ -275,6 +275,9 @@ def test_methods_figures():
         for sigma, acr in zip(SIGMAS, acrs.split("/"), strict=False):
             entry = preset(f"{objective}-cifar10-{sigma}")
             assert (entry.acr, entry.source) == (f"0{acr}", "all 10000 images")
+    (acrs,) = re.findall(r"smoothadv \+ consistency (\.\d+/\.\d+/\.\d+)", methods)
+    for sigma, acr in zip(SIGMAS, acrs.split("/"), strict=True):
+        assert preset(f"smoothadv+consistency-cifar10-{sigma}").acr == f"0{acr}"
     assert preset("smoothmix-cifar10-1.00").figure == "", "only the other variant's is published"
     (others,) = re.findall(r"one-step adversary \(mix_step 1\) -/([\d.]+/[\d.]+)", methods)
     for sigma, acr in zip(SIGMAS[1:], others.split("/"), strict=True):
@@ -293,6 +296,7 @@ def test_figures_of_public_logs_over_all_images():
     for sigma in SIGMAS:
         for objective, log in (
             ("gaussian", "cohen"), ("consistency", "consistency"), ("smoothmix", "smoothmix"),
+            ("stability", "stab"),
         ):  # fmt: skip
             entry = preset(f"{objective}-cifar10-{sigma}")
             if not entry.certified:
@@ -302,7 +306,7 @@ def test_figures_of_public_logs_over_all_images():
             expected = certified_cells([float(p) / 100 for p in percent], radii)
             assert entry.certified == pytest.approx(expected)
             checked += 1
-    assert checked == 7, "of smoothmix the log at 0.50 is the other variant's"
+    assert checked == 10, "of smoothmix the log at 0.50 is the other variant's"
     found = re.findall(
         r"(alinlab.data/cifar10/noise_0.5|eth-sri.*cifar10)/smoothmix/noise_([\d.]+)\.tsv.*\| (.*)",
         text("reference/anchors.txt"),
@@ -358,6 +362,20 @@ def test_easys_figures_are_those_of_the_public_logs():
         entry = preset(f"easy-cifar10-{float(sigma):.2f}")
         assert float(entry.acr) == pytest.approx(float(acr), abs=0.0005)
         assert entry.certified == pytest.approx(cells_of_log(percent))
+
+
+def test_figures_on_imagenet_are_those_of_the_public_logs():
+    found = re.findall(
+        r"eth-sri\|data/certify/imagenet/(catrs|consistency|ours|smoothmix)/noise_([\d.]+\d).*"
+        r"n=500.*ACR ([\d.]+)\| (.*)",
+        text("reference/anchors.txt"),
+    )
+    assert len(found) == 8
+    for method, sigma, acr, percent in found:
+        entry = preset(f"{method.replace('ours', 'easy')}-imagenet-{float(sigma):.2f}")
+        assert (entry.acr, entry.source) == (acr, "every 100th ImageNet image")
+        assert entry.certified == pytest.approx(cells_of_log(percent))
+        assert entry.certify == "--skip 100" and entry.differs
 
 
 def test_smoothmix_on_mnist():

@@ -41,12 +41,14 @@ class IdxSet:
             split=split,
             num_classes=10,
             image_shape=(1, 28, 28),
-            load=partial(self.load, images, labels),
+            load=partial(self.load, images, labels, split),
         )
 
-    def load(self, images: Place, labels: Place) -> tuple[Pixels, Labels]:
+    def load(self, images: Place, labels: Place, split: str) -> tuple[Pixels, Labels]:
         """Return images uint8 [N, 1, 28, 28] and labels int64 [N]; UserError names a bad file."""
         found = read_idx(labels, 1).astype(np.int64)
+        if split == "test" and len(found) == WHOLE[0]:
+            raise UserError(f"{labels} has {len(found):,} labels: it is of the training split")
         is_balanced = len(set(np.bincount(found).tolist())) == 1
         if len(found) in WHOLE and is_balanced != self.is_balanced:
             number = "the same number" if is_balanced else "not the same number"
@@ -62,10 +64,10 @@ class IdxSet:
         folders = [place / inner for inner in (self.folder, "raw", "") for place in places]
         names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
         for folder in folders:
-            for suffix in ("", ".gz"):
-                images, labels = (folder / (name + suffix) for name in names)
-                if images.is_file() and labels.is_file():
-                    return images, labels
+            both = [[folder / (name + suffix) for suffix in ("", ".gz")] for name in names]
+            images, labels = ([file for file in pair if file.is_file()] for pair in both)
+            if images and labels:
+                return images[0], labels[0]
         raise DataNotFoundError([str(folder / f"{names[0]}[.gz]") for folder in folders])
 
 

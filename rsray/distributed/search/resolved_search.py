@@ -30,6 +30,7 @@ from rsray.family import choose
 from rsray.objectives import OBJECTIVES
 from rsray.presets import published_for
 from rsray.training.batches.augment import AUGMENTATIONS
+from rsray.training.teacher import refuse_without_teacher
 
 # What a user chooses for the published setting too: not of a paper's method.
 BUDGET = ("epochs", "batch_size", "model")
@@ -179,6 +180,7 @@ def check_search(search: Search) -> None:
     """Raise UserError for a value that training refuses: now, not in one trial after the other."""
     for bare in search.bare_points:
         _check_augmentation(search.full(bare))
+        refuse_without_teacher(search.full(bare).build_objective())
         for key, distribution in active(search.space, bare.get("objective")).items():
             if key != "objective":
                 _check_key(search, bare, key, distribution)

@@ -62,11 +62,12 @@ def claim_tune(out: Place, config: TuneConfig) -> Search:
     check_search(search)
     for bare in search.bare_points:
         warn_if_judged_by_seen_images(search.trial(bare))
+    starts = [search.full(bare) for bare in search.bare_points]
     record = read_own_record(out, TUNE_FILE, config, "search")
     if record is not None:
-        refuse_other_results(record, config.train, out)
+        refuse_other_results(record, out, *starts)
         return search
-    results = recorded_results(config.train)
+    results = recorded_results(*starts)
     record = {**config.model_dump(mode="json"), **results, "versions": versions()}
     out.make().write(TUNE_FILE, to_yaml(record))
     return search

@@ -1,7 +1,8 @@
 """Certification logs as Cohen et al. (ICML 2019) publish them: read, recognised and written."""
 
 # Tab-separated columns: idx label predict radius correct time; idx is the position in the split,
-# radius is l2 in pixels of [0, 1]. Some authors add columns of their own.
+# radius is l2 in pixels of [0, 1]. Some authors add columns of their own. A file that is named
+# .csv has commas, and radii of as many decimals as its figures need.
 
 import hashlib
 import json
@@ -36,6 +37,8 @@ SIGMA = r"(?<![a-z])(?<!train[-_]){word}[-_=]?(\d+\.\d+)(?!\d|\.\d)"
 SIGMA_WORDS, SIGMA_PARTS = ("sigma", "noise"), 3
 CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 HEADER_BYTES = 4096
+# Of written radii, by what separates the columns.
+DECIMALS = {"\t": 3, ",": 9}
 MOST_IMAGES = 2**31
 
 
@@ -54,7 +57,8 @@ def is_log(path: PathLike) -> bool:
     """Return whether a file begins with the header of a certification or prediction log."""
     with Place.of(path).open() as stream:
         first = bytes(stream.read(HEADER_BYTES)).removeprefix(b"\xef\xbb\xbf").lstrip()
-    cells = _cells(first.partition(b"\n")[0].decode("utf-8", errors="replace"))
+    line = first.partition(b"\n")[0].decode("utf-8", errors="replace")
+    cells = _cells(line, _separator(path))
     return cells[0] == HEADER[0] and "predict" in cells
 
 
@@ -100,7 +104,7 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
 def write_log(path: PathLike, certificates: Certificates) -> None:
     """Write certificates as a log, complete or not at all.
 
-    Radii are rounded down to 3 decimals: a printed certificate never claims more than was proved.
+    Radii are rounded down to DECIMALS: a printed certificate never claims more than was proved.
     An image that failed abstains, so that a reader's ACR counts it 0. The time of single images is
     not known and written as 0. Raises UserError for a run that decided a few radii alone, whose
     ACR a reader would take, and for a failed image whose label is not known.
@@ -112,20 +116,28 @@ def write_log(path: PathLike, certificates: Certificates) -> None:
         )
     if not certificates.has_labels:
         raise UserError(f"{certificates.name} does not hold the classes: no log can name them")
+    separator = _separator(path)
+    decimals = DECIMALS[separator]
     columns = (certificates.index, certificates.label, certificates.prediction)
-    numbers = zip(*columns, round_down(certificates.radius), certificates.correct, strict=True)
-    lines = {i: f"{i}\t{y}\t{c}\t{r:.3f}\t{ok:d}\t0:00:00" for i, y, c, r, ok in numbers}
-    for index, label in _failed_labels(certificates).items():
-        lines[index] = f"{index}\t{label}\t-1\t0.000\t0\t0:00:00"
-    ordered = [lines[index] for index in sorted(lines)]
-    storage.write_file(path, "\n".join(["\t".join(HEADER), *ordered, ""]).encode())
+    radii = round_down(certificates.radius, decimals)
+    rows = {row[0]: row for row in zip(*columns, radii, certificates.correct, strict=True)}
+    rows |= {index: (index, y, -1, 0.0, False) for index, y in _failed_labels(certificates).items()}
+    lines = [HEADER, *(
+        (str(i), str(y), str(c), f"{r:.{decimals}f}", f"{ok:d}", "0:00:00")
+        for i, y, c, r, ok in (rows[index] for index in sorted(rows))
+    )]  # fmt: skip
+    storage.write_file(path, "".join(f"{separator.join(line)}\n" for line in lines).encode())
 
 
 def write_facts(path: PathLike, certificates: Certificates) -> str:
     """Write LOG.json, which says of a log what its columns cannot; returns its address."""
     told = {name: certificates.parameter(name) for name in FACTS}
     known = {name: value for name, value in told.items() if value is not None}
-    known |= {"radii": "rounded down to 3 decimals", DIGEST: _digest(storage.read_file(path))}
+    decimals = DECIMALS[_separator(path)]
+    known |= {
+        "radii": f"rounded down to {decimals} decimals",
+        DIGEST: _digest(storage.read_file(path)),
+    }
     beside = address_beside(Place.of(path).uri, ".json")
     storage.write_file(beside, (json.dumps(known, indent=2) + "\n").encode())
     return beside
@@ -176,10 +188,11 @@ def _parse(path: PathLike, content: bytes) -> list[LogRow]:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a certification log: it is not text") from error
+    separator = _separator(path)
     names: Sequence[str] = HEADER
     rows: dict[int, LogRow] = {}
     for number, line in enumerate(lines, start=1):
-        cells = _cells(line)
+        cells = _cells(line, separator)
         if not any(cells):
             continue
         if not rows and cells[0] == HEADER[0]:
@@ -195,8 +208,13 @@ def _parse(path: PathLike, content: bytes) -> list[LogRow]:
     return list(rows.values())
 
 
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.split("\t")]
+def _separator(path: PathLike) -> str:
+    """Return what separates the columns of a log of this name."""
+    return "," if printable_address(os.fspath(path)).endswith(".csv") else "\t"
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    return [cell.strip() for cell in line.split(separator)]
 
 
 def _checked_header(path: PathLike, names: list[str]) -> list[str]:

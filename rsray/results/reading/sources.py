@@ -116,7 +116,9 @@ def _is_foreign(result: Certificates) -> bool:
 
 def _add_member(found: Found, place: Place, folder: Place, facts: LogFacts) -> None:
     """Add a result that lies in a folder; one that cannot be read is named and left out."""
-    name = place.below(folder).removesuffix(".tsv").removesuffix(".mat")
+    name = place.below(folder)
+    for suffix in (".tsv", ".csv", ".mat"):
+        name = name.removesuffix(suffix)
     try:
         loaded = _load(place, facts)
     except UserError as problem:

@@ -156,15 +156,16 @@ def run_record(config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
     }
 
 
-def recorded_results(config: TrainConfig) -> dict[str, Any]:
-    """Return what a record says of the RUNs and CERTs that a run learns from: what they hold."""
-    found = {name: digest_of(where) for name, where in config.earlier_results.items()}
+def recorded_results(*configs: TrainConfig) -> dict[str, Any]:
+    """Return what a record says of the RUNs and CERTs that runs learn from: what they hold."""
+    named = {name: where for each in configs for name, where in each.earlier_results.items()}
+    found = {name: digest_of(where) for name, where in named.items()}
     return {"earlier_results": found} if found else {}
 
 
-def refuse_other_results(record: Mapping[str, Any], config: TrainConfig, where: Place) -> None:
+def refuse_other_results(record: Mapping[str, Any], where: Place, *configs: TrainConfig) -> None:
     """Raise UserError where a record names other earlier results than are there now."""
-    began, now = (each.get("earlier_results") or {} for each in (record, recorded_results(config)))
+    began, now = (r.get("earlier_results") or {} for r in (record, recorded_results(*configs)))
     if began != now:
         changed = sorted(key for key in {*now, *began} if began.get(key) != now.get(key))
         raise UserError(f"{where} began with another {' and '.join(changed)}: use another --out")
@@ -187,7 +188,7 @@ def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.
                 f"{len(split):,} now): use another --out"
             )
         if not is_finished:
-            refuse_other_results(record, config, run)
+            refuse_other_results(record, run, config)
         return is_finished
     # The check comes first, so that a typo does not claim the folder.
     check_settings(config, split, device)

@@ -5,10 +5,13 @@ import pickle
 import pytest
 
 from rsray.config import TuneConfig
+from rsray.distributed.search.request import open_search
 from rsray.distributed.search.resolved_search import check_search, resolve_search
 from rsray.distributed.search.space import parse_space
+from rsray.distributed.search.tuner import claim_tune
 from rsray.errors import UserError
 from rsray.presets import presets, search_config, train_config
+from rsray.storage import Place
 
 PUBLISHED = {
     (entry.settings["dataset"], entry.settings["objective"], entry.settings["sigma"]): name
@@ -46,6 +49,30 @@ def test_a_point_with_other_epochs_moves_its_drops():
     assert attack.trial({}).settings["warm_up_epochs"] == 5
     assert attack.trial({"warm_up_epochs": 4}).settings["warm_up_epochs"] == 2
     assert short.full({"lr_drops": "[4, 8]"}).lr_drops == (4, 8)
+    train = train_config({}, preset_name="easy-mnist-0.50")
+    easy = resolve_search(short.config.model_copy(update={"train": train, "trial_epochs": 9}))
+    keys = ("warm_up_epochs", "reweigh_every")
+    assert [easy.full({}).settings[key] for key in keys] == [42, 10]
+    assert [easy.trial({}).settings[key] for key in keys] == [4, 1]
+
+
+def test_a_method_without_its_teacher_is_refused_though_it_is_searched_beside_others(tmp_path):
+    request = {"dataset": "digits"}, {}
+    search = ["objective=choice(macer,catrs)"]
+    with pytest.raises(UserError, match="has no teacher: give --set teacher=CERT"):
+        check_search(resolve_search(open_search(*request, search=search, grid=[]).config))
+    cert = tmp_path / "cert"
+    given = {"dataset": "digits", "teacher": str(cert)}
+    config = open_search(given, {}, search=search, grid=[]).config
+    with pytest.raises(UserError, match="cert is no finished RUN or CERT"):
+        claim_tune(Place.of(tmp_path / "tune"), config)
+    cert.mkdir()
+    (cert / "certificates.parquet").write_bytes(b"1")
+    claim_tune(Place.of(tmp_path / "tune"), config)
+    claim_tune(Place.of(tmp_path / "tune"), config)
+    (cert / "certificates.parquet").write_bytes(b"2")
+    with pytest.raises(UserError, match="began with another teacher"):
+        claim_tune(Place.of(tmp_path / "tune"), config)
 
 
 def test_optimisers_and_schedules_are_searched_like_other_settings():

@@ -123,6 +123,20 @@ def test_export_never_claims_more(tmp_path, make):
     assert "\t-1\t0.000\t0\t" in (tmp_path / "log-0.50.tsv").read_text()
 
 
+def test_a_file_that_is_named_csv_has_commas_and_all_digits(tmp_path, make, without):
+    result = without(make(), 7, label=3)
+    write_log(tmp_path / "log.csv", result)
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert lines[0] == "idx,label,predict,radius,correct,time" and len(lines) == 41
+    assert lines[8] == "7,3,-1,0.000000000,0,0:00:00"
+    again = read_log(tmp_path / "log.csv")
+    assert is_log(tmp_path / "log.csv") and again.index.tolist() == list(range(40))
+    assert np.all(again.outcomes[0][result.index] <= result.radius)
+    assert 0 <= result.acr - again.acr < 1e-9
+    (tmp_path / "log.csv").write_text("a,b\n1,2\n")
+    assert not is_log(tmp_path / "log.csv")
+
+
 def test_every_published_log_survives_a_round_trip(tmp_path, reference):
     logs = sorted(reference.glob("*/*.tsv"))
     assert len(logs) == 10

@@ -1,0 +1,92 @@
+"""Keep a certification in results/ as a CSV of its certificates, with how it was made.
+
+    python tests/bench/store_result.py CERT NAME --train "rsray train ..." --certify "rsray certify ..."
+
+writes results/NAME.csv, which `rsray report` reads, and results/NAME.csv.json beside it: sigma, n,
+alpha, ACR, both commands, commit, date and machine. Then the table in README.md is written anew: it
+is what `rsray report tests/bench/results --format markdown` prints. Without arguments that is all.
+"""
+
+import argparse
+import json
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rsray import api
+from rsray.results.compare import load
+from rsray.results.reading.cohen import write_facts, write_log
+from rsray.storage.yaml_files import from_yaml
+
+HERE = Path(__file__).resolve().parent
+RESULTS, PAGE = HERE / "results", HERE / "README.md"
+BEGIN, END = "<!-- rsray report tests/bench/results -->\n", "<!-- end of the report -->\n"
+# What a result is kept with, beside what its columns cannot say.
+KEPT = ("acr", "train", "certify", "commit", "date", "machine")
+
+
+def store(cert, name, *, train, certify, commit, results=RESULTS):
+    """Write results/NAME.csv and its facts; returns the first."""
+    results.mkdir(exist_ok=True)
+    result, file = load(cert), results / f"{name}.csv"
+    write_log(file, result)
+    facts = Path(write_facts(file, result).removeprefix("file://"))
+    record = from_yaml(Path(cert, "certify.yaml").read_bytes(), "certify.yaml")
+    ended = datetime.fromtimestamp(Path(cert, "certificates.parquet").stat().st_mtime, UTC)
+    kept = {
+        "acr": result.acr,
+        "train": train,
+        "certify": certify,
+        "commit": commit,
+        "date": f"{ended:%Y-%m-%d}",
+        "machine": record["evaluation"]["device_name"],
+    }
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), **kept}, indent=2) + "\n")
+    return file
+
+
+def table(results=RESULTS):
+    """Return what `rsray report` prints of the results that are kept; empty where none is."""
+    return api.report([results]).text("markdown") if any(results.glob("*.csv")) else ""
+
+
+def commands(results=RESULTS):
+    """Return how each of them was made, as a list."""
+    lines = []
+    for file in sorted(results.glob("*.csv")):
+        told = json.loads(file.with_name(f"{file.name}.json").read_text())
+        made = f"{told['date']}, commit {told['commit']}, {told['machine']}"
+        lines.append(f"- {file.stem}: `{told['train']}`; `{told['certify']}` ({made})\n")
+    return "".join(lines)
+
+
+def with_report(text, results=RESULTS):
+    """Return the page with the table of today's results between its marks."""
+    head, _, rest = text.partition(BEGIN)
+    tail = rest.partition(END)[2]
+    return f"{head}{BEGIN}\n{table(results)}\n{commands(results)}\n{END}{tail}"
+
+
+def _commit():
+    done = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(done, capture_output=True, check=True, text=True).stdout.strip()
+
+
+def main():
+    """Store a result, if one is given, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cert", nargs="?")
+    parser.add_argument("name", nargs="?")
+    for name in ("train", "certify", "commit"):
+        parser.add_argument(f"--{name}")
+    given = parser.parse_args()
+    if given.cert:
+        if not (given.name and given.train and given.certify):
+            parser.error("a CERT needs a NAME, --train and --certify")
+        commit = given.commit or _commit()
+        store(given.cert, given.name, train=given.train, certify=given.certify, commit=commit)
+    PAGE.write_text(with_report(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    main()

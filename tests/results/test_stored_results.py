@@ -1,0 +1,65 @@
+"""The measured tables of trainings are what `rsray report` makes of the certificates kept here."""
+
+import json
+from pathlib import Path
+
+import pytest
+from bench.store_result import BEGIN, END, KEPT, PAGE, RESULTS, commands, store, table, with_report
+
+from rsray import api
+from rsray.results.certificates import write_certificates
+from rsray.results.compare import load
+
+STORED = sorted(RESULTS.glob("*.csv"))
+
+
+@pytest.fixture
+def cert(tmp_path, make):
+    result = make(n0=100)
+    write_certificates(tmp_path / "certificates.parquet", result.columns(), result.metadata)
+    (tmp_path / "certify.yaml").write_text("evaluation: {device_name: a chip}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("file", STORED, ids=lambda file: file.stem)
+def test_a_kept_result_has_its_acr_and_says_how_it_was_made(file):
+    told, result = json.loads(Path(f"{file}.json").read_text()), load(file)
+    assert all(told[name] not in (None, "") for name in KEPT)
+    assert 0 <= told["acr"] - result.acr < 1e-9 and result.parameter("sigma") == told["sigma"]
+
+
+def test_the_page_holds_what_report_prints_of_them():
+    text = PAGE.read_text()
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert with_report(text) == text, "python tests/bench/store_result.py writes it anew"
+    assert (STORED == []) == (table() == "")
+
+
+def test_a_certification_is_kept_whole(cert, tmp_path):
+    words = {"train": "rsray train -x", "certify": "rsray certify -y", "commit": "abc"}
+    results = tmp_path / "results"
+    file = store(cert, "mine", **words, results=results)
+    found, was = load(file), load(cert / "certificates.parquet")
+    assert found.index.tolist() == was.index.tolist()
+    assert (found.radius <= was.radius).all() and (was.radius - found.radius).max() <= 1e-9
+    assert 0 <= was.acr - found.acr < 1e-9
+    told = json.loads((results / "mine.csv.json").read_text())
+    assert (told["machine"], told["commit"], told["n"]) == ("a chip", "abc", 1000)
+    page = with_report(f"before\n{BEGIN}{END}after\n", results)
+    assert page == with_report(page, results) and page.endswith(f"{END}after\n")
+    columns = (
+        "sigma",
+        "radii",
+        "ACR",
+        "error",
+        "images",
+        "n",
+        "alpha",
+        "bound",
+        "noise",
+        "dataset",
+    )
+    from_csv = api.report([file], columns=columns).text()
+    assert from_csv == api.report([cert], columns=columns, label=["mine"]).text()
+    assert "\n| mine |" in page and "| mine |" in table(results)
+    assert "`rsray train -x`; `rsray certify -y`" in commands(results)
