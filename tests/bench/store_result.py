@@ -46,8 +46,8 @@ def store(cert, name, *, train, certify, commit, results=RESULTS):
 
 
 def table(results=RESULTS):
-    """Return what `rsray report` prints of the results that are kept; empty where none is."""
-    return api.report([results]).text("markdown") if any(results.glob("*.csv")) else ""
+    """Return what `rsray report` prints of the results that are kept."""
+    return api.report([results]).text("markdown") if any(results.glob("*.csv")) else "None yet."
 
 
 def commands(results=RESULTS):
