@@ -37,7 +37,7 @@ from rsray.training.opened_run import Team
 from rsray.training.step import MemoryShortError
 from rsray.training.validation import project_acr
 
-# Of a trial's group that could not be set up.
+# Of a trial's group, beyond the first one.
 MOST_FAILED_STARTS = 3
 Report = Callable[[dict[str, Any]], None]
 
@@ -169,16 +169,25 @@ def _look_at(
 
 
 def _train_in_group(point: Point, job: TrialJob) -> None:
-    """Train in a Ray Train worker group of this trial's own; anew where memory is short."""
+    """Train in a Ray Train worker group of this trial's own; anew where memory is short.
+
+    Also anew where the group did not start: another trial may still hold the room.
+    """
     group_size: int | None = None
+    failed_starts = 0
     while True:
         try:
-            return _fit_group(point, job, group_size)
+            return _fit_group(point, job, group_size, failed_starts)
         except MemoryShortError as short:
             group_size = short.group_size
+        except Exception as problem:
+            failed_starts += 1
+            has_started = getattr(problem.__cause__, "controller_failure", None) is not problem
+            if has_started or isinstance(problem, UserError) or failed_starts > MOST_FAILED_STARTS:
+                raise
 
 
-def _fit_group(point: Point, job: TrialJob, group_size: int | None) -> None:
+def _fit_group(point: Point, job: TrialJob, group_size: int | None, failed_starts: int) -> None:
     import ray.train
     import ray.tune
     from ray.train.torch import TorchTrainer
@@ -186,6 +195,7 @@ def _fit_group(point: Point, job: TrialJob, group_size: int | None) -> None:
 
     callbacks: list[Any] = [TuneReportCallback()]
     filesystem, path = open_filesystem(job.scratch.uri)
+    trial = ray.tune.get_context().get_trial_id()
     trainer = TorchTrainer(
         _group_worker,
         train_loop_config={"point": point, "job": job, "group_size": group_size},
@@ -196,13 +206,13 @@ def _fit_group(point: Point, job: TrialJob, group_size: int | None) -> None:
             resources_per_worker=worker_resources(job.plan.cpus, job.gpus),
         ),
         run_config=ray.train.RunConfig(
-            name=f"train-{ray.tune.get_context().get_trial_id()}-{group_size or 0}",
+            name=f"train-{trial}-{group_size or 0}-{failed_starts}",
             storage_path=path,
             storage_filesystem=filesystem,
             worker_runtime_env=worker_environment(job.gpus),
             callbacks=callbacks,
-            # Another trial may still hold the room: Ray itself would try for ever.
-            failure_config=ray.train.FailureConfig(controller_failure_limit=MOST_FAILED_STARTS),  # type: ignore[call-arg]
+            # Ray itself would not look at what kept a group from its start.
+            failure_config=ray.train.FailureConfig(controller_failure_limit=0),  # type: ignore[call-arg]
         ),
     )
     try:

@@ -8,7 +8,10 @@ import ray.tune
 import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.train import ControllerError, UserCallback, WorkerGroupError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 
 from rsray.config import TuneConfig
 from rsray.distributed.search import trial as trials
@@ -95,7 +98,7 @@ def test_the_trials_of_a_machine_share_its_memory(tmp_path, monkeypatch, reporte
 def test_a_group_that_is_short_of_memory_begins_anew_in_smaller_groups(tmp_path, monkeypatch):
     tried = []
 
-    def fit(point, job, group_size):
+    def fit(point, job, group_size, failed_starts):
         tried.append(group_size)
         if len(tried) < 3:
             raise MemoryShortError(64 // 2 ** len(tried))
@@ -105,23 +108,46 @@ def test_a_group_that_is_short_of_memory_begins_anew_in_smaller_groups(tmp_path,
     assert tried == [None, 32, 16]
 
 
-def test_a_group_that_cannot_be_set_up_is_told_of_and_not_run_again(
-    tmp_path, monkeypatch, reported
+SET_UP = RuntimeError("NCCL WARN")
+
+
+@pytest.mark.parametrize(
+    ("failure", "starts", "told"),
+    [
+        # What the set-up raises, it would raise again.
+        (
+            ControllerError(RayTaskError("setup", f"traceback\n{SET_UP!r}", SET_UP)), 1,
+            "the workers cannot be set up: RuntimeError('NCCL",
+        ),
+        # Another trial may hold the room.
+        (ControllerError(WorkerGroupStartupTimeoutError(2)), 4, None),
+        # A worker that was lost in its work is Tune's to run again.
+        (WorkerGroupError("lost", {0: ActorDiedError()}), 1, None),
+    ],
+)  # fmt: skip
+def test_a_group_is_started_again_only_where_that_may_help(
+    tmp_path, monkeypatch, reported, failure, starts, told
 ):
-    error = RuntimeError("NCCL WARN")
+    names = []
 
     class Trainer:
-        def __init__(self, *given, **more):
-            pass
+        def __init__(self, *given, run_config, **more):
+            assert run_config.failure_config.controller_failure_limit == 0
+            names.append(run_config.name)
 
         def fit(self):
-            raise ControllerError(RayTaskError("setup", f"traceback\n{error!r}", error))
+            raise failure
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
     monkeypatch.setattr(ray.tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "t"))
     monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", UserCallback)
-    run_trial({}, job_of(tmp_path, workers=2))
-    assert reported[0]["error"].startswith("the workers cannot be set up: RuntimeError('NCCL")
+    if told is None:
+        with pytest.raises((WorkerGroupStartupTimeoutError, WorkerGroupError)):
+            run_trial({}, job_of(tmp_path, workers=2))
+    else:
+        run_trial({}, job_of(tmp_path, workers=2))
+        assert reported[0]["error"].startswith(told)
+    assert len(names) == len(set(names)) == starts
 
 
 @pytest.mark.parametrize(("gpus", "kind"), [(0.0, "cpu"), (0.5, "cuda")])
