@@ -123,12 +123,11 @@ def tracked(
 ) -> Iterator[Watch]:
     """Yield a Watch that tells a tracker, too, of what is done in the block for this folder.
 
-    Raises UserError where the tracker is not installed or takes no run.
+    Raises UserError where the tracker (see check_tracker) takes no run.
     """
     if track is None:
         yield watch
         return
-    check_tracker(track)
     try:
         tracker = TRACKERS[track](place.name, place.uri, _flat(settings))
     except Exception as problem:

@@ -45,6 +45,7 @@ class Guard:
 
     def __enter__(self) -> Guard:
         """Start what ends Ray's processes when this one is gone."""
+        _bury_the_dead()
         self._start_sweeper()
         # While Ray starts, what is written to the other one is held back.
         self.stderr = os.dup(2)
@@ -62,10 +63,7 @@ class Guard:
         """End the processes of a Ray that did not start."""
         if self.sweeper is not None:
             sweeper.sweep(sweeper.ray_of(os.getpid(), self._folder()))
-        # The next start is not to be taken for one that has lost these.
-        for number in _dead_children(BEGUN_FIRST):
-            with suppress(ChildProcessError):
-                os.waitpid(number, 0)
+        _bury_the_dead()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -116,7 +114,7 @@ class Guard:
         """Return what a process that Ray has started from here is called, if one has died."""
         node = self.ray._private.worker._global_node
         if node is None:
-            return next(iter(_dead_children(BEGUN_FIRST).values()), "")
+            return next(iter(_dead_children().values()), "")
         dead = node.dead_processes()
         return str(dead[0][0]) if dead else ""
 
@@ -153,15 +151,22 @@ class Guard:
             os._exit(1)
 
 
-def _dead_children(names: set[str]) -> dict[int, str]:
-    """Return the names of child processes, of these, that have died unnoticed, on Linux."""
+def _dead_children() -> dict[int, str]:
+    """Return the names of those of BEGUN_FIRST that have died unnoticed, on Linux."""
     found = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             name, _, words = file.read_text().partition("(")[2].rpartition(")")
-            if words.split()[:2] == ["Z", str(os.getpid())] and name in names:
+            if words.split()[:2] == ["Z", str(os.getpid())] and name in BEGUN_FIRST:
                 found[int(file.parent.name)] = name
     return found
+
+
+def _bury_the_dead() -> None:
+    """Let go of what has died in an earlier start: the next one has not lost it."""
+    for number in _dead_children():
+        with suppress(ChildProcessError):
+            os.waitpid(number, 0)
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

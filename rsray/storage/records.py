@@ -34,21 +34,24 @@ def check_plain(value: Any, name: str, *, finite: bool = True) -> None:
     What is repeated by an alias counts each time, though it is looked at once: it would be written
     out somewhere.
     """
+    too_much = UserError(f"{name} is nested too deeply, or holds too many values")
     # Of each dict or list, by its identity: the values in it, and how deep they go.
     known: dict[int, tuple[int, int]] = {}
 
     def measure(here: Any, depth: int) -> tuple[int, int]:
-        if depth <= MOST_DEPTH and not isinstance(here, dict | list | tuple | set):
+        if depth > MOST_DEPTH:
+            raise too_much
+        if not isinstance(here, dict | list | tuple | set):
             _check_scalar(here, name, finite=finite)
             return 1, 0
-        if depth <= MOST_DEPTH and id(here) not in known:
+        if id(here) not in known:
             parts = [*here, *here.values()] if isinstance(here, dict) else here
             inside = [measure(part, depth + 1) for part in parts]
             height = 1 + max((below for _, below in inside), default=0)
             known[id(here)] = 1 + sum(values for values, _ in inside), height
-        values, height = known.get(id(here), (0, 1))
+        values, height = known[id(here)]
         if depth + height > MOST_DEPTH or values > MOST_VALUES:
-            raise UserError(f"{name} is nested too deeply, or holds too many values")
+            raise too_much
         return values, height
 
     measure(value, 0)

@@ -141,6 +141,17 @@ def test_a_process_that_dies_while_ray_starts_is_lost_until_the_next_start(monke
     assert begun.wait() == 0, "the status is gone with the process"
 
 
+def test_what_an_earlier_session_left_dead_is_not_lost_by_the_next(monkeypatch, tmp_path):
+    over, _ = watched(monkeypatch, [])
+    over.ray._private.worker._global_node = None
+    shutil.copy(shutil.which("sleep"), tmp_path / "raylet")
+    left = subprocess.Popen([tmp_path / "raylet", "0"])
+    while left.pid in list_processes():
+        time.sleep(0.05)
+    with over, over.watching():
+        time.sleep(0.5)
+
+
 def test_what_comes_of_a_lost_process_is_told_as_that(monkeypatch):
     over, _ = watched(monkeypatch, [True])
     with pytest.raises(LostProcessError), over, over.watching():

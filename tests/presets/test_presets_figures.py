@@ -181,6 +181,14 @@ def cells_of_log(percent):
     return certified_cells([float(p) / 100 for p in percent.split()], radii)
 
 
+def logged_preset(name, acr, percent, source):
+    """Return a preset after comparing its figures with those of a public log."""
+    entry = preset(name)
+    assert (entry.acr, entry.source) == (acr, source)
+    assert entry.certified == pytest.approx(cells_of_log(percent))
+    return entry
+
+
 QUARTERS = [0.25 * i for i in range(16)]
 HALVES = [0.5 * i for i in range(8)]
 
@@ -328,9 +336,8 @@ def test_figures_of_fashion_mnist_are_those_of_the_public_logs():
             continue
         sigma, log, acr, percent = f"{float(found[1]):.2f}", *found.groups()[1:]
         log = log.replace("cat-rs", "catrs")
-        entry = preset(f"{objectives.get(log, log)}-fashion-mnist-{sigma}")
-        assert (entry.acr, entry.source) == (acr, "all 10000 images")
-        assert entry.certified == pytest.approx(cells_of_log(percent))
+        name = f"{objectives.get(log, log)}-fashion-mnist-{sigma}"
+        logged_preset(name, acr, percent, "all 10000 images")
         checked += 1
     assert checked == 21
     assert preset("catrs-self-fashion-mnist-0.50").figure == "", "it is another method"
@@ -343,9 +350,7 @@ def test_figures_of_catrs_are_those_of_the_public_logs():
     )
     assert len(found) == 6
     for dataset, sigma, acr, percent in found:
-        entry = preset(f"catrs-{dataset}-{float(sigma):.2f}")
-        assert (entry.acr, entry.source) == (acr, "all 10000 images")
-        assert entry.certified == pytest.approx(cells_of_log(percent))
+        logged_preset(f"catrs-{dataset}-{float(sigma):.2f}", acr, percent, "all 10000 images")
     rows = [line.split("\t") for line in text("reference/anchors_mnist.tsv").splitlines()]
     for method, sigma, _, acr, *_ in rows:
         if method == "cat-rs":
@@ -372,9 +377,8 @@ def test_figures_on_imagenet_are_those_of_the_public_logs():
     )
     assert len(found) == 8
     for method, sigma, acr, percent in found:
-        entry = preset(f"{method.replace('ours', 'easy')}-imagenet-{float(sigma):.2f}")
-        assert (entry.acr, entry.source) == (acr, "every 100th ImageNet image")
-        assert entry.certified == pytest.approx(cells_of_log(percent))
+        name = f"{method.replace('ours', 'easy')}-imagenet-{float(sigma):.2f}"
+        entry = logged_preset(name, acr, percent, "every 100th ImageNet image")
         assert entry.certify == "--skip 100" and entry.differs
 
 
