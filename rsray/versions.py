@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as read_version
 
 PACKAGES = ("rsray", "torch", "torchvision", "ray", "optuna", "numpy", "scipy", "pyarrow")
+
+# A package's version is read from a file, and does not change in a process.
+version = cache(read_version)
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,6 +80,11 @@ def mutated_value(random, value):
     return value.get("root")
 
 
+@lru_cache(maxsize=4)
+def _values(content):
+    return yaml.safe_load(content)
+
+
 def mutated_yaml(random, content):
     """Return a YAML file with bytes or values changed, or one made to exhaust its reader."""
     kind = random.randint(0, 19)
@@ -88,7 +94,7 @@ def mutated_yaml(random, content):
         return content + b"\n" + random.choice([LAUGHS, "x: &a [*a]", f"deep: {DEEP}"]).encode()
     if kind < 8:
         return mutated_bytes(random, content)
-    text = yaml.safe_dump(mutated_value(random, yaml.safe_load(content)), sort_keys=False)
+    text = yaml.safe_dump(mutated_value(random, _values(content)), sort_keys=False)
     return text.encode(errors="surrogatepass")
 
 
