@@ -160,17 +160,13 @@ class SmoothedClassifier:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            self._check((*image_CHW.shape,))
+            if image_CHW.shape not in self._checked:
+                check_independence(self.model, image_CHW.shape)
+                self._checked.add(image_CHW.shape)
             return self._count(image_CHW, n, generator)
         finally:
             for module, was_training in modes:
                 module.training = was_training
-
-    def _check(self, image_shape: tuple[int, ...]) -> None:
-        """Raise UserError, before the first draw, for a network of which nothing can be said."""
-        if image_shape not in self._checked:
-            check_independence(self.model, image_shape)
-            self._checked.add(image_shape)
 
     def _noise(self, image_CHW: Tensor) -> tuple[str, float]:
         """Return the noise that an image gets, and its total variation from the exact Gaussian."""
