@@ -38,7 +38,6 @@ from rsray.certification.folder import (
 from rsray.certification.recertify import DRAWN, FROM, undrawn
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.config import CertifyConfig
-from rsray.core.evidence import Evidence
 from rsray.data.splits import may_be_selected
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_rows
@@ -106,7 +105,9 @@ def _computed_again(
     counts = CheckedCounts(claimed.store, selected, claimed.plan)
     failed_N = np.isin(selected.indices, list(stored.failed))
     evidence = counts.gathered.evidence()
-    columns = _columns(claimed, record, selected, evidence)
+    columns: Columns = dict(certificate_columns(selected, evidence, claimed.plan))
+    if FROM in record:
+        columns["skipped"] = undrawn(columns["n"], claimed.config)
     columns = {name: values[~failed_N] for name, values in columns.items()}
     independent = columns_by_statsmodels(evidence, claimed.plan)
     others = {name: values[~failed_N] for name, values in (independent or {}).items()}
@@ -181,16 +182,6 @@ def _wanted(
             return plan.wanted_blocks(labels_N, found.selected_class, hits_N)
         counts = CheckedCounts(claimed.store, counts.selected, plan)
     return counts.gathered.stored_draws().wanted_N
-
-
-def _columns(
-    claimed: Claimed, record: Mapping[str, Any], selected: Selected, evidence: Evidence
-) -> Columns:
-    """Return the columns that the certificates should have."""
-    columns: Columns = dict(certificate_columns(selected, evidence, claimed.plan))
-    if FROM in record:
-        columns["skipped"] = undrawn(columns["n"], claimed.config)
-    return columns
 
 
 def _certificates(stored: Certificates, columns: Columns, others: Columns) -> Iterator[Difference]:

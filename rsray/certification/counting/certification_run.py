@@ -16,7 +16,7 @@ from rsray.certification.counts.gathering import GatheredCounts, StoredDraws, ga
 from rsray.certification.folder import PROGRESS, Claimed, finish
 from rsray.certification.progress import Progress
 from rsray.certification.request import CertificationRequest
-from rsray.certification.reuse import check_repeated
+from rsray.certification.reuse import PART, check_repeated
 from rsray.certification.work_items import WorkItem, owed_items, share_out
 from rsray.errors import UserError
 
@@ -75,8 +75,9 @@ class CertificationRun:
         self.part = ""
         self.owed_draws = 0
         if self.earlier is not None:
-            self.earlier.store_in(self.store, self.selected, self.plan.num_blocks)
-            self.earlier_blocks = self.earlier.stored_blocks(self.selected, self.plan.num_blocks)
+            pairs = self.selected, self.plan.num_blocks
+            self.store.append(self.earlier.reused_rows(*pairs), PART)
+            self.earlier_blocks = self.earlier.stored_blocks(*pairs)
         # Damaged parts are dropped here, before anything is planned by them.
         self.progress = Progress(self._gather(drop_damaged=True))
         self._start()
@@ -96,7 +97,6 @@ class CertificationRun:
             split=self.request.split,
             plan=self.plan,
             evaluation=self.claimed.evaluation,
-            noise=self.config.noise,
             threads=threads,
             gpus=gpus,
             earlier=earlier,
