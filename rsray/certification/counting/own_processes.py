@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
@@ -82,7 +82,8 @@ def _work(
         is_busy = counter is not None and bool(queue)
         if counter is not None and queue:
             yield counter.count(queue.popleft())
-        ready = _ready(others, 0.0 if is_busy else patience)
+        speaking = wait([other.connection for other in others], 0.0 if is_busy else patience)
+        ready = [other for other in others if other.connection in speaking]
         if not (ready or is_busy):
             raise UserError(
                 f"no process has answered for {patience / 60:,.0f} minutes: see that the data can "
@@ -102,14 +103,6 @@ def _work(
                 continue
             if answer is not None:
                 yield answer
-
-
-def _ready(others: Sequence[_Other], seconds: float) -> list[_Other]:
-    """Return the processes that have something to say, after at most so many seconds."""
-    if not others:
-        return []
-    speaking = wait([other.connection for other in others], seconds)
-    return [other for other in others if other.connection in speaking]
 
 
 class _Other:

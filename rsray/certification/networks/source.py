@@ -23,6 +23,8 @@ from rsray.models.factory import is_of_a_library, refuse_factory_of_a_file
 from rsray.models.normalise import FACTORYS_OWN, NOTHING, Normalisation, Statistics, explained
 from rsray.models.published import Checkpoint, LayerBefore
 
+# What a RUN says of itself unless it is given.
+KNOWN = ("model", "model_args", "dataset", "data_root", *READING, "sigma")
 # Of clean accuracy: so much better than by what the layout suggests, and the user is asked.
 DOUBT = 0.05
 
@@ -217,14 +219,10 @@ class ClassifierSource:
         """Return what a certification's settings hold of it, once it is settled."""
         assert self.normalisation is not None
         return {
+            **{name: getattr(self, name) for name in KNOWN},
             "model_digest": self.digest,
-            "model": self.model,
             "model_args": dict(self.model_args or {}),
             "normalisation": self.normalisation.text,
-            "dataset": self.dataset,
-            "data_root": self.data_root,
-            **{name: getattr(self, name) for name in READING},
-            "sigma": self.sigma,
         }
 
     def given(self, **known: Any) -> ClassifierSource:
