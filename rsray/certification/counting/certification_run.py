@@ -122,7 +122,12 @@ class CertificationRun:
                 log.warning("drawing again what failed or was lost: %s draws", f"{draws:,}")
             earlier, self.failed = self.failed, dict(given_up)
             owed = self._owed(stored, given_up)
-            self._work(self._tasks(owed, draws, fleet, is_first=not attempt), fleet)
+            tasks = self._tasks(owed, draws, fleet, is_first=not attempt)
+            try:
+                for answer in fleet.answers(tasks, self._patience()):
+                    self._take(answer)
+            finally:  # an interrupt keeps what has arrived
+                self._flush()
             given_up = {image: why for image, why in self.failed.items() if image in earlier}
         else:
             gathered = self._gather()
@@ -166,13 +171,6 @@ class CertificationRun:
             may_cut=not config.at_radius,
             longest=fleet.task_seconds,
         )
-
-    def _work(self, tasks: Iterator[list[WorkItem]], fleet: Fleet) -> None:
-        try:
-            for answer in fleet.answers(tasks, self._patience()):
-                self._take(answer)
-        finally:  # an interrupt keeps what has arrived
-            self._flush()
 
     def _patience(self) -> float:
         """Return after how many seconds without an answer the run is taken to hang.

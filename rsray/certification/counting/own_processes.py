@@ -7,7 +7,6 @@ process does what an actor does, by the same code, so the counts are the same.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection, Pipe, wait
 
 import torch
 
@@ -116,7 +115,7 @@ class _Other:
         """Start the process, anew where it died."""
         self.is_started = self.has_settings = False
         self.num_tasks = 0
-        mine, theirs = socket.socketpair()
+        self.connection, theirs = Pipe()
         with theirs:
             call = f"serve({theirs.fileno()}, {os.getpid()})"
             command = f"from rsray.certification.counting.own_processes import serve; {call}"
@@ -132,7 +131,6 @@ class _Other:
                 # Ctrl-C is for the process that writes.
                 process_group=0,
             )
-        self.connection = Connection(mine.detach())
 
     def receive(self) -> Answer | None:
         """Return the answer to its task, or None where it has only come so far in its start."""

@@ -72,7 +72,10 @@ class ClassifierSource:
         """
         network, layer = self._load(split.image_shape, split.num_classes)
         normalisation = self._decide(layer)
-        if normalisation is None or self._is_only_suggested(layer):
+        # Nothing but the file's layout says that images were not normalised: whoever writes their
+        # own network into the layout of another code may normalise otherwise.
+        is_stated = layer.is_certain or self.normalise is not None or self._is_own_factory
+        if normalisation is None or not is_stated:
             accuracies, images = self._accuracies(network, split)
             if normalisation is None or max(accuracies.values()) > accuracies["none"] + DOUBT:
                 raise UserError(self._question(layer, accuracies, images))
@@ -167,13 +170,6 @@ class ClassifierSource:
     def _is_own_factory(self) -> bool:
         """Whether a factory makes it that may normalise images itself."""
         return ":" in str(self.model) and not is_of_a_library(str(self.model))
-
-    def _is_only_suggested(self, layer: LayerBefore) -> bool:
-        """Tell whether nothing but the file's layout says that images were not normalised.
-
-        Whoever writes their own network into the layout of another code may normalise otherwise.
-        """
-        return not (layer.is_certain or self.normalise is not None or self._is_own_factory)
 
     def _accuracies(self, network: nn.Module, split: ImageSplit) -> tuple[dict[str, float], int]:
         """Return the clean accuracy behind each layer that there can be, and of how many images."""
