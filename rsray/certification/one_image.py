@@ -26,13 +26,9 @@ from rsray.storage import Place
 def estimation_counts(cert: Place, index: int) -> dict[int, int]:
     """Return how many estimation draws of an image fell on each class, most first."""
     store = reopen(cert, finished_record(cert)).store
+    own = (pc.field("index") == index) & (pc.field("stage") == "estimation")
     # By block: a write that was broken off and repeated may have stored one twice.
-    blocks: dict[int, dict[str, Any]] = {}
-    for part in store.parts():
-        own = part.filter(pc.field("index") == index)
-        for row in own.select(["stage", "block", "classes", "counts"]).to_pylist():
-            if row["stage"] == "estimation":
-                blocks[row["block"]] = row
+    blocks = {row["block"]: row for part in store.parts() for row in part.filter(own).to_pylist()}
     counts: Counter[int] = Counter()
     for row in blocks.values():
         counts.update(dict(zip(row["classes"], row["counts"], strict=True)))

@@ -177,13 +177,10 @@ def _before(paired: pa.Table) -> pa.Table:
     """Return the earlier network's counts of the draws that it made, as COUNTS."""
     rows = []
     for row in paired.to_pylist():
-        seen = [pair for pair in zip(row["classes"], row["before"], strict=True) if pair[1]]
-        if seen:
-            classes, counts = zip(*seen, strict=True)
-            rows.append({**row, "classes": list(classes), "counts": list(counts)})
-    return pa.Table.from_pylist(
-        [{name: row[name] for name in COUNTS.names} for row in rows], schema=COUNTS
-    )
+        counts = {k: n for k, n in zip(row["classes"], row["before"], strict=True) if n}
+        if counts:
+            rows.append({**row, "classes": list(counts), "counts": list(counts.values())})
+    return pa.Table.from_pylist(rows, schema=COUNTS)
 
 
 def _reused_rows(selected: Selected, counts_NK: np.ndarray) -> pa.Table:

@@ -117,7 +117,7 @@ def _computed_again(
         *counts.copies(_wanted(claimed, record, counts), failed_N),
         *_certificates(stored, columns, others),
         *_figures(claimed, record, stored, columns, counts.gathered),
-        *log_differences(claimed.folder, stored, columns),
+        *log_differences(claimed.folder, selected, failed_N, columns),
     ]
     not_compared = ""
     if claimed.plan.is_paired and not counts.differences:
@@ -149,11 +149,10 @@ def _selected(stored: Certificates) -> Selected:
 
     The label of an image that failed is -1 where it is not known.
     """
-    failed = stored.failed_labels
-    index_N = np.concatenate([stored.index, np.array(list(stored.failed), dtype=np.int64)])
-    labels_N = [*stored.label.tolist(), *(failed.get(index, -1) for index in stored.failed)]
-    order = np.argsort(index_N)
-    return Selected(index_N[order], np.array(labels_N, dtype=np.int64)[order])
+    certified = dict(zip(stored.index.tolist(), stored.label.tolist(), strict=True))
+    labels, index_N = stored.failed_labels | certified, stored.selected
+    labels_N = [labels.get(index, -1) for index in index_N.tolist()]
+    return Selected(index_N, np.array(labels_N, dtype=np.int64))
 
 
 def _drawn(claimed: Claimed, record: Mapping[str, Any]) -> dict[str, Any]:
