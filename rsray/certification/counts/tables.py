@@ -43,8 +43,6 @@ def counts_table(
     `more_TK` are the sums and the square sums of soft probabilities, where a bound needs them; or,
     as integers, how many draws an earlier network gave each class, and how many both did.
     """
-    if len(blocks) != len(counts_TK):
-        raise ValueError(f"{len(counts_TK)} rows of counts for {len(blocks)} blocks")
     schema, tables = COUNTS, (counts_TK, *more_TK)
     if more_TK:
         schema = PAIRED_COUNTS if more_TK[0].dtype == np.int64 else SOFT_COUNTS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -195,10 +194,6 @@ class ClassifierSource:
         for name in ("model", "dataset", "sigma"):
             if getattr(source, name) is None:
                 raise UserError(f"{self.where} does not say its {name}: give --{name}")
-        if not 0 < float(source.sigma or 0) < math.inf:
-            raise UserError(
-                f"sigma is {source.sigma}: the noise standard deviation must be positive"
-            )
         return source
 
     def _named_architecture(self) -> str | None:
