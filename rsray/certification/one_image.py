@@ -65,16 +65,11 @@ def noisy_copies(
                 f"image {index} of {config.dataset} is not the one that {cert} certifies: give the "
                 "data that were certified with --data-root"
             )
-    images_NHWC = split.images(indices).transpose(0, 2, 3, 1)
-    pairs = zip(indices, images_NHWC, strict=True)
-    return [_copies(config, index, np.ascontiguousarray(image), copies) for index, image in pairs]
-
-
-def _copies(
-    config: CertifyConfig, index: int, image_HWC: NDArray[np.uint8], copies: int
-) -> Pictures:
-    noise = NOISES[config.noise].of(config.sigma)
-    stream = Stream(config.seed, index, "estimation", 0)
-    slabs = noise.noisy_slabs(torch.from_numpy(image_HWC), [(stream, copies)], Affine())
-    shown = torch.cat([slab_SCHW.permute(0, 2, 3, 1).clone() for slab_SCHW in slabs])
-    return Pictures(image_HWC, shown.numpy())
+    images_NHWC = np.ascontiguousarray(split.images(indices).transpose(0, 2, 3, 1))
+    noise, found = NOISES[config.noise].of(config.sigma), []
+    for index, image_HWC in zip(indices, images_NHWC, strict=True):
+        streams = [(Stream(config.seed, index, "estimation", 0), copies)]
+        slabs = noise.noisy_slabs(torch.from_numpy(image_HWC), streams, Affine())
+        shown = torch.cat([slab_SCHW.permute(0, 2, 3, 1).clone() for slab_SCHW in slabs])
+        found.append(Pictures(image_HWC, shown.numpy()))
+    return found

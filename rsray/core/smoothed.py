@@ -108,17 +108,9 @@ class SmoothedClassifier:
             decision = CLOPPER_PEARSON.decide(
                 evidence, sigma=self.sigma, alpha=alpha, total_variation=off
             )
-            return Certificate(
-                prediction=int(decision.prediction[0]),
-                radius=float(decision.radius[0]),
-                p_a_lower=float(decision.p_a_lower[0]),
-                p_b_upper=float(decision.p_b_upper[0]),
-                count_a=int(decision.count_a[0]),
-                n0=n0,
-                n=n,
-                alpha=alpha,
-                noise=noise,
-            )
+            names = ("prediction", "radius", "p_a_lower", "p_b_upper", "count_a")
+            decided = {name: getattr(decision, name)[0].item() for name in names}
+            return Certificate(**decided, n0=n0, n=n, alpha=alpha, noise=noise)
 
         return _for_each(image, one)
 
