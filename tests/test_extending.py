@@ -106,8 +106,6 @@ BOUND = '''"""Half: Clopper-Pearson's bound at half of alpha, so a little more c
 
 from __future__ import annotations
 
-import math
-
 from numpy.typing import ArrayLike
 
 from rsray.core.bounds._base import Bound, Floats
@@ -122,10 +120,6 @@ class Half(Bound):
     def lower(self, hits: ArrayLike, square_sums: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
         """Return Clopper-Pearson's lower bound at alpha / 2."""
         return clopper_pearson_lower(hits, n, alpha / 2)
-
-    def about_smallest_n(self, alpha: float) -> float:
-        """Return log(alpha / 2) / log(1/2)."""
-        return math.log(alpha / 2) / math.log(0.5)
 
 
 HALF = Half()

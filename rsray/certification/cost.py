@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rsray.certification.counting.measure_evaluation import measure_evaluation
+from rsray.certification.counting.counter import measure_evaluation
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.forecast import Forecast, forecast
 from rsray.certification.request import CertificationRequest

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rsray.certification.counting.counter import sampler_of_run
 from rsray.certification.counts.store import Selected
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.sampler import Sampler
@@ -54,16 +55,7 @@ def forecast(request: CertificationRequest, evaluation: Evaluation, *, seconds: 
     """
     config, split, selected = request.config, request.split, request.selected
     plan = SamplingPlan.of(config)
-    sampler = Sampler(
-        request.source.build(split).to(torch.device(evaluation.device)),
-        evaluation,
-        image_shape=split.image_shape,
-        num_classes=split.num_classes,
-        sigma=config.sigma,
-        seed=config.seed,
-        inverse_temperature=config.inverse_temperature,
-        noise=config.noise,
-    )
+    sampler = sampler_of_run(request.source, evaluation, split, plan)
     try:
         rows_per_second = _speed(sampler, split, selected, plan, seconds / 2)
         wanted = _wanted(sampler, split, selected, plan, seconds / 2)

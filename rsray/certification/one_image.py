@@ -26,13 +26,9 @@ from rsray.storage import Place
 def estimation_counts(cert: Place, index: int) -> dict[int, int]:
     """Return how many estimation draws of an image fell on each class, most first."""
     store = reopen(cert, finished_record(cert)).store
+    own = (pc.field("index") == index) & (pc.field("stage") == "estimation")
     # By block: a write that was broken off and repeated may have stored one twice.
-    blocks: dict[int, dict[str, Any]] = {}
-    for part in store.parts():
-        own = part.filter(pc.field("index") == index)
-        for row in own.select(["stage", "block", "classes", "counts"]).to_pylist():
-            if row["stage"] == "estimation":
-                blocks[row["block"]] = row
+    blocks = {row["block"]: row for part in store.parts() for row in part.filter(own).to_pylist()}
     counts: Counter[int] = Counter()
     for row in blocks.values():
         counts.update(dict(zip(row["classes"], row["counts"], strict=True)))
@@ -69,16 +65,11 @@ def noisy_copies(
                 f"image {index} of {config.dataset} is not the one that {cert} certifies: give the "
                 "data that were certified with --data-root"
             )
-    images_NHWC = split.images(indices).transpose(0, 2, 3, 1)
-    pairs = zip(indices, images_NHWC, strict=True)
-    return [_copies(config, index, np.ascontiguousarray(image), copies) for index, image in pairs]
-
-
-def _copies(
-    config: CertifyConfig, index: int, image_HWC: NDArray[np.uint8], copies: int
-) -> Pictures:
-    noise = NOISES[config.noise].of(config.sigma)
-    stream = Stream(config.seed, index, "estimation", 0)
-    slabs = noise.noisy_slabs(torch.from_numpy(image_HWC), [(stream, copies)], Affine())
-    shown = torch.cat([slab_SCHW.permute(0, 2, 3, 1).clone() for slab_SCHW in slabs])
-    return Pictures(image_HWC, shown.numpy())
+    images_NHWC = np.ascontiguousarray(split.images(indices).transpose(0, 2, 3, 1))
+    noise, found = NOISES[config.noise].of(config.sigma), []
+    for index, image_HWC in zip(indices, images_NHWC, strict=True):
+        streams = [(Stream(config.seed, index, "estimation", 0), copies)]
+        slabs = noise.noisy_slabs(torch.from_numpy(image_HWC), streams, Affine())
+        shown = torch.cat([slab_SCHW.permute(0, 2, 3, 1).clone() for slab_SCHW in slabs])
+        found.append(Pictures(image_HWC, shown.numpy()))
+    return found

@@ -86,8 +86,14 @@ def _columns(
     config, selected, evidence = claimed.config, gathered.selected, gathered.evidence()
     columns = certificate_columns(selected, evidence, claimed.plan)
     undrawn_N = undrawn(columns["n"], config)
-    missed_N = claimed.plan.skips(evidence.selected_class, selected.labels)
-    _warn_of_undrawn(undrawn_N & ~missed_N, old, config)
+    # The new selection, unlike the old, hits their label.
+    lacking_N = undrawn_N & ~claimed.plan.skips(evidence.selected_class, selected.labels)
+    if lacking_N.any():
+        log.warning(
+            "%d images have no estimation draws: %s missed their label, %s does not; they count 0, "
+            "so the ACR is below that of a run with %s",
+            lacking_N.sum(), old.bound, config.bound, config.bound,
+        )  # fmt: skip
     return {**columns, "skipped": undrawn_N}
 
 
@@ -161,16 +167,6 @@ def _check_target(
     record = read_own_record(target, CERT_FILE, config, "certification")
     if record is not None and record.get(FROM) != made_from:
         raise UserError(f"{target} holds another certification; use another --out")
-
-
-def _warn_of_undrawn(undrawn_N: np.ndarray, old: CertifyConfig, config: CertifyConfig) -> None:
-    """Say so when images have no draws though the new selection, unlike the old, hits the label."""
-    if undrawn_N.any():
-        log.warning(
-            "%d images have no estimation draws: %s missed their label, %s does not; they count 0, "
-            "so the ACR is below that of a run with %s",
-            undrawn_N.sum(), old.bound, config.bound, config.bound,
-        )  # fmt: skip
 
 
 def _check_draws(

@@ -11,7 +11,7 @@ from rsray import data
 from rsray.certification.counts.store import Selected
 from rsray.certification.data_check import fitted
 from rsray.certification.networks.opening import open_denoiser, open_source
-from rsray.certification.networks.source import ClassifierSource
+from rsray.certification.networks.source import KNOWN, ClassifierSource
 from rsray.certification.reuse import EarlierCertification, open_earlier
 from rsray.config import MOST_SIGMA, READING, CertifyConfig, PredictConfig
 from rsray.core import NOISES
@@ -19,9 +19,6 @@ from rsray.data import DATASETS, ImageSplit, selected
 from rsray.data.fingerprint import fingerprint
 from rsray.errors import UserError
 from rsray.storage.address import addresses_in, is_ensemble
-
-# What a RUN says of itself unless it is given.
-KNOWN = ("model", "model_args", "dataset", "data_root", *READING, "sigma")
 
 
 class CertificationRequest(NamedTuple):

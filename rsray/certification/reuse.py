@@ -39,6 +39,7 @@ SAME = (
     "block_size", "start", "skip", "limit", "is_spread",
 )  # fmt: skip
 SAME_CLASSES = ("num_classes", "classes", "image_shape")
+# In a CERT, the part of the counts that are used again.
 PART = "part-reused.parquet"
 
 
@@ -91,7 +92,8 @@ class EarlierCertification(NamedTuple):
         found = open_source(where)
         known = ("model", "model_args", "dataset", "image_size", "channels", "label_column")
         found = found.given(**{name: getattr(old, name) for name in (*known, "sigma")})
-        found = found.given(normalise=_stated(old))
+        # What --normalise takes to state the recorded normalisation once more.
+        found = found.given(normalise=old.normalisation if ":" not in old.model else None)
         if old.denoiser:
             found = found.settled(split).behind(open_denoiser(old.denoiser), split)
         if found.digest != old.model_digest:
@@ -100,10 +102,6 @@ class EarlierCertification(NamedTuple):
                 "that certification with --reuse-model"
             )
         return self._replace(source=found if old.denoiser else found.settled(split))
-
-    def store_in(self, store: CountStore, selected: Selected, num_pairs: int) -> None:
-        """Write the counts that are used again into a CERT."""
-        store.append(self.reused_rows(selected, num_pairs), PART)
 
     def reused_rows(self, selected: Selected, num_pairs: int) -> pa.Table:
         """Return the counts of each image beyond its first blocks, a row of `reused`.
@@ -144,9 +142,10 @@ def open_earlier(where: str) -> EarlierCertification:
 
 def check_repeated(paired: pa.Table, stored: pa.Table, cert: Place) -> None:
     """Raise UserError where the earlier network counts otherwise now than it did."""
-    row = first_difference(_before(paired), stored)
+    before = _before(paired)
+    row = first_difference(before, stored)
     if row is not None:
-        found = _before(paired).slice(row, 1).to_pylist()[0]
+        found = before.slice(row, 1).to_pylist()[0]
         raise UserError(
             f"the network of {cert} counts otherwise here, in {found['stage']} block "
             f"{found['block']} of image {found['index']}: on another chip or with other versions "
@@ -158,10 +157,8 @@ def unlike_earlier(
     store: CountStore, earlier: EarlierCertification, selected: Selected, num_pairs: int
 ) -> Iterator[Difference]:
     """Yield the counts of the earlier network, in a CERT, that are not those of its own CERT."""
-    reused, drawn = (
-        earlier.reused_rows(selected, num_pairs),
-        earlier.stored_blocks(selected, num_pairs),
-    )
+    reused = earlier.reused_rows(selected, num_pairs)
+    drawn = earlier.stored_blocks(selected, num_pairs)
     for table in store.parts():
         is_reused_R = is_reused(table)
         pairs = (
@@ -180,13 +177,10 @@ def _before(paired: pa.Table) -> pa.Table:
     """Return the earlier network's counts of the draws that it made, as COUNTS."""
     rows = []
     for row in paired.to_pylist():
-        seen = [pair for pair in zip(row["classes"], row["before"], strict=True) if pair[1]]
-        if seen:
-            classes, counts = zip(*seen, strict=True)
-            rows.append({**row, "classes": list(classes), "counts": list(counts)})
-    return pa.Table.from_pylist(
-        [{name: row[name] for name in COUNTS.names} for row in rows], schema=COUNTS
-    )
+        counts = {k: n for k, n in zip(row["classes"], row["before"], strict=True) if n}
+        if counts:
+            rows.append({**row, "classes": list(counts), "counts": list(counts.values())})
+    return pa.Table.from_pylist(rows, schema=COUNTS)
 
 
 def _reused_rows(selected: Selected, counts_NK: np.ndarray) -> pa.Table:
@@ -202,8 +196,3 @@ def _reused_rows(selected: Selected, counts_NK: np.ndarray) -> pa.Table:
         )  # fmt: skip
         rows.append(dict(zip(PAIRED_COUNTS.names, values, strict=True)))
     return pa.Table.from_pylist(rows, schema=PAIRED_COUNTS)
-
-
-def _stated(config: CertifyConfig) -> str | None:
-    """Return what --normalise takes to state a recorded normalisation once more."""
-    return config.normalisation if ":" not in config.model else None

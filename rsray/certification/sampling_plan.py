@@ -41,6 +41,7 @@ class SamplingPlan:
     # How far the noise of a draw may be from the exact one.
     total_variation: float = 0.0
     seed: int = 0
+    noise: str = "grid"
     inverse_temperature: float = 1.0
     # Whether counts of an earlier network are used, and draws made by both.
     is_paired: bool = False
@@ -118,13 +119,17 @@ class SamplingPlan:
                 )
         return wanted_N
 
+    def blocks_of_image(self, label: int, selected_class: int, selection_hits: float) -> int:
+        """Return the most blocks that an image wants, given its selection draws."""
+        label_1, class_1 = np.array([label]), np.array([selected_class])
+        return int(self.wanted_blocks(label_1, class_1, np.array([selection_hits]))[0])
+
     def likely_blocks(self, label: int, selected_class: int, selection_hits: float) -> float:
         """Return how many blocks an image is likely to want, given its selection draws.
 
         With at-radius an estimate: the mean over what its probability may be, given them.
         """
-        hits_1 = np.array([selection_hits])
-        most = int(self.wanted_blocks(np.array([label]), np.array([selected_class]), hits_1)[0])
+        most = self.blocks_of_image(label, selected_class, selection_hits)
         if not (self.at_radius and most):
             return most
         draws_T = np.minimum(np.arange(1, most + 1) * self.block_size, self.n)

@@ -101,10 +101,7 @@ class GridNoise:
         most = min(size, sum(draws for _, draws in streams))
         buffer_SHWC = torch.empty((most, *shape), device=device)
 
-        def make(stream: Stream) -> CounterUniform | TorchUniform:
-            return uniform_source(stream, device)
-
-        for parts in slabs_of_streams(streams, make, shape, device.type != "cpu"):
+        for parts in slabs_of_streams(streams, uniform_source, shape, device):
             values_SHWC = self._draw_all(parts, shape)
             slab_SHWC = buffer_SHWC[: len(values_SHWC)]
             slab_SHWC.copy_(values_SHWC.add_(integers))

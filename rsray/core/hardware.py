@@ -79,11 +79,6 @@ def forbid_tf32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def forbid_timed_algorithms() -> None:
-    """Keep cuDNN from choosing how a convolution is computed by timing it: chance would round."""
-    torch.backends.cudnn.benchmark = False
-
-
 @cache
 def computes_bf16(device_type: str) -> bool:
     """Tell whether the hardware computes bfloat16 itself, rather than by conversion to float32."""

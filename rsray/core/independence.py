@@ -12,6 +12,7 @@ import contextlib
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -180,13 +181,12 @@ def _who_draws(model: nn.Module, batch: Tensor) -> str | None:
     found: list[str] = []
     states: dict[str, tuple[Any, ...]] = {}
 
-    def before(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda module, inputs: states.__setitem__(name, _random_states())
+    def before(name: str, module: nn.Module, inputs: Any) -> None:
+        states[name] = _random_states()
 
-    def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, inputs, output: (
-            found.append(_shown(name, module)) if states[name] != _random_states() else None
-        )
+    def after(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if states[name] != _random_states():
+            found.append(_shown(name, module))
 
     with _watched(model, before, after):
         model(batch.clone())
@@ -196,19 +196,15 @@ def _who_draws(model: nn.Module, batch: Tensor) -> str | None:
 @contextlib.contextmanager
 def _watched(
     model: nn.Module,
-    before: Callable[[str], Callable[[nn.Module, Any], None]],
-    after: Callable[[str], Callable[[nn.Module, Any, Any], None]],
+    before: Callable[[str, nn.Module, Any], None],
+    after: Callable[[str, nn.Module, Any, Any], None],
 ) -> Iterator[None]:
-    """Have these called at the beginning and end of each module's pass; made from its name."""
-    hooks = []
-    for name, module in model.named_modules():
-        hooks += [module.register_forward_pre_hook(before(name))]
-        hooks += [module.register_forward_hook(after(name))]
-    try:
+    """Have these called, with its name, at the beginning and end of each module's pass."""
+    with contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(partial(before, name)))
+            hooks.enter_context(module.register_forward_hook(partial(after, name)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _alike(first: list[Tensor], second: list[Tensor]) -> bool:
@@ -228,11 +224,11 @@ def _trace(model: nn.Module, batch: Tensor, row: int) -> Trace:
         tensors = [value for value in values if isinstance(value, Tensor) and value.dim()]
         return [x[row].clone() for x in tensors if len(x) == len(batch) and x.numel()]
 
-    def before(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda module, inputs: waiting.__setitem__(name, rows(inputs))
+    def before(name: str, module: nn.Module, inputs: Any) -> None:
+        waiting[name] = rows(inputs)
 
-    def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, inputs, output: found.append((name, waiting[name], rows(output)))
+    def after(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        found.append((name, waiting[name], rows(output)))
 
     try:
         with _watched(model, before, after):

@@ -78,25 +78,28 @@ def slab_draws(image_shape: tuple[int, ...], device: torch.device) -> int:
 
 
 def slabs_of_streams(
-    streams: Streams, make: Callable[[Stream], Source], image_shape: tuple[int, ...], on_gpu: bool
+    streams: Streams,
+    make: Callable[[Stream, torch.device], Source],
+    image_shape: tuple[int, ...],
+    device: torch.device,
 ) -> Iterator[list[tuple[Source, int]]]:
-    """Yield what each slab is made of: sources of noise, and the draws of each.
+    """Yield what each slab is made of: sources of noise on the device, and the draws of each.
 
     On a GPU blocks of few values share a slab, so that each is not a call of every kernel. What a
     source is asked for at a time stays the same.
     """
-    size = slab_draws(image_shape, torch.device("cuda" if on_gpu else "cpu"))
-    most = JOINED_VALUES // math.prod(image_shape) if on_gpu else 0
+    size = slab_draws(image_shape, device)
+    most = JOINED_VALUES // math.prod(image_shape) if device.type != "cpu" else 0
     together, room = list[tuple[Source, int]](), most
     for stream, draws in streams:
         if together and draws > room:
             yield together
             together, room = [], most
         if draws <= room:
-            together.append((make(stream), draws))
+            together.append((make(stream, device), draws))
             room -= draws
             continue
-        source = make(stream)
+        source = make(stream, device)
         for start in range(0, draws, size):
             yield [(source, min(size, draws - start))]
     if together:
@@ -179,10 +182,7 @@ class FloatNoise:
         most = min(size, sum(draws for _, draws in streams))
         buffer_SHWC = torch.empty((most, *image_HWC.shape), device=device)
 
-        def make(stream: Stream) -> torch.Generator:
-            return stream.generator(device)
-
-        for parts in slabs_of_streams(streams, make, image_HWC.shape, device.type != "cpu"):
+        for parts in slabs_of_streams(streams, Stream.generator, image_HWC.shape, device):
             filled = 0
             for generator, draws in parts:
                 part_SHWC = buffer_SHWC[filled : filled + draws]

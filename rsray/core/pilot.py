@@ -36,7 +36,7 @@ def blocks_worth(
     sides (tcertify) are judged by Clopper-Pearson's.
     """
     most = -(-n // block_size)
-    least = min(most, -(-BOUNDS[bound].smallest_useful_n(alpha) // block_size))
+    least = min(most, -(-_smallest_useful_n(bound, alpha) // block_size))
     p_Q = plausible(hits, n0)
 
     def mean_radius(draws: int) -> float:
@@ -54,6 +54,11 @@ def blocks_worth(
         else:
             least = blocks + 1
     return most
+
+
+@lru_cache
+def _smallest_useful_n(bound: str, alpha: float) -> int:
+    return BOUNDS[bound].smallest_useful_n(alpha)
 
 
 def plausible(hits: float, n0: int) -> Floats:

@@ -108,17 +108,9 @@ class SmoothedClassifier:
             decision = CLOPPER_PEARSON.decide(
                 evidence, sigma=self.sigma, alpha=alpha, total_variation=off
             )
-            return Certificate(
-                prediction=int(decision.prediction[0]),
-                radius=float(decision.radius[0]),
-                p_a_lower=float(decision.p_a_lower[0]),
-                p_b_upper=float(decision.p_b_upper[0]),
-                count_a=int(decision.count_a[0]),
-                n0=n0,
-                n=n,
-                alpha=alpha,
-                noise=noise,
-            )
+            names = ("prediction", "radius", "p_a_lower", "p_b_upper", "count_a")
+            decided = {name: getattr(decision, name)[0].item() for name in names}
+            return Certificate(**decided, n0=n0, n=n, alpha=alpha, noise=noise)
 
         return _for_each(image, one)
 
@@ -160,17 +152,13 @@ class SmoothedClassifier:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            self._check((*image_CHW.shape,))
+            if image_CHW.shape not in self._checked:
+                check_independence(self.model, image_CHW.shape)
+                self._checked.add(image_CHW.shape)
             return self._count(image_CHW, n, generator)
         finally:
             for module, was_training in modes:
                 module.training = was_training
-
-    def _check(self, image_shape: tuple[int, ...]) -> None:
-        """Raise UserError, before the first draw, for a network of which nothing can be said."""
-        if image_shape not in self._checked:
-            check_independence(self.model, image_shape)
-            self._checked.add(image_shape)
 
     def _noise(self, image_CHW: Tensor) -> tuple[str, float]:
         """Return the noise that an image gets, and its total variation from the exact Gaussian."""

@@ -39,7 +39,7 @@ def no_gpu(monkeypatch):
     words = lambda _, count: torch.empty(count, dtype=torch.int64, device=CUDA)  # noqa: E731
     monkeypatch.setattr(TorchUniform, "words", words)
     pretend_gpu(monkeypatch)
-    monkeypatch.setattr(engine, "fold", lambda model, shape: Folded(model, mean, mean, True))
+    monkeypatch.setattr(engine, "fold", lambda model, shape: Folded(model, mean, mean))
     # They hold fake tensors.
     grid_noise._grid_noise.cache_clear()
     yield

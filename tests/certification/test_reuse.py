@@ -58,7 +58,7 @@ def reusing(small_run, earlier):
         values = {"n": PAIRS, "reuse": str(earlier.where), "reused_run": run_id(earlier.config)}
         run = small_run(name, **{**DRAWS, **values, **settings})
         run.earlier_model, run.model = earlier.model, near(earlier.model)
-        found.store_in(run.store, run.selected, run.claimed.plan.num_blocks)
+        run.store.append(found.reused_rows(run.selected, run.claimed.plan.num_blocks), PART)
         return run
 
     return make

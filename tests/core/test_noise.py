@@ -189,8 +189,11 @@ def test_blocks_that_share_a_slab_on_a_gpu_have_the_noise_that_they_have_alone(k
     monkeypatch.setattr(noise_module, "JOINED_VALUES", 90 * 6)
     joined, slabs_of_streams = [], noise_module.slabs_of_streams
 
-    def of_a_gpu(streams, make, image_shape, on_gpu):
-        for parts in slabs_of_streams(streams, make, image_shape, True):
+    def of_a_gpu(streams, make, image_shape, device):
+        def make_here(stream, _):
+            return make(stream, device)
+
+        for parts in slabs_of_streams(streams, make_here, image_shape, torch.device("cuda")):
             joined.append([draws for _, draws in parts])
             yield parts
 

@@ -1,6 +1,6 @@
 """Stored blocks of counts against the same blocks drawn again: which ones, and what it shows."""
 
-# Shapes: R blocks, N images, B blocks of an image: the selection, then those of the estimation.
+# Shapes: R blocks, N images, B blocks of an image as `block_numbers` counts them.
 from __future__ import annotations
 
 import json
@@ -17,12 +17,8 @@ from numpy.typing import NDArray
 from rsray.certification.checks.differences import Difference, column_differences
 from rsray.certification.checks.verify import Verification
 from rsray.certification.counts.check import CheckedCounts
-from rsray.certification.counts.pairs import (
-    block_keys,
-    in_order,
-    same_network_p_value,
-    unequal_blocks,
-)
+from rsray.certification.counts.pairs import in_order, same_network_p_value, unequal_blocks
+from rsray.certification.counts.tables import FIRST_BLOCK, block_keys
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import CERT_FILE, COUNTS_DIGEST, TABLE, Claimed
 from rsray.certification.networks.opening import open_source
@@ -99,7 +95,7 @@ class Choice:
     is_seed_given: bool
     num_stored: int
     index_R: Ints
-    # 0 the selection, then the estimation.
+    # As `block_numbers` counts them.
     block_R: Ints
 
     def __len__(self) -> int:
@@ -115,8 +111,8 @@ class Choice:
         """Return the work that draws them again, an item for each."""
         pairs = zip(self.index_R.tolist(), self.block_R.tolist(), strict=True)
         return [
-            WorkItem(index, labels[index], block - 1, 1, False, 0)
-            if block
+            WorkItem(index, labels[index], block - FIRST_BLOCK, 1, False, 0)
+            if block >= FIRST_BLOCK
             else WorkItem(index, labels[index], 0, 0, True, -1)
             for index, block in pairs
         ]

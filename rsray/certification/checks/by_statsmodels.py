@@ -36,28 +36,21 @@ def columns_by_statsmodels(evidence: Evidence, plan: SamplingPlan) -> Columns | 
     }
 
 
-def _lower(hits: NDArray[Any], n: NDArray[Any], alpha: Floats | float) -> Floats:
-    return _interval(hits, n, alpha, 0)
-
-
-def _upper(hits: NDArray[Any], n: NDArray[Any], alpha: Floats | float) -> Floats:
-    return _interval(hits, n, alpha, 1)
-
-
-def _interval(hits: NDArray[Any], n: NDArray[Any], alpha: Floats | float, end: int) -> Floats:
-    """Return an end of the interval of each image, level by level; of no draws it is 0 or 1."""
+def _bounds(hits: NDArray[Any], n: NDArray[Any], alpha: Floats | float) -> tuple[Floats, Floats]:
+    """Return the lower and the upper bound of each image, level by level; 0 and 1 of no draws."""
     from statsmodels.stats.proportion import proportion_confint
 
     alpha_N = np.broadcast_to(alpha, hits.shape)
-    found_N = np.full(hits.shape, float(end))
+    lower_N, upper_N = np.zeros(hits.shape), np.ones(hits.shape)
     for level in np.unique(alpha_N[n > 0]):
         at = (n > 0) & (alpha_N == level)
-        found_N[at] = proportion_confint(hits[at], n[at], alpha=2 * level, method="beta")[end]
-    return found_N
+        ends = proportion_confint(hits[at], n[at], alpha=2 * level, method="beta")
+        lower_N[at], upper_N[at] = ends
+    return lower_N, upper_N
 
 
 def _clopper_pearson(evidence: Evidence, plan: SamplingPlan) -> tuple[Floats, Floats]:
-    return _one_sided(_lower(evidence.hits, evidence.n, plan.alpha), plan)
+    return _one_sided(_bounds(evidence.hits, evidence.n, plan.alpha)[0], plan)
 
 
 def _reused_counts(evidence: Evidence, plan: SamplingPlan) -> tuple[Floats, Floats]:
@@ -66,9 +59,9 @@ def _reused_counts(evidence: Evidence, plan: SamplingPlan) -> tuple[Floats, Floa
     is_through_N = (reused.pairs > 0) & pairs_say_more(
         reused.hits, reused.n, reused.lost_in_selection, evidence.n0, reused.pairs, alpha
     )
-    through_N = _lower(reused.hits, reused.n, EARLIER * alpha)
-    through_N -= _upper(reused.lost, reused.pairs, NEW * alpha)
-    own_N = _lower(evidence.hits, evidence.n, NEW * alpha)
+    through_N = _bounds(reused.hits, reused.n, EARLIER * alpha)[0]
+    through_N -= _bounds(reused.lost, reused.pairs, NEW * alpha)[1]
+    own_N = _bounds(evidence.hits, evidence.n, NEW * alpha)[0]
     return _one_sided(np.where(is_through_N, through_N, own_N), plan)
 
 
@@ -80,8 +73,9 @@ def _one_sided(lower_N: Floats, plan: SamplingPlan) -> tuple[Floats, Floats]:
 
 def _tcertify(evidence: Evidence, plan: SamplingPlan) -> tuple[Floats, Floats]:
     level_N = choose_alpha(evidence, plan.alpha)
-    p_a, rest_N = _one_sided(_lower(evidence.hits, evidence.n, level_N), plan)
-    upper_N = _upper(evidence.runner_up, evidence.n, np.maximum(plan.alpha - level_N, 0.0))
+    p_a, rest_N = _one_sided(_bounds(evidence.hits, evidence.n, level_N)[0], plan)
+    rest_alpha_N = np.maximum(plan.alpha - level_N, 0.0)
+    upper_N = _bounds(evidence.runner_up, evidence.n, rest_alpha_N)[1]
     is_two_sided_N = (p_a > 0.5) & (level_N < plan.alpha)
     two_sided_N = np.minimum(rest_N, upper_N + plan.total_variation)
     return p_a, np.where(is_two_sided_N, two_sided_N, rest_N)

@@ -38,7 +38,6 @@ from rsray.certification.folder import (
 from rsray.certification.recertify import DRAWN, FROM, undrawn
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.config import CertifyConfig
-from rsray.core.evidence import Evidence
 from rsray.data.splits import may_be_selected
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, read_rows
@@ -106,7 +105,9 @@ def _computed_again(
     counts = CheckedCounts(claimed.store, selected, claimed.plan)
     failed_N = np.isin(selected.indices, list(stored.failed))
     evidence = counts.gathered.evidence()
-    columns = _columns(claimed, record, selected, evidence)
+    columns: Columns = dict(certificate_columns(selected, evidence, claimed.plan))
+    if FROM in record:
+        columns["skipped"] = undrawn(columns["n"], claimed.config)
     columns = {name: values[~failed_N] for name, values in columns.items()}
     independent = columns_by_statsmodels(evidence, claimed.plan)
     others = {name: values[~failed_N] for name, values in (independent or {}).items()}
@@ -116,7 +117,7 @@ def _computed_again(
         *counts.copies(_wanted(claimed, record, counts), failed_N),
         *_certificates(stored, columns, others),
         *_figures(claimed, record, stored, columns, counts.gathered),
-        *log_differences(claimed.folder, stored, columns),
+        *log_differences(claimed.folder, selected, failed_N, columns),
     ]
     not_compared = ""
     if claimed.plan.is_paired and not counts.differences:
@@ -148,11 +149,10 @@ def _selected(stored: Certificates) -> Selected:
 
     The label of an image that failed is -1 where it is not known.
     """
-    failed = stored.failed_labels
-    index_N = np.concatenate([stored.index, np.array(list(stored.failed), dtype=np.int64)])
-    labels_N = [*stored.label.tolist(), *(failed.get(index, -1) for index in stored.failed)]
-    order = np.argsort(index_N)
-    return Selected(index_N[order], np.array(labels_N, dtype=np.int64)[order])
+    certified = dict(zip(stored.index.tolist(), stored.label.tolist(), strict=True))
+    labels, index_N = stored.failed_labels | certified, stored.selected
+    labels_N = [labels.get(index, -1) for index in index_N.tolist()]
+    return Selected(index_N, np.array(labels_N, dtype=np.int64))
 
 
 def _drawn(claimed: Claimed, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,16 +181,6 @@ def _wanted(
             return plan.wanted_blocks(labels_N, found.selected_class, hits_N)
         counts = CheckedCounts(claimed.store, counts.selected, plan)
     return counts.gathered.stored_draws().wanted_N
-
-
-def _columns(
-    claimed: Claimed, record: Mapping[str, Any], selected: Selected, evidence: Evidence
-) -> Columns:
-    """Return the columns that the certificates should have."""
-    columns: Columns = dict(certificate_columns(selected, evidence, claimed.plan))
-    if FROM in record:
-        columns["skipped"] = undrawn(columns["n"], claimed.config)
-    return columns
 
 
 def _certificates(stored: Certificates, columns: Columns, others: Columns) -> Iterator[Difference]:

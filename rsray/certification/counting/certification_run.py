@@ -16,7 +16,7 @@ from rsray.certification.counts.gathering import GatheredCounts, StoredDraws, ga
 from rsray.certification.folder import PROGRESS, Claimed, finish
 from rsray.certification.progress import Progress
 from rsray.certification.request import CertificationRequest
-from rsray.certification.reuse import check_repeated
+from rsray.certification.reuse import PART, check_repeated
 from rsray.certification.work_items import WorkItem, owed_items, share_out
 from rsray.errors import UserError
 
@@ -75,8 +75,9 @@ class CertificationRun:
         self.part = ""
         self.owed_draws = 0
         if self.earlier is not None:
-            self.earlier.store_in(self.store, self.selected, self.plan.num_blocks)
-            self.earlier_blocks = self.earlier.stored_blocks(self.selected, self.plan.num_blocks)
+            pairs = self.selected, self.plan.num_blocks
+            self.store.append(self.earlier.reused_rows(*pairs), PART)
+            self.earlier_blocks = self.earlier.stored_blocks(*pairs)
         # Damaged parts are dropped here, before anything is planned by them.
         self.progress = Progress(self._gather(drop_damaged=True))
         self._start()
@@ -96,7 +97,6 @@ class CertificationRun:
             split=self.request.split,
             plan=self.plan,
             evaluation=self.claimed.evaluation,
-            noise=self.config.noise,
             threads=threads,
             gpus=gpus,
             earlier=earlier,
@@ -122,7 +122,12 @@ class CertificationRun:
                 log.warning("drawing again what failed or was lost: %s draws", f"{draws:,}")
             earlier, self.failed = self.failed, dict(given_up)
             owed = self._owed(stored, given_up)
-            self._work(self._tasks(owed, draws, fleet, is_first=not attempt), fleet)
+            tasks = self._tasks(owed, draws, fleet, is_first=not attempt)
+            try:
+                for answer in fleet.answers(tasks, self._patience()):
+                    self._take(answer)
+            finally:  # an interrupt keeps what has arrived
+                self._flush()
             given_up = {image: why for image, why in self.failed.items() if image in earlier}
         else:
             gathered = self._gather()
@@ -166,13 +171,6 @@ class CertificationRun:
             may_cut=not config.at_radius,
             longest=fleet.task_seconds,
         )
-
-    def _work(self, tasks: Iterator[list[WorkItem]], fleet: Fleet) -> None:
-        try:
-            for answer in fleet.answers(tasks, self._patience()):
-                self._take(answer)
-        finally:  # an interrupt keeps what has arrived
-            self._flush()
 
     def _patience(self) -> float:
         """Return after how many seconds without an answer the run is taken to hang.

@@ -1,23 +1,25 @@
-"""What every process that counts holds: the network, and how it counts the items of a task."""
+"""What every process that counts holds: the network as it is evaluated, and how it counts."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
 
 from rsray.certification.counting.answers import Answer
 from rsray.certification.counts.item import count_item
-from rsray.certification.engine.evaluation import Evaluation
+from rsray.certification.engine.compiled import nominal_speed
+from rsray.certification.engine.evaluation import Evaluation, choose_evaluation
 from rsray.certification.engine.sampler import Sampler, ShortOfMemoryError
 from rsray.certification.networks.source import ClassifierSource
+from rsray.certification.request import CertificationRequest
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.work_items import WorkItem
-from rsray.core.hardware import dedicate_process, device_name
+from rsray.core.hardware import dedicate_process, device_name, fastest_precision
 from rsray.data import ImageSplit
 
 # Images that failed one after the other: from then on it may be the node, not the images.
@@ -33,11 +35,51 @@ class CounterSettings:
     split: ImageSplit
     plan: SamplingPlan
     evaluation: Evaluation
-    noise: str
     threads: int
     gpus: float = 0.0
     # The source of the network whose counts are reused, and its evaluation.
     earlier: tuple[ClassifierSource, Evaluation] | None = None
+
+
+def measure_evaluation(
+    request: CertificationRequest, *, processors: float, threads: int, gpus: float = 0.0
+) -> Evaluation:
+    """Return the fastest evaluation here, for a run that has so many GPUs or CPU cores in all.
+
+    It is measured with the threads, and the part of a GPU, of a counting process.
+    """
+    config = request.config
+    dedicate_process(threads, gpus)
+    device = torch.device("cuda" if gpus > 0 else "cpu")
+    model, shape = request.source.build(request.split).to(device), request.split.image_shape
+    # Of the process that counts, not of the driver.
+    precision = fastest_precision(config.precision, device)
+    speed = nominal_speed(model, shape, precision, device.type)
+    chosen = choose_evaluation(
+        model,
+        shape,
+        precision=precision,
+        device=device,
+        compile=config.compile,
+        work_seconds=len(request.selected.indices) * config.n / (speed * processors),
+    )
+    return replace(chosen, gpus=gpus or None)
+
+
+def sampler_of_run(
+    source: ClassifierSource, evaluation: Evaluation, split: ImageSplit, plan: SamplingPlan
+) -> Sampler:
+    """Return the engine with the network of a run; raises CompileError as `Sampler` does."""
+    return Sampler(
+        source.build(split).to(torch.device(evaluation.device)),
+        evaluation,
+        image_shape=split.image_shape,
+        num_classes=split.num_classes,
+        sigma=plan.sigma,
+        seed=plan.seed,
+        noise=plan.noise,
+        inverse_temperature=plan.inverse_temperature,
+    )
 
 
 class Counter:
@@ -48,21 +90,9 @@ class Counter:
         dedicate_process(settings.threads, settings.gpus)
         self.settings, self.failures_in_a_row = settings, 0
         self.device_name = device_name(torch.device(settings.evaluation.device))
-        self.sampler = self._sampler(settings.source, settings.evaluation)
-        self.earlier = None if settings.earlier is None else self._sampler(*settings.earlier)
-
-    def _sampler(self, source: ClassifierSource, evaluation: Evaluation) -> Sampler:
-        split, plan = self.settings.split, self.settings.plan
-        return Sampler(
-            source.build(split).to(torch.device(evaluation.device)),
-            evaluation,
-            image_shape=split.image_shape,
-            num_classes=split.num_classes,
-            sigma=plan.sigma,
-            seed=plan.seed,
-            noise=self.settings.noise,
-            inverse_temperature=plan.inverse_temperature,
-        )
+        drawn = settings.split, settings.plan
+        self.sampler = sampler_of_run(settings.source, settings.evaluation, *drawn)
+        self.earlier = sampler_of_run(*settings.earlier, *drawn) if settings.earlier else None
 
     def count(self, items: Sequence[WorkItem]) -> Answer:
         """Return the counts of a task's items, and which of their images failed."""

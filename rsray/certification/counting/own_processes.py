@@ -7,15 +7,14 @@ process does what an actor does, by the same code, so the counts are the same.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection, Pipe, wait
 
 import torch
 
@@ -82,7 +81,8 @@ def _work(
         is_busy = counter is not None and bool(queue)
         if counter is not None and queue:
             yield counter.count(queue.popleft())
-        ready = _ready(others, 0.0 if is_busy else patience)
+        speaking = wait([other.connection for other in others], 0.0 if is_busy else patience)
+        ready = [other for other in others if other.connection in speaking]
         if not (ready or is_busy):
             raise UserError(
                 f"no process has answered for {patience / 60:,.0f} minutes: see that the data can "
@@ -104,14 +104,6 @@ def _work(
                 yield answer
 
 
-def _ready(others: Sequence[_Other], seconds: float) -> list[_Other]:
-    """Return the processes that have something to say, after at most so many seconds."""
-    if not others:
-        return []
-    speaking = wait([other.connection for other in others], seconds)
-    return [other for other in others if other.connection in speaking]
-
-
 class _Other:
     """Another process that counts. It asks for its settings once it has imported what it needs."""
 
@@ -123,7 +115,7 @@ class _Other:
         """Start the process, anew where it died."""
         self.is_started = self.has_settings = False
         self.num_tasks = 0
-        mine, theirs = socket.socketpair()
+        self.connection, theirs = Pipe()
         with theirs:
             call = f"serve({theirs.fileno()}, {os.getpid()})"
             command = f"from rsray.certification.counting.own_processes import serve; {call}"
@@ -139,7 +131,6 @@ class _Other:
                 # Ctrl-C is for the process that writes.
                 process_group=0,
             )
-        self.connection = Connection(mine.detach())
 
     def receive(self) -> Answer | None:
         """Return the answer to its task, or None where it has only come so far in its start."""

@@ -212,8 +212,7 @@ class GatheredCounts:
         wanted_N = self.wanted(np.arange(len(self.selected.indices)))
         is_paired_N = np.zeros(len(wanted_N), dtype=bool)
         if self.plan.is_paired:
-            top_N, n_N = self._reused["top"], self._reused["n"]
-            plan = self.plan
+            plan, top_N, n_N = self.plan, self._reused["top"], self._reused["n"]
             is_paired_N = pairs_say_more(top_N, n_N, 0, plan.n0, plan.n, plan.alpha)
         return StoredDraws(
             self.selection_N, self.estimation_NT, self._class_N, wanted_N, is_paired_N
@@ -229,6 +228,9 @@ class GatheredCounts:
         uniform: float | NDArray[np.float64] = 1.0
         if self.bound.is_randomized:
             uniform = uniform_numbers(self.plan.seed, self.selected.indices[at].tolist())
+        reused = None
+        if self.plan.is_paired:
+            reused = Reused(**{k: v[at] for k, v in self._reused.items() if k != "top"})
         return Evidence(
             selected_class=self._class_N[at],
             n0=self._n0_N[at],
@@ -240,11 +242,8 @@ class GatheredCounts:
             sums=self._sums_N[at],
             square_sums=self._squares_N[at],
             uniform=uniform,
-            reused=self._reused_evidence(at) if self.plan.is_paired else None,
+            reused=reused,
         )
-
-    def _reused_evidence(self, position: Ints) -> Reused:
-        return Reused(**{k: v[position] for k, v in self._reused.items() if k != "top"})
 
 
 def gather(

@@ -32,9 +32,8 @@ def count_item(
     """
     work = _ItemWork(sampler, image_CHW, item, plan, earlier)
     tables = [plan.counts_schema.empty_table()]
-    selected = item.selected_class
-    last = item.first_block + item.num_blocks
-    if item.selection and item.first_block < last and work.needs_no_answer():
+    selected, last = item.selected_class, item.first_block + item.num_blocks
+    if item.selection and item.num_blocks and plan.is_same_for_all and earlier is None:
         return work.both_stages(last)
     if item.selection or plan.at_radius or (selected < 0 and plan.sampling != "fixed"):
         pilot = [(0, plan.n0)]
@@ -42,12 +41,16 @@ def count_item(
         # Of soft bounds, the class of the largest mean probability is selected.
         selected_values_K = values_1K[1 if plan.bound.is_soft else 0][0]
         selected = int(selected_values_K.argmax())
-        last = min(last, work.wanted_blocks(selected, float(selected_values_K[selected])))
+        hits = float(selected_values_K[selected])
+        last = min(last, plan.blocks_of_image(item.label, selected, hits))
         if item.selection:
             tables.append(work.table("selection", pilot, values_1K))
     if item.first_block < last:
-        is_open_ended = bool(plan.at_radius)
-        tables += work.until_answered(selected, last) if is_open_ended else [work.blocks_to(last)]
+        if plan.at_radius:
+            tables += work.until_answered(selected, last)
+        else:
+            blocks = work.blocks_until(last)
+            tables.append(work.table("estimation", blocks, work.draw("estimation", blocks)))
     return pa.concat_tables(tables)
 
 
@@ -99,13 +102,11 @@ class _ItemWork:
         np.add.at(tables[2], (block_D[is_same_D], now_D[is_same_D]), 1)
         return tables[0], tables[1], tables[2]
 
-    def needs_no_answer(self) -> bool:
-        """Tell whether the estimation draws are the same whatever the selection finds."""
-        is_fixed = self.plan.sampling == "fixed" and not self.plan.at_radius
-        return is_fixed and self.earlier is None
-
     def both_stages(self, last: int) -> pa.Table:
-        """Return the item's selection and estimation rows, drawn at once."""
+        """Return the item's selection and estimation rows, drawn at once.
+
+        For estimation draws that are the same whatever the selection finds.
+        """
         blocks = self.blocks_until(last)
         counts, *others = self.draw("estimation", blocks, selection_draws=self.plan.n0)
         first = (counts[:1], *(values[:1] for values in others))
@@ -116,16 +117,6 @@ class _ItemWork:
                 self.table("estimation", blocks, rest),
             ]
         )
-
-    def wanted_blocks(self, selected: int, selection_hits: float) -> int:
-        """Return how many blocks the image wants, given its selection draws."""
-        label_1, class_1 = np.array([self.item.label]), np.array([selected])
-        return int(self.plan.wanted_blocks(label_1, class_1, np.array([selection_hits]))[0])
-
-    def blocks_to(self, last: int) -> pa.Table:
-        """Return the item's estimation rows up to block `last`."""
-        blocks = self.blocks_until(last)
-        return self.table("estimation", blocks, self.draw("estimation", blocks))
 
     def blocks_until(self, last: int) -> list[tuple[int, int]]:
         """Return the numbers and draws of the item's blocks before `last`."""

@@ -10,17 +10,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rsray.certification.checks.differences import Difference
-from rsray.certification.counts.check import blocks_of_image
-from rsray.certification.counts.tables import class_entries, column, rows_where
+from rsray.certification.counts.tables import block_keys, class_entries, column, rows_where
 from rsray.core.homogeneity import combined_p_value, counts_p_values, sums_p_values
 
 Ints = NDArray[np.int64]
 SUMS = ("sums", "square_sums")
-
-
-def block_keys(table: pa.Table) -> Ints:
-    """Return a number [R] for each block, by which images and their blocks are in order."""
-    return (column(table, "index") << 32) + blocks_of_image(table)
 
 
 def in_order(table: pa.Table, keys: Ints) -> pa.Table:

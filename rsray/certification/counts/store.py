@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from rsray.certification.counts.tables import (
     LISTS,
+    ClassEntries,
     StoredBlocks,
+    class_entries,
     column,
     first_difference,
     is_reused,
@@ -98,16 +100,11 @@ class CountStore:
         """Return the names of the parts."""
         return self.folder.names(".parquet")
 
-    def drop_damaged(self) -> list[str]:
-        """Delete parts that are damaged (cut off, or a bit flipped) and return their names.
-
-        Their blocks are owed again. UserError for a part that cannot be read just now, or belongs
-        to another run: it stays.
-        """
-        return [name for name in self.names() if self._read_or_drop(name) is None]
-
     def _read_or_drop(self, name: str) -> pa.Table | None:
-        """Return a part; None, and it is deleted, where it is damaged."""
+        """Return a part; None, and it is deleted, where it is damaged: its blocks are owed again.
+
+        UserError for a part that cannot be read just now, or belongs to another run: it stays.
+        """
         try:
             return self.read(name)
         except DamagedError as problem:
@@ -129,7 +126,7 @@ class CountStore:
         """Yield the parts of the selected images, one at a time, each block of draws once.
 
         A write that was broken off and repeated may have stored a block twice. UserError where the
-        two differ. With `drop_damaged`, damaged parts are deleted on the way.
+        two differ. With `drop_damaged`, damaged parts (cut off, or a bit flipped) are deleted.
         """
         met, names = StoredBlocks(len(selected.indices)), []
         for name in self.names():
@@ -188,9 +185,8 @@ def _check_rows(table: pa.Table, num_classes: int) -> None:
     """Raise ValueError for rows that no run writes."""
     if not any(table.schema.equals(schema) for schema in SCHEMAS):
         raise ValueError(f"its columns are {', '.join(table.column_names)}")
-    lists: Any = {
-        name: table[name].combine_chunks() for name in table.column_names if name in LISTS
-    } | {"classes": table["classes"].combine_chunks()}
+    names = [name for name in ("classes", *LISTS) if name in table.column_names]
+    lists: Any = {name: table[name].combine_chunks() for name in names}
     inside = [each.values for each in lists.values()]
     if any(each.null_count for each in (*table.columns, *inside)):
         raise ValueError("a value is missing")
@@ -207,14 +203,15 @@ def _check_rows(table: pa.Table, num_classes: int) -> None:
         raise ValueError("a block has no draws, or a number that no block has")
     if set(table["stage"].unique().to_pylist()) - set(STAGES):
         raise ValueError(f"a stage is none of {', '.join(STAGES)}")
-    _check_sums(lists, draws_R)
+    entries = class_entries(table)
+    _check_sums(lists, entries, draws_R)
     if "sums" in lists:
-        _check_probabilities(lists, draws_R)
+        _check_probabilities(entries, draws_R)
     if "kept" in lists:
-        _check_pairs(lists, draws_R)
+        _check_pairs(entries, draws_R)
 
 
-def _check_sums(lists: Any, draws_R: NDArray[np.int64]) -> None:
+def _check_sums(lists: Any, entries: ClassEntries, draws_R: NDArray[np.int64]) -> None:
     """Raise ValueError unless the counts of every row, one for each class, make its draws."""
     offsets = lists["counts"].offsets.to_numpy()
     lengths = [np.diff(each.offsets.to_numpy()) for each in lists.values()]
@@ -223,15 +220,13 @@ def _check_sums(lists: Any, draws_R: NDArray[np.int64]) -> None:
     is_whole = all(np.array_equal(each, lengths[0]) for each in lengths)
     if not is_whole or (counts > draws_R.max(initial=0)).any() or not np.array_equal(sums, draws_R):
         raise ValueError("the counts do not add up to the draws")
-    row_E, class_E = _rows_of_entries(lists), _entries(lists, "classes")
-    if ((np.diff(class_E) <= 0) & (np.diff(row_E) == 0)).any():
+    if ((np.diff(entries.class_E) <= 0) & (np.diff(entries.row_E) == 0)).any():
         raise ValueError("the classes of a block are not ascending")
 
 
-def _check_probabilities(lists: Any, draws_R: NDArray[np.int64]) -> None:
+def _check_probabilities(entries: ClassEntries, draws_R: NDArray[np.int64]) -> None:
     """Raise ValueError for sums and sums of squares that no probabilities have."""
-    row_E = _rows_of_entries(lists)
-    sums_E, squares_E = _entries(lists, "sums"), _entries(lists, "square_sums")
+    row_E, sums_E, squares_E = entries.row_E, entries.values["sums"], entries.values["square_sums"]
     total_R = np.bincount(row_E, weights=sums_E, minlength=len(draws_R))
     # Squares are rounded up; what float32 computes adds up to a little more or less than 1.
     highest_E = sums_E + draws_R[row_E] * 2.0**-24
@@ -241,19 +236,10 @@ def _check_probabilities(lists: Any, draws_R: NDArray[np.int64]) -> None:
         raise ValueError("the sums are of no probabilities")
 
 
-def _check_pairs(lists: Any, draws_R: NDArray[np.int64]) -> None:
+def _check_pairs(entries: ClassEntries, draws_R: NDArray[np.int64]) -> None:
     """Raise ValueError unless an earlier network made all draws of a block or none."""
-    before_E, kept_E = _entries(lists, "before"), _entries(lists, "kept")
-    total_R = np.bincount(_rows_of_entries(lists), weights=before_E, minlength=len(draws_R))
-    is_beyond_E = kept_E > np.minimum(before_E, _entries(lists, "counts"))
+    before_E, kept_E = entries.values["before"], entries.values["kept"]
+    total_R = np.bincount(entries.row_E, weights=before_E, minlength=len(draws_R))
+    is_beyond_E = kept_E > np.minimum(before_E, entries.values["counts"])
     if ((total_R != 0) & (total_R != draws_R)).any() or is_beyond_E.any():
         raise ValueError("the pairs are no draws of both networks")
-
-
-def _rows_of_entries(lists: Any) -> NDArray[np.int64]:
-    lengths = np.diff(lists["classes"].offsets.to_numpy())
-    return np.repeat(np.arange(len(lengths)), lengths)
-
-
-def _entries(lists: Any, name: str) -> NDArray[Any]:
-    return np.asarray(lists[name].flatten().to_numpy(zero_copy_only=False))

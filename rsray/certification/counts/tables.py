@@ -17,6 +17,8 @@ from rsray.storage.schemas import COUNTS, PAIRED_COUNTS, SOFT_COUNTS
 Ints = NDArray[np.int64]
 # Of each row's classes
 LISTS = ("counts", "sums", "square_sums", "before", "kept")
+# Of an image's blocks, the number of the first one of the estimation.
+FIRST_BLOCK = 2
 
 
 class ClassEntries(NamedTuple):
@@ -41,8 +43,6 @@ def counts_table(
     `more_TK` are the sums and the square sums of soft probabilities, where a bound needs them; or,
     as integers, how many draws an earlier network gave each class, and how many both did.
     """
-    if len(blocks) != len(counts_TK):
-        raise ValueError(f"{len(counts_TK)} rows of counts for {len(blocks)} blocks")
     schema, tables = COUNTS, (counts_TK, *more_TK)
     if more_TK:
         schema = PAIRED_COUNTS if more_TK[0].dtype == np.int64 else SOFT_COUNTS
@@ -82,10 +82,15 @@ def is_reused(table: pa.Table) -> NDArray[np.bool_]:
 
 
 def block_numbers(table: pa.Table) -> Ints:
-    """Return which row of its image each [R] is: selection, reused counts, then estimation."""
+    """Return which row of its image each [R] is: 0 selection, 1 reused counts, 2 ... estimation."""
     first_R = np.where(is_selection(table), 0, 1)
     is_estimation_R = ~(is_selection(table) | is_reused(table))
-    return np.where(is_estimation_R, column(table, "block") + 2, first_R)
+    return np.where(is_estimation_R, column(table, "block") + FIRST_BLOCK, first_R)
+
+
+def block_keys(table: pa.Table) -> Ints:
+    """Return a number [R] for each block, by which images and their blocks are in order."""
+    return (column(table, "index") << 32) + block_numbers(table)
 
 
 def rows_where(table: pa.Table, chosen_R: NDArray[np.bool_]) -> pa.Table:
@@ -153,9 +158,10 @@ def first_difference(repeated: pa.Table, table: pa.Table) -> int | None:
     """Return a row of `repeated` unlike the same block in `table`; None where all agree."""
     if not len(table):
         return None
-    keys, first = np.unique(_keys(table), return_index=True)
-    place = np.minimum(np.searchsorted(keys, _keys(repeated)), len(keys) - 1)
-    common = np.flatnonzero(keys[place] == _keys(repeated))
+    keys, first = np.unique(block_keys(table), return_index=True)
+    repeated_R = block_keys(repeated)
+    place = np.minimum(np.searchsorted(keys, repeated_R), len(keys) - 1)
+    common = np.flatnonzero(keys[place] == repeated_R)
     mine, theirs = repeated.take(common), table.take(first[place[common]])
     if mine.equals(theirs):
         return None
@@ -164,7 +170,3 @@ def first_difference(repeated: pa.Table, table: pa.Table) -> int | None:
         for at, row in enumerate(common)
         if not mine.slice(at, 1).equals(theirs.slice(at, 1))
     )
-
-
-def _keys(table: pa.Table) -> Ints:
-    return (column(table, "index") << 32) + block_numbers(table)

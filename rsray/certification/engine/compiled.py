@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,22 +26,16 @@ PAYS_SECONDS = 300.0
 TIMES, SHARE = 4.0, 0.02
 
 
-class _Rate(NamedTuple):
-    # Per second, of convolutions and linear layers
-    operations: float
-    # Per second, written by any layer
-    values: float
-
-
-# What one core or one GPU was seen to do in these networks: round figures.
+# What one core or one GPU was seen to do in these networks, round figures: operations of
+# convolutions and linear layers per second, and values that any layer writes.
 _NOMINAL = {
-    ("cpu", "fp32"): _Rate(8e10, 4e8),
-    ("cpu", "bf16"): _Rate(2.5e11, 6e8),
-    ("cpu", "fp16"): _Rate(8e10, 4e8),
-    ("cuda", "fp32"): _Rate(2e13, 1e11),
-    ("cuda", "bf16"): _Rate(1e14, 2e11),
+    ("cpu", "fp32"): (8e10, 4e8),
+    ("cpu", "bf16"): (2.5e11, 6e8),
+    ("cpu", "fp16"): (8e10, 4e8),
+    ("cuda", "fp32"): (2e13, 1e11),
+    ("cuda", "bf16"): (1e14, 2e11),
     # Of a GPU without bf16: an older and smaller one.
-    ("cuda", "fp16"): _Rate(2e13, 1e11),
+    ("cuda", "fp16"): (2e13, 1e11),
 }
 Forward = Callable[[Tensor], Tensor]
 
@@ -132,6 +126,5 @@ def nominal_speed(
             layer.register_forward_hook(count)
     parameter = next(model.parameters(), torch.zeros(()))
     network(torch.zeros((1, *image_shape), dtype=parameter.dtype, device=parameter.device))
-    operations, values = counted
-    rate = _NOMINAL[device_type, precision]
-    return 1.0 / max(operations / rate.operations + values / rate.values, 1e-9)
+    operations_rate, values_rate = _NOMINAL[device_type, precision]
+    return 1.0 / max(counted[0] / operations_rate + counted[1] / values_rate, 1e-9)

@@ -28,7 +28,7 @@ from rsray.certification.engine.compiled import (
     is_worth_compiling,
 )
 from rsray.certification.engine.fold import fold, with_float32_head, with_pairwise_pools
-from rsray.core.hardware import HALF_TYPES, device_name, forbid_tf32, forbid_timed_algorithms
+from rsray.core.hardware import HALF_TYPES, device_name, forbid_tf32
 from rsray.core.independence import check_independence, logits_of
 from rsray.errors import UserError
 from rsray.storage import one_line
@@ -75,7 +75,8 @@ class EvaluatedNetwork:
         the network as it is would mix the counts of two functions.
         """
         forbid_tf32()
-        forbid_timed_algorithms()
+        # cuDNN would choose how a convolution is computed by timing it: chance would round.
+        torch.backends.cudnn.benchmark = False
         folded = fold(model, image_shape)
         network = folded.network
         half = HALF_TYPES.get(evaluation.precision)
@@ -87,7 +88,6 @@ class EvaluatedNetwork:
         self.network = network.to(memory_format=FORMATS[evaluation.memory_format])  # type: ignore[call-overload]
         self.device = torch.device(evaluation.device)
         self.mean_C, self.std_C = folded.mean_C, folded.std_C
-        self.batch_norm_folded = folded.batch_norm_folded
         shape = (evaluation.batch_size, *image_shape)
         self.buffer_BCHW = make_buffer(
             shape, half or torch.float32, evaluation.memory_format, self.device

@@ -23,13 +23,12 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Folded:
-    """A network without batch norm, and the normalisation to be applied to its input."""
+    """A network, without batch norm where it can be, and the normalisation of its input."""
 
     network: nn.Module
     # None: the input is not normalised
     mean_C: Tensor | None
     std_C: Tensor | None
-    batch_norm_folded: bool
     # None: there is no batch norm, or it is folded
     why_not_folded: str | None = None
 
@@ -42,7 +41,7 @@ def fold(model: nn.Module, image_shape: tuple[int, int, int]) -> Folded:
     """
     network, mean_C, std_C = _peel(copy.deepcopy(model).eval())
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
-        return Folded(network, mean_C, std_C, batch_norm_folded=False)
+        return Folded(network, mean_C, std_C)
     # Takes a second to import
     from torch.fx.experimental.optimization import fuse
 
@@ -52,12 +51,11 @@ def fold(model: nn.Module, image_shape: tuple[int, int, int]) -> Folded:
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as problem:  # a user's forward may raise anything at all when traced
-        why = f"it cannot be traced ({one_line(problem)})"
-        return Folded(network, mean_C, std_C, False, why_not_folded=why)
+        return Folded(network, mean_C, std_C, f"it cannot be traced ({one_line(problem)})")
     if not is_same:
         why = "the folded network's logits are not the network's"
-        return Folded(network, mean_C, std_C, False, why_not_folded=why)
-    return Folded(folded, mean_C, std_C, batch_norm_folded=True)
+        return Folded(network, mean_C, std_C, why)
+    return Folded(folded, mean_C, std_C)
 
 
 def with_float32_head(network: nn.Module, half: torch.dtype) -> nn.Module:

@@ -182,8 +182,11 @@ class Sampler:
         try:
             yield
         except torch.OutOfMemoryError as problem:
-            batch = self.evaluation.batch_size
-            raise ShortOfMemoryError(_SHORT.format(self._device, batch)) from problem
+            raise ShortOfMemoryError(
+                f"{self._device} ran out of memory at {self.evaluation.batch_size} draws a batch, "
+                "the batch in certify.yaml that all counts of the run are made with: free memory, "
+                "or take fewer actors per GPU, and run the same command again"
+            ) from problem
 
     def _batches(
         self, image_CHW: NDArray[np.uint8], streams: Streams
@@ -194,7 +197,8 @@ class Sampler:
         """
         batch = self.evaluation.batch_size
         done = filled = 0
-        for part_SCHW in self._parts(image_CHW, streams):
+        image_HWC = send(torch.from_numpy(image_CHW), self._device).permute(1, 2, 0)
+        for part_SCHW in self._noise.noisy_slabs(image_HWC, streams, self._normalise):
             taken, size = 0, len(part_SCHW)
             while taken < size:
                 room = min(batch - filled, size - taken)
@@ -208,11 +212,6 @@ class Sampler:
             # Nothing of an earlier image may stay: a model might raise for it once more.
             self._network.buffer_BCHW[filled:] = self._network.buffer_BCHW[:1]
             yield done, self._network.logits()
-
-    def _parts(self, image_CHW: NDArray[np.uint8], streams: Streams) -> Iterator[Tensor]:
-        """Yield noisy, normalised copies: a slab at once, in the cache."""
-        image_HWC = send(torch.from_numpy(image_CHW), self._device).permute(1, 2, 0)
-        yield from self._noise.noisy_slabs(image_HWC, streams, self._normalise)
 
     def _block_of_draws(self, draws: list[int]) -> Tensor:
         """Return the place [D] of each draw's block."""
@@ -229,9 +228,3 @@ class Sampler:
             classes_D = classes_D + self._block_of_draws(draws) * self.num_classes
         counts = torch.bincount(classes_D, minlength=size)
         return torch.cat([counts, is_bad.long()[None]]).cpu().numpy()
-
-
-_SHORT = (
-    "{} ran out of memory at {} draws a batch, the batch in certify.yaml that all counts of the "
-    "run are made with: free memory, or take fewer actors per GPU, and run the same command again"
-)

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from rsray.certification.networks.denoiser import DenoiserSource, of_factory
 from rsray.certification.networks.ensemble import EnsembleSource
-from rsray.certification.networks.source import ClassifierSource
-from rsray.config import LEAST_SIGMA, MOST_SIGMA, READING
+from rsray.certification.networks.source import KNOWN, ClassifierSource
+from rsray.config import LEAST_SIGMA, MOST_SIGMA
 from rsray.data.fingerprint import FingerprintRecord
 from rsray.errors import UserError
 from rsray.models.checkpoint_file import PUBLISHED, safetensors_metadata
@@ -90,8 +90,7 @@ def _open_file(file: Place) -> ClassifierSource:
 
 
 def _described(where: str, weights: bytes, record: dict[str, Any]) -> ClassifierSource:
-    keys = ("model", "model_args", "dataset", "data_root", *READING, "sigma")
-    known = {key: record.get(key) for key in keys}
+    known = {key: record.get(key) for key in KNOWN}
     is_ours = known["model"] is not None
     return ClassifierSource(where, weights, not is_ours, _digest(weights), **known, trained=record)
 

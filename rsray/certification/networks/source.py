@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,8 @@ from rsray.models.factory import is_of_a_library, refuse_factory_of_a_file
 from rsray.models.normalise import FACTORYS_OWN, NOTHING, Normalisation, Statistics, explained
 from rsray.models.published import Checkpoint, LayerBefore
 
+# What a RUN says of itself unless it is given.
+KNOWN = ("model", "model_args", "dataset", "data_root", *READING, "sigma")
 # Of clean accuracy: so much better than by what the layout suggests, and the user is asked.
 DOUBT = 0.05
 
@@ -70,7 +71,10 @@ class ClassifierSource:
         """
         network, layer = self._load(split.image_shape, split.num_classes)
         normalisation = self._decide(layer)
-        if normalisation is None or self._is_only_suggested(layer):
+        # Nothing but the file's layout says that images were not normalised: whoever writes their
+        # own network into the layout of another code may normalise otherwise.
+        is_stated = layer.is_certain or self.normalise is not None or self._is_own_factory
+        if normalisation is None or not is_stated:
             accuracies, images = self._accuracies(network, split)
             if normalisation is None or max(accuracies.values()) > accuracies["none"] + DOUBT:
                 raise UserError(self._question(layer, accuracies, images))
@@ -166,13 +170,6 @@ class ClassifierSource:
         """Whether a factory makes it that may normalise images itself."""
         return ":" in str(self.model) and not is_of_a_library(str(self.model))
 
-    def _is_only_suggested(self, layer: LayerBefore) -> bool:
-        """Tell whether nothing but the file's layout says that images were not normalised.
-
-        Whoever writes their own network into the layout of another code may normalise otherwise.
-        """
-        return not (layer.is_certain or self.normalise is not None or self._is_own_factory)
-
     def _accuracies(self, network: nn.Module, split: ImageSplit) -> tuple[dict[str, float], int]:
         """Return the clean accuracy behind each layer that there can be, and of how many images."""
         names = ["dataset", "centre"] if self._statistics else []
@@ -197,10 +194,6 @@ class ClassifierSource:
         for name in ("model", "dataset", "sigma"):
             if getattr(source, name) is None:
                 raise UserError(f"{self.where} does not say its {name}: give --{name}")
-        if not 0 < float(source.sigma or 0) < math.inf:
-            raise UserError(
-                f"sigma is {source.sigma}: the noise standard deviation must be positive"
-            )
         return source
 
     def _named_architecture(self) -> str | None:
@@ -217,14 +210,10 @@ class ClassifierSource:
         """Return what a certification's settings hold of it, once it is settled."""
         assert self.normalisation is not None
         return {
+            **{name: getattr(self, name) for name in KNOWN},
             "model_digest": self.digest,
-            "model": self.model,
             "model_args": dict(self.model_args or {}),
             "normalisation": self.normalisation.text,
-            "dataset": self.dataset,
-            "data_root": self.data_root,
-            **{name: getattr(self, name) for name in READING},
-            "sigma": self.sigma,
         }
 
     def given(self, **known: Any) -> ClassifierSource:

@@ -3,8 +3,8 @@
 # Shapes: N images.
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +14,8 @@ from rsray.core.evidence import ABSTAIN, Decision, Evidence
 from rsray.core.radius import certified_radius
 
 Floats = NDArray[np.float64]
+# No n beyond is asked for.
+MOST_DRAWS = 2**31
 
 
 class Bound(ABC):
@@ -34,20 +36,14 @@ class Bound(ABC):
         With probability at least 1 - alpha over the draws it is at most p.
         """
 
-    @abstractmethod
-    def about_smallest_n(self, alpha: float) -> float:
-        """Return the solution of "n hits in n draws give a bound of 1/2", up to rounding."""
-
     def lower_of_all_hits(self, n: int, alpha: float) -> float:
         """Return the lower bound when all n draws hit."""
         return float(self.lower(n, n, n, alpha))
 
     def smallest_useful_n(self, alpha: float) -> int:
         """Return the smallest n for which n hits in n draws certify anything: a bound above 1/2."""
-        n = max(1, math.floor(self.about_smallest_n(alpha)) - 1)
-        while self.lower_of_all_hits(n, alpha) <= 0.5:
-            n += 1
-        return n
+        draws = range(1, MOST_DRAWS)
+        return draws[bisect_right(draws, 0.5, key=lambda n: self.lower_of_all_hits(n, alpha))]
 
     def lower_of(self, evidence: Evidence, alpha: float) -> Floats:
         """Return the lower bound of each of N images, as `lower`."""

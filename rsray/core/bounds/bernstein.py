@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -36,10 +34,6 @@ class Bernstein(Bound):
     def lower(self, hits: ArrayLike, square_sums: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
         """Return the empirical Bernstein lower bound of the mean probability."""
         return bernstein_lower(hits, square_sums, n, alpha)
-
-    def about_smallest_n(self, alpha: float) -> float:
-        """Return 1 + 14/3 log(2/alpha)."""
-        return 1.0 + 14.0 / 3.0 * math.log(2.0 / alpha)
 
 
 BERNSTEIN = Bernstein()

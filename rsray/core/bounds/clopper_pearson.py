@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -43,10 +42,6 @@ class ClopperPearson(Bound):
     def lower_of_all_hits(self, n: int, alpha: float) -> float:
         """Return alpha^(1/n), which rounds better than the general formula."""
         return float(alpha ** (1.0 / n))
-
-    def about_smallest_n(self, alpha: float) -> float:
-        """Return log(alpha) / log(1/2)."""
-        return math.log(alpha) / math.log(0.5)
 
 
 def _checked(counts: ArrayLike, n: ArrayLike) -> tuple[Any, Any]:

@@ -38,10 +38,6 @@ class ConfidenceSequence(Bound):
         """Return the sequence's lower bound."""
         return sequence_lower(hits, n, alpha)
 
-    def about_smallest_n(self, alpha: float) -> float:
-        """Return Clopper-Pearson's, which is smaller."""
-        return math.log(alpha) / math.log(0.5)
-
     def answers(
         self,
         hits: ArrayLike,

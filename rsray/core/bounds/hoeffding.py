@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -34,10 +32,6 @@ class Hoeffding(Bound):
     def lower(self, hits: ArrayLike, square_sums: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
         """Return Hoeffding's lower bound of the mean probability."""
         return hoeffding_lower(hits, n, alpha)
-
-    def about_smallest_n(self, alpha: float) -> float:
-        """Return -2 log(alpha)."""
-        return -2.0 * math.log(alpha)
 
 
 HOEFFDING = Hoeffding()

@@ -9,8 +9,6 @@ earlier network's counts, the second by draws that both networks made on the sam
 # Shapes: N images.
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -35,10 +33,6 @@ class ReusedCounts(Bound):
     def lower(self, hits: ArrayLike, square_sums: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
         """Return the bound of the new network's own draws."""
         return clopper_pearson_lower(hits, n, NEW * alpha)
-
-    def about_smallest_n(self, alpha: float) -> float:
-        """Return that of its own draws."""
-        return math.log(NEW * alpha) / math.log(0.5)
 
     def lower_of(self, evidence: Evidence, alpha: float) -> Floats:
         """Return the bound of N images; it holds with probability at least 1 - alpha."""

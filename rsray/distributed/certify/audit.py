@@ -137,7 +137,6 @@ def _fleet_of(
         split=request.split,
         plan=work.plan,
         evaluation=evaluation,
-        noise=request.config.noise,
         threads=1,
     )
     here = fleet_of_one_machine(request.config, address) if evaluation.device == "cpu" else None

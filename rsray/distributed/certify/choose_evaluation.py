@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from rsray.certification.counting.measure_evaluation import measure_evaluation
+from rsray.certification.counting.counter import measure_evaluation
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.request import CertificationRequest
 from rsray.distributed.capacity import Capacity, FleetSize

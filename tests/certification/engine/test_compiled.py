@@ -140,12 +140,12 @@ def test_when_it_pays(compile, seconds, expected):
 def test_nominal_speed_counts_operations_and_values():
     layer = nn.Linear(10, 5)  # 2 * 10 * 5 operations; with Flatten, 10 + 5 values
     speed = nominal_speed(nn.Sequential(nn.Flatten(), layer), (1, 2, 5), "bf16", "cpu")
-    rate = compiled_module._NOMINAL["cpu", "bf16"]
-    assert speed == pytest.approx(1 / (100 / rate.operations + 15 / rate.values))
+    operations, values = compiled_module._NOMINAL["cpu", "bf16"]
+    assert speed == pytest.approx(1 / (100 / operations + 15 / values))
     grouped = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2))  # 2 * (4 / 2 * 3 * 3) each of 8 * 2 * 2
     speed = nominal_speed(grouped, (4, 4, 4), "fp32", "cpu")
-    rate = compiled_module._NOMINAL["cpu", "fp32"]
-    assert speed == pytest.approx(1 / (36 * 32 / rate.operations + 32 / rate.values))
+    operations, values = compiled_module._NOMINAL["cpu", "fp32"]
+    assert speed == pytest.approx(1 / (36 * 32 / operations + 32 / values))
 
 
 def test_compiled_batches_are_constants():

@@ -47,7 +47,6 @@ def test_resnet20_with_randomised_statistics(statistics):
         build("resnet20", image_shape=(3, 32, 32), num_classes=10, statistics=statistics)
     )
     folded = fold(model, (3, 32, 32))
-    assert folded.batch_norm_folded
     assert len(batch_norms(model)) == 21 and not batch_norms(folded.network)
     assert (folded.mean_C is None) == (statistics is None)
     assert_same(model, folded, torch.rand(4, 3, 32, 32))
@@ -63,7 +62,7 @@ def test_resnet50_with_randomised_statistics():
     )
     model = randomise(model)
     folded = fold(model, (3, 64, 64))
-    assert folded.batch_norm_folded and not batch_norms(folded.network)
+    assert not batch_norms(folded.network) and folded.why_not_folded is None
     assert_same(model, folded, torch.rand(1, 3, 64, 64))
 
 
@@ -90,7 +89,7 @@ def test_dropout_is_off_whatever_mode_the_model_is_in():
     body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
     model = nn.Sequential(body, nn.Flatten(), nn.Dropout(0.9), nn.Linear(144, 3)).train()
     folded, images = fold(model, (1, 8, 8)), torch.rand(4, 1, 8, 8)
-    assert folded.batch_norm_folded
+    assert not batch_norms(folded.network)
     torch.testing.assert_close(folded.network(images), model.eval()(images))
 
 
@@ -102,7 +101,7 @@ def test_normalisation_is_peeled():
     assert folded.mean_C.tolist() == pytest.approx(mean)
     assert folded.std_C.tolist() == pytest.approx(std)
     assert not any(isinstance(module, Normalise) for module in folded.network.modules())
-    assert not folded.batch_norm_folded  # there was none
+    assert folded.why_not_folded is None  # there was none
     assert_same(model, folded, torch.rand(5, 3, 2, 2))
 
 
@@ -130,7 +129,7 @@ class Untraceable(nn.Module):
 def test_a_model_that_cannot_be_traced_is_returned_as_it_is():
     model = randomise(Untraceable())
     folded = fold(model, (1, 8, 8))
-    assert not folded.batch_norm_folded and isinstance(folded.network, Untraceable)
+    assert folded.why_not_folded and isinstance(folded.network, Untraceable)
     for images in (torch.rand(2, 1, 8, 8), -torch.rand(2, 1, 8, 8)):
         assert torch.equal(folded.network(images), model(images))
 
@@ -274,7 +273,7 @@ def test_small_logits_must_agree_as_closely_as_large_ones(monkeypatch):
         model[4].weight.mul_(size)
         model[4].bias.mul_(size).add_(offset)
         folded = fold(model, (1, 8, 8))
-        assert folded.batch_norm_folded == (offset > 0), (size, offset)
+        assert (folded.why_not_folded is None) == (offset > 0), (size, offset)
 
 
 def test_an_exception_in_the_folded_network_is_caught():
@@ -283,6 +282,6 @@ def test_an_exception_in_the_folded_network_is_caught():
         spectral_norm(nn.Conv2d(1, 4, 3)), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3)
     )  # fmt: skip
     folded, images = fold(model, (1, 8, 8)), torch.rand(4, 1, 8, 8)
-    assert not folded.batch_norm_folded and folded.why_not_folded
+    assert batch_norms(folded.network) and folded.why_not_folded
     with torch.no_grad():
         assert torch.equal(folded.network(images), model.eval()(images))
