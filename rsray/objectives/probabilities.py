@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-# Where -weight * -log(probability) would be unbounded below
+# Of ADRE's second term, which would be unbounded below, and of MACER's first, as in its code
 PROBABILITY_FLOOR = 1e-10
 
 

@@ -3,9 +3,7 @@
 # Shapes: B images, M noise draws per image, K classes.
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +21,7 @@ class SmoothAdv(Adversarial):
     the cross entropy, as in the authors' code.
     """
 
-    search_space: ClassVar[Mapping[str, str]] = {"epsilon": "log(0.1,4)"}
+    search_space = {"epsilon": "log(0.1,4)"}
     smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image, in the attack and in the step (m).", 4)

@@ -3,10 +3,8 @@
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,27 +20,28 @@ from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_l
 class SmoothMix(Objective):
     """Cross entropy plus the divergence from mixed targets at mixtures with adversarial images."""
 
-    search_space: ClassVar[Mapping[str, str]] = {"trade_off": "log(0.5,20)"}
+    search_space = {"trade_off": "log(0.5,20)"}
     smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image in a step (m).", 2)
-    trade_off: float = setting("Weight of the mixtures (eta).", 5.0)
-    step_size: float = setting("l2 length of a step of the attack, pixels in [0, 1].", 0.5)
-    num_steps: int = setting("Steps of the attack.", 4)
-    warm_up_epochs: int = setting("Epochs over which trade_off and mix_radius grow linearly.", 10)
+    trade_off: float = setting("Weight of the mixtures (eta).", 5.0, least=0)
+    step_size: float = setting("l2 length of a step of the attack, pixels in [0, 1].", 0.5, least=0)
+    num_steps: int = setting("Steps of the attack.", 4, least=0)
+    warm_up_epochs: int = setting(
+        "Epochs over which trade_off and mix_radius grow linearly.", 10, least=0
+    )
     mix_step: int = setting(
-        "Train on the image after so many steps of the attack (0: on the image itself).",
-        0,
+        "Train on the image after so many steps of the attack (0: on the image itself).", 0, least=0
     )
     mix_radius: float = setting(
-        "How far that image may be from its own, l2 in pixels (0: mix_step * step_size).", 0.0
+        "How far that image may be from its own, l2 in pixels (0: mix_step * step_size).",
+        0.0,
+        least=0,
     )
 
     def __post_init__(self) -> None:
-        """Refuse settings outside the paper's domain."""
+        """Refuse to train on an image that the attack does not come to."""
         super().__post_init__()
-        at_least_0 = ("trade_off", "step_size", "num_steps", "warm_up_epochs", "mix_step")
-        self.refuse_below(0, *at_least_0, "mix_radius")
         if self.mix_step > self.num_steps:
             raise ValueError(
                 f"mix_step must be at most num_steps, {self.num_steps}, got {self.mix_step}"
