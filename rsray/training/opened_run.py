@@ -30,9 +30,8 @@ from rsray.training.batches.feeds import (
 )
 from rsray.training.batches.reader import Reader
 from rsray.training.batches.schedule import Schedule
-from rsray.training.companion import companion_of
 from rsray.training.compiled_network import CompiledNetwork, is_worth_compiling
-from rsray.training.earlier_run import start_weights
+from rsray.training.earlier_run import companion_of, start_weights
 from rsray.training.optimisation import make_optimiser, make_schedule
 from rsray.training.run_folder.checkpoint import (
     START,

@@ -1,7 +1,4 @@
-"""Checkpoints after and inside epochs: one file each, written whole, loaded as data only.
-
-They are written by a thread, so that training goes on while an object store takes its time.
-"""
+"""Checkpoints after and inside epochs: one file each, written whole, loaded as data only."""
 
 from __future__ import annotations
 
@@ -9,9 +6,7 @@ import io
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 
@@ -78,40 +73,6 @@ def load_checkpoint(run: Place, position: Position) -> dict[str, Any]:
 
 
 START = Position()
-
-
-class Uploads:
-    """Writes in a thread, one piece of work at a time, in order; what fails stops the training.
-
-    Leaving the `with` block waits for what is under way.
-    """
-
-    def __init__(self) -> None:
-        """Start with nothing to write."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rsray-upload")
-        self._last: Future[None] | None = None
-
-    def start(self, work: Callable[[], None]) -> None:
-        """Begin `work` once the work before is done; raises what that one raised."""
-        self.wait()
-        self._last = self._thread.submit(work)
-
-    def wait(self) -> None:
-        """Wait until everything is written; raises what the last work raised."""
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
-
-    def __enter__(self) -> Self:
-        """Return the uploads themselves."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Wait for the last write."""
-        try:
-            self.wait()
-        finally:
-            self._thread.shutdown()
 
 
 def copy_to_cpu(state: Any) -> Any:

@@ -26,10 +26,9 @@ from rsray.storage.ownership import read_own_record
 from rsray.storage.records import from_json, read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.batches.augment import AUGMENTATIONS
-from rsray.training.batches.crop import RESIZED_CROP, RandomResizedCrop, with_crop
 from rsray.training.batches.feeds import is_streamed, refuse_to_weigh_streamed
-from rsray.training.companion import companion_of
-from rsray.training.earlier_run import digest_of, start_weights
+from rsray.training.batches.reader import RESIZED_CROP, RandomResizedCrop, with_crop
+from rsray.training.earlier_run import companion_of, digest_of, start_weights
 from rsray.training.teacher import targets_of
 from rsray.versions import versions
 
