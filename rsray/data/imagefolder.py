@@ -2,12 +2,7 @@
 
 from collections.abc import Sequence
 
-from rsray.data._base import (
-    DataNotFoundError,
-    DatasetSpec,
-    ImageSplit,
-    ReadOptions,
-)
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, ReadOptions
 from rsray.data.reading.class_folders import class_folders, classes_with_pictures
 from rsray.data.reading.folder import FolderSplit, find_geometry, list_images
 from rsray.errors import UserError

@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from rsray.errors import UserError
+from rsray.models.checkpoint_file import read_safetensors
 
 # Keys named in an error message
 MAX_NAMED = 3
@@ -32,14 +32,10 @@ def load_weights(
     """
     where = where or ("in memory" if isinstance(path, bytes) else str(path))
     try:
-        state = load(path if isinstance(path, bytes) else Path(path).read_bytes())
+        content = path if isinstance(path, bytes) else Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"checkpoint {where} cannot be read: {error.strerror}") from error
-    except SafetensorError as error:
-        raise UserError(
-            f"checkpoint {where} is damaged or not a safetensors file: {error}"
-        ) from error
-    fit(model, state, where)
+    fit(model, read_safetensors(content, where), where)
 
 
 def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

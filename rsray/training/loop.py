@@ -25,14 +25,8 @@ from rsray.training.batches.randomness import draw_batch_noise, draw_uniforms, k
 from rsray.training.batches.schedule import BatchShare
 from rsray.training.memory import group_that_fits
 from rsray.training.opened_run import EpochPart, OpenedRun
-from rsray.training.run_folder.checkpoint import (
-    Position,
-)
-from rsray.training.run_folder.run import (
-    WEIGHTS_FILE,
-    record_group_size,
-    run_record,
-)
+from rsray.training.run_folder.checkpoint import Position
+from rsray.training.run_folder.run import WEIGHTS_FILE, record_group_size, run_record
 from rsray.training.run_folder.writer import RunWriter
 from rsray.training.step import Batch, EpochSums, MemoryShortError
 from rsray.training.validation import Projection, count_right, project_acr

@@ -11,12 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rsray.config import TrainConfig
-from rsray.core.hardware import (
-    PRECISIONS,
-    device_name,
-    forbid_tf32,
-    resolve_precision,
-)
+from rsray.core.hardware import PRECISIONS, device_name, forbid_tf32, resolve_precision
 from rsray.data import DATASETS
 from rsray.storage import Place
 from rsray.training.batches.feeds import (
@@ -33,12 +28,7 @@ from rsray.training.batches.schedule import Schedule
 from rsray.training.compiled_network import CompiledNetwork, is_worth_compiling
 from rsray.training.earlier_run import companion_of, start_weights
 from rsray.training.optimisation import make_optimiser, make_schedule
-from rsray.training.run_folder.checkpoint import (
-    START,
-    Position,
-    latest_position,
-    load_checkpoint,
-)
+from rsray.training.run_folder.checkpoint import START, Position, latest_position, load_checkpoint
 from rsray.training.run_folder.clock import CheckpointClock
 from rsray.training.run_folder.run import (
     build_model,
