@@ -27,7 +27,12 @@ from rsray.data._base import (
 from rsray.data.reading.class_folders import LISTING_THREADS
 from rsray.data.reading.class_names import in_order
 from rsray.data.reading.decode import Geometry, Header, RowName, decode_all, read_header
-from rsray.data.reading.parquet_labels import MAX_CLASSES, Classes, numbered_classes
+from rsray.data.reading.parquet_labels import (
+    MAX_CLASSES,
+    Classes,
+    numbered_classes,
+    numbers_of,
+)
 from rsray.data.reading.shard_files import SPLIT_NAMES, TAR_FILES, Shards, find_files, shards_of
 from rsray.data.reading.tar_index import read_index
 from rsray.data.splits import named_part, normal, numbered
@@ -228,11 +233,7 @@ def _numbers(table: TarTable, class_names: tuple[str, ...] | None, first: int) -
     column = table.index["label"]
     if _are_numbers(table):
         return np.asarray(column.cast(pa.int64()).to_numpy(), np.int64) - first
-    index = {name: number for number, name in enumerate(class_names or ())}
-    try:
-        return np.asarray([index[normal(str(label))] for label in column.to_pylist()], np.int64)
-    except KeyError as error:
-        raise UserError(f"{table.files[0]}: label {error} is not a class of the data set") from None
+    return numbers_of(column.to_pylist(), class_names or (), table.files[0])
 
 
 def _are_numbers(table: TarTable) -> bool:

@@ -206,31 +206,29 @@ class OpenedRun:
         if position == START:
             return 0, EpochPart()
         state = load_checkpoint(self.run, position)
-        self.model.load_state_dict(state["model"])
-        if self.companion is not None:
-            self.companion.load_state_dict(state["companion"])
+        for name, part in self._checkpointed().items():
+            part.load_state_dict(state[name])
         if "image_weights" in state:
             weights_N = state["image_weights"].to(self.device)
             self.schedule = replace(self.schedule, weights_N=weights_N)
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state[name])
-            self.schedules[name].load_state_dict(state[f"{name}_schedule"])
         if not position.step:
             return position.epoch, EpochPart()
         totals = state["totals"] if self.team.rank == 0 else None
         return position.epoch, EpochPart(position.step, totals, state["seconds"])
 
     def _checkpoint_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"model": self.model.state_dict()}
-        if self.companion is not None:
-            state["companion"] = self.companion.state_dict()
+        state = {name: part.state_dict() for name, part in self._checkpointed().items()}
         if self.schedule.weights_N is not None:
             state["image_weights"] = self.schedule.weights_N
-        if self.scaler.is_enabled():
-            state["scaler"] = self.scaler.state_dict()
-        for name, optimiser in self.optimisers.items():
-            state[name] = optimiser.state_dict()
-            state[f"{name}_schedule"] = self.schedules[name].state_dict()
         return state
+
+    def _checkpointed(self) -> dict[str, Any]:
+        """Return what has a state, by its name in a checkpoint."""
+        parts: dict[str, Any] = {"model": self.model}
+        if self.companion is not None:
+            parts["companion"] = self.companion
+        if self.scaler.is_enabled():
+            parts["scaler"] = self.scaler
+        for name, optimiser in self.optimisers.items():
+            parts |= {name: optimiser, f"{name}_schedule": self.schedules[name]}
+        return parts

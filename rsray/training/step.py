@@ -177,23 +177,16 @@ class Stepper:
             group = slice(start, min(start + size, len(batch.slots)))
             is_last = group.stop == len(batch.slots)
             with nullcontext() if is_last else self._no_sync():
-                figures.append(self._group_losses(batch, group, objective, companion))
+                step = _forward(self.network, batch, group, objective, companion)
+                # Data-parallel training averages over workers: scale so that the result is the sum
+                # over all images of the global batch divided by their number, however it was split.
+                loss = step.terms.total_B.sum() * (self.world / batch.global_size)
+                self.scaler.scale(loss).backward()
+            terms = step.terms.classification_B, step.terms.robustness_B, step.logits_BMK
+            figures.append((*(tensor.detach() for tensor in terms), batch.labels_B[group]))
+            # Nothing of this group is held while the next one is computed.
+            del step, loss, terms
         return figures
-
-    def _group_losses(
-        self, batch: Batch, group: slice, objective: Objective, companion: nn.Module | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        step = _forward(self.network, batch, group, objective, companion)
-        # Data-parallel training averages over workers: scale so that the result is the sum over
-        # all images of the global batch divided by their number, however it was split.
-        loss = step.terms.total_B.sum() * (self.world / batch.global_size)
-        self.scaler.scale(loss).backward()
-        return (
-            step.terms.classification_B.detach(),
-            step.terms.robustness_B.detach(),
-            step.logits_BMK.detach(),
-            batch.labels_B[group],
-        )
 
     def bytes_per_image(
         self,
