@@ -57,9 +57,9 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     named = (("missing", missing), ("unexpected", unexpected), ("shape:", reshaped), ("", strange))
     problems = [f"{what} {_some(found)}".strip() for what, found in named if found]
     if problems:
-        raise UserError(
-            f"checkpoint {where} does not fit model {_name(model)}: {'; '.join(problems)}"
-        )
+        # Behind a layer that normalises, where there is one
+        name = type(getattr(model, "network", model)).__name__
+        raise UserError(f"checkpoint {where} does not fit model {name}: {'; '.join(problems)}")
     model.load_state_dict(dict(state))
 
 
@@ -95,8 +95,3 @@ def _some(found: list[str]) -> str:
     """Join the first few of `found` and say how many more there are."""
     more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
     return ", ".join(found[:MAX_NAMED]) + more
-
-
-def _name(model: nn.Module) -> str:
-    """Return the class name of the network, looking behind a normalisation layer."""
-    return type(getattr(model, "network", model)).__name__

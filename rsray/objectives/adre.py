@@ -15,7 +15,7 @@ from rsray.objectives.probabilities import (
     PROBABILITY_FLOOR,
     cross_entropy,
     log_mean_softmax,
-    of_label,
+    mean_softmax_nll,
 )
 
 
@@ -60,8 +60,8 @@ class AdreAdv(Adre, Adversarial):
 
     def attack_loss(self, logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
         """Return equation (12) [B]: -log G(label) + trade_off * log G(best wrong class)."""
-        nll_B = -of_label(log_mean_softmax(logits_BMK), labels_B)
-        return nll_B + regulariser(logits_BMK, labels_B) * self.trade_off
+        penalty_B = regulariser(logits_BMK, labels_B) * self.trade_off
+        return mean_softmax_nll(logits_BMK, labels_B) + penalty_B
 
 
 def regulariser(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:

@@ -37,6 +37,11 @@ def log_mean(log_p_BMK: Tensor) -> Tensor:
     return log_p_BMK.logsumexp(1) - math.log(log_p_BMK.shape[1])
 
 
+def mean_softmax_nll(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
+    """Return -log of the label's mean probability [B], in nats: what attacks raise."""
+    return -of_label(log_mean_softmax(logits_BMK), labels_B)
+
+
 def of_label(values_BK: Tensor, labels_B: Tensor) -> Tensor:
     """Return each image's value of its label [B]."""
     return values_BK.gather(1, labels_B[:, None])[:, 0]

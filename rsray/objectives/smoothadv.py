@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rsray.objectives._base import Terms, setting
 from rsray.objectives.attacks.objective import Adversarial
-from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_label
+from rsray.objectives.probabilities import cross_entropy, mean_softmax_nll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,4 +33,4 @@ class SmoothAdv(Adversarial):
 
     def attack_loss(self, logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
         """Return -log of the label's mean probability [B], in nats."""
-        return -of_label(log_mean_softmax(logits_BMK), labels_B)
+        return mean_softmax_nll(logits_BMK, labels_B)

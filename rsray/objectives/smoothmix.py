@@ -13,7 +13,7 @@ from torch.nn.functional import kl_div
 from rsray.core.gpus import send
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
 from rsray.objectives.attacks.steps import ascend, frozen, shrunk, with_noise
-from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_label
+from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, mean_softmax_nll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class SmoothMix(Objective):
             attack = partial(
                 ascend,
                 with_noise(still, noise_BMCHW),
-                _smoothed_nll,
+                mean_softmax_nll,
                 labels_B=labels_B,
                 step_size=self.step_size,
             )
@@ -109,11 +109,6 @@ class SmoothMix(Objective):
             cross_entropy(logits_BMK, labels_B, self.label_smoothing),
             divergence_B * is_correct_B * self.trade_off,
         )
-
-
-def _smoothed_nll(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
-    """Return -log of the label's mean probability [B], in nats: what the attack raises."""
-    return -of_label(log_mean_softmax(logits_BMK), labels_B)
 
 
 def uniform(labels_B: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,21 +70,21 @@ class Training(OpenedRun):
             return
         with RunWriter(self.run, self.epoch) as self.writer:
             self._run_epochs(on_epoch)
-        self._write_weights()
+        # Weights are handed on: where the data lay stands in run.yaml alone.
+        record = run_record(self.config.model_copy(update={"data_root": None}), self.split)
+        metadata = {"rsray": json.dumps(record, default=str)}
+        self.run.write(WEIGHTS_FILE, models.weights_bytes(self.model, metadata))
 
     def _run_epochs(self, on_epoch: Callable[[dict[str, Any]], bool | None]) -> None:
         while self.epoch < self.config.epochs:
-            with self._compile_settings():
+            compiling = compile_settings(self.device, is_frozen=False)
+            with compiling if self.is_compiled else nullcontext():
                 figures = self._train_epoch()
             self._check_converging(figures)
             self.epoch, self.part = self.epoch + 1, EpochPart()
             self._save(Position(self.epoch), figures=figures)
             if on_epoch(figures):
                 break
-
-    def _compile_settings(self) -> AbstractContextManager[None]:
-        compiling = compile_settings(self.device, is_frozen=False)
-        return compiling if self.is_compiled else nullcontext()
 
     def _save(
         self, position: Position, figures: dict[str, Any] | None = None, **inside: Any
@@ -182,7 +182,7 @@ class Training(OpenedRun):
                         if measured is not None:
                             measured.copy_(self.team.sum_over(measured.clone()) / self.team.world)
 
-    def _make_steps(self, objective: Objective, sums: EpochSums, started: float = 0.0) -> None:
+    def _make_steps(self, objective: Objective, sums: EpochSums, started: float) -> None:
         config, first, draws = self.config, self.part.first_step, 0
         shares = self.schedule.shares(self.epoch)
         pairs = self.feed.batches(self.schedule, self.epoch, first)
@@ -271,10 +271,3 @@ class Training(OpenedRun):
             seed=self.config.seed,
             num_draws=num_draws,
         )
-
-    def _write_weights(self) -> None:
-        assert self.run is not None
-        # Weights are handed on: where the data lay stands in run.yaml alone.
-        record = run_record(self.config.model_copy(update={"data_root": None}), self.split)
-        metadata = {"rsray": json.dumps(record, default=str)}
-        self.run.write(WEIGHTS_FILE, models.weights_bytes(self.model, metadata))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from rsray.config import TrainConfig
 from rsray.core.hardware import PRECISIONS, device_name, forbid_tf32, resolve_precision
@@ -27,7 +28,7 @@ from rsray.training.batches.reader import Reader
 from rsray.training.batches.schedule import Schedule
 from rsray.training.compiled_network import CompiledNetwork, is_worth_compiling
 from rsray.training.earlier_run import companion_of, start_weights
-from rsray.training.optimisation import make_optimiser, make_schedule
+from rsray.training.optimisation import lr_factor, make_optimiser
 from rsray.training.run_folder.checkpoint import START, Position, latest_position, load_checkpoint
 from rsray.training.run_folder.clock import CheckpointClock
 from rsray.training.run_folder.run import (
@@ -193,7 +194,8 @@ class OpenedRun:
             companion_optimiser = make_optimiser(config, self.companion, self.device)
             self.optimisers["companion_optimiser"] = companion_optimiser
         self.schedules = {
-            name: make_schedule(config, optimiser) for name, optimiser in self.optimisers.items()
+            name: LambdaLR(optimiser, lambda epoch: lr_factor(config, epoch))
+            for name, optimiser in self.optimisers.items()
         }
 
     def _resume_from_checkpoint(self) -> tuple[int, EpochPart]:

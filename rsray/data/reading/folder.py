@@ -127,7 +127,13 @@ def find_geometry(
             channels = max(channels, header.channels)
         first = first or (file, header)
         if options.image_size is None:
-            _check_same_size(folder, first, (file, header))
+            before, size = first
+            if (size.width, size.height) != (header.width, header.height):
+                raise UserError(
+                    f"{folder}: images differ in size ({before.name}: {size.width} x "
+                    f"{size.height}, {file.name}: {header.width} x {header.height}); pass "
+                    "--image-size"
+                )
         elif channels == 3 or options.channels:
             break
     if first is None:
@@ -135,17 +141,6 @@ def find_geometry(
     if channels == 1 and not options.channels:
         channels = next((3 for _, header in _headers(list(others)) if header.channels == 3), 1)
     return Geometry.of(Header(channels, first[1].height, first[1].width), options)
-
-
-def _check_same_size(
-    folder: Place, first: tuple[Place, Header], other: tuple[Place, Header]
-) -> None:
-    (file, a), (another, b) = first, other
-    if (a.width, a.height) != (b.width, b.height):
-        raise UserError(
-            f"{folder}: images differ in size ({file.name}: {a.width} x {a.height}, "
-            f"{another.name}: {b.width} x {b.height}); pass --image-size"
-        )
 
 
 def _headers(files: Sequence[Place]) -> Iterator[tuple[Place, Header]]:

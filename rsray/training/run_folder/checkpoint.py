@@ -65,11 +65,19 @@ def load_checkpoint(run: Place, position: Position) -> dict[str, Any]:
     """Return the state at a position; UserError if the file is damaged."""
     folder = run / CHECKPOINTS_FOLDER
     try:
-        return _load(folder.read(position.file_name))
+        content = folder.read(position.file_name)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            # torch.load does not look at the checksums.
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("a checksum is wrong")
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
     except DAMAGED_FILE_ERRORS as problem:
         raise UserError(
             f"{folder}/{position.file_name} is damaged; delete it to continue from the one before"
         ) from problem
+    return state
 
 
 START = Position()
@@ -84,12 +92,3 @@ def copy_to_cpu(state: Any) -> Any:
         kind = type(state)
         return kind({key: copy_to_cpu(value) for key, value in state.items()})
     return [copy_to_cpu(value) for value in state] if isinstance(state, list) else state
-
-
-def _load(content: bytes) -> dict[str, Any]:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        # torch.load does not look at the checksums.
-        if archive.testzip() is not None:
-            raise zipfile.BadZipFile("a checksum is wrong")
-    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return state
