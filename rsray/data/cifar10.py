@@ -101,17 +101,8 @@ def _from_folders(place: Place, split: str) -> ImageSplit | None:
             f"cifar10: {folders[split]} must have the class folders {', '.join(CLASSES)}, or 0..9; "
             f"it has {len(classes)}: {', '.join(classes[:12])}"
         )
-    return CachedSplit.of(
-        FolderSplit(
-            name="cifar10",
-            split=split,
-            num_classes=10,
-            image_shape=GEOMETRY.shape,
-            class_names=classes,
-            folder=folders[split],
-            geometry=GEOMETRY,
-        )
-    )
+    folder = FolderSplit.of("cifar10", split, folders[split], classes, GEOMETRY)
+    return CachedSplit.of(folder)
 
 
 CIFAR10 = DatasetSpec(

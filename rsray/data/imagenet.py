@@ -101,15 +101,7 @@ def _open(
             # Only these folders are listed then
             if keep is not None:
                 classes = tuple(classes[index] for index in mini_classes(len(classes)))
-            return FolderSplit(
-                name=name,
-                split=split,
-                num_classes=len(classes),
-                image_shape=geometry.shape,
-                class_names=classes,
-                folder=folders[split],
-                geometry=geometry,
-            )
+            return FolderSplit.of(name, split, folders[split], classes, geometry)
         for folder in SHARD_FOLDERS:
             shards = find_shards(place / folder, SHARD_NAMES)
             if split in shards:

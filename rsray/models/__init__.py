@@ -23,10 +23,10 @@ MODELS: Family[Callable[[tuple[int, int, int], int], nn.Module]] = Family(
     "model",
     {
         "lenet": "rsray.models.lenet:LeNet",
-        "resnet8": "rsray.models.resnet_cifar:resnet8",
-        "resnet20": "rsray.models.resnet_cifar:resnet20",
-        "resnet110": "rsray.models.resnet_cifar:resnet110",
-        "resnet50": "rsray.models.resnet_imagenet:resnet50",
+        "resnet8": "rsray.models.resnet:resnet8",
+        "resnet20": "rsray.models.resnet:resnet20",
+        "resnet110": "rsray.models.resnet:resnet110",
+        "resnet50": "rsray.models.resnet:resnet50",
     },
 )
 

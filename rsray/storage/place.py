@@ -348,16 +348,13 @@ class Place:
             raise UserError(f"cannot {what} {self}: {one_line(problem)}") from problem
 
 
-def _refuse_to_replace(path: Path) -> None:
-    """Raise UserError for what is no file: root could put one in the place of /dev/null."""
+def _write_and_rename(folder: Path, name: str, data: bytes) -> None:
+    """Write a file; UserError for what is none: root could put one in the place of /dev/null."""
+    path = folder / name
     mode = os.lstat(path).st_mode if os.path.lexists(path) else stat.S_IFREG
     is_file = stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)
     if path.parent == Path("/dev") or not is_file:
         raise UserError(f"cannot write {path}: it is no regular file")
-
-
-def _write_and_rename(folder: Path, name: str, data: bytes) -> None:
-    _refuse_to_replace(folder / name)
     temporary = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{name}"
     try:
         # "x": a file that is there already, a link for one, is somebody else's.
@@ -365,7 +362,7 @@ def _write_and_rename(folder: Path, name: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(folder / name)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

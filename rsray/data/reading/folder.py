@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -38,6 +38,28 @@ class FolderSplit(ImageSplit):
     portion: str | None = None
     # Of the file names, when unpickled
     fingerprint: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        split: str,
+        folder: Place,
+        classes: tuple[str, ...],
+        geometry: Geometry,
+        portion: str | None = None,
+    ) -> Self:
+        """Return the split `split` of the data set `name` with these classes."""
+        return cls(
+            name=name,
+            split=split,
+            num_classes=len(classes),
+            image_shape=geometry.shape,
+            class_names=classes,
+            folder=folder,
+            geometry=geometry,
+            portion=portion,
+        )
 
     @cached_property
     def _listed(self) -> tuple[list[str], Labels]:
