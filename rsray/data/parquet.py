@@ -119,7 +119,8 @@ def open_shards(
     else:
         _check_order(table, declared, class_names)
         classes = Classes(len(class_names), class_names)
-    return _split_of(name, split, table, classes, geometry or _geometry(table, whole, options))
+    geometry = geometry or Geometry.of(_header(table, 0), options, _spread_headers(whole))
+    return _split_of(name, split, table, classes, geometry)
 
 
 def open_parquet(split: str, root: Place, options: ReadOptions) -> ImageSplit:
@@ -167,12 +168,8 @@ def _check_order(
         )
 
 
-def _geometry(table: ParquetTable, whole: ParquetTable, options: ReadOptions) -> Geometry:
-    """Return what images become: the size of the first, colour where any is coloured."""
-    return Geometry.of(_header(table, 0), options, _spread_headers(whole))
-
-
 def _spread_headers(table: ParquetTable) -> Iterator[Header]:
+    """Yield the headers of pictures all over a table: coloured ones would be among them."""
     starts = np.linspace(0, table.num_rows - 1, PLACES).astype(int)[:, None]
     for row in np.unique((starts + np.arange(NEIGHBOURS)).clip(max=table.num_rows - 1)):
         yield _header(table, int(row))
@@ -196,7 +193,7 @@ def _open_undivided(split: str, files: tuple[Place, ...], options: ReadOptions) 
         split,
         table,
         find_classes(table, declared_names(table)),
-        _geometry(table, table, options),
+        Geometry.of(_header(table, 0), options, _spread_headers(table)),
         split_value=_split_value(split, table) if is_told else None,
         portion=None if is_told else split,
     )

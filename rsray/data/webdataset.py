@@ -27,12 +27,7 @@ from rsray.data._base import (
 from rsray.data.reading.class_folders import LISTING_THREADS
 from rsray.data.reading.class_names import in_order
 from rsray.data.reading.decode import Geometry, Header, RowName, decode_all, read_header
-from rsray.data.reading.parquet_labels import (
-    MAX_CLASSES,
-    Classes,
-    numbered_classes,
-    numbers_of,
-)
+from rsray.data.reading.parquet_labels import MAX_CLASSES, Classes, numbered_classes, numbers_of
 from rsray.data.reading.shard_files import SPLIT_NAMES, TAR_FILES, Shards, find_files, shards_of
 from rsray.data.reading.tar_index import read_index
 from rsray.data.splits import named_part, normal, numbered
@@ -179,7 +174,7 @@ def open_tar_shards(
     every_file = tuple(file for files in shards.values() for file in files)
     whole = TarTable(every_file, options.label_column)
     classes = _classes(whole, place)
-    geometry = geometry or _geometry(table, whole, options)
+    geometry = geometry or Geometry.of(_header(table, 0), options, _spread_headers(whole))
     return TarSplit(
         name=name,
         split=split,
@@ -240,12 +235,8 @@ def _are_numbers(table: TarTable) -> bool:
     return bool(pc.all(pc.match_substring_regex(table.index["label"], "^[0-9]{1,9}$")).as_py())
 
 
-def _geometry(table: TarTable, whole: TarTable, options: ReadOptions) -> Geometry:
-    """Return what images become: the size of the first, colour where any is coloured."""
-    return Geometry.of(_header(table, 0), options, _spread_headers(whole))
-
-
 def _spread_headers(table: TarTable) -> Iterator[Header]:
+    """Yield the headers of pictures all over a table: coloured ones would be among them."""
     for row in np.unique(np.linspace(0, len(table.index) - 1, LOOKED_AT).astype(int)):
         yield _header(table, int(row))
 

@@ -65,26 +65,23 @@ class Training(OpenedRun):
         self, on_epoch: Callable[[dict[str, Any]], bool | None] = lambda figures: None
     ) -> None:
         """Train the epochs that remain; `on_epoch` gets their figures, and stops with True."""
-        if self.run is None or self.team.rank != 0:
-            self._run_epochs(on_epoch)
+        run = self.run if self.team.rank == 0 else None
+        with nullcontext() if run is None else RunWriter(run, self.epoch) as self.writer:
+            while self.epoch < self.config.epochs:
+                compiling = compile_settings(self.device, is_frozen=False)
+                with compiling if self.is_compiled else nullcontext():
+                    figures = self._train_epoch()
+                self._check_converging(figures)
+                self.epoch, self.part = self.epoch + 1, EpochPart()
+                self._save(Position(self.epoch), figures=figures)
+                if on_epoch(figures):
+                    break
+        if run is None:
             return
-        with RunWriter(self.run, self.epoch) as self.writer:
-            self._run_epochs(on_epoch)
         # Weights are handed on: where the data lay stands in run.yaml alone.
         record = run_record(self.config.model_copy(update={"data_root": None}), self.split)
         metadata = {"rsray": json.dumps(record, default=str)}
-        self.run.write(WEIGHTS_FILE, models.weights_bytes(self.model, metadata))
-
-    def _run_epochs(self, on_epoch: Callable[[dict[str, Any]], bool | None]) -> None:
-        while self.epoch < self.config.epochs:
-            compiling = compile_settings(self.device, is_frozen=False)
-            with compiling if self.is_compiled else nullcontext():
-                figures = self._train_epoch()
-            self._check_converging(figures)
-            self.epoch, self.part = self.epoch + 1, EpochPart()
-            self._save(Position(self.epoch), figures=figures)
-            if on_epoch(figures):
-                break
+        run.write(WEIGHTS_FILE, models.weights_bytes(self.model, metadata))
 
     def _save(
         self, position: Position, figures: dict[str, Any] | None = None, **inside: Any

@@ -37,7 +37,6 @@ RUN_FILE, WEIGHTS_FILE, GROUP_SIZE_FILE = "run.yaml", "model.safetensors", ".gro
 _PRECISION: TypeAdapter[Precision | None] = TypeAdapter(Precision | None)
 _COMPILED: TypeAdapter[bool | None] = TypeAdapter(Annotated[bool, Field(strict=True)] | None)
 _GROUP_SIZE: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=1)])
-_FINGERPRINT = TypeAdapter(FingerprintRecord)
 
 
 def open_training_split(config: TrainConfig) -> ImageSplit:
@@ -180,7 +179,7 @@ def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.
     if record is not None:
         is_finished = run.exists(WEIGHTS_FILE)
         began = record.get("data_fingerprint") or {}
-        read_as(_FINGERPRINT, began, f"{run}/{RUN_FILE}: data_fingerprint")
+        read_as(FingerprintRecord, began, f"{run}/{RUN_FILE}: data_fingerprint")
         if not is_finished and not is_same(began, fingerprint(split, sampled=False)):
             raise UserError(
                 f"{run} began with other training data ({began.get('images') or 0:,} images then, "
