@@ -179,7 +179,7 @@ class Training(OpenedRun):
                         if measured is not None:
                             measured.copy_(self.team.sum_over(measured.clone()) / self.team.world)
 
-    def _make_steps(self, objective: Objective, sums: EpochSums, started: float) -> None:
+    def _make_steps(self, objective: Objective, sums: EpochSums, started: float = 0.0) -> None:
         config, first, draws = self.config, self.part.first_step, 0
         shares = self.schedule.shares(self.epoch)
         pairs = self.feed.batches(self.schedule, self.epoch, first)
