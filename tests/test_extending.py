@@ -18,9 +18,7 @@ OBJECTIVE = '''"""Mine: cross entropy of the noisy copies, less the entropy of t
 # Shapes: B images, M noise draws per image, K classes.
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -32,16 +30,10 @@ from rsray.objectives.probabilities import cross_entropy, log_mean_softmax
 class Mine(Objective):
     """Cross entropy less trade_off times the entropy of the mean prediction."""
 
-    search_space: ClassVar[Mapping[str, str]] = {"trade_off": "log(0.01,1)"}
+    search_space = {"trade_off": "log(0.01,1)"}
 
     num_draws: int = setting("Noisy copies of each image in a step.", 2)
-    trade_off: float = setting("Weight of the entropy.", 0.1)
-
-    def __post_init__(self) -> None:
-        """Refuse settings outside the method's domain."""
-        super().__post_init__()
-        if self.trade_off < 0:
-            raise ValueError(f"trade_off must be at least 0, got {self.trade_off}")
+    trade_off: float = setting("Weight of the entropy.", 0.1, least=0)
 
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return the two terms [B] in nats."""

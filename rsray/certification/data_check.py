@@ -8,7 +8,7 @@ from typing import Any
 
 from rsray.data import DATASETS, ImageSplit
 from rsray.data.fingerprint import seen_before
-from rsray.data.reading.relabelled import Relabelled
+from rsray.data.reading.derived import Relabelled
 from rsray.errors import UserError
 
 log = logging.getLogger(__name__)

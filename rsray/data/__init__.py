@@ -43,12 +43,8 @@ __all__ = [
 
 __getattr__ = lazy_names(
     {
-        "DatasetSpec": "rsray.data._base",
-        "ImageSplit": "rsray.data._base",
-        "absolute_root": "rsray.data.opening",
-        "open_split": "rsray.data.opening",
-        "selected": "rsray.data.splits",
-        "subset": "rsray.data.splits",
-        "train_validation": "rsray.data.splits",
+        **dict.fromkeys(("DatasetSpec", "ImageSplit"), "rsray.data._base"),
+        **dict.fromkeys(("absolute_root", "open_split"), "rsray.data.opening"),
+        **dict.fromkeys(("selected", "subset", "train_validation"), "rsray.data.splits"),
     }
 )

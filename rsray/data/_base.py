@@ -20,6 +20,14 @@ Labels = NDArray[np.int64]
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
+def fields_alone(instance: Any) -> dict[str, Any]:
+    """Return what is pickled of a dataclass: its fields, and not what it has read.
+
+    To be taken as `__getstate__`: what was read is read again after unpickling.
+    """
+    return {field.name: instance.__dict__[field.name] for field in fields(instance)}
+
+
 class DataNotFoundError(Exception):
     """The data set is in none of the places that were looked at.
 
@@ -113,9 +121,7 @@ class ImageSplit(ABC):
         """The names of the classes by label; their numbers where the data do not name them."""
         return self.class_names or tuple(map(str, range(self.num_classes)))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the fields alone: what was read is read again after unpickling."""
-        return {field.name: self.__dict__[field.name] for field in fields(self)}
+    __getstate__ = fields_alone
 
     @abstractmethod
     def _read_labels(self) -> NDArray[np.integer[Any]]:

@@ -6,19 +6,14 @@ from functools import partial
 
 import numpy as np
 
-from rsray.data._base import (
-    DataNotFoundError,
-    DatasetSpec,
-    ImageSplit,
-    Labels,
-    Pixels,
-    ReadOptions,
-)
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels, ReadOptions
 from rsray.data.imagefolder import split_folders, union_of_classes
 from rsray.data.parquet import open_shards
 from rsray.data.reading.decode import Geometry
+from rsray.data.reading.derived import CachedSplit
+from rsray.data.reading.download import fetch_with_torchvision
 from rsray.data.reading.folder import FolderSplit
-from rsray.data.reading.in_memory import ArraySplit, CachedSplit
+from rsray.data.reading.in_memory import ArraySplit
 from rsray.data.reading.restricted_pickle import load_arrays
 from rsray.data.reading.shard_files import find_shards
 from rsray.errors import UserError
@@ -106,23 +101,8 @@ def _from_folders(place: Place, split: str) -> ImageSplit | None:
             f"cifar10: {folders[split]} must have the class folders {', '.join(CLASSES)}, or 0..9; "
             f"it has {len(classes)}: {', '.join(classes[:12])}"
         )
-    base = FolderSplit(
-        name="cifar10",
-        split=split,
-        num_classes=10,
-        image_shape=GEOMETRY.shape,
-        class_names=classes,
-        folder=folders[split],
-        geometry=GEOMETRY,
-    )
-    return CachedSplit.of(base)
-
-
-def fetch(folder: str) -> None:
-    """Download both splits with torchvision."""
-    from torchvision import datasets  # type: ignore[import-untyped]
-
-    datasets.CIFAR10(folder, download=True)
+    folder = FolderSplit.of("cifar10", split, folders[split], classes, GEOMETRY)
+    return CachedSplit.of(folder)
 
 
 CIFAR10 = DatasetSpec(
@@ -137,7 +117,7 @@ CIFAR10 = DatasetSpec(
     statistics=((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     augmentation="crop-flip",
     ordered_classes=10,
-    fetch=fetch,
+    fetch=partial(fetch_with_torchvision, "CIFAR10"),
     training={"model": "resnet110", "epochs": 150, "lr": 0.01, "lr_drops": (60, 120)},
     # The papers' own choice on CIFAR-10: the whole test set is days of draws on a laptop.
     search={"skip": 20},

@@ -81,10 +81,6 @@ class Part:
             name = f"{self.prefix}-{number:05d}-of-{self.num_shards:05d}.parquet"
             yield name, range(first, last)
 
-    def record(self) -> dict[str, Any]:
-        """Return what the shards depend on."""
-        return {"images": len(self.paths), "files": fingerprint(self.paths)}
-
 
 def convert(
     source: Place,
@@ -136,7 +132,10 @@ def _claim(
         "source": str(source),
         "shard_images": shard_images,
         "classes": len(classes),
-        "splits": {part.prefix: part.record() for part in parts},
+        "splits": {
+            part.prefix: {"images": len(part.paths), "files": fingerprint(part.paths)}
+            for part in parts
+        },
     }
     if out.is_file():
         raise UserError(f"{out} is a file: --out needs a folder")

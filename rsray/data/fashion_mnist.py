@@ -1,19 +1,15 @@
 """Fashion-MNIST from its idx files: MNIST's names and sizes, Zalando's articles of clothing."""
 
+from functools import partial
+
 from rsray.data._base import DatasetSpec
+from rsray.data.reading.download import fetch_with_torchvision
 from rsray.data.reading.idx import IdxSet
 
 CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
-
-
-def fetch(folder: str) -> None:
-    """Download both splits with torchvision."""
-    from torchvision import datasets  # type: ignore[import-untyped]
-
-    datasets.FashionMNIST(folder, download=True)
 
 
 # No statistics: the smoothing papers put images in [0, 1] into LeNet as they are, as on MNIST,
@@ -25,7 +21,7 @@ FASHION_MNIST = DatasetSpec(
     image_shape=(1, 28, 28),
     open=IdxSet("fashion-mnist", "FashionMNIST/raw", is_balanced=True).open,
     how_to_get="the four *-ubyte[.gz] files of torchvision's FashionMNIST",
-    fetch=fetch,
+    fetch=partial(fetch_with_torchvision, "FashionMNIST"),
     training={"model": "lenet", "epochs": 30, "lr": 0.01, "lr_drops": (10, 20)},
     settings={"macer": {"trade_off": 16.0}},
     # The papers' own choice on CIFAR-10: the whole test set is days of draws on a laptop.

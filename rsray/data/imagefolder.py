@@ -2,12 +2,7 @@
 
 from collections.abc import Sequence
 
-from rsray.data._base import (
-    DataNotFoundError,
-    DatasetSpec,
-    ImageSplit,
-    ReadOptions,
-)
+from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, ReadOptions
 from rsray.data.reading.class_folders import class_folders, classes_with_pictures
 from rsray.data.reading.folder import FolderSplit, find_geometry, list_images
 from rsray.errors import UserError
@@ -84,16 +79,7 @@ def _open(
         for path in list_images(other, classes)[0]
     )
     geometry = find_geometry(folder, paths, options, others)
-    return FolderSplit(
-        name="imagefolder",
-        split=split,
-        num_classes=len(classes),
-        image_shape=geometry.shape,
-        class_names=classes,
-        folder=folder,
-        geometry=geometry,
-        portion=portion,
-    )
+    return FolderSplit.of("imagefolder", split, folder, classes, geometry, portion)
 
 
 def _check_levels(folder: Place, paths: Sequence[str], *, is_divided: bool) -> None:

@@ -18,6 +18,7 @@ from rsray.data._base import (
 from rsray.data.imagefolder import split_folders, union_of_classes
 from rsray.data.parquet import open_shards
 from rsray.data.reading.decode import Geometry
+from rsray.data.reading.derived import DerivedSplit
 from rsray.data.reading.folder import FolderSplit
 from rsray.data.reading.shard_files import TAR_FILES, find_shards
 from rsray.data.webdataset import open_tar_shards
@@ -55,10 +56,9 @@ def mini_classes(num_classes: int) -> Labels:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassSubset(ImageSplit):
+class ClassSubset(DerivedSplit):
     """The images of some classes of another split, relabelled 0..K-1 in the order of `kept`."""
 
-    base: ImageSplit
     # Classes of the base, ascending
     kept: tuple[int, ...]
 
@@ -101,7 +101,7 @@ def _open(
             # Only these folders are listed then
             if keep is not None:
                 classes = tuple(classes[index] for index in mini_classes(len(classes)))
-            return _from_folder(name, split, folders[split], classes, geometry)
+            return FolderSplit.of(name, split, folders[split], classes, geometry)
         for folder in SHARD_FOLDERS:
             shards = find_shards(place / folder, SHARD_NAMES)
             if split in shards:
@@ -116,32 +116,11 @@ def _open(
     raise DataNotFoundError([f"{place}/{layout}" for place in places for layout in layouts])
 
 
-def _from_folder(
-    name: str, split: str, folder: Place, classes: tuple[str, ...], geometry: Geometry
-) -> ImageSplit:
-    return FolderSplit(
-        name=name,
-        split=split,
-        num_classes=len(classes),
-        image_shape=geometry.shape,
-        class_names=classes,
-        folder=folder,
-        geometry=geometry,
-    )
-
-
 def _mini(base: ImageSplit) -> ImageSplit:
     classes = tuple(int(index) for index in mini_classes(base.num_classes))
     names = base.class_names
-    return ClassSubset(
-        name=base.name,
-        split=base.split,
-        num_classes=len(classes),
-        image_shape=base.image_shape,
-        class_names=tuple(names[index] for index in classes) if names else None,
-        base=base,
-        kept=classes,
-    )
+    chosen = tuple(names[index] for index in classes) if names else None
+    return ClassSubset.of(base, num_classes=len(classes), class_names=chosen, kept=classes)
 
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -1,15 +1,10 @@
 """MNIST from the original idx files, in any of torchvision's layouts."""
 
+from functools import partial
+
 from rsray.data._base import DatasetSpec
+from rsray.data.reading.download import fetch_with_torchvision
 from rsray.data.reading.idx import IdxSet
-
-
-def fetch(folder: str) -> None:
-    """Download both splits with torchvision."""
-    from torchvision import datasets  # type: ignore[import-untyped]
-
-    datasets.MNIST(folder, download=True)
-
 
 MNIST = DatasetSpec(
     name="mnist",
@@ -18,7 +13,7 @@ MNIST = DatasetSpec(
     image_shape=(1, 28, 28),
     open=IdxSet("mnist", "MNIST/raw", is_balanced=False).open,
     how_to_get="the four *-ubyte[.gz] files of torchvision's MNIST",
-    fetch=fetch,
+    fetch=partial(fetch_with_torchvision, "MNIST"),
     training={"model": "lenet", "epochs": 30, "lr": 0.01, "lr_drops": (10, 20)},
     settings={"macer": {"trade_off": 16.0}},
     # The papers' own choice on CIFAR-10: the whole test set is days of draws on a laptop.

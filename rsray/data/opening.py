@@ -70,20 +70,13 @@ def _open(
         return spec.open(split, place, options)
     except DataNotFoundError as missing:
         if not download or spec.fetch is None:
-            raise UserError(_missing_message(spec, split, missing)) from None
+            pass_download = " or pass --download" if spec.fetch else ""
+            raise UserError(
+                f"{spec.name} ({split}) not found; looked for {', '.join(missing.places)}; "
+                f"to get it: {spec.how_to_get}{pass_download}"
+            ) from None
     download_split(spec.name, spec.fetch, place)
-    try:
-        return spec.open(split, place, options)
-    except DataNotFoundError as missing:
-        raise UserError(_missing_message(spec, split, missing)) from None
-
-
-def _missing_message(spec: DatasetSpec, split: str, missing: DataNotFoundError) -> str:
-    pass_download = " or pass --download" if spec.fetch else ""
-    return (
-        f"{spec.name} ({split}) not found; looked for {', '.join(missing.places)}; "
-        f"to get it: {spec.how_to_get}{pass_download}"
-    )
+    return _open(spec, split, place, options, download=False)
 
 
 def _check_options(spec: DatasetSpec, options: ReadOptions) -> None:

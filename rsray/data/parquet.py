@@ -1,7 +1,7 @@
 """Any user's own Parquet files with an image column and a label column; Hugging Face's too."""
 
 # Shapes: N images of the split, n images asked for, K classes.
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +22,7 @@ from rsray.data.reading.parquet_labels import Classes, declared_names, find_clas
 from rsray.data.reading.parquet_table import ParquetTable, opened
 from rsray.data.reading.shard_files import SPLIT_NAMES, Shards, find_files, shards_of
 from rsray.data.reading.tensor_column import encoded_pictures, is_tensor, tensor_shape
-from rsray.data.splits import named_part, normal
+from rsray.data.splits import named_part, normal, numbered
 from rsray.errors import UserError
 from rsray.storage import Place
 
@@ -65,16 +65,13 @@ class ParquetSplit(ImageSplit):
         The path is what it was below its class folder: a folder and the shards made of it have
         the same names.
         """
-        seen: Counter[str] = Counter()
-        class_of, names = dict(enumerate(self.classes)), []
-        for row, path in enumerate(self.table.paths()):
-            if path:
-                name = normal(f"{class_of.get(int(self._table_labels[row]))}/{path}")
-            else:
-                name = self.table.name_of(row).rpartition("/")[2]
-            names.append(f"{name} #{seen[name]}" if seen[name] else name)
-            seen[name] += 1
-        return names
+        class_of = dict(enumerate(self.classes))
+        return numbered(
+            normal(f"{class_of.get(int(self._table_labels[row]))}/{path}")
+            if path
+            else self.table.name_of(row).rpartition("/")[2]
+            for row, path in enumerate(self.table.paths())
+        )
 
     @cached_property
     def image_names(self) -> tuple[str, ...]:
@@ -122,7 +119,8 @@ def open_shards(
     else:
         _check_order(table, declared, class_names)
         classes = Classes(len(class_names), class_names)
-    return _split_of(name, split, table, classes, geometry or _geometry(table, whole, options))
+    geometry = geometry or Geometry.of(_header(table, 0), options, _spread_headers(whole))
+    return _split_of(name, split, table, classes, geometry)
 
 
 def open_parquet(split: str, root: Place, options: ReadOptions) -> ImageSplit:
@@ -170,15 +168,11 @@ def _check_order(
         )
 
 
-def _geometry(table: ParquetTable, whole: ParquetTable, options: ReadOptions) -> Geometry:
-    """Return what images become: the size of the first, colour where any is coloured."""
-    found = _header(table, 0)
-    if found.channels == 1 and not options.channels:
-        starts = np.linspace(0, whole.num_rows - 1, PLACES).astype(int)[:, None]
-        rows = np.unique((starts + np.arange(NEIGHBOURS)).clip(max=whole.num_rows - 1))
-        has_colour = any(_header(whole, int(row)).channels == 3 for row in rows)
-        found = Header(3 if has_colour else 1, found.height, found.width)
-    return Geometry.of(found, options)
+def _spread_headers(table: ParquetTable) -> Iterator[Header]:
+    """Yield the headers of pictures all over a table: coloured ones would be among them."""
+    starts = np.linspace(0, table.num_rows - 1, PLACES).astype(int)[:, None]
+    for row in np.unique((starts + np.arange(NEIGHBOURS)).clip(max=table.num_rows - 1)):
+        yield _header(table, int(row))
 
 
 def _header(table: ParquetTable, row: int) -> Header:
@@ -199,7 +193,7 @@ def _open_undivided(split: str, files: tuple[Place, ...], options: ReadOptions) 
         split,
         table,
         find_classes(table, declared_names(table)),
-        _geometry(table, table, options),
+        Geometry.of(_header(table, 0), options, _spread_headers(table)),
         split_value=_split_value(split, table) if is_told else None,
         portion=None if is_told else split,
     )

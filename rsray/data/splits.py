@@ -3,7 +3,8 @@
 # Shapes: N images, K classes.
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -22,6 +23,16 @@ TEST_FRACTION = 0.2
 def normal(name: str) -> str:
     """Return a name in one Unicode form: macOS writes accents otherwise than the rest (NFD)."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """Return the names, with a number behind each that was there before."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        found.append(f"{name} #{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return found
 
 
 def name_marks(names: Sequence[str]) -> NDArray[np.uint64]:

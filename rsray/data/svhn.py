@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, Labels, Pixels, ReadOptions
+from rsray.data.reading.download import fetch_with_torchvision
 from rsray.data.reading.in_memory import ArraySplit
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
@@ -43,14 +44,6 @@ def load(file: Place) -> tuple[Pixels, Labels]:
     return np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)), labels
 
 
-def fetch(folder: str) -> None:
-    """Download the train and test splits with torchvision ("extra" is 1.3 GB: left out)."""
-    from torchvision import datasets  # type: ignore[import-untyped]
-
-    for split in ("train", "test"):
-        datasets.SVHN(folder, split=split, download=True)
-
-
 SVHN = DatasetSpec(
     name="svhn",
     num_classes=10,
@@ -60,7 +53,7 @@ SVHN = DatasetSpec(
     how_to_get="train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers",
     splits=SPLITS,
     statistics=((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-    fetch=fetch,
+    fetch=partial(fetch_with_torchvision, "SVHN"),
     # As on CIFAR-10: MACER's code, whose figures the presets cite, flips the digits too.
     augmentation="crop-flip",
     training={"model": "resnet110", "epochs": 150, "lr": 0.01, "lr_drops": (60, 120)},

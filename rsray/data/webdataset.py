@@ -3,10 +3,9 @@
 # Shapes: N images of the split, n images asked for, K classes.
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -23,14 +22,15 @@ from rsray.data._base import (
     Labels,
     Pixels,
     ReadOptions,
+    fields_alone,
 )
 from rsray.data.reading.class_folders import LISTING_THREADS
 from rsray.data.reading.class_names import in_order
-from rsray.data.reading.decode import Geometry, Header, decode_all, read_header
-from rsray.data.reading.parquet_labels import MAX_CLASSES, Classes, numbered_classes
+from rsray.data.reading.decode import Geometry, Header, RowName, decode_all, read_header
+from rsray.data.reading.parquet_labels import MAX_CLASSES, Classes, numbered_classes, numbers_of
 from rsray.data.reading.shard_files import SPLIT_NAMES, TAR_FILES, Shards, find_files, shards_of
 from rsray.data.reading.tar_index import read_index
-from rsray.data.splits import named_part, normal
+from rsray.data.splits import named_part, normal, numbered
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
 
@@ -49,9 +49,7 @@ class TarTable:
     # Of the samples' .json
     label_field: str | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the fields alone."""
-        return {field.name: self.__dict__[field.name] for field in fields(self)}
+    __getstate__ = fields_alone
 
     @cached_property
     def index(self) -> pa.Table:
@@ -111,12 +109,7 @@ class TarSplit(ImageSplit):
     @cached_property
     def _keys(self) -> list[str]:
         """The key of every sample, with a number where shards use one again."""
-        seen: Counter[str] = Counter()
-        names = []
-        for key in map(normal, map(str, self.table.index["key"].to_pylist())):
-            names.append(f"{key} #{seen[key]}" if seen[key] else key)
-            seen[key] += 1
-        return names
+        return numbered(normal(str(key)) for key in self.table.index["key"].to_pylist())
 
     @cached_property
     def image_names(self) -> tuple[str, ...]:
@@ -139,22 +132,11 @@ class TarSplit(ImageSplit):
     def _read_images(self, indices: Labels) -> Pixels:
         rows = [int(row) for row in self._rows[indices]]
         return decode_all(
-            lambda i: (self.table.picture(rows[i]), _Name(self.table, rows[i])),
+            lambda i: (self.table.picture(rows[i]), RowName(self.table.name_of, rows[i])),
             len(rows),
             self.geometry,
             waits=not self.table.files[0].is_local,
         )
-
-
-@dataclass(frozen=True)
-class _Name:
-    """What to call a sample in a message, worked out only when the message is written."""
-
-    table: TarTable
-    row: int
-
-    def __str__(self) -> str:
-        return self.table.name_of(self.row)
 
 
 def open_webdataset(split: str, root: Place, options: ReadOptions) -> ImageSplit:
@@ -192,7 +174,7 @@ def open_tar_shards(
     every_file = tuple(file for files in shards.values() for file in files)
     whole = TarTable(every_file, options.label_column)
     classes = _classes(whole, place)
-    geometry = geometry or _geometry(table, whole, options)
+    geometry = geometry or Geometry.of(_header(table, 0), options, _spread_headers(whole))
     return TarSplit(
         name=name,
         split=split,
@@ -246,29 +228,21 @@ def _numbers(table: TarTable, class_names: tuple[str, ...] | None, first: int) -
     column = table.index["label"]
     if _are_numbers(table):
         return np.asarray(column.cast(pa.int64()).to_numpy(), np.int64) - first
-    index = {name: number for number, name in enumerate(class_names or ())}
-    try:
-        return np.asarray([index[normal(str(label))] for label in column.to_pylist()], np.int64)
-    except KeyError as error:
-        raise UserError(f"{table.files[0]}: label {error} is not a class of the data set") from None
+    return numbers_of(column.to_pylist(), class_names or (), table.files[0])
 
 
 def _are_numbers(table: TarTable) -> bool:
     return bool(pc.all(pc.match_substring_regex(table.index["label"], "^[0-9]{1,9}$")).as_py())
 
 
-def _geometry(table: TarTable, whole: TarTable, options: ReadOptions) -> Geometry:
-    """Return what images become: the size of the first, colour where any is coloured."""
-    found = _header(table, 0)
-    if found.channels == 1 and not options.channels:
-        rows = np.unique(np.linspace(0, len(whole.index) - 1, LOOKED_AT).astype(int))
-        has_colour = any(_header(whole, int(row)).channels == 3 for row in rows)
-        found = Header(3 if has_colour else 1, found.height, found.width)
-    return Geometry.of(found, options)
+def _spread_headers(table: TarTable) -> Iterator[Header]:
+    """Yield the headers of pictures all over a table: coloured ones would be among them."""
+    for row in np.unique(np.linspace(0, len(table.index) - 1, LOOKED_AT).astype(int)):
+        yield _header(table, int(row))
 
 
 def _header(table: TarTable, row: int) -> Header:
-    return read_header(table.picture(row), _Name(table, row))
+    return read_header(table.picture(row), RowName(table.name_of, row))
 
 
 WEBDATASET = DatasetSpec(

@@ -23,20 +23,17 @@ MODELS: Family[Callable[[tuple[int, int, int], int], nn.Module]] = Family(
     "model",
     {
         "lenet": "rsray.models.lenet:LeNet",
-        "resnet8": "rsray.models.resnet_cifar:resnet8",
-        "resnet20": "rsray.models.resnet_cifar:resnet20",
-        "resnet110": "rsray.models.resnet_cifar:resnet110",
-        "resnet50": "rsray.models.resnet_imagenet:resnet50",
+        "resnet8": "rsray.models.resnet:resnet8",
+        "resnet20": "rsray.models.resnet:resnet20",
+        "resnet110": "rsray.models.resnet:resnet110",
+        "resnet50": "rsray.models.resnet:resnet50",
     },
 )
 
 # A member is called with the shape (C, H, W) of an image, and returns images of that shape.
 DENOISERS: Family[Callable[[tuple[int, int, int]], nn.Module]] = Family(
     "denoiser",
-    {
-        "dncnn6": "rsray.models.dncnn:dncnn6",
-        "dncnn17": "rsray.models.dncnn:dncnn17",
-    },
+    {"dncnn6": "rsray.models.dncnn:dncnn6", "dncnn17": "rsray.models.dncnn:dncnn17"},
 )
 
 # What the papers' files call the networks.
@@ -59,14 +56,9 @@ __all__ = [
 
 __getattr__ = lazy_names(
     {
-        "Normalisation": "rsray.models.normalise",
-        "Normalise": "rsray.models.normalise",
-        "Statistics": "rsray.models.normalise",
-        "build": "rsray.models.assembly",
-        "check": "rsray.models.assembly",
-        "check_denoiser": "rsray.models.assembly",
+        **dict.fromkeys(("Normalisation", "Normalise", "Statistics"), "rsray.models.normalise"),
+        **dict.fromkeys(("build", "check", "check_denoiser"), "rsray.models.assembly"),
+        **dict.fromkeys(("load_weights", "weights_bytes"), "rsray.models.weights"),
         "Checkpoint": "rsray.models.published",
-        "load_weights": "rsray.models.weights",
-        "weights_bytes": "rsray.models.weights",
     }
 )

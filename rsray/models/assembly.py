@@ -12,7 +12,7 @@ from torch import nn
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.models import DENOISERS, MODELS, PAPERS_NAMES
-from rsray.models.factory import from_factory
+from rsray.models.factory import first_line, from_factory
 from rsray.models.normalise import Statistics, normalisation_in_training
 
 
@@ -83,7 +83,7 @@ def _output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[
     except (Exception, SystemExit) as error:  # a user's forward may raise anything at all
         raise UserError(
             f"the model fails on an image of shape {image_shape} with Gaussian noise: "
-            f"{type(error).__name__}: {_line(error)}"
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
     finally:
         for module, was_training in modes:
@@ -92,8 +92,3 @@ def _output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[
         return type(found).__name__
     is_number = not (found.is_complex() or found.dtype == torch.bool)
     return tuple(found.shape) if is_number else str(found.dtype)
-
-
-def _line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).splitlines()), "no message")

@@ -39,16 +39,6 @@ class _Settings(dict[str, Any]):
     """Stands for the dictionaries with attributes in which training codes keep their settings."""
 
 
-def _history(*factory: Any) -> dict[Any, Any]:
-    """Return what stands for a defaultdict; the unpickler fills plain dictionaries alone."""
-    return {}
-
-
-def _queue(*options: Any) -> list[Any]:
-    """Return what stands for a deque."""
-    return []
-
-
 class _SkippedArray:
     """Stands for a NumPy array, such as the state of a random generator; what it holds is left."""
 
@@ -73,11 +63,6 @@ def _bytes_of(text: str, encoding: str = "latin1") -> bytes:
     return codecs.latin_1_encode(text)[0]
 
 
-def _dtype(name: str, *options: Any) -> np.dtype[Any]:
-    """Return the data type of numbers that a file names."""
-    return np.dtype(str(name))
-
-
 # NumPy 1 and NumPy 2
 _NUMPY = ("numpy.core", "numpy._core")
 _PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")
@@ -85,14 +70,15 @@ _PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"
 HARMLESS: dict[str, Any] = {
     "argparse.Namespace": argparse.Namespace,
     "types.SimpleNamespace": argparse.Namespace,
-    "collections.defaultdict": _history,
-    "collections.deque": _queue,
+    # The unpickler fills plain dictionaries and lists alone.
+    "collections.defaultdict": lambda *factory: {},
+    "collections.deque": lambda *options: [],
     "datetime.datetime": datetime.datetime,
     "datetime.timedelta": datetime.timedelta,
     **{f"builtins.{kind.__name__}": kind for kind in (list, dict, int, float, str, slice)},
     **{f"__builtin__.{kind.__name__}": kind for kind in (list, dict, int, float, str, slice)},
     "_codecs.encode": _bytes_of,
-    "numpy.dtype": _dtype,
+    "numpy.dtype": lambda name, *options: np.dtype(str(name)),
     "numpy.ndarray": _SkippedArray,
     **{f"{package}.multiarray.scalar": _numpy_scalar for package in _NUMPY},
     **{f"{package}.multiarray._reconstruct": _SkippedArray for package in _NUMPY},

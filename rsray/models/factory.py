@@ -52,7 +52,9 @@ def from_factory(
     except _TooLong as error:
         raise UserError(str(error)) from None
     except BaseException as error:  # whatever a stranger's code raises is theirs
-        raise UserError(f"model {name!r} raised {type(error).__name__}: {_line(error)}") from error
+        raise UserError(
+            f"model {name!r} raised {type(error).__name__}: {first_line(error)}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise UserError(f"model {name!r} must return a torch.nn.Module, got {type(model).__name__}")
     model.float().register_forward_hook(_logits_alone)
@@ -163,7 +165,7 @@ def _find(name: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:
         raise UserError(
             f"model {name!r}: module {module_name!r} cannot be imported: "
-            f"{type(error).__name__}: {_line(error)}"
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -200,6 +202,6 @@ def _accepted(
     return {key: value for key, value in arguments.items() if key in taken}, False
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's message."""
     return next(iter(str(error).splitlines()), "no message")

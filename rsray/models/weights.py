@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from rsray.errors import UserError
+from rsray.models.checkpoint_file import read_safetensors
 
 # Keys named in an error message
 MAX_NAMED = 3
@@ -32,14 +32,10 @@ def load_weights(
     """
     where = where or ("in memory" if isinstance(path, bytes) else str(path))
     try:
-        state = load(path if isinstance(path, bytes) else Path(path).read_bytes())
+        content = path if isinstance(path, bytes) else Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"checkpoint {where} cannot be read: {error.strerror}") from error
-    except SafetensorError as error:
-        raise UserError(
-            f"checkpoint {where} is damaged or not a safetensors file: {error}"
-        ) from error
-    fit(model, state, where)
+    fit(model, read_safetensors(content, where), where)
 
 
 def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -61,9 +57,9 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     named = (("missing", missing), ("unexpected", unexpected), ("shape:", reshaped), ("", strange))
     problems = [f"{what} {_some(found)}".strip() for what, found in named if found]
     if problems:
-        raise UserError(
-            f"checkpoint {where} does not fit model {_name(model)}: {'; '.join(problems)}"
-        )
+        # Behind a layer that normalises, where there is one
+        name = type(getattr(model, "network", model)).__name__
+        raise UserError(f"checkpoint {where} does not fit model {name}: {'; '.join(problems)}")
     model.load_state_dict(dict(state))
 
 
@@ -99,8 +95,3 @@ def _some(found: list[str]) -> str:
     """Join the first few of `found` and say how many more there are."""
     more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
     return ", ".join(found[:MAX_NAMED]) + more
-
-
-def _name(model: nn.Module) -> str:
-    """Return the class name of the network, looking behind a normalisation layer."""
-    return type(getattr(model, "network", model)).__name__

@@ -1,13 +1,13 @@
 """What every training objective is: a frozen set of settings and a loss for each image.
 
-An objective that is a function of the logits alone overrides `terms`. One that needs more of the
-network (a clean copy, an attack before the step, a second pass) overrides `step`; a weight that
-changes during training overrides `at_epoch`; a second network with its own optimiser overrides
-`companion` and `companion_loss`, and `guide` names a trained one that stays as it is. One whose
-images have targets of their own says with `teacher` whose counts make them, and `step` takes them
-as `targets_BK`. One that drops or repeats images says how often each is seen with `image_weights`;
-one that trains a denoiser says that its network `makes_images`. The trainer knows nothing else
-about any method.
+An objective that is a function of the logits alone overrides `terms`, one with an attack before
+that `attacked`. One that needs more of the network (a clean copy, a second pass) overrides `step`;
+a weight that changes during training overrides `at_epoch`; a second network with its own optimiser
+overrides `companion` and `companion_loss`, and `guide` names a trained one that stays as it is. One
+whose images have targets of their own says with `teacher` whose counts make them, and `step` takes
+them as `targets_BK`. One that drops or repeats images says how often each is seen with
+`image_weights`; one that trains a denoiser says that its network `makes_images`. The trainer knows
+nothing else about any method.
 """
 
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -50,9 +50,11 @@ class Step:
     logits_BMK: Tensor
 
 
-def setting(help: str, default: Any) -> Any:
-    """Return the field of an objective's setting, with what it means in words."""
-    return field(default=default, metadata={"help": help})
+def setting(
+    help: str, default: Any, *, least: float | None = None, above: float | None = None
+) -> Any:
+    """Return the field of an objective's setting: what it means in words, and its lower limit."""
+    return field(default=default, metadata={"help": help, "least": least, "above": above})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +81,21 @@ class Objective:
     # Settings that name a RUN or a CERT.
     earlier_results: ClassVar[tuple[str, ...]] = ()
 
-    sigma: float = field(metadata={"help": "Standard deviation of the noise, pixels in [0, 1]."})
+    sigma: float = setting("Standard deviation of the noise, pixels in [0, 1].", MISSING, above=0)
     label_smoothing: float = setting("Share of the target that all classes have in common.", 0.0)
     num_draws: int = setting("Noisy copies of each image in a step.", 1)
 
     def __post_init__(self) -> None:
-        """Refuse settings that no method allows."""
-        if not self.sigma > 0:
-            raise ValueError(f"sigma must be greater than 0, got {self.sigma}")
-        self.refuse_below(1, "num_draws")
+        """Refuse settings below their limits, and what no method allows."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            least, above = each.metadata.get("least"), each.metadata.get("above")
+            if value is not None and least is not None and value < least:
+                raise ValueError(f"{each.name} must be at least {least}, got {value}")
+            if above is not None and not value > above:
+                raise ValueError(f"{each.name} must be greater than {above}, got {value}")
+        if self.num_draws < 1:
+            raise ValueError(f"num_draws must be at least 1, got {self.num_draws}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.label_smoothing and not self.smooths_labels:
@@ -102,12 +110,6 @@ class Objective:
                 whole = os.path.abspath(os.path.expanduser(where))
                 object.__setattr__(self, name, whole)
 
-    def refuse_below(self, least: int, *names: str) -> None:
-        """Raise ValueError for a setting of these that is smaller."""
-        for name in names:
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return the loss of each image from the logits of its M noisy copies."""
         raise NotImplementedError(f"{type(self).__name__} needs the network: use step()")
@@ -115,6 +117,15 @@ class Objective:
     def loss(self, logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
         """Return each image's loss [B] in nats, for use in a training loop of one's own."""
         return self.terms(logits_BMK, labels_B).total_B
+
+    def attacked(
+        self, network: Network, images_BCHW: Tensor, labels_B: Tensor, noise_BMCHW: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return images and noise as `step` trains on them; an attack moves the one or the other.
+
+        What is given is kept.
+        """
+        return images_BCHW, noise_BMCHW
 
     def step(
         self,
@@ -127,6 +138,7 @@ class Objective:
         generator: torch.Generator | None = None,
     ) -> Step:
         """Run one training pass. `noise_BMCHW` ~ N(0, sigma^2) is consumed (overwritten)."""
+        images_BCHW, noise_BMCHW = self.attacked(network, images_BCHW, labels_B, noise_BMCHW)
         logits_BMK = noisy_logits(network, images_BCHW, noise_BMCHW)
         return Step(self.terms(logits_BMK, labels_B), logits_BMK)
 

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,11 +15,8 @@ from rsray.objectives.probabilities import (
     PROBABILITY_FLOOR,
     cross_entropy,
     log_mean_softmax,
-    of_label,
+    mean_softmax_nll,
 )
-
-SEARCH_SPACE = {"trade_off": "log(0.02,0.5)"}
-CROSS_ENTROPY_DRAWS = "Draws in the cross entropy (None: all; the paper's table 1: 1)."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,66 +27,41 @@ class Adre(Objective):
     draw only, which is `classification_draws=1`.
     """
 
-    search_space: ClassVar[Mapping[str, str]] = SEARCH_SPACE
+    search_space = {"trade_off": "log(0.02,0.5)"}
     smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image in a step (k).", 8)
-    trade_off: float = setting("Weight of the best wrong class (lambda).", 0.1)
-    classification_draws: int | None = setting(CROSS_ENTROPY_DRAWS, None)
-
-    def __post_init__(self) -> None:
-        """Refuse settings outside the paper's domain."""
-        super().__post_init__()
-        self.refuse_below(0, "trade_off")
-        if self.classification_draws is not None:
-            self.refuse_below(1, "classification_draws")
+    trade_off: float = setting("Weight of the best wrong class (lambda).", 0.1, least=0)
+    classification_draws: int | None = setting(
+        "Draws in the cross entropy (None: all; the paper's table 1: 1).", None, least=1
+    )
 
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return the two terms [B] of the regularised risk, in nats."""
+        drawn_BMK = logits_BMK[:, : self.classification_draws]
         return Terms(
-            cross_entropy(
-                logits_BMK[:, : self.classification_draws], labels_B, self.label_smoothing
-            ),
+            cross_entropy(drawn_BMK, labels_B, self.label_smoothing),
             regulariser(logits_BMK, labels_B) * self.trade_off,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdreAdv(Adversarial):
+class AdreAdv(Adre, Adversarial):
     """ADRE on adversarial images that raise the regularised loss: equations (12) and (13).
 
     The paper attacks with full epsilon from the first epoch on, so there is no warm-up by default.
     """
 
-    search_space: ClassVar[Mapping[str, str]] = SEARCH_SPACE
-    smooths_labels = True
-
-    num_draws: int = setting("Noisy copies of each image in a step (k).", 8)
-    num_steps: int = setting("Steps of the attack.", 2)
-    warm_up_epochs: int = setting("Epochs over which epsilon grows linearly.", 0)
-    trade_off: float = setting("Weight of the best wrong class, in attack and loss (lambda).", 0.1)
-    classification_draws: int | None = setting(CROSS_ENTROPY_DRAWS, None)
-
-    def __post_init__(self) -> None:
-        """Refuse settings outside the paper's domain."""
-        super().__post_init__()
-        self.refuse_below(0, "trade_off")
-        if self.classification_draws is not None:
-            self.refuse_below(1, "classification_draws")
-
-    def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
-        """Return the two terms [B] of the regularised risk at the adversarial images, in nats."""
-        return Terms(
-            cross_entropy(
-                logits_BMK[:, : self.classification_draws], labels_B, self.label_smoothing
-            ),
-            regulariser(logits_BMK, labels_B) * self.trade_off,
-        )
+    num_steps: int = setting("Steps of the attack.", 2, least=1)
+    warm_up_epochs: int = setting("Epochs over which epsilon grows linearly.", 0, least=0)
+    trade_off: float = setting(
+        "Weight of the best wrong class, in attack and loss (lambda).", 0.1, least=0
+    )
 
     def attack_loss(self, logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
         """Return equation (12) [B]: -log G(label) + trade_off * log G(best wrong class)."""
-        nll_B = -of_label(log_mean_softmax(logits_BMK), labels_B)
-        return nll_B + regulariser(logits_BMK, labels_B) * self.trade_off
+        penalty_B = regulariser(logits_BMK, labels_B) * self.trade_off
+        return mean_softmax_nll(logits_BMK, labels_B) + penalty_B
 
 
 def regulariser(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:

@@ -14,9 +14,7 @@ prediction, and its figures are not the paper's.
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,22 +42,13 @@ class CatRsSelf(Objective):
     from the target is added (paper, equations 8 to 12): the network's own smoothed prediction.
     """
 
-    search_space: ClassVar[Mapping[str, str]] = {
-        "trade_off": "log(0.1,4)",
-        "epsilon": "log(0.2,4)",
-    }
+    search_space = {"trade_off": "log(0.1,4)", "epsilon": "log(0.2,4)"}
     smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image in a step (M).", 4)
-    trade_off: float = setting("Weight of the attacked draws (lambda).", 1.0)
-    epsilon: float = setting("How far the attack moves a draw's noise, l2 in pixels.", 1.0)
-    num_steps: int = setting("Steps of the attack.", 4)
-
-    def __post_init__(self) -> None:
-        """Refuse settings outside the paper's domain."""
-        super().__post_init__()
-        self.refuse_below(0, "trade_off", "epsilon")
-        self.refuse_below(1, "num_steps")
+    trade_off: float = setting("Weight of the attacked draws (lambda).", 1.0, least=0)
+    epsilon: float = setting("How far the attack moves a draw's noise, l2 in pixels.", 1.0, least=0)
+    num_steps: int = setting("Steps of the attack.", 4, least=1)
 
     def step(
         self,
@@ -136,7 +125,7 @@ class CatRsSelf(Objective):
 class CatRs(CatRsSelf):
     """The same with the targets of a teacher: the share of its draws in each class."""
 
-    earlier_results: ClassVar[tuple[str, ...]] = ("teacher",)
+    earlier_results = ("teacher",)
 
     teacher: str = setting("CERT of a trained network on the training split: its counts.", "")
 

@@ -3,9 +3,7 @@
 # Shapes: B images, M noise draws per image, K classes.
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,22 +15,14 @@ from rsray.objectives.probabilities import cross_entropy, log_mean
 class Consistency(Objective):
     """Mean cross entropy, divergence of the copies from their mean, and the mean's entropy."""
 
-    search_space: ClassVar[Mapping[str, str]] = {
-        "trade_off": "log(1,40)",
-        "entropy_weight": "log(0.05,2)",
-    }
+    search_space = {"trade_off": "log(1,40)", "entropy_weight": "log(0.05,2)"}
     smooths_labels = True
 
-    num_draws: int = setting("Noisy copies of each image in a step (m), at least 2.", 2)
-    trade_off: float = setting("Weight of the copies' agreement with their mean (lambda).", 10.0)
-    entropy_weight: float = setting("Weight of the mean prediction's entropy (eta).", 0.5)
-
-    def __post_init__(self) -> None:
-        """Refuse settings outside the paper's domain."""
-        super().__post_init__()
-        if self.num_draws < 2:
-            raise ValueError(f"num_draws must be at least 2 for consistency, got {self.num_draws}")
-        self.refuse_below(0, "trade_off", "entropy_weight")
+    num_draws: int = setting("Noisy copies of each image in a step (m), at least 2.", 2, least=2)
+    trade_off: float = setting(
+        "Weight of the copies' agreement with their mean (lambda).", 10.0, least=0
+    )
+    entropy_weight: float = setting("Weight of the mean prediction's entropy (eta).", 0.5, least=0)
 
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:
         """Return CE, and trade_off * mean_j KL(mean || copy j) + entropy_weight * H(mean) [B]."""

@@ -3,9 +3,7 @@
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,27 +22,21 @@ class Denoise(Objective):
     by 2 sigma^2, so that a network that changes nothing has about 1/2 at every sigma.
     """
 
-    makes_images: ClassVar[bool] = True
-    earlier_results: ClassVar[tuple[str, ...]] = ("classifier",)
+    makes_images = True
+    earlier_results = ("classifier",)
     # As the authors train theirs: with Adam, from a rate of 0.001.
-    training: ClassVar[Mapping[str, Any]] = {
+    training = {
         "model": "dncnn6",
         "optimizer": "adam",
         "lr": 0.001,
         "weight_decay": 0.0,
     }
-    search_space: ClassVar[Mapping[str, str]] = {
-        "lr": "log(1e-4,1e-2)",
-        "trade_off": "log(0.01,10)",
-    }
+    search_space = {"lr": "log(1e-4,1e-2)", "trade_off": "log(0.01,10)"}
 
-    trade_off: float = setting("Weight of the classifier's cross entropy (stability).", 1.0)
+    trade_off: float = setting(
+        "Weight of the classifier's cross entropy (stability).", 1.0, least=0
+    )
     classifier: str = setting("RUN of the classifier; without one the squared error is all.", "")
-
-    def __post_init__(self) -> None:
-        """Refuse settings outside the method's domain."""
-        super().__post_init__()
-        self.refuse_below(0, "trade_off")
 
     @property
     def guide(self) -> str | None:

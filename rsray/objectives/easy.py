@@ -3,16 +3,15 @@
 # Shapes: N training images, B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import torch
 from scipy.special import betaincinv, ndtri
-from torch import Tensor, nn
+from torch import Tensor
 
-from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
+from rsray.objectives._base import Network, Objective, Terms, setting
 from rsray.objectives.attacks.steps import (
     TINY,
     direction,
@@ -38,25 +37,18 @@ class Easy(Objective):
     The paper shows with it that ACR rewards easy images: it buys ACR with clean accuracy.
     """
 
-    search_space: ClassVar[Mapping[str, str]] = {
-        "epsilon": "log(0.05,2)",
-        "threshold": "uniform(0,0.7)",
-    }
+    search_space = {"epsilon": "log(0.05,2)", "threshold": "uniform(0,0.7)"}
     smooths_labels = True
-    weighs_images: ClassVar[bool] = True
+    weighs_images = True
 
     num_draws: int = setting("Noisy copies of each image in a step.", 4)
-    epsilon: float = setting("Step of the attack on the noise, l2 in pixels.", 0.25)
-    num_steps: int = setting("Steps of the attack.", 3)
-    warm_up_epochs: int = setting("Epochs without attack, and with all images.", 10)
-    threshold: float = setting("Images with a smaller share of right draws are dropped then.", 0.5)
-    reweigh_every: int = setting("Epochs after which images are weighed again.", 10)
-
-    def __post_init__(self) -> None:
-        """Refuse settings outside the method's domain."""
-        super().__post_init__()
-        self.refuse_below(0, "epsilon", "num_steps", "warm_up_epochs", "threshold")
-        self.refuse_below(1, "reweigh_every")
+    epsilon: float = setting("Step of the attack on the noise, l2 in pixels.", 0.25, least=0)
+    num_steps: int = setting("Steps of the attack.", 3, least=0)
+    warm_up_epochs: int = setting("Epochs without attack, and with all images.", 10, least=0)
+    threshold: float = setting(
+        "Images with a smaller share of right draws are dropped then.", 0.5, least=0
+    )
+    reweigh_every: int = setting("Epochs after which images are weighed again.", 10, least=1)
 
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Easy:
         """Return the objective without its attack during the warm-up."""
@@ -85,25 +77,10 @@ class Easy(Objective):
         classification_B = cross_entropy(logits_BMK, labels_B, self.label_smoothing)
         return Terms(classification_B, torch.zeros_like(classification_B))
 
-    def step(
-        self,
-        network: Network,
-        images_BCHW: Tensor,
-        labels_B: Tensor,
-        noise_BMCHW: Tensor,
-        *,
-        companion: nn.Module | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Step:
-        """Attack the noise of each draw, and run a pass on what it becomes."""
-        attacked_BMCHW = self.attack(network, images_BCHW, labels_B, noise_BMCHW)
-        logits_BMK = noisy_logits(network, images_BCHW, attacked_BMCHW)
-        return Step(self.terms(logits_BMK, labels_B), logits_BMK)
-
-    def attack(
+    def attacked(
         self, network: Network, images_BCHW: Tensor, labels_B: Tensor, noise_BMCHW: Tensor
-    ) -> Tensor:
-        """Return noise [B, M, C, H, W] of the draws' own norms that the network is wrong on.
+    ) -> tuple[Tensor, Tensor]:
+        """Return the images and noise [B, M, C, H, W] of the draws' norms that the network errs on.
 
         Each draw keeps the first noise at which the network errs, or the last one: steps of
         epsilon along the normalised gradient of its cross entropy, set back to its own norm.
@@ -124,7 +101,7 @@ class Easy(Objective):
                 is_found_N111 = is_found_N111 | is_new_N111
                 moved_NCHW = attacked_NCHW + direction(gradient_NCHW) * self.epsilon
                 attacked_NCHW = moved_NCHW * (norm(own_NCHW) / norm(moved_NCHW).clamp(TINY))
-        return torch.where(is_found_N111, found_NCHW, attacked_NCHW).reshape(shape)
+        return images_BCHW, torch.where(is_found_N111, found_NCHW, attacked_NCHW).reshape(shape)
 
 
 def weights_by_count() -> Tensor:

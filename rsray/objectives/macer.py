@@ -4,18 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rsray.objectives._base import Objective, Terms, setting
-from rsray.objectives.probabilities import label_entropy, log_mean_softmax
+from rsray.objectives.probabilities import PROBABILITY_FLOOR, label_entropy, log_mean_softmax
 
-# Of the classification term, as in the authors' code
-PROBABILITY_FLOOR = 1e-10
 # Below this a probability has underflowed: its gap is beyond any hinge
 PROBABILITY_TINY = 1e-30
 
@@ -28,7 +24,7 @@ class Macer(Objective):
     the mean tempered softmax classifies correctly with a finite gap of at most `hinge`.
     """
 
-    search_space: ClassVar[Mapping[str, str]] = {
+    search_space = {
         "trade_off": "log(0.5,32)",
         "hinge": "uniform(2,16)",
         "inverse_temperature": "log(2,64)",
@@ -36,23 +32,18 @@ class Macer(Objective):
     smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image in a step (k).", 16)
-    trade_off: float = setting("Weight of the radius beside the cross entropy (lambda).", 12.0)
-    hinge: float = setting("Leave an image alone once Phi^-1(p1) - Phi^-1(p2) exceeds this.", 8.0)
-    inverse_temperature: float = setting("Factor of the logits in the radius (beta).", 16.0)
+    trade_off: float = setting(
+        "Weight of the radius beside the cross entropy (lambda).", 12.0, least=0
+    )
+    hinge: float = setting(
+        "Leave an image alone once Phi^-1(p1) - Phi^-1(p2) exceeds this.", 8.0, above=0
+    )
+    inverse_temperature: float = setting(
+        "Factor of the logits in the radius (beta).", 16.0, above=0
+    )
     deferred: bool = setting(
         "Keep trade_off at 0 until the first learning-rate drop (the paper's sigma = 1.00).", False
     )
-
-    def __post_init__(self) -> None:
-        """Refuse settings outside the paper's domain."""
-        super().__post_init__()
-        self.refuse_below(0, "trade_off")
-        if not self.hinge > 0:
-            raise ValueError(f"hinge must be greater than 0, got {self.hinge}")
-        if not self.inverse_temperature > 0:
-            raise ValueError(
-                f"inverse_temperature must be greater than 0, got {self.inverse_temperature}"
-            )
 
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Macer:
         """Return the objective with trade_off 0 while it is deferred."""

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-# Where -weight * -log(probability) would be unbounded below
+# Of ADRE's second term, which would be unbounded below, and of MACER's first, as in its code
 PROBABILITY_FLOOR = 1e-10
 
 
@@ -35,6 +35,11 @@ def log_mean_softmax(logits_BMK: Tensor) -> Tensor:
 def log_mean(log_p_BMK: Tensor) -> Tensor:
     """Return log(mean over the draws of exp(log_p)) [B, K]."""
     return log_p_BMK.logsumexp(1) - math.log(log_p_BMK.shape[1])
+
+
+def mean_softmax_nll(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
+    """Return -log of the label's mean probability [B], in nats: what attacks raise."""
+    return -of_label(log_mean_softmax(logits_BMK), labels_B)
 
 
 def of_label(values_BK: Tensor, labels_B: Tensor) -> Tensor:

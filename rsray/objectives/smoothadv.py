@@ -3,16 +3,14 @@
 # Shapes: B images, M noise draws per image, K classes.
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rsray.objectives._base import Terms, setting
 from rsray.objectives.attacks.objective import Adversarial
-from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_label
+from rsray.objectives.probabilities import cross_entropy, mean_softmax_nll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +21,7 @@ class SmoothAdv(Adversarial):
     the cross entropy, as in the authors' code.
     """
 
-    search_space: ClassVar[Mapping[str, str]] = {"epsilon": "log(0.1,4)"}
+    search_space = {"epsilon": "log(0.1,4)"}
     smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image, in the attack and in the step (m).", 4)
@@ -35,4 +33,4 @@ class SmoothAdv(Adversarial):
 
     def attack_loss(self, logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
         """Return -log of the label's mean probability [B], in nats."""
-        return -of_label(log_mean_softmax(logits_BMK), labels_B)
+        return mean_softmax_nll(logits_BMK, labels_B)

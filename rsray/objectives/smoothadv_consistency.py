@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from rsray.objectives._base import setting
 from rsray.objectives.consistency import Consistency
@@ -19,10 +17,11 @@ class SmoothAdvConsistency(Consistency, SmoothAdv):
     classes composes them.
     """
 
-    search_space: ClassVar[Mapping[str, str]] = {
-        "trade_off": "log(0.2,10)",
-        "epsilon": "log(0.1,4)",
-    }
+    search_space = {"trade_off": "log(0.2,10)", "epsilon": "log(0.1,4)"}
 
-    num_draws: int = setting("Noisy copies of each image, in the attack and in the step (m).", 4)
-    trade_off: float = setting("Weight of the copies' agreement with their mean (lambda).", 1.0)
+    num_draws: int = setting(
+        "Noisy copies of each image, in the attack and in the step (m).", 4, least=2
+    )
+    trade_off: float = setting(
+        "Weight of the copies' agreement with their mean (lambda).", 1.0, least=0
+    )

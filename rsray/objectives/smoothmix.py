@@ -3,10 +3,8 @@
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,34 +13,35 @@ from torch.nn.functional import kl_div
 from rsray.core.gpus import send
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
 from rsray.objectives.attacks.steps import ascend, frozen, shrunk, with_noise
-from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, of_label
+from rsray.objectives.probabilities import cross_entropy, log_mean_softmax, mean_softmax_nll
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothMix(Objective):
     """Cross entropy plus the divergence from mixed targets at mixtures with adversarial images."""
 
-    search_space: ClassVar[Mapping[str, str]] = {"trade_off": "log(0.5,20)"}
+    search_space = {"trade_off": "log(0.5,20)"}
     smooths_labels = True
 
     num_draws: int = setting("Noisy copies of each image in a step (m).", 2)
-    trade_off: float = setting("Weight of the mixtures (eta).", 5.0)
-    step_size: float = setting("l2 length of a step of the attack, pixels in [0, 1].", 0.5)
-    num_steps: int = setting("Steps of the attack.", 4)
-    warm_up_epochs: int = setting("Epochs over which trade_off and mix_radius grow linearly.", 10)
+    trade_off: float = setting("Weight of the mixtures (eta).", 5.0, least=0)
+    step_size: float = setting("l2 length of a step of the attack, pixels in [0, 1].", 0.5, least=0)
+    num_steps: int = setting("Steps of the attack.", 4, least=0)
+    warm_up_epochs: int = setting(
+        "Epochs over which trade_off and mix_radius grow linearly.", 10, least=0
+    )
     mix_step: int = setting(
-        "Train on the image after so many steps of the attack (0: on the image itself).",
-        0,
+        "Train on the image after so many steps of the attack (0: on the image itself).", 0, least=0
     )
     mix_radius: float = setting(
-        "How far that image may be from its own, l2 in pixels (0: mix_step * step_size).", 0.0
+        "How far that image may be from its own, l2 in pixels (0: mix_step * step_size).",
+        0.0,
+        least=0,
     )
 
     def __post_init__(self) -> None:
-        """Refuse settings outside the paper's domain."""
+        """Refuse to train on an image that the attack does not come to."""
         super().__post_init__()
-        at_least_0 = ("trade_off", "step_size", "num_steps", "warm_up_epochs", "mix_step")
-        self.refuse_below(0, *at_least_0, "mix_radius")
         if self.mix_step > self.num_steps:
             raise ValueError(
                 f"mix_step must be at most num_steps, {self.num_steps}, got {self.mix_step}"
@@ -76,7 +75,7 @@ class SmoothMix(Objective):
             attack = partial(
                 ascend,
                 with_noise(still, noise_BMCHW),
-                _smoothed_nll,
+                mean_softmax_nll,
                 labels_B=labels_B,
                 step_size=self.step_size,
             )
@@ -110,11 +109,6 @@ class SmoothMix(Objective):
             cross_entropy(logits_BMK, labels_B, self.label_smoothing),
             divergence_B * is_correct_B * self.trade_off,
         )
-
-
-def _smoothed_nll(logits_BMK: Tensor, labels_B: Tensor) -> Tensor:
-    """Return -log of the label's mean probability [B], in nats: what the attack raises."""
-    return -of_label(log_mean_softmax(logits_BMK), labels_B)
 
 
 def uniform(labels_B: Tensor, generator: torch.Generator | None) -> Tensor:

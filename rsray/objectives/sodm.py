@@ -7,9 +7,8 @@ over the logits followed by softmax, which starts as plain softmax. It is used i
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,27 +44,27 @@ class Sodm(Objective):
     classifier frozen. `trade_off` (the paper's beta) grows tenfold at the first learning-rate drop.
     """
 
-    search_space: ClassVar[Mapping[str, str]] = {"trade_off": "log(1,100)"}
+    search_space = {"trade_off": "log(1,100)"}
 
     num_draws: int = setting("Noisy copies of each image in a step (n).", 16)
-    trade_off: float = setting("Weight of the radius (beta).", 6.0)
-    trade_off_growth: float = setting("Factor of trade_off at the first learning-rate drop.", 10.0)
+    trade_off: float = setting("Weight of the radius (beta).", 6.0, least=0)
+    trade_off_growth: float = setting(
+        "Factor of trade_off at the first learning-rate drop.", 10.0, least=0
+    )
     threshold: float = setting("No radius is asked of an image above this probability (rho).", 0.99)
-    mapping_draws: int = setting("Noisy copies in a step of the mapping network (n').", 128)
-    mapping_interval: int = setting("Training steps between two of the mapping network (m).", 5)
-    mapping_width: int = setting("Hidden units of the mapping network.", 64)
+    mapping_draws: int = setting(
+        "Noisy copies in a step of the mapping network (n').", 128, least=1
+    )
+    mapping_interval: int = setting(
+        "Training steps between two of the mapping network (m).", 5, least=1
+    )
+    mapping_width: int = setting("Hidden units of the mapping network.", 64, least=1)
 
     def __post_init__(self) -> None:
-        """Refuse settings outside the paper's domain."""
+        """Refuse a threshold that is no probability."""
         super().__post_init__()
-        if self.trade_off < 0 or self.trade_off_growth < 0:
-            raise ValueError(
-                "trade_off and trade_off_growth must be at least 0, "
-                f"got {self.trade_off} and {self.trade_off_growth}"
-            )
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold must be between 0 and 1, got {self.threshold}")
-        self.refuse_below(1, "mapping_draws", "mapping_interval", "mapping_width")
 
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Sodm:
         """Return the objective with its trade_off grown from the first drop on."""

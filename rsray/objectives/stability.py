@@ -3,9 +3,7 @@
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +16,10 @@ from rsray.objectives.probabilities import cross_entropy
 class Stability(Objective):
     """Cross entropy of the clean image plus the cross entropy of its noisy copies against it."""
 
-    search_space: ClassVar[Mapping[str, str]] = {"trade_off": "log(0.5,20)"}
+    search_space = {"trade_off": "log(0.5,20)"}
     smooths_labels = True
 
-    trade_off: float = setting("Weight of the noisy copies' agreement (lambda).", 2.0)
-
-    def __post_init__(self) -> None:
-        """Refuse settings outside the method's domain."""
-        super().__post_init__()
-        self.refuse_below(0, "trade_off")
+    trade_off: float = setting("Weight of the noisy copies' agreement (lambda).", 2.0, least=0)
 
     def step(
         self,

@@ -40,20 +40,16 @@ def hold_folder(filesystem: fs.FileSystem, folder: str, where: str) -> Iterator[
     """
     lock = LockFile(filesystem, f"{folder}/{LOCK_PREFIX}{uuid.uuid4().hex}")
     try:
-        _write_lock(lock, folder, where)
+        try:
+            lock.write()
+            _give_way(lock, folder, where)
+        except OSError as problem:
+            text = " ".join(str(problem).split())
+            raise UserError(f"cannot write to {where}: {text}") from problem
         with _keep_renewing(lock):
             yield
     finally:
         lock.remove()
-
-
-def _write_lock(lock: LockFile, folder: str, where: str) -> None:
-    try:
-        lock.write()
-        _give_way(lock, _locks_of_others(lock, folder), where)
-    except OSError as problem:
-        text = " ".join(str(problem).split())
-        raise UserError(f"cannot write to {where}: {text}") from problem
 
 
 @dataclass(frozen=True)
@@ -92,19 +88,15 @@ class LockFile:
             log.debug("%s: %s", self.path, problem)
 
 
-def _locks_of_others(own: LockFile, folder: str) -> list[LockFile]:
+def _give_way(own: LockFile, folder: str, where: str) -> None:
+    """Raise UserError if another lock in the folder lives; remove those that do not."""
     infos = own.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
     locks = [info for info in infos if info.base_name.startswith(LOCK_PREFIX)]
-    others = [info.path for info in locks if info.base_name != Path(own.path).name]
-    return [LockFile(own.filesystem, path) for path in others]
-
-
-def _give_way(own: LockFile, others: list[LockFile], where: str) -> None:
-    """Raise UserError if one of the others lives; remove those that do not."""
     mine = own.read()
     now = mine["time"] if mine else time.time()
-    for other in others:
-        said = other.read()
+    for info in locks:
+        other = LockFile(own.filesystem, info.path)
+        said = None if info.base_name == Path(own.path).name else other.read()
         if said is None:
             continue
         age = now - said["time"]

@@ -208,7 +208,7 @@ class Place:
         return self._visible(fs.FileType.File)
 
     def _visible(self, kind: fs.FileType) -> list[str]:
-        with self._readable() as (filesystem, path):
+        with self._reported("read", wholly=True) as (filesystem, path):
             if self.is_local:
                 # scandir knows files from folders without a stat of each: 10x faster on a network
                 # disk.
@@ -222,13 +222,13 @@ class Place:
 
     def open(self) -> pa.NativeFile:
         """Return the file opened for reading at any position; the caller closes it."""
-        with self._readable() as (filesystem, path):
+        with self._reported("read", wholly=True) as (filesystem, path):
             self._refuse_no_file(path)
             return filesystem.open_input_file(path)
 
     def read_bytes(self) -> bytes:
         """Return the whole file; UserError names one that is absent or cannot be read."""
-        with self._readable(), self.open() as stream:
+        with self._reported("read", wholly=True), self.open() as stream:
             return bytes(stream.read())
 
     def read(self, name: str) -> bytes:
@@ -334,39 +334,27 @@ class Place:
                 raise UserError(f"{here} is a link: rsray writes inside {Place(self.root)} only")
 
     @contextmanager
-    def _reported(self, what: str) -> Iterator[tuple[fs.FileSystem, str]]:
+    def _reported(self, what: str, *, wholly: bool = False) -> Iterator[tuple[fs.FileSystem, str]]:
         """Yield where the place is; what an object store refuses becomes UserError.
 
-        A local disk's errors keep their number, which says more.
+        What is absent stays FileNotFoundError, and a local disk's errors keep their number, which
+        says more; with `wholly` they are told like the store's.
         """
         try:
             yield open_filesystem(self.uri)
-        except FileNotFoundError:
-            raise
         except OSError as problem:
-            if self.is_local:
+            if not wholly and (self.is_local or isinstance(problem, FileNotFoundError)):
                 raise
             raise UserError(f"cannot {what} {self}: {one_line(problem)}") from problem
 
-    @contextmanager
-    def _readable(self) -> Iterator[tuple[fs.FileSystem, str]]:
-        """Yield where the place is; whatever keeps it from being read becomes UserError."""
-        try:
-            yield open_filesystem(self.uri)
-        except OSError as problem:
-            raise UserError(f"cannot read {self}: {one_line(problem)}") from problem
 
-
-def _refuse_to_replace(path: Path) -> None:
-    """Raise UserError for what is no file: root could put one in the place of /dev/null."""
+def _write_and_rename(folder: Path, name: str, data: bytes) -> None:
+    """Write a file; UserError for what is none: root could put one in the place of /dev/null."""
+    path = folder / name
     mode = os.lstat(path).st_mode if os.path.lexists(path) else stat.S_IFREG
     is_file = stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)
     if path.parent == Path("/dev") or not is_file:
         raise UserError(f"cannot write {path}: it is no regular file")
-
-
-def _write_and_rename(folder: Path, name: str, data: bytes) -> None:
-    _refuse_to_replace(folder / name)
     temporary = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{name}"
     try:
         # "x": a file that is there already, a link for one, is somebody else's.
@@ -374,7 +362,7 @@ def _write_and_rename(folder: Path, name: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(folder / name)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

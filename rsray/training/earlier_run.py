@@ -13,7 +13,9 @@ from rsray.config import TrainConfig
 from rsray.data import DATASETS, ImageSplit
 from rsray.data.fingerprint import fingerprint, is_same
 from rsray.errors import UserError
+from rsray.models import MODELS
 from rsray.models.normalise import normalisation_in_training
+from rsray.objectives import Objective
 from rsray.storage import Place
 from rsray.storage.yaml_files import from_yaml
 
@@ -63,6 +65,29 @@ def start_weights(model: nn.Module, config: TrainConfig, split: ImageSplit) -> N
         if record.get(key) != value:
             raise UserError(f"init {config.init} has {key} {record.get(key)!r}, not {value!r}")
     models.load_weights(model, weights, f"{config.init}/model.safetensors")
+
+
+def companion_of(objective: Objective, split: ImageSplit) -> nn.Module | None:
+    """Return the network beside the one that is trained, or None.
+
+    It is the objective's own, or its guide: the classifier of a RUN of the split's classes, in
+    evaluation mode and not to be trained. UserError for a RUN of others.
+    """
+    where = objective.guide
+    if where is None:
+        return objective.companion(split.num_classes)
+    weights, record = finished_run(where, split)
+    name, dataset = str(record.get("model")), str(record.get("dataset"))
+    if name not in MODELS or dataset not in DATASETS:
+        raise UserError(f"{where} is of the network {name!r}: one of {', '.join(MODELS)} is needed")
+    network = models.build(
+        name,
+        image_shape=split.image_shape,
+        num_classes=split.num_classes,
+        statistics=DATASETS[dataset].statistics,
+    )
+    models.load_weights(network, weights, f"{where}/model.safetensors")
+    return network.eval().requires_grad_(False)
 
 
 def warn_if_judged_by_seen_images(trial: TrainConfig) -> None:

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,14 +25,8 @@ from rsray.training.batches.randomness import draw_batch_noise, draw_uniforms, k
 from rsray.training.batches.schedule import BatchShare
 from rsray.training.memory import group_that_fits
 from rsray.training.opened_run import EpochPart, OpenedRun
-from rsray.training.run_folder.checkpoint import (
-    Position,
-)
-from rsray.training.run_folder.run import (
-    WEIGHTS_FILE,
-    record_group_size,
-    run_record,
-)
+from rsray.training.run_folder.checkpoint import Position
+from rsray.training.run_folder.run import WEIGHTS_FILE, record_group_size, run_record
 from rsray.training.run_folder.writer import RunWriter
 from rsray.training.step import Batch, EpochSums, MemoryShortError
 from rsray.training.validation import Projection, count_right, project_acr
@@ -71,26 +65,23 @@ class Training(OpenedRun):
         self, on_epoch: Callable[[dict[str, Any]], bool | None] = lambda figures: None
     ) -> None:
         """Train the epochs that remain; `on_epoch` gets their figures, and stops with True."""
-        if self.run is None or self.team.rank != 0:
-            self._run_epochs(on_epoch)
+        run = self.run if self.team.rank == 0 else None
+        with nullcontext() if run is None else RunWriter(run, self.epoch) as self.writer:
+            while self.epoch < self.config.epochs:
+                compiling = compile_settings(self.device, is_frozen=False)
+                with compiling if self.is_compiled else nullcontext():
+                    figures = self._train_epoch()
+                self._check_converging(figures)
+                self.epoch, self.part = self.epoch + 1, EpochPart()
+                self._save(Position(self.epoch), figures=figures)
+                if on_epoch(figures):
+                    break
+        if run is None:
             return
-        with RunWriter(self.run, self.epoch) as self.writer:
-            self._run_epochs(on_epoch)
-        self._write_weights()
-
-    def _run_epochs(self, on_epoch: Callable[[dict[str, Any]], bool | None]) -> None:
-        while self.epoch < self.config.epochs:
-            with self._compile_settings():
-                figures = self._train_epoch()
-            self._check_converging(figures)
-            self.epoch, self.part = self.epoch + 1, EpochPart()
-            self._save(Position(self.epoch), figures=figures)
-            if on_epoch(figures):
-                break
-
-    def _compile_settings(self) -> AbstractContextManager[None]:
-        compiling = compile_settings(self.device, is_frozen=False)
-        return compiling if self.is_compiled else nullcontext()
+        # Weights are handed on: where the data lay stands in run.yaml alone.
+        record = run_record(self.config.model_copy(update={"data_root": None}), self.split)
+        metadata = {"rsray": json.dumps(record, default=str)}
+        run.write(WEIGHTS_FILE, models.weights_bytes(self.model, metadata))
 
     def _save(
         self, position: Position, figures: dict[str, Any] | None = None, **inside: Any
@@ -277,10 +268,3 @@ class Training(OpenedRun):
             seed=self.config.seed,
             num_draws=num_draws,
         )
-
-    def _write_weights(self) -> None:
-        assert self.run is not None
-        # Weights are handed on: where the data lay stands in run.yaml alone.
-        record = run_record(self.config.model_copy(update={"data_root": None}), self.split)
-        metadata = {"rsray": json.dumps(record, default=str)}
-        self.run.write(WEIGHTS_FILE, models.weights_bytes(self.model, metadata))

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -18,28 +16,14 @@ SHARE = 0.5
 FEW, MORE = 2, 4
 
 
-class SavedBytes:
-    """Measures the most that autograd keeps for backward passes at once in a `with` block."""
+class SavedBytes(saved_tensors_hooks):
+    """Measures the most that autograd keeps for backward passes at once in `with` blocks of it."""
 
     def __init__(self) -> None:
         """Start at nothing."""
+        super().__init__(self._hold, lambda held: held.tensor)
         self.most = self.now = 0
         self._holders: dict[int, int] = {}
-        self._hooks = saved_tensors_hooks(self._hold, lambda held: held.tensor)
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End; `most` stays."""
-        self._hooks.__exit__(kind, problem, trace)
 
     def _hold(self, tensor: Tensor) -> _Held:
         """Count a storage once, however many tensors are parts of it."""
@@ -77,7 +61,8 @@ def bytes_per_image(module: nn.Module, losses_of: Callable[[nn.Module, int], Ten
     probe, most = copy.deepcopy(module), []
     with torch.random.fork_rng(devices=[]):
         for count in (FEW, MORE):
-            with SavedBytes() as saved:
+            saved = SavedBytes()
+            with saved:
                 losses_of(probe, count)
             most.append(saved.most)
     return max(0.0, (most[1] - most[0]) / (MORE - FEW))

@@ -9,14 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from rsray.config import TrainConfig
-from rsray.core.hardware import (
-    PRECISIONS,
-    device_name,
-    forbid_tf32,
-    resolve_precision,
-)
+from rsray.core.hardware import PRECISIONS, device_name, forbid_tf32, resolve_precision
 from rsray.data import DATASETS
 from rsray.storage import Place
 from rsray.training.batches.feeds import (
@@ -30,16 +26,10 @@ from rsray.training.batches.feeds import (
 )
 from rsray.training.batches.reader import Reader
 from rsray.training.batches.schedule import Schedule
-from rsray.training.companion import companion_of
 from rsray.training.compiled_network import CompiledNetwork, is_worth_compiling
-from rsray.training.earlier_run import start_weights
-from rsray.training.optimisation import make_optimiser, make_schedule
-from rsray.training.run_folder.checkpoint import (
-    START,
-    Position,
-    latest_position,
-    load_checkpoint,
-)
+from rsray.training.earlier_run import companion_of, start_weights
+from rsray.training.optimisation import lr_factor, make_optimiser
+from rsray.training.run_folder.checkpoint import START, Position, latest_position, load_checkpoint
 from rsray.training.run_folder.clock import CheckpointClock
 from rsray.training.run_folder.run import (
     build_model,
@@ -204,7 +194,8 @@ class OpenedRun:
             companion_optimiser = make_optimiser(config, self.companion, self.device)
             self.optimisers["companion_optimiser"] = companion_optimiser
         self.schedules = {
-            name: make_schedule(config, optimiser) for name, optimiser in self.optimisers.items()
+            name: LambdaLR(optimiser, lambda epoch: lr_factor(config, epoch))
+            for name, optimiser in self.optimisers.items()
         }
 
     def _resume_from_checkpoint(self) -> tuple[int, EpochPart]:
@@ -217,31 +208,29 @@ class OpenedRun:
         if position == START:
             return 0, EpochPart()
         state = load_checkpoint(self.run, position)
-        self.model.load_state_dict(state["model"])
-        if self.companion is not None:
-            self.companion.load_state_dict(state["companion"])
+        for name, part in self._checkpointed().items():
+            part.load_state_dict(state[name])
         if "image_weights" in state:
             weights_N = state["image_weights"].to(self.device)
             self.schedule = replace(self.schedule, weights_N=weights_N)
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state[name])
-            self.schedules[name].load_state_dict(state[f"{name}_schedule"])
         if not position.step:
             return position.epoch, EpochPart()
         totals = state["totals"] if self.team.rank == 0 else None
         return position.epoch, EpochPart(position.step, totals, state["seconds"])
 
     def _checkpoint_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"model": self.model.state_dict()}
-        if self.companion is not None:
-            state["companion"] = self.companion.state_dict()
+        state = {name: part.state_dict() for name, part in self._checkpointed().items()}
         if self.schedule.weights_N is not None:
             state["image_weights"] = self.schedule.weights_N
-        if self.scaler.is_enabled():
-            state["scaler"] = self.scaler.state_dict()
-        for name, optimiser in self.optimisers.items():
-            state[name] = optimiser.state_dict()
-            state[f"{name}_schedule"] = self.schedules[name].state_dict()
         return state
+
+    def _checkpointed(self) -> dict[str, Any]:
+        """Return what has a state, by its name in a checkpoint."""
+        parts: dict[str, Any] = {"model": self.model}
+        if self.companion is not None:
+            parts["companion"] = self.companion
+        if self.scaler.is_enabled():
+            parts["scaler"] = self.scaler
+        for name, optimiser in self.optimisers.items():
+            parts |= {name: optimiser, f"{name}_schedule": self.schedules[name]}
+        return parts

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from rsray.config import TrainConfig
 
@@ -29,11 +28,6 @@ def make_optimiser(config: TrainConfig, module: nn.Module, device: torch.device)
     if device.type == "cuda":
         common["fused"] = True
     return OPTIMISERS[config.optimizer](module.parameters(), config.momentum, **common)
-
-
-def make_schedule(config: TrainConfig, optimiser: Optimizer) -> LambdaLR:
-    """Return the schedule of an optimiser, which takes a step after each epoch."""
-    return LambdaLR(optimiser, lambda epoch: lr_factor(config, epoch))
 
 
 def lr_factor(config: TrainConfig, epoch: int) -> float:

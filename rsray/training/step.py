@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,13 +42,11 @@ class AutocastNetwork:
 
     def __call__(self, images_NCHW: Tensor) -> Tensor:
         """Return logits [N, K]."""
-        with self._autocast(images_NCHW.device.type):
+        half = HALF_TYPES.get(self.precision)
+        device_type = images_NCHW.device.type
+        with nullcontext() if half is None else torch.autocast(device_type, half):
             logits: Tensor = self.module(images_NCHW)
         return logits
-
-    def _autocast(self, device_type: str) -> AbstractContextManager[object]:
-        half = HALF_TYPES.get(self.precision)
-        return nullcontext() if half is None else torch.autocast(device_type, half)
 
 
 class EpochSums:
@@ -172,28 +170,22 @@ class Stepper:
         self, batch: Batch, objective: Objective, companion: nn.Module | None
     ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         size = self.group_size or len(batch.slots)
+        no_sync = getattr(self.network.module, "no_sync", nullcontext)
         figures = []
         for start in range(0, len(batch.slots), size):
             group = slice(start, min(start + size, len(batch.slots)))
             is_last = group.stop == len(batch.slots)
-            with nullcontext() if is_last else self._no_sync():
-                figures.append(self._group_losses(batch, group, objective, companion))
+            with nullcontext() if is_last else no_sync():
+                step = _forward(self.network, batch, group, objective, companion)
+                # Data-parallel training averages over workers: scale so that the result is the sum
+                # over all images of the global batch divided by their number, however it was split.
+                loss = step.terms.total_B.sum() * (self.world / batch.global_size)
+                self.scaler.scale(loss).backward()
+            losses = step.terms.classification_B.detach(), step.terms.robustness_B.detach()
+            figures.append((*losses, step.logits_BMK.detach(), batch.labels_B[group]))
+            # Nothing of this group is held while the next one is computed.
+            del step, loss
         return figures
-
-    def _group_losses(
-        self, batch: Batch, group: slice, objective: Objective, companion: nn.Module | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        step = _forward(self.network, batch, group, objective, companion)
-        # Data-parallel training averages over workers: scale so that the result is the sum over
-        # all images of the global batch divided by their number, however it was split.
-        loss = step.terms.total_B.sum() * (self.world / batch.global_size)
-        self.scaler.scale(loss).backward()
-        return (
-            step.terms.classification_B.detach(),
-            step.terms.robustness_B.detach(),
-            step.logits_BMK.detach(),
-            batch.labels_B[group],
-        )
 
     def bytes_per_image(
         self,
@@ -210,10 +202,6 @@ class Stepper:
             return _forward(network, batch, slice(0, count), objective, beside).terms.total_B
 
         return bytes_per_image(model, losses_of)
-
-    def _no_sync(self) -> AbstractContextManager[object]:
-        no_sync = getattr(self.network.module, "no_sync", None)
-        return no_sync() if no_sync is not None else nullcontext()
 
 
 def _forward(

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 from torch import Tensor
 
 from rsray.certification.counts.store import Selected
@@ -23,7 +22,6 @@ from rsray.storage import Place
 from rsray.storage.records import read_as
 
 Indices = NDArray[np.int64]
-_FINGERPRINT = TypeAdapter(FingerprintRecord)
 
 
 def targets_of(objective: Objective, split: ImageSplit, indices_N: Indices) -> Tensor | None:
@@ -60,7 +58,7 @@ def _check_images(was: Claimed, split: ImageSplit) -> None:
         raise UserError(f"teacher {cert} is of the {config.split} split: certify --split train")
     if config.dataset != split.name:
         raise UserError(f"teacher {cert} is of {config.dataset}, not of {split.name}")
-    read_as(_FINGERPRINT, recorded, f"{cert}: images_fingerprint")
+    read_as(FingerprintRecord, recorded, f"{cert}: images_fingerprint")
     if tuple(config.classes) != split.classes or config.image_shape != split.image_shape:
         raise UserError(f"teacher {cert} has other classes or shapes of images than {split.name}")
     if not is_same(recorded, fingerprint(split, sampled=False)):

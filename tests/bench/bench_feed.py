@@ -19,9 +19,8 @@ from rsray.data import open_split
 from rsray.distributed.session import session
 from rsray.distributed.train.feed import RayFeed
 from rsray.presets import train_config
-from rsray.training.batches.crop import RESIZED_CROP
 from rsray.training.batches.feeds import ImageSubset
-from rsray.training.batches.reader import Reader
+from rsray.training.batches.reader import RESIZED_CROP, Reader
 from rsray.training.batches.schedule import Schedule
 from rsray.training.loop import Training
 from rsray.training.step import Batch, EpochSums

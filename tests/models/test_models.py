@@ -7,7 +7,7 @@ from torch import nn
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.models import MODELS, Normalise, build, check
-from rsray.models.resnet_cifar import CifarResNet
+from rsray.models.resnet import CifarResNet
 
 CASES = [
     ("lenet", (1, 28, 28), 10),

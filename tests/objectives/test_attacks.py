@@ -155,7 +155,7 @@ def test_the_training_pass_uses_the_attacks_noise():
     network = Tiny().eval()
     images, labels, noise = batch()
     objective = objectives.SmoothAdv(sigma=SIGMA, num_draws=M)
-    moved = objective.perturb(network, images, labels, noise)
+    moved = objective.attacked(network, images, labels, noise)[0]
     expected = with_noise(network, noise)(moved)
     step = objective.step(network, images, labels, noise.clone())
     torch.testing.assert_close(step.logits_BMK, expected)
@@ -166,7 +166,7 @@ def test_adre_adv_raises_its_own_loss():
     images, labels, noise = batch()
     objective = objectives.AdreAdv(sigma=SIGMA, num_draws=M, trade_off=0.3, num_steps=8)
     logits_of = with_noise(network, noise)
-    moved = objective.perturb(network, images, labels, noise)
+    moved = objective.attacked(network, images, labels, noise)[0]
     before = objective.attack_loss(logits_of(images), labels)
     assert (objective.attack_loss(logits_of(moved), labels) > before).all()
 

@@ -102,7 +102,7 @@ def test_the_composed_objective_is_the_loss_of_one_on_the_images_of_the_other():
     loss = objectives.Consistency(sigma=SIGMA, num_draws=M, trade_off=2.0, entropy_weight=0.3)
     network = Tiny().eval()
     images, labels, noise = batch()
-    moved = attack.perturb(network, images, labels, noise)
+    moved = attack.attacked(network, images, labels, noise)[0]
     expected = loss.step(network, moved, labels, noise.clone()).terms
     found = both.step(network, images, labels, noise.clone()).terms
     torch.testing.assert_close(found.classification_B, expected.classification_B)

@@ -33,7 +33,7 @@ def test_each_draw_keeps_the_first_noise_that_errs(epsilon, steps):
     objective = Easy(sigma=SIGMA, num_draws=M, epsilon=epsilon, num_steps=steps)
     network, (images, labels, noise) = Tiny().eval(), batch(0)
     labels = network(images).argmax(-1)  # some draws err at once, others later, some never
-    found = objective.attack(network, images, labels, noise.clone())
+    _, found = objective.attacked(network, images, labels, noise.clone())
     for b in range(B):
         for j in range(M):
             expected = attacked_one_by_one(

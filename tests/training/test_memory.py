@@ -14,7 +14,8 @@ from rsray.training.step import EpochSums
 
 def test_what_autograd_keeps_is_counted_once_and_given_back():
     x = torch.zeros(1000, requires_grad=True)
-    with SavedBytes() as saved:
+    saved = SavedBytes()
+    with saved:
         # Both keep the result of exp.
         y = x.exp()
         z = y.view(10, 100).sigmoid().exp() * 1.0

@@ -63,7 +63,7 @@ def test_the_input_is_left_alone():
 @pytest.mark.parametrize("kind", ["none", "random-resized-crop"])
 def test_the_identity(kind):
     images = batch()
-    assert augment_images(images, kind, draws(24)) is images, "the reader cuts (see crop.py)"
+    assert augment_images(images, kind, draws(24)) is images, "the reader cuts (see reader.py)"
 
 
 def test_one_image_and_grey_images():

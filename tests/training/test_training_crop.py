@@ -7,14 +7,14 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop as Theirs
 
 from rsray.data import open_split
-from rsray.training.batches.crop import (
+from rsray.training.batches.reader import (
     AREA_FRACTIONS,
     ASPECT_RATIOS,
     RandomResizedCrop,
+    Reader,
     draw_box,
     with_crop,
 )
-from rsray.training.batches.reader import Reader
 
 SIZE = (32, 32)
 

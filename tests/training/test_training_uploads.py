@@ -7,7 +7,8 @@ import torch
 
 from rsray.storage import Place
 from rsray.training.opened_run import Team
-from rsray.training.run_folder.checkpoint import Position, Uploads, load_checkpoint
+from rsray.training.run_folder.checkpoint import Position, load_checkpoint
+from rsray.training.run_folder.writer import RunWriter
 
 FIRST = "epoch-00001.pt"
 
@@ -69,14 +70,17 @@ def test_a_store_that_fails_stops_the_training(lab, monkeypatch):
     assert not run.exists("model.safetensors") and not run.exists("checkpoints/epoch-00002.pt")
 
 
-def test_uploads_are_in_order_and_the_last_is_waited_for():
-    done, gate = [], threading.Event()
-    with Uploads() as uploads:
-        uploads.start(lambda: (gate.wait(30), done.append(1)))
+def test_writes_are_in_order_and_the_last_is_waited_for(lab, slow_store, monkeypatch):
+    run, done, write = lab.folder("run"), [], Place.write
+    monkeypatch.setattr(
+        Place, "write", lambda self, name, data: (write(self, name, data), done.append(name))
+    )
+    with RunWriter(run, 0) as writer:
+        writer.save(Position(1), {})
         assert done == []
-        gate.set()
-        uploads.start(lambda: done.append(2))
-    assert done == [1, 2]
+        slow_store.set()
+        writer.save(Position(2), {})
+    assert done == [FIRST, "epoch-00002.pt"]
 
 
 def test_workers_continue_from_the_checkpoint_that_the_first_of_them_sees(lab):

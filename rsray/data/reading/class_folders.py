@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +61,19 @@ def classes_with_pictures(splits: Sequence[Place]) -> tuple[str, ...]:
     per_split = [class_folders(split) for split in splits]
     names = sorted({name for folders in per_split for name in folders})
 
-    left_out = {name: Counter[str]() for name in names}
-
-    def with_pictures(name: str) -> list[bool]:
+    def look(name: str) -> list[Listing]:
         return [
-            any(
-                next(_pictures(split, folder, left_out[name]), None)
-                for folder in folders.get(name, ())
-            )
+            _first_picture(split, folders.get(name, ()))
             for split, folders in zip(splits, per_split, strict=True)
         ]
 
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        present = dict(zip(names, pool.map(with_pictures, names), strict=True))
-    classes = tuple(name for name in names if any(present[name]))
+        found = dict(zip(names, pool.map(look, names), strict=True))
+    classes = tuple(name for name in names if any(listing.paths for listing in found[name]))
     empty = [name for name in names if name not in classes]
     for name in empty if classes else ():
-        if unread := [suffix for suffix in left_out[name] if suffix in UNREAD_PICTURES]:
+        suffixes = [suffix for listing in found[name] for suffix in listing.left_out]
+        if unread := [suffix for suffix in dict.fromkeys(suffixes) if suffix in UNREAD_PICTURES]:
             raise UserError(
                 f"{splits[0]}: all pictures of the class {name!r} are {', '.join(unread)}, which "
                 "are not read: save them as .png or .jpg"
@@ -84,16 +81,26 @@ def classes_with_pictures(splits: Sequence[Place]) -> tuple[str, ...]:
     if empty and classes:
         log.warning("%s: no classes, since without pictures: %s", splits[0], ", ".join(empty))
     for number, split in enumerate(splits):
-        lacking = [name for name in classes if not present[name][number]]
-        if lacking:
-            named = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
-            log.warning("%s has no picture of %d classes: %s", split, len(lacking), named)
-        beside = [name for name in split.files() if name.lower().endswith(SUFFIXES)]
-        if beside:
-            log.warning(
-                "%s: pictures beside the class folders are not read: %d", split, len(beside)
-            )
+        _warn_of(split, [name for name in classes if not found[name][number].paths])
     return classes
+
+
+def _first_picture(split: Place, folders: Sequence[str]) -> Listing:
+    """Return the first picture in these folders, if there is one, and the files before it."""
+    listing = Listing()
+    pictures = (path for name in folders for path in _pictures(split, name, listing.left_out))
+    listing.paths = list(islice(pictures, 1))
+    return listing
+
+
+def _warn_of(split: Place, lacking: list[str]) -> None:
+    """Say of which classes a split has no picture, and that it has some beside its classes."""
+    if lacking:
+        named = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+        log.warning("%s has no picture of %d classes: %s", split, len(lacking), named)
+    beside = sum(name.lower().endswith(SUFFIXES) for name in split.files())
+    if beside:
+        log.warning("%s: pictures beside the class folders are not read: %d", split, beside)
 
 
 def pictures_below(folder: Place, name: str) -> Listing:

@@ -5,7 +5,7 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -68,9 +68,16 @@ class Geometry:
     upright: bool = True
 
     @classmethod
-    def of(cls, found: "Header", options: ReadOptions) -> "Geometry":
-        """Return the geometry of pictures like the one that was found, as the user wants them."""
+    def of(
+        cls, found: "Header", options: ReadOptions, others: Iterable["Header"] = ()
+    ) -> "Geometry":
+        """Return the geometry of pictures like the one that was found, as the user wants them.
+
+        A grey one makes them grey, unless `others` are coloured, which are looked at only then.
+        """
         channels, to_grey = options.channels or found.channels, options.channels == 1
+        if channels == 1 and not to_grey and any(other.channels == 3 for other in others):
+            channels = 3
         size = options.image_size
         if size is None:
             return cls(channels, found.height, found.width, to_grey=to_grey)
@@ -90,6 +97,18 @@ class Header:
     channels: int
     height: int
     width: int
+
+
+@dataclass(frozen=True)
+class RowName:
+    """What to call a row of a table in a message, worked out only when the message is written."""
+
+    name_of: Callable[[int], str]
+    row: int
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name_of(self.row)
 
 
 def read_header(source: bytes | Place, where: object) -> Header:

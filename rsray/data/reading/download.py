@@ -10,8 +10,18 @@ from pathlib import Path
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
 
+# Of torchvision's data sets, those whose splits are not all downloaded by their class at once.
+OWN_SPLITS = {"SVHN": ({"split": "train"}, {"split": "test"})}
 # Unpacked beside themselves: not kept
 ARCHIVES = (".gz", ".tar", ".zip")
+
+
+def fetch_with_torchvision(name: str, folder: str) -> None:
+    """Download the train and test splits of torchvision's data set of this name into a folder."""
+    from torchvision import datasets  # type: ignore[import-untyped]
+
+    for split in OWN_SPLITS.get(name, ({},)):
+        getattr(datasets, name)(folder, download=True, **split)
 
 
 def download(name: str, fetch: Callable[[str], None], root: Place) -> None:

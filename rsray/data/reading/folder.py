@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -38,6 +38,28 @@ class FolderSplit(ImageSplit):
     portion: str | None = None
     # Of the file names, when unpickled
     fingerprint: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        split: str,
+        folder: Place,
+        classes: tuple[str, ...],
+        geometry: Geometry,
+        portion: str | None = None,
+    ) -> Self:
+        """Return the split `split` of the data set `name` with these classes."""
+        return cls(
+            name=name,
+            split=split,
+            num_classes=len(classes),
+            image_shape=geometry.shape,
+            class_names=classes,
+            folder=folder,
+            geometry=geometry,
+            portion=portion,
+        )
 
     @cached_property
     def _listed(self) -> tuple[list[str], Labels]:
@@ -127,7 +149,13 @@ def find_geometry(
             channels = max(channels, header.channels)
         first = first or (file, header)
         if options.image_size is None:
-            _check_same_size(folder, first, (file, header))
+            before, size = first
+            if (size.width, size.height) != (header.width, header.height):
+                raise UserError(
+                    f"{folder}: images differ in size ({before.name}: {size.width} x "
+                    f"{size.height}, {file.name}: {header.width} x {header.height}); pass "
+                    "--image-size"
+                )
         elif channels == 3 or options.channels:
             break
     if first is None:
@@ -135,17 +163,6 @@ def find_geometry(
     if channels == 1 and not options.channels:
         channels = next((3 for _, header in _headers(list(others)) if header.channels == 3), 1)
     return Geometry.of(Header(channels, first[1].height, first[1].width), options)
-
-
-def _check_same_size(
-    folder: Place, first: tuple[Place, Header], other: tuple[Place, Header]
-) -> None:
-    (file, a), (another, b) = first, other
-    if (a.width, a.height) != (b.width, b.height):
-        raise UserError(
-            f"{folder}: images differ in size ({file.name}: {a.width} x {a.height}, "
-            f"{another.name}: {b.width} x {b.height}); pass --image-size"
-        )
 
 
 def _headers(files: Sequence[Place]) -> Iterator[tuple[Place, Header]]:

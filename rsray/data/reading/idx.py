@@ -73,7 +73,12 @@ class IdxSet:
 
 def read_idx(file: Place, num_dimensions: int) -> Pixels:
     """Return the array of an idx file (or .gz of one); raises UserError when it is damaged."""
-    data = _unpacked(file)
+    data = file.read_bytes()
+    if file.name.endswith(".gz"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{file}: truncated or damaged: {one_line(error)}") from error
     header = 4 + 4 * num_dimensions
     if data[:4] != bytes([0, 0, UNSIGNED_BYTE, num_dimensions]) or len(data) < header:
         raise UserError(f"{file}: not an idx file of bytes with {num_dimensions} dimension(s)")
@@ -84,13 +89,3 @@ def read_idx(file: Place, num_dimensions: int) -> Pixels:
             f"{file}: truncated or damaged: its header says {expected} bytes, it has {len(data)}"
         )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
-
-
-def _unpacked(file: Place) -> bytes:
-    data = file.read_bytes()
-    if not file.name.endswith(".gz"):
-        return data
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{file}: truncated or damaged: {one_line(error)}") from error

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,11 +91,16 @@ def read_labels(table: ParquetTable, class_names: tuple[str, ...] | None, first:
     labels = np.asarray([value for values in _values(table) for value in values])
     if labels.dtype.kind != "U":
         return labels.astype(np.int64) - first
-    index = {normal(name): number for number, name in enumerate(class_names or ())}
+    return numbers_of(labels, class_names or (), table.files[0])
+
+
+def numbers_of(labels: Iterable[Any], class_names: Sequence[str], where: Place) -> Labels:
+    """Return the index of each label in the names [N]; UserError for one that is not there."""
+    index = {normal(name): number for number, name in enumerate(class_names)}
     try:
         return np.asarray([index[normal(str(label))] for label in labels], np.int64)
     except KeyError as error:
-        raise UserError(f"{table.files[0]}: label {error} is not a class of the data set") from None
+        raise UserError(f"{where}: label {error} is not a class of the data set") from None
 
 
 def _values(table: ParquetTable) -> list[list[Any]]:

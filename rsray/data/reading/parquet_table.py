@@ -6,21 +6,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rsray.data._base import Labels, Pixels
-from rsray.data.reading.decode import Geometry, decode_all
+from rsray.data._base import Labels, Pixels, fields_alone
+from rsray.data.reading.decode import Geometry, RowName, decode_all
 from rsray.data.reading.tensor_column import Column, encoded_pictures, is_tensor, tensor_images
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
 
+Found = TypeVar("Found")
 # Encoded row groups kept in memory for the next request
 GROUPS_KEPT = 8
 # On an object store, opening a file is waiting
@@ -40,9 +41,7 @@ class ParquetTable:
     image_column: str
     label_column: str
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the fields alone."""
-        return {field.name: self.__dict__[field.name] for field in fields(self)}
+    __getstate__ = fields_alone
 
     @cached_property
     def num_rows(self) -> int:
@@ -51,13 +50,15 @@ class ParquetTable:
 
     def column(self, name: str) -> list[Column]:
         """Return one column, a piece per file."""
+        return self._of_each_file(lambda parquet: parquet.read(columns=[name]).column(name))
 
-        def piece(file: Place, footer: pq.FileMetaData) -> Column:
+    def _of_each_file(self, read: Callable[[pq.ParquetFile], Found]) -> list[Found]:
+        def found(file: Place, footer: pq.FileMetaData) -> Found:
             with opened(file, footer) as parquet:
-                return parquet.read(columns=[name]).column(name)
+                return read(parquet)
 
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            return list(pool.map(piece, self.files, self._footers))
+            return list(pool.map(found, self.files, self._footers))
 
     def images(self, rows: Labels, to: Geometry) -> Pixels:
         """Return the images of these rows, uint8 [n, C, H, W]."""
@@ -76,27 +77,25 @@ class ParquetTable:
         """Return one row of the image column, and its name for messages."""
         group = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         at = row - int(self._first_rows[group])
-        return self._group(group).slice(at, 1), RowName(self, row)
+        return self._group(group).slice(at, 1), RowName(self.name_of, row)
 
     def paths(self) -> list[str | None]:
         """Return what the image column says each picture was called [N], None where it does not."""
 
-        def piece(file: Place, footer: pq.FileMetaData) -> list[str | None]:
-            with opened(file, footer) as parquet:
-                kind = parquet.schema_arrow.field(self.image_column).type
-                if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
-                    return [None] * footer.num_rows
-                column = parquet.read(columns=[f"{self.image_column}.path"])
-                paths: list[str | None] = pc.struct_field(column.column(0), "path").to_pylist()
-                return paths
+        def paths_in(parquet: pq.ParquetFile) -> list[str | None]:
+            kind = parquet.schema_arrow.field(self.image_column).type
+            if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+                return [None] * parquet.metadata.num_rows
+            column = parquet.read(columns=[f"{self.image_column}.path"])
+            paths: list[str | None] = pc.struct_field(column.column(0), "path").to_pylist()
+            return paths
 
-        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            return [path for paths in pool.map(piece, self.files, self._footers) for path in paths]
+        return [path for paths in self._of_each_file(paths_in) for path in paths]
 
     def _group_images(self, group: int, rows: Labels, to: Geometry) -> Pixels:
         local = rows - self._first_rows[group]
         column = self._group(group).take(pa.array(local))
-        names = [RowName(self, int(row)) for row in rows]
+        names = [RowName(self.name_of, int(row)) for row in rows]
         if is_tensor(column.type):
             return tensor_images(column, to, names)
         pictures = encoded_pictures(column, names)
@@ -143,18 +142,6 @@ class ParquetTable:
         with opened(self.files[file], self._footers[file]) as parquet:
             table = parquet.read_row_group(number, columns=[self.image_column])
             return table.column(self.image_column)
-
-
-@dataclass(frozen=True)
-class RowName:
-    """What to call a row in a message, worked out only when the message is written."""
-
-    table: ParquetTable
-    row: int
-
-    def __str__(self) -> str:
-        """Return the file and the row's number in it."""
-        return self.table.name_of(self.row)
 
 
 def read_footer(file: Place) -> pq.FileMetaData:

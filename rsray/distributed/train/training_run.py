@@ -13,8 +13,8 @@ from rsray.data import DATASETS, ImageSplit, absolute_root
 from rsray.distributed.capacity import capacity
 from rsray.errors import UserError
 from rsray.storage import Place
-from rsray.training.batches.crop import RESIZED_CROP
 from rsray.training.batches.feeds import is_streamed
+from rsray.training.batches.reader import RESIZED_CROP
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,9 @@ def ddn(
         best_BCHW = torch.where(is_best_B111, delta_BCHW, best_BCHW)
         norm_B111 = norm_B111 * torch.where(fooled_B111, 1 - DDN_GAMMA, 1 + DDN_GAMMA)
         norm_B111 = norm_B111.minimum(largest_B111)
-        moved_BCHW = delta_BCHW + direction_BCHW * _cosine_step(i, num_steps)
+        cosine = (1 + math.cos(math.pi * i / num_steps)) / 2
+        step_size = DDN_LAST_STEP + (1 - DDN_LAST_STEP) * cosine
+        moved_BCHW = delta_BCHW + direction_BCHW * step_size
         delta_BCHW = _clipped(images_BCHW, moved_BCHW * (norm_B111 / norm(moved_BCHW).clamp(TINY)))
     never_B111 = best_norm_B111 == largest_B111
     delta_BCHW = shrunk(torch.where(never_B111, delta_BCHW, best_BCHW), epsilon)
@@ -201,8 +203,3 @@ def shrunk(delta_BCHW: Tensor, epsilon: float) -> Tensor:
 def _clipped(images_BCHW: Tensor, delta_BCHW: Tensor) -> Tensor:
     """Cut each change [B, C, H, W] so that the image stays in [0, 1]."""
     return (images_BCHW + delta_BCHW).clamp(0, 1) - images_BCHW
-
-
-def _cosine_step(i: int, num_steps: int) -> float:
-    """Return DDN's step size before step i: 1 at first, DDN_LAST_STEP at the end."""
-    return DDN_LAST_STEP + (1 - DDN_LAST_STEP) * (1 + math.cos(math.pi * i / num_steps)) / 2

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rsray.core.gpus import send
 from rsray.family import choose
-from rsray.training.batches.crop import RESIZED_CROP
+from rsray.training.batches.reader import RESIZED_CROP
 
 CROP_FLIP = "crop-flip"
 AUGMENTATIONS = ("none", CROP_FLIP, RESIZED_CROP)
@@ -21,7 +21,7 @@ NUMBERS_PER_IMAGE = 3
 def augment_images(images_BCHW: Tensor, kind: str, draws_B3: Tensor) -> Tensor:
     """Return the augmented batch, uint8 [B, C, H, W], decided by uniform draws in [0, 1).
 
-    `random-resized-crop` is done by the reader, where the full-size picture is (see crop.py).
+    `random-resized-crop` is done by the reader, where the full-size picture is (see reader.py).
     """
     choose(kind, AUGMENTATIONS, "augmentation")
     if kind != CROP_FLIP:

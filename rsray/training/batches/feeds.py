@@ -19,8 +19,7 @@ from rsray.core.gpus import send
 from rsray.data import ImageSplit
 from rsray.errors import UserError
 from rsray.objectives import Objective
-from rsray.training.batches.crop import RESIZED_CROP
-from rsray.training.batches.reader import Reader
+from rsray.training.batches.reader import RESIZED_CROP, Reader
 from rsray.training.batches.schedule import BatchShare, Schedule
 from rsray.training.batches.sending import Pair, sent_ahead
 

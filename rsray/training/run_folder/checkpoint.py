@@ -1,7 +1,4 @@
-"""Checkpoints after and inside epochs: one file each, written whole, loaded as data only.
-
-They are written by a thread, so that training goes on while an object store takes its time.
-"""
+"""Checkpoints after and inside epochs: one file each, written whole, loaded as data only."""
 
 from __future__ import annotations
 
@@ -9,9 +6,7 @@ import io
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 
@@ -70,48 +65,22 @@ def load_checkpoint(run: Place, position: Position) -> dict[str, Any]:
     """Return the state at a position; UserError if the file is damaged."""
     folder = run / CHECKPOINTS_FOLDER
     try:
-        return _load(folder.read(position.file_name))
+        content = folder.read(position.file_name)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            # torch.load does not look at the checksums.
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("a checksum is wrong")
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
     except DAMAGED_FILE_ERRORS as problem:
         raise UserError(
             f"{folder}/{position.file_name} is damaged; delete it to continue from the one before"
         ) from problem
+    return state
 
 
 START = Position()
-
-
-class Uploads:
-    """Writes in a thread, one piece of work at a time, in order; what fails stops the training.
-
-    Leaving the `with` block waits for what is under way.
-    """
-
-    def __init__(self) -> None:
-        """Start with nothing to write."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rsray-upload")
-        self._last: Future[None] | None = None
-
-    def start(self, work: Callable[[], None]) -> None:
-        """Begin `work` once the work before is done; raises what that one raised."""
-        self.wait()
-        self._last = self._thread.submit(work)
-
-    def wait(self) -> None:
-        """Wait until everything is written; raises what the last work raised."""
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
-
-    def __enter__(self) -> Self:
-        """Return the uploads themselves."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Wait for the last write."""
-        try:
-            self.wait()
-        finally:
-            self._thread.shutdown()
 
 
 def copy_to_cpu(state: Any) -> Any:
@@ -123,12 +92,3 @@ def copy_to_cpu(state: Any) -> Any:
         kind = type(state)
         return kind({key: copy_to_cpu(value) for key, value in state.items()})
     return [copy_to_cpu(value) for value in state] if isinstance(state, list) else state
-
-
-def _load(content: bytes) -> dict[str, Any]:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        # torch.load does not look at the checksums.
-        if archive.testzip() is not None:
-            raise zipfile.BadZipFile("a checksum is wrong")
-    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return state

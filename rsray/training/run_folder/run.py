@@ -26,10 +26,9 @@ from rsray.storage.ownership import read_own_record
 from rsray.storage.records import from_json, read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.batches.augment import AUGMENTATIONS
-from rsray.training.batches.crop import RESIZED_CROP, RandomResizedCrop, with_crop
 from rsray.training.batches.feeds import is_streamed, refuse_to_weigh_streamed
-from rsray.training.companion import companion_of
-from rsray.training.earlier_run import digest_of, start_weights
+from rsray.training.batches.reader import RESIZED_CROP, RandomResizedCrop, with_crop
+from rsray.training.earlier_run import companion_of, digest_of, start_weights
 from rsray.training.teacher import targets_of
 from rsray.versions import versions
 
@@ -38,7 +37,6 @@ RUN_FILE, WEIGHTS_FILE, GROUP_SIZE_FILE = "run.yaml", "model.safetensors", ".gro
 _PRECISION: TypeAdapter[Precision | None] = TypeAdapter(Precision | None)
 _COMPILED: TypeAdapter[bool | None] = TypeAdapter(Annotated[bool, Field(strict=True)] | None)
 _GROUP_SIZE: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=1)])
-_FINGERPRINT = TypeAdapter(FingerprintRecord)
 
 
 def open_training_split(config: TrainConfig) -> ImageSplit:
@@ -181,7 +179,7 @@ def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.
     if record is not None:
         is_finished = run.exists(WEIGHTS_FILE)
         began = record.get("data_fingerprint") or {}
-        read_as(_FINGERPRINT, began, f"{run}/{RUN_FILE}: data_fingerprint")
+        read_as(FingerprintRecord, began, f"{run}/{RUN_FILE}: data_fingerprint")
         if not is_finished and not is_same(began, fingerprint(split, sampled=False)):
             raise UserError(
                 f"{run} began with other training data ({began.get('images') or 0:,} images then, "

@@ -1,4 +1,7 @@
-"""CIFAR ResNets of depth 6n + 2 (He et al. 2016), named as in Cohen et al.'s checkpoints."""
+"""ResNets (He et al. 2016), named as in Cohen et al.'s checkpoints.
+
+Those of CIFAR, of depth 6n + 2, and torchvision's ResNet-50 for ImageNet.
+"""
 
 # Shapes: N images, C H W an image or its features, K classes.
 from __future__ import annotations
@@ -6,6 +9,8 @@ from __future__ import annotations
 import math
 
 from torch import Tensor, nn
+
+from rsray.errors import UserError
 
 
 class BasicBlock(nn.Module):
@@ -48,9 +53,8 @@ class CifarResNet(nn.Module):
         self.layer1 = _stage(16, 16, blocks, stride=1)
         self.layer2 = _stage(16, 32, blocks, stride=2)
         self.layer3 = _stage(32, 64, blocks, stride=2)
-        self.avgpool = nn.AdaptiveAvgPool2d(
-            1
-        )  # AvgPool2d(8) in the original: the same at 32 pixels
+        # AvgPool2d(8) in the original: the same at 32 pixels
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(64, num_classes)
         self.apply(_initialise)
 
@@ -75,6 +79,21 @@ def resnet20(image_shape: tuple[int, int, int], num_classes: int) -> CifarResNet
 def resnet110(image_shape: tuple[int, int, int], num_classes: int) -> CifarResNet:
     """Return the 110-layer network (1.73 M parameters)."""
     return CifarResNet(110, image_shape, num_classes)
+
+
+def resnet50(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """Return an untrained ResNet-50; raises UserError unless the images have 3 channels.
+
+    It divides the image size by 32, so images of less than 64 pixels leave it a single position:
+    for those take resnet20 or resnet110.
+    """
+    if image_shape[0] != 3:
+        raise UserError(f"model 'resnet50' takes images of 3 channels, got {image_shape[0]}")
+    # Takes a second to import
+    from torchvision.models import resnet50 as torchvision_resnet50
+
+    network: nn.Module = torchvision_resnet50(weights=None, num_classes=num_classes)
+    return network
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
