@@ -12,7 +12,7 @@ from rsray.results import table
 from rsray.results.certificates import Certificates
 from rsray.results.compare import differences
 from rsray.results.pages import page
-from rsray.results.paired import Pair, PairedTable, compare_pair
+from rsray.results.paired import Pair, compare_pair, paired_table
 
 UNKNOWN = "not known"
 TITLE = "Leaderboard"
@@ -56,7 +56,7 @@ def _group_html(key: tuple[str, str], members: Sequence[Certificates], layout: t
     """Return a group: its table, its curves, and each result against the best one."""
     built = table.build(members, replace(layout, title="", columns=(), sort=None))
     pairs, apart = _against_best(members, built.radii)
-    paired = PairedTable(tuple(pairs), built.radii)
+    paired = paired_table(pairs, built.radii)
     notes = [*differences(members), *apart]
     named = page.escape(f"{key[0]}, sigma {key[1]}")
     compared = (

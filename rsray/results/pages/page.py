@@ -16,7 +16,7 @@ from rsray.errors import printable
 from rsray.results import table
 from rsray.results.certificates import Certificates
 from rsray.results.compare import by_class, describe_indices
-from rsray.results.formats import Shown
+from rsray.results.formats import Table
 from rsray.results.pages import curves
 from rsray.results.plots import accuracy
 from rsray.results.plots.style import render
@@ -38,7 +38,7 @@ def build(
     warnings: Sequence[str],
     layout: Layout | None = None,
     more: str = "",
-    main: Shown | None = None,
+    main: Table | None = None,
     published: Mapping[str, accuracy.Points] | None = None,
 ) -> str:
     """Return the page as HTML, `more` in it; every text that comes from a result is escaped.
@@ -79,7 +79,7 @@ def sections(
     notes: Sequence[str],
     layout: Layout | None = None,
     more: str = "",
-    main: Shown | None = None,
+    main: Table | None = None,
 ) -> str:
     """Return the curves, the tables and, folded, the parameters of results, as HTML."""
     drawn = figure_html(picture, CAPTION, notes) if picture else ""
@@ -106,7 +106,7 @@ def curves_html(
     return f'<div data-curves="{data}" data-description="{escape(SEE_TABLE)}">{picture}</div>'
 
 
-def further_table(shown: Shown) -> str:
+def further_table(shown: Table) -> str:
     """Return a table with its title and its notes, as HTML."""
     return f"<h2>{escape(shown.title)}</h2>\n{shown_html(shown)}\n{footnotes_html(shown.notes)}\n"
 
@@ -178,9 +178,9 @@ def svg_inside_html(text: str, described: str) -> str:
     return f'<svg role="img" aria-label="{escape(described)}"' + inside
 
 
-def shown_html(shown: Shown) -> str:
+def shown_html(shown: Table) -> str:
     """Return a table, its best figures marked."""
-    return table_html(shown.header, shown.cells(), best=shown.best())
+    return table_html(shown.header, shown.cells(), best=shown.best)
 
 
 def table_html(
