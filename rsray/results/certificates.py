@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,9 @@ from rsray.storage.schemas import CERTIFICATES, parquet_bytes, run_metadata
 
 Index = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")]
 MOST_CLASSES = 2**31 - 1
+UNKNOWN_IN_LOGS: dict[str, ArrayLike] = {
+    "p_a_lower": np.nan, "p_b_upper": np.nan, "count_a": -1, "n0": -1, "n": -1, "skipped": False
+}  # fmt: skip
 
 
 class Parameters(BaseModel):
@@ -65,6 +68,16 @@ class Certificates:
     n0: np.ndarray
     n: np.ndarray
     skipped: np.ndarray
+
+    @classmethod
+    def of_log(cls, name: str, metadata: Mapping[str, Any], **told: ArrayLike) -> Self:
+        """Return the columns that a log of other code tells; the others are NaN or -1."""
+        size, columns = np.size(told["index"]), UNKNOWN_IN_LOGS | told
+        arrays = {
+            each.name: np.full(size, columns[each.name], each.type.to_pandas_dtype())
+            for each in CERTIFICATES
+        }
+        return cls(name=name, metadata=metadata, **arrays)
 
     def __len__(self) -> int:
         """Return the number of images that have a certificate."""

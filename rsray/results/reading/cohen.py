@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from rsray import storage
 from rsray.core.radius import LARGEST_RADIUS, round_down
 from rsray.errors import UserError
@@ -74,7 +72,6 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
     if not rows:
         raise UserError(f"{path} holds no certificate")
     index, label, prediction, radius, correct, seconds = zip(*sorted(rows), strict=True)
-    unknown = np.full(len(rows), -1, dtype=np.int64)
     # rsray's own logs have no times of single images, and say 0.
     known_seconds = [each for each in seconds if each]
     metadata = {
@@ -84,21 +81,8 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
         "seconds": math.fsum(known_seconds) if len(known_seconds) == len(rows) else None,
         **_facts_beside(path, content),
     }
-    return Certificates(
-        name=name or str(path),
-        metadata=metadata,
-        index=np.array(index, dtype=np.int64),
-        label=np.array(label, dtype=np.int32),
-        prediction=np.array(prediction, dtype=np.int32),
-        radius=np.array(radius, dtype=np.float64),
-        correct=np.array(correct, dtype=np.bool_),
-        p_a_lower=np.full(len(rows), np.nan),
-        p_b_upper=np.full(len(rows), np.nan),
-        count_a=unknown,
-        n0=unknown,
-        n=unknown,
-        skipped=np.zeros(len(rows), dtype=np.bool_),
-    )
+    told = {"label": label, "prediction": prediction, "radius": radius, "correct": correct}
+    return Certificates.of_log(name or str(path), metadata, index=index, **told)
 
 
 def write_log(path: PathLike, certificates: Certificates) -> None:

@@ -58,23 +58,13 @@ def _certificates(
     correct = radius != WRONG
     if not np.all(np.isfinite(radius) & ((radius >= 0) | ~correct)):
         raise UserError(f"{path}: {kind} holds a number that is neither a radius nor -1")
-    size, unknown = len(radius), np.full(len(radius), -1, dtype=np.int64)
-    return Certificates(
-        name=name,
-        metadata={
-            "format": FORMAT,
-            "smoothing": kind,
-            **dict.fromkeys(("sigma", "n0", "n", "alpha", "bound", "seconds")),
-        },
-        index=np.array(images[:size], dtype=np.int64),
-        label=unknown.astype(np.int32),
-        prediction=np.where(correct, -1, -2).astype(np.int32),
+    unknown = dict.fromkeys(("sigma", "n0", "n", "alpha", "bound", "seconds"))
+    return Certificates.of_log(
+        name,
+        {"format": FORMAT, "smoothing": kind, **unknown},
+        index=images[: len(radius)],
+        label=-1,
+        prediction=np.where(correct, -1, -2),
         radius=np.where(correct, radius, 0.0),
         correct=correct,
-        p_a_lower=np.full(size, np.nan),
-        p_b_upper=np.full(size, np.nan),
-        count_a=unknown,
-        n0=unknown,
-        n=unknown,
-        skipped=np.zeros(size, dtype=np.bool_),
     )
