@@ -138,6 +138,10 @@ class Certificates:
         """The names of the classes in order; empty where the run did not record them."""
         return tuple(map(str, self.metadata.get("classes") or ()))
 
+    def class_name(self, label: int) -> str:
+        """Return what a class is called; its number where the run did not record its name."""
+        return dict(enumerate(self.classes)).get(label, str(label))
+
     def columns(self) -> dict[str, np.ndarray]:
         """Return the columns by name, in the order of the schema."""
         return {name: getattr(self, name) for name in CERTIFICATES.names}
@@ -197,7 +201,9 @@ def read_certificates(path: PathLike, *, name: str | None = None) -> Certificate
     holds rows which no run writes.
     """
     result = read_rows(path, name=name)
-    _check_rows(path, result)
+    faults = [*([] if len(result) else ["it holds no image"]), *_faults(result)]
+    if faults:
+        raise UserError(f"{path} is not a sound certificates file: {'; '.join(faults)}")
     return result
 
 
@@ -237,15 +243,6 @@ def _read_metadata(path: PathLike, schema: pa.Schema) -> dict[str, Any]:
     read_as(Parameters, metadata, f"metadata of {path}")
     # Of an audit audit.json tells, which says what it is of.
     return {key: value for key, value in metadata.items() if key != "audit"}
-
-
-def _check_rows(path: PathLike, rows: Certificates) -> None:
-    """Raise UserError for rows that no run writes, lest they become a figure in a paper."""
-    faults = _faults(rows)
-    if len(rows) == 0:
-        faults.insert(0, "it holds no image")
-    if faults:
-        raise UserError(f"{path} is not a sound certificates file: {'; '.join(faults)}")
 
 
 def _faults(rows: Certificates) -> list[str]:

@@ -139,9 +139,8 @@ def by_class(result: Certificates) -> list[Certificates]:
     failed = result.failed_labels
     index = np.concatenate([result.index, np.fromiter(failed.keys(), np.int64)])
     label = np.concatenate([result.label, np.fromiter(failed.values(), np.int32)])
-    names = dict(enumerate(result.classes))
     return [
-        part_of(result, index[label == c], name=f"{result.name}: {names.get(c, c)}")
+        part_of(result, index[label == c], name=f"{result.name}: {result.class_name(c)}")
         for c in np.unique(label).tolist()
     ]
 

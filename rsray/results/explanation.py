@@ -96,10 +96,9 @@ class _Image:
 
     def name(self, label: int) -> str:
         """Return a class as people call it."""
-        names = dict(enumerate(self.result.classes))
         if label < 0:
             return "a class that the file does not name"
-        named = names.get(label, str(label))
+        named = self.result.class_name(label)
         return f"class {label}" if named == str(label) else f"{named} (class {label})"
 
     def verdict(self) -> str:

@@ -47,10 +47,10 @@ def build(
     """
     heading = layout.title if layout and layout.title else "Certified robustness"
     title = ": ".join(filter(None, [heading, ", ".join(result.name for result in results)]))
-    picture = curves_html(results, published)
-    shown = sections(results, picture, notes=warnings, layout=layout, more=more, main=main)
-    body = headline(results) + notes_html(warnings) + shown
-    return document(title, heading, body)
+    shown = sections(
+        results, notes=warnings, layout=layout, more=more, main=main, published=published
+    )
+    return document(title, heading, shown)
 
 
 def headline(results: Sequence[Certificates]) -> str:
@@ -74,16 +74,17 @@ def notes_html(warnings: Iterable[str]) -> str:
 
 def sections(
     results: Sequence[Certificates],
-    picture: str,
     *,
     notes: Sequence[str],
     layout: Layout | None = None,
     more: str = "",
     main: Table | None = None,
+    published: Mapping[str, accuracy.Points] | None = None,
 ) -> str:
-    """Return the curves, the tables and, folded, the parameters of results, as HTML."""
+    """Return the largest ACR, notes, curves, tables and, folded, the parameters, as HTML."""
+    picture = curves_html(results, published)
     drawn = figure_html(picture, CAPTION, notes) if picture else ""
-    return f"""{drawn}
+    return f"""{headline(results)}{notes_html(notes)}{drawn}
 <h2>Certified accuracy in %</h2>
 {shown_html(main or table.build(results, layout))}
 {more}
@@ -223,11 +224,12 @@ def _cell(text: str, is_best: bool) -> str:
 def _parameters(result: Certificates) -> str:
     """Return the parameters, folded; what a run of our own does not have is none, not unknown."""
     error = acr_standard_error(*result.outcomes)
+    shown_error = f"{error:.4f}" if math.isfinite(error) else None
     is_own = "format" not in result.metadata
     recorded = {k: "none" if is_own and v is None else v for k, v in result.metadata.items()}
     facts: dict[str, Any] = {
         "images": describe_indices(result.selected),
-        **({} if result.at_radius else {"standard error of the ACR": _rounded(error)}),
+        **({} if result.at_radius else {"standard error of the ACR": shown_error}),
         "largest certifiable radius": f"{round_down(largest_certifiable_radius(result), 4):.4f}",
         "abstained": result.abstained,
         "failed": len(result.failed),
@@ -235,10 +237,6 @@ def _parameters(result: Certificates) -> str:
         **recorded,
     }
     return folded_html(result.name, facts)
-
-
-def _rounded(value: float) -> str | None:
-    return f"{value:.4f}" if math.isfinite(value) else None
 
 
 def _text(value: Any) -> str:

@@ -54,9 +54,9 @@ def _by_label(result: Certificates) -> dict[int, tuple[str, float, float]]:
     """Return name, ACR and its standard error of each class."""
     if result.at_radius:
         raise UserError(f"{result.name} decided a few radii alone: it has no ACR")
-    names, found = dict(enumerate(result.classes)), {}
+    found = {}
     for part in by_class(result):
         label = int([*part.label, *part.failed_labels.values()][0])
         error = acr_standard_error(*part.outcomes)
-        found[label] = (names.get(label, str(label)), part.acr, error)
+        found[label] = (result.class_name(label), part.acr, error)
     return found

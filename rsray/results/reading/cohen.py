@@ -105,7 +105,13 @@ def write_log(path: PathLike, certificates: Certificates) -> None:
     columns = (certificates.index, certificates.label, certificates.prediction)
     radii = round_down(certificates.radius, decimals)
     rows = {row[0]: row for row in zip(*columns, radii, certificates.correct, strict=True)}
-    rows |= {index: (index, y, -1, 0.0, False) for index, y in _failed_labels(certificates).items()}
+    labels = certificates.failed_labels
+    if lacking := sorted(set(certificates.failed) - set(labels)):
+        raise UserError(
+            f"{certificates.name} does not hold the labels of images that failed "
+            f"({', '.join(map(str, lacking[:10]))}): no log can name them"
+        )
+    rows |= {index: (index, label, -1, 0.0, False) for index, label in labels.items()}
     lines = [HEADER, *(
         (str(i), str(y), str(c), f"{r:.{decimals}f}", f"{ok:d}", "0:00:00")
         for i, y, c, r, ok in (rows[index] for index in sorted(rows))
@@ -142,16 +148,6 @@ def _facts_beside(log: PathLike, content: bytes) -> dict[str, Any]:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _failed_labels(certificates: Certificates) -> dict[int, int]:
-    lacking = sorted(set(certificates.failed) - set(certificates.failed_labels))
-    if lacking:
-        raise UserError(
-            f"{certificates.name} does not hold the labels of images that failed "
-            f"({', '.join(map(str, lacking[:10]))}): no log can name them"
-        )
-    return dict(certificates.failed_labels)
 
 
 def sigma_in(path: str) -> float | None:
