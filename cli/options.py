@@ -27,17 +27,20 @@ AFTER_DRY_RUN = "next: the same command without --dry-run"
 
 
 def options_of(
-    settings: type[Config], *names: str, rename: Mapping[str, str] | None = None
+    settings: type[Config],
+    *names: str,
+    without: tuple[str, ...] = (),
+    rename: Mapping[str, str] | None = None,
 ) -> list[Parameter]:
-    """Return the options for these fields; one that is not given is None."""
-    called = rename or {}
-    return [_parameter(called.get(name, name), settings.model_fields[name]) for name in names]
+    """Return the options for these fields, or for all but some; one that is not given is None."""
+    called, shown = rename or {}, names or shown_fields(settings)
+    chosen = [(name, settings.model_fields[name]) for name in shown if name not in without]
+    return [_parameter(called.get(name, name), field) for name, field in chosen]
 
 
-def shown_fields(settings: type[Config], *, without: tuple[str, ...] = ()) -> list[str]:
+def shown_fields(settings: type[Config]) -> list[str]:
     """Return the names of the fields that are options, in their order."""
-    fields = settings.model_fields.items()
-    return [name for name, field in fields if _option(field)[0] and name not in without]
+    return [name for name, field in settings.model_fields.items() if _option(field)[0]]
 
 
 def command(*groups: list[Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsray.config import ShowConfig
 from rsray.screen import say
-from rsray_cli.options import command, options_of, shown_fields
+from rsray_cli.options import command, options_of
 
 if TYPE_CHECKING:
     from rsray.config import TuneConfig
@@ -20,7 +20,7 @@ WIDE = 200
 MOST_NAMED = 20
 
 
-@command(options_of(ShowConfig, *shown_fields(ShowConfig)))
+@command(options_of(ShowConfig))
 def show(cert: str, index: int, **given: Any) -> None:
     """Explain the certificate of one image in words, and draw the image with noise.
 

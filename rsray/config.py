@@ -96,10 +96,8 @@ def _place(where: str | None) -> str | None:
     return absolute(where) if where else where
 
 
-NEW, GPUS = "a new one in ./runs", "1 where there are GPUs, else 0"
 BF16 = "bf16 where the hardware computes it"
 _LISTED = BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text)
-_IS_OBJECTIVE = BeforeValidator(lambda name: choose(name, OBJECTIVES, "objective"))
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 NoiseName = Annotated[
     str,
@@ -109,7 +107,6 @@ NoiseName = Annotated[
         choices=NOISES,
     ),
 ]
-Radii = Annotated[tuple[float, ...], BeforeValidator(radii)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Compile = Literal["auto", "on", "off"]
 # Settings that several commands share.
@@ -174,9 +171,10 @@ Seed = Annotated[int, setting("Decides every random number.", ge=0, le=MOST_SEED
 Gpus = Annotated[
     float | None,
     setting(
-        "GPUs of each; may be a fraction.", panel=WHERE, metavar="G", words=GPUS, ge=0, le=1024
+        "GPUs of each; may be a fraction.",
+        panel=WHERE, metavar="G", words="1 where there are GPUs, else 0", ge=0, le=1024,
     ),
-]
+]  # fmt: skip
 
 
 class Config(BaseModel):
@@ -241,9 +239,9 @@ class TrainConfig(Config):
         "lenet", choices=(*MODELS, *DENOISERS), metavar="M", words="the data set's",
     )  # fmt: skip
     model_args: ModelArgs = {}
-    objective: Annotated[str, _IS_OBJECTIVE] = setting(
-        "Training method.", "macer", choices=OBJECTIVES, metavar="O"
-    )
+    objective: Annotated[
+        str, BeforeValidator(lambda name: choose(name, OBJECTIVES, "objective"))
+    ] = setting("Training method.", "macer", choices=OBJECTIVES, metavar="O")
     sigma: Sigma = 0.25
     settings: dict[str, Any] = {}
     epochs: int = setting(
@@ -448,7 +446,7 @@ class CertifyConfig(Config):
         "Of adaptive: radius over sigma that an image is expected to lose, at most.",
         0.01, metavar="T", gt=0,
     )  # fmt: skip
-    at_radius: Radii = setting(
+    at_radius: Annotated[tuple[float, ...], BeforeValidator(radii)] = setting(
         "Only decide whether the radius is at least R, and stop an image's draws once that is "
         "known; several: 0.25,0.5. No ACR, a fraction of the draws.",
         (), metavar="R,...", repeated=True,
@@ -795,7 +793,7 @@ class Running(Config):
     )  # fmt: skip
     out: str | None = setting(
         "Folder or URI for the results; the same again continues.",
-        None, panel=WRITTEN, metavar="FOLDER", words=NEW,
+        None, panel=WRITTEN, metavar="FOLDER", words="a new one in ./runs",
     )  # fmt: skip
     track: Literal["mlflow", "wandb"] | None = setting(
         "Tell an experiment tracker, too; its own variables say where it is "

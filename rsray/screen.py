@@ -129,7 +129,6 @@ class TrainingBar:
     """An epoch-by-epoch bar; where none can be drawn, lines for each epoch and within long ones."""
 
     def __init__(self, shown: Bars) -> None:
-        """Add the bar."""
         # Each epoch has a line of its own: within it one a minute is enough.
         self.shown, self.lines, self.loss = shown, PacedLines(every_share=math.inf), ""
         # Of the epoch under way: its number, and when how many draws were first told of.
@@ -179,7 +178,6 @@ class CertifyBar:
     """Images done, draws per second, running ACR, time left; lines where no bar can be drawn."""
 
     def __init__(self, shown: Bars) -> None:
-        """Add the bar."""
         self.shown, self.lines = shown, PacedLines()
         self.task = shown.add_task("certify", figures="starting", total=1.0)
 
@@ -203,7 +201,6 @@ class Screen:
     """One bar for each phase of the work, from its announcement or its first news on."""
 
     def __init__(self, shown: Bars) -> None:
-        """Draw with these bars."""
         self.shown = shown
         self.training_bar: TrainingBar | None = None
         self.certify_bar: CertifyBar | None = None

@@ -1,5 +1,6 @@
 """certificates.parquet: one row per certified image, the run's parameters in schema metadata."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Self
@@ -11,7 +12,12 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from rsray import storage
-from rsray.core.radius import LARGEST_RADIUS, average_certified_radius, certified_accuracy
+from rsray.core.radius import (
+    LARGEST_RADIUS,
+    acr_standard_error,
+    average_certified_radius,
+    certified_accuracy,
+)
 from rsray.errors import UserError
 from rsray.storage import PathLike, one_line
 from rsray.storage.records import read_as
@@ -110,6 +116,12 @@ class Certificates:
     def acr(self) -> float:
         """The average certified radius over all selected images, pixels of [0, 1]."""
         return average_certified_radius(*self.outcomes)
+
+    @property
+    def acr_error(self) -> float | None:
+        """The standard error of the ACR over the choice of images; None of a single image."""
+        error = acr_standard_error(*self.outcomes)
+        return error if math.isfinite(error) else None
 
     def accuracy_at(self, radii: ArrayLike) -> np.ndarray:
         """Return the fraction of the selected images that are certified at each radius [R]."""

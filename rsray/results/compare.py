@@ -84,7 +84,10 @@ def differences(results: Sequence[Certificates]) -> list[str]:
     """
     if len(results) < 2:
         return []
-    warnings = [*_unlike_indices(results), *unlike_labels(results)]
+    warnings = unlike_labels(results)
+    if not all(np.array_equal(result.selected, results[0].selected) for result in results):
+        sets = _describe_sets(results)
+        warnings.insert(0, f"the images differ (--common compares on those that all share): {sets}")
     for name in (*COMPARED, *COMPARED_WHERE_KNOWN):
         warnings += unlike(name, ((each.name, each.parameter(name)) for each in results))
     return [*warnings, *_unknown(results)]
@@ -182,13 +185,6 @@ def _run_name(folder: str) -> str:
     """Return the last part of a path that names the run."""
     parts = [part for part in Path(folder).parts if part not in GENERIC_NAMES]
     return parts[-1] if parts else folder
-
-
-def _unlike_indices(results: Sequence[Certificates]) -> list[str]:
-    if all(np.array_equal(result.selected, results[0].selected) for result in results):
-        return []
-    sets = _describe_sets(results)
-    return [f"the images differ (--common compares on those that all share): {sets}"]
 
 
 def unlike_labels(results: Sequence[Certificates]) -> list[str]:

@@ -89,11 +89,6 @@ class _Image:
     def radius(self) -> float:
         return float(self.result.radius[self.row])
 
-    @property
-    def is_reused(self) -> bool:
-        """Whether the bound rests on another network's counts, too."""
-        return bool(self.result.metadata.get("reused_run"))
-
     def name(self, label: int) -> str:
         """Return a class as people call it."""
         if label < 0:
@@ -134,7 +129,8 @@ class _Image:
         # Of an abstention the row does not name the class whose draws were counted.
         counted = (label for label, count in self.counts.items() if count == hits)
         top = self.prediction if self.prediction >= 0 else next(counted, -1)
-        if top >= 0 and not self.is_reused:
+        # With --reuse the bound rests on another network's counts, too.
+        if top >= 0 and not result.metadata.get("reused_run"):
             share = 100 * round_down(hits / n, 4)
             looked += f" {hits:,} of them ({share:.2f} %) it called {self.name(top)}"
             looked += f"; the others {self._others(top, n)}." if hits < n else "."

@@ -188,7 +188,8 @@ def _figure(
         raise UserError(f"there is nothing to draw of {plot_of}: give results")
     if plot_of == "accuracy":
         return accuracy.draw(results, style, published=points)
-    return PLOTS[plot_of](results, style)
+    drawn: Figure = PLOTS[plot_of](results, style)
+    return drawn
 
 
 def report_of_trainings(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rsray.core.radius import acr_standard_error, round_down
+from rsray.core.radius import round_down
 from rsray.errors import UserError, printable
 from rsray.family import choose
 from rsray.results.audited import audit_text
@@ -46,17 +46,12 @@ def _parameter(name: str) -> Callable[[Certificates], Any]:
     return lambda result: result.parameter(name)
 
 
-def _error(result: Certificates) -> float | None:
-    error = acr_standard_error(*result.outcomes)
-    return error if math.isfinite(error) else None
-
-
 # `radii` stands for a column of certified accuracy at each radius.
 COLUMNS: dict[str, Column] = {
     "sigma": Column(r"$\sigma$", "sigma", _parameter("sigma"), True),
     RADII: Column("", "%", lambda result: None, True, True),
     "ACR": Column("ACR", ".3f", _of_whole(lambda result: result.acr), True, True),
-    "error": Column(r"$\pm$", ".3f", _of_whole(_error)),
+    "error": Column(r"$\pm$", ".3f", _of_whole(lambda result: result.acr_error)),
     "clean": Column("Clean", "%", _of_whole(lambda r: float(r.outcomes[1].mean())), False, True),
     "abstained": Column("Abstained", "d", lambda result: result.abstained),
     "images": Column("Images", "d", lambda result: len(result.selected), True),

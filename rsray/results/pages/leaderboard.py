@@ -38,7 +38,8 @@ def build(results: Sequence[Certificates], *, warnings: Sequence[str], layout: t
 def _groups(results: Sequence[Certificates]) -> dict[tuple[str, str], list[Certificates]]:
     """Return the results by data set and sigma, each group with its largest ACR first."""
     groups: dict[tuple[str, str], list[Certificates]] = {}
-    for result in sorted(results, key=lambda each: (_key(each), -_acr(each))):
+    best_first = sorted(results, key=lambda each: 1.0 if each.at_radius else -each.acr)
+    for result in sorted(best_first, key=_key):
         groups.setdefault(_key(result), []).append(result)
     return groups
 
@@ -46,10 +47,6 @@ def _groups(results: Sequence[Certificates]) -> dict[tuple[str, str], list[Certi
 def _key(result: Certificates) -> tuple[str, str]:
     sigma = result.parameter("sigma")
     return str(result.parameter("dataset") or UNKNOWN), UNKNOWN if sigma is None else f"{sigma:.3g}"
-
-
-def _acr(result: Certificates) -> float:
-    return -1.0 if result.at_radius else result.acr
 
 
 def _group_html(key: tuple[str, str], members: Sequence[Certificates], layout: table.Layout) -> str:

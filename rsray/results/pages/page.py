@@ -2,7 +2,6 @@
 
 import html
 import json
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -11,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from rsray.core.radius import acr_standard_error, round_down
+from rsray.core.radius import round_down
 from rsray.errors import printable
 from rsray.results import table
 from rsray.results.certificates import Certificates
@@ -59,8 +58,7 @@ def headline(results: Sequence[Certificates]) -> str:
     if not known:
         return ""
     best = max(known, key=lambda result: result.acr)
-    error = acr_standard_error(*best.outcomes)
-    around = f" ± {error:.3f}" if math.isfinite(error) else ""
+    around = f" ± {best.acr_error:.3f}" if best.acr_error is not None else ""
     name = f", the largest of {len(known)}: {best.name}" if len(known) > 1 else f" ({best.name})"
     text = f"Average certified radius {best.acr:.3f}{around}{name}"
     return f'<p class="headline">{escape(text)}</p>\n'
@@ -223,13 +221,12 @@ def _cell(text: str, is_best: bool) -> str:
 
 def _parameters(result: Certificates) -> str:
     """Return the parameters, folded; what a run of our own does not have is none, not unknown."""
-    error = acr_standard_error(*result.outcomes)
-    shown_error = f"{error:.4f}" if math.isfinite(error) else None
+    error = f"{result.acr_error:.4f}" if result.acr_error is not None else None
     is_own = "format" not in result.metadata
     recorded = {k: "none" if is_own and v is None else v for k, v in result.metadata.items()}
     facts: dict[str, Any] = {
         "images": describe_indices(result.selected),
-        **({} if result.at_radius else {"standard error of the ACR": shown_error}),
+        **({} if result.at_radius else {"standard error of the ACR": error}),
         "largest certifiable radius": f"{round_down(largest_certifiable_radius(result), 4):.4f}",
         "abstained": result.abstained,
         "failed": len(result.failed),

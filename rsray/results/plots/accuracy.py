@@ -67,7 +67,7 @@ def largest_shown(results: Sequence[Certificates], published: Mapping[str, Point
 
 
 def _draw_result(axes: Axes, result: Certificates, position: int, *, has_band: bool) -> None:
-    shown = look(position)
+    shown, name = look(position), result.name
     if result.at_radius:
         radius, accuracy = points(result)
         shown["linestyle"] = ""
@@ -76,6 +76,7 @@ def _draw_result(axes: Axes, result: Certificates, position: int, *, has_band: b
             around = np.stack([accuracy - low, high - accuracy])
             axes.errorbar(radius, accuracy, around, fmt="none", color=shown["color"], linewidth=1)
     else:
+        name = f"{name} (ACR {result.acr:.3f})"
         radius, accuracy = curve(result)
         if has_band:
             low, high = band(accuracy, len(result.selected))
@@ -90,7 +91,7 @@ def _draw_result(axes: Axes, result: Certificates, position: int, *, has_band: b
         drawstyle="steps-pre",
         marker="o" if result.at_radius else "",
         linewidth=1.4,
-        label=_label(result),
+        label=text_of(name),
         **shown,
     )
 
@@ -121,7 +122,3 @@ def band(accuracy: np.ndarray, num_images: int) -> tuple[np.ndarray, np.ndarray]
     low = stats.beta.ppf(LEVEL / 2, hits, num_images - hits + 1)
     high = stats.beta.ppf(1 - LEVEL / 2, hits + 1, num_images - hits)
     return np.where(hits > 0, low, 0.0), np.where(hits < num_images, high, 1.0)
-
-
-def _label(result: Certificates) -> str:
-    return text_of(result.name if result.at_radius else f"{result.name} (ACR {result.acr:.3f})")
