@@ -71,9 +71,9 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
     rows = _parse(path, content)
     if not rows:
         raise UserError(f"{path} holds no certificate")
-    index, label, prediction, radius, correct, seconds = zip(*sorted(rows), strict=True)
+    columns = dict(zip(LogRow._fields, zip(*sorted(rows), strict=True), strict=True))
     # rsray's own logs have no times of single images, and say 0.
-    known_seconds = [each for each in seconds if each]
+    known_seconds = [each for each in columns.pop("seconds") if each]
     metadata = {
         "format": "cohen",
         "sigma": sigma_in(printable_address(os.fspath(path))),
@@ -81,8 +81,7 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
         "seconds": math.fsum(known_seconds) if len(known_seconds) == len(rows) else None,
         **_facts_beside(path, content),
     }
-    told = {"label": label, "prediction": prediction, "radius": radius, "correct": correct}
-    return Certificates.of_log(name or str(path), metadata, index=index, **told)
+    return Certificates.of_log(name or str(path), metadata, index=columns.pop("image"), **columns)
 
 
 def write_log(path: PathLike, certificates: Certificates) -> None:
