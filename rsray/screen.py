@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rsray.errors import printable
@@ -88,15 +89,14 @@ def watching(progress: Watch | bool) -> Iterator[Watch]:
             yield Screen(shown).watch()
 
 
+@dataclass
 class PacedLines:
-    """Lines for whoever reads a log: rare ones, however often there is news."""
+    """Lines for whoever reads a log: rare ones, the first a while after the first news."""
 
-    def __init__(self, every_share: float = LINE_EVERY_SHARE) -> None:
-        """Begin with the first news; the first line is due a while after it."""
-        self.every_share = every_share
-        # when, and how much was done
-        self.began: tuple[float, float] | None = None
-        self.said = (0.0, 0.0)
+    every_share: float = LINE_EVERY_SHARE
+    # When, and how much was done: at the first news, and at the last line.
+    began: tuple[float, float] | None = None
+    said: tuple[float, float] = (0.0, 0.0)
 
     def _begin(self, share: float) -> tuple[float, float]:
         if self.began is None:
@@ -197,15 +197,15 @@ class CertifyBar:
             self.lines.say(now["draws"] / total, figures)
 
 
+@dataclass
 class Screen:
     """One bar for each phase of the work, from its announcement or its first news on."""
 
-    def __init__(self, shown: Bars) -> None:
-        self.shown = shown
-        self.training_bar: TrainingBar | None = None
-        self.certify_bar: CertifyBar | None = None
-        self.search_task: Any = None
-        self.search_lines = PacedLines()
+    shown: Bars
+    training_bar: TrainingBar | None = None
+    certify_bar: CertifyBar | None = None
+    search_task: Any = None
+    search_lines: PacedLines = field(default_factory=PacedLines)
 
     def watch(self) -> Watch:
         """Return the callbacks that draw."""

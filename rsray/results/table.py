@@ -21,7 +21,6 @@ from rsray.results.certificates import Certificates
 from rsray.results.formats import UNKNOWN, Table
 from rsray.results.summary import largest_certifiable_radius
 
-DEFAULT_STEP = 0.25
 MOST_COLUMNS = 100
 RADII, RESULT = "radii", "result"
 
@@ -73,7 +72,7 @@ ONLY_WHEN_ASKED = ("clean", "n0", "bound", "noise", "dataset")
 class Layout:
     """What a table shows and in which order; the defaults are the papers'."""
 
-    step: float = DEFAULT_STEP
+    step: float = 0.25
     # In place of 0, step, 2 step, ...
     radii: tuple[float, ...] = ()
     columns: tuple[str, ...] = ()

@@ -15,7 +15,6 @@ from rsray.results.pages import page
 from rsray.results.paired import Pair, compare_pair, paired_table
 
 UNKNOWN = "not known"
-TITLE = "Leaderboard"
 OVERVIEW = ("dataset", "sigma", "ACR", "error", "clean", "images", "n", "alpha", "bound")
 
 
@@ -31,7 +30,7 @@ def build(results: Sequence[Certificates], *, warnings: Sequence[str], layout: t
         page.notes_html(left_out),
         *(_group_html(key, members, layout) for key, members in groups.items()),
     ]
-    title = layout.title or TITLE
+    title = layout.title or "Leaderboard"
     return page.document(title, title, "\n".join(body), script=page.asset("sort.js"))
 
 
