@@ -9,14 +9,14 @@ import typer
 from rsray.config import AuditConfig, CertifyConfig, RecertifyConfig, Running, VerifyConfig
 from rsray.errors import printable
 from rsray.screen import say
-from rsray_cli.options import command, options_of, shown_fields
+from rsray_cli.options import command, options_of
 from rsray_cli.results import print_results
 
 # Differences of a CERT that are printed.
 MOST_SHOWN = 20
 
 
-@command(options_of(RecertifyConfig, *shown_fields(RecertifyConfig)))
+@command(options_of(RecertifyConfig))
 def recertify(cert: str, **given: Any) -> None:
     """Certify again from the counts of CERT, with another alpha, bound or n: no model, no sampling.
 
@@ -33,7 +33,7 @@ def recertify(cert: str, **given: Any) -> None:
     say(f"next: rsray report {cert} {made.path}")
 
 
-@command(options_of(VerifyConfig, *shown_fields(VerifyConfig)))
+@command(options_of(VerifyConfig))
 def verify(certs: list[str]) -> None:
     """Compute certificates, summary and figures again from the counts of CERT, and compare.
 
@@ -57,7 +57,7 @@ def verify(certs: list[str]) -> None:
 @command(
     options_of(AuditConfig, "cert"),
     options_of(CertifyConfig, "source"),
-    options_of(AuditConfig, *shown_fields(AuditConfig, without=("cert",))),
+    options_of(AuditConfig, without=("cert",)),
     options_of(CertifyConfig, "model", "denoiser", "data_root", "actors", "gpus_per_actor"),
     options_of(Running, "download", "address"),
 )
@@ -83,7 +83,6 @@ def audit(cert: str, source: str, **given: Any) -> None:
 
 
 def _print_differences(differences: tuple[object, ...]) -> None:
-
     for difference in differences[:MOST_SHOWN]:
         print(f"  {printable(str(difference))}")
     if len(differences) > MOST_SHOWN:

@@ -9,7 +9,7 @@ import typer
 from rsray.config import CertifyConfig, Running
 from rsray.progress import duration
 from rsray.screen import say
-from rsray_cli.options import AFTER_DRY_RUN, NORMALISE, command, options_of, shown_fields, told
+from rsray_cli.options import AFTER_DRY_RUN, NORMALISE, command, options_of, told
 from rsray_cli.results import name_failures, print_results
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @command(
-    options_of(CertifyConfig, *shown_fields(CertifyConfig), rename=NORMALISE),
-    options_of(Running, *shown_fields(Running, without=("set",))),
+    options_of(CertifyConfig, rename=NORMALISE),
+    options_of(Running, without=("set",)),
 )
 def certify(source: str, **given: Any) -> None:
     """Certify a test set by hard randomized smoothing (Cohen et al. 2019, CERTIFY).
@@ -42,7 +42,6 @@ def certify(source: str, **given: Any) -> None:
 
 
 def _say_what_was_made(cert: Certification) -> None:
-
     summary = cert.summary
     speed = summary["draws_per_second"] or 0.0
     say(f"{summary['draws']:,} draws in {duration(summary['seconds'])}, {speed:,.0f} draws/s")

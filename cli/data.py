@@ -10,7 +10,7 @@ import typer
 from rsray.config import Converting
 from rsray.errors import UserError
 from rsray.screen import bars, say, show
-from rsray_cli.options import command, options_of, shown_fields
+from rsray_cli.options import command, options_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 data = typer.Typer(no_args_is_help=True, help="Make data sets ready for a cluster.")
 
 
-@data.callback()
-def _group() -> None:
-    """Make data sets ready for a cluster."""
-
-
 @data.command()
-@command(options_of(Converting, *shown_fields(Converting)))
+@command(options_of(Converting))
 def convert(source: str, out: str | None = None, **given: int) -> None:
     """Shard an ImageFolder into Parquet files, once: pictures byte for byte, with class names.
 

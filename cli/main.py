@@ -132,15 +132,11 @@ def run() -> NoReturn:
             raise
         where = f": {problem.filename}" if problem.filename else ""
         _stop(f"{(problem.strerror or str(problem)).lower()}{where}", MISTAKE)
-    except RuntimeError as problem:
-        if not isinstance(problem, LostProcessError):
-            raise
+    except LostProcessError as problem:
         if interrupts.since:
             _stop_now(SAVED, interrupts.status)
         _stop_now(printable(str(problem)), OURS)
-    except ValueError as problem:
-        if not isinstance(problem, UserError):
-            raise
+    except UserError as problem:
         _stop(str(problem), MISTAKE)
     # How typer tells of Ctrl-C
     if status == SIGNALLED + signal.SIGINT:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from inspect import Parameter, Signature
+from itertools import chain
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
+from typer.models import ArgumentInfo
 
 from rsray.config import Config, Option
 from rsray.errors import UserError
@@ -24,36 +26,30 @@ METAVARS: dict[Any, str | None] = {int: "NUMBER", float: "NUMBER", bool: None}
 AFTER_DRY_RUN = "next: the same command without --dry-run"
 
 
-class Typed(NamedTuple):
-    """One parameter of a command: its name and what typer is told of it."""
-
-    name: str
-    annotation: Any
-    is_argument: bool
-    is_required: bool = False
-
-
 def options_of(
-    settings: type[Config], *names: str, rename: Mapping[str, str] | None = None
-) -> list[Typed]:
-    """Return the options for these fields; one that is not given is None."""
-    called = rename or {}
-    return [_typed(called.get(name, name), settings.model_fields[name]) for name in names]
+    settings: type[Config],
+    *names: str,
+    without: tuple[str, ...] = (),
+    rename: Mapping[str, str] | None = None,
+) -> list[Parameter]:
+    """Return the options for these fields, or for all but some; one that is not given is None."""
+    called, shown = rename or {}, names or shown_fields(settings)
+    chosen = [(name, settings.model_fields[name]) for name in shown if name not in without]
+    return [_parameter(called.get(name, name), field) for name, field in chosen]
 
 
-def shown_fields(settings: type[Config], *, without: tuple[str, ...] = ()) -> list[str]:
+def shown_fields(settings: type[Config]) -> list[str]:
     """Return the names of the fields that are options, in their order."""
-    fields = settings.model_fields.items()
-    return [name for name, field in fields if _option(field)[0] and name not in without]
+    return [name for name, field in settings.model_fields.items() if _option(field)[0]]
 
 
-def command(*groups: list[Typed]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(*groups: list[Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a function that takes `**given` the parameters of these groups.
 
     It gets what the user gave and nothing else; the settings' own defaults stand for the rest. With
     --cluster the command that was typed runs there instead, but for --dry-run.
     """
-    typed = [each for group in groups for each in group]
+    parameters = sorted(chain.from_iterable(groups), key=lambda each: not _is_argument(each))
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
@@ -73,10 +69,8 @@ def command(*groups: list[Typed]) -> Callable[[Callable[..., None]], Callable[..
                 return
             run_there(target, down=down, address=given.get("address"), out=given.get("out"))
 
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [_parameter(each) for each in sorted(typed, key=lambda each: not each.is_argument)]
-        )
-        run.__annotations__ = {each.name: each.annotation for each in typed}
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
         return run
 
     return decorate
@@ -111,22 +105,23 @@ def check_words(words: Sequence[str]) -> None:
         before = ""
 
 
-def _parameter(typed: Typed) -> inspect.Parameter:
-    default = inspect.Parameter.empty if typed.is_required else None
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(typed.name, kind, default=default, annotation=typed.annotation)
+def _is_argument(parameter: Parameter) -> bool:
+    return isinstance(get_args(parameter.annotation)[1], ArgumentInfo)
 
 
-def _typed(name: str, field: FieldInfo) -> Typed:
+def _parameter(name: str, field: FieldInfo) -> Parameter:
     option, help_text = _option(field)
     assert option is not None, f"{name} is no option"
-    choices = [*option.choices] or _literals(field.annotation)
+    kind = _type_but_none(field.annotation)
+    choices = [*option.choices] or (get_args(kind) if get_origin(kind) is Literal else [])
+    # Texts are read by the settings.
+    kind = kind if kind in (int, float, bool, list[str]) else str
     default = _default(field, option)
     shown: dict[str, Any] = {
         "help": help_text
         + (f" One of {', '.join(choices)}." if choices else "")
         + (f" (default: {default})" if default else ""),
-        "metavar": option.metavar or METAVARS.get(_plain(field.annotation), "NAME"),
+        "metavar": option.metavar or METAVARS.get(kind, "NAME"),
         "rich_help_panel": option.panel,
         "show_default": False,
     }
@@ -134,12 +129,19 @@ def _typed(name: str, field: FieldInfo) -> Typed:
         shown["autocompletion"] = lambda incomplete: [
             c for c in choices if c.startswith(incomplete)
         ]
-    kind = list[str] if option.repeated else str if option.is_text else _plain(field.annotation)
-    if option.name is not None and not option.name.startswith("--"):
-        argument = kind if field.is_required() else kind | None
-        return Typed(name, Annotated[argument, typer.Argument(**shown)], True, field.is_required())
+    kind = list[str] if option.repeated else str if option.is_text else kind
+    is_argument = option.name is not None and not option.name.startswith("--")
+    is_required = is_argument and field.is_required()
     flags = [option.name] if option.name else []
-    return Typed(name, Annotated[kind | None, typer.Option(*flags, **shown)], False)
+    return Parameter(
+        name,
+        Parameter.KEYWORD_ONLY,
+        default=Parameter.empty if is_required else None,
+        annotation=Annotated[
+            kind if is_required else kind | None,
+            typer.Argument(**shown) if is_argument else typer.Option(*flags, **shown),
+        ],
+    )
 
 
 def _option(field: FieldInfo) -> tuple[Option | None, str]:
@@ -158,27 +160,11 @@ def _inside(annotation: Any) -> list[FieldInfo]:
     return [part for part in parts if isinstance(part, FieldInfo)]
 
 
-def _members(annotation: Any) -> list[Any]:
-    """Return the types that a value may have beside None."""
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [m for each in get_args(annotation) if each is not NoneType for m in _members(each)]
-    return [annotation]
-
-
-def _literals(annotation: Any) -> list[str]:
-    """Return the texts that a Literal allows; none for another type."""
-    (kind,) = _members(annotation)
-    return list(get_args(kind)) if get_origin(kind) is Literal else []
-
-
-def _plain(annotation: Any) -> Any:
-    """Return the type of what is typed: a number or a flag; texts are read by the settings."""
-    (kind,) = _members(annotation)
-    if kind == list[str]:
-        return kind
-    return kind if kind in (int, float, bool) else str
+def _type_but_none(annotation: Any) -> Any:
+    """Return the type that a value has where it is not None."""
+    while get_origin(annotation) in (Annotated, Union, UnionType):
+        annotation = next(each for each in get_args(annotation) if each is not NoneType)
+    return annotation
 
 
 def _default(field: FieldInfo, option: Option) -> str:

@@ -10,7 +10,7 @@ from rsray.errors import UserError
 from rsray.given_values import parse_assignments
 from rsray.progress import duration
 from rsray.screen import say, show
-from rsray_cli.options import NORMALISE, command, options_of, shown_fields
+from rsray_cli.options import NORMALISE, command, options_of
 from rsray_cli.tune import read_settings
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ OF_TUNING, OF_ALL = ("trials",), {*PlanConfig.model_fields, "gpus_per_actor", "d
 
 
 @command(
-    options_of(PlanConfig, *shown_fields(PlanConfig)),
-    options_of(CertifyConfig, *shown_fields(CertifyConfig, without=WITHOUT), rename=NORMALISE),
+    options_of(PlanConfig),
+    options_of(CertifyConfig, without=WITHOUT, rename=NORMALISE),
     options_of(TrainConfig, "preset", "objective", "epochs", "batch_size"),
     options_of(TuneConfig, "trials"),
     options_of(Running, "set", "config", "download"),
@@ -75,7 +75,6 @@ def _check(given: Mapping[str, Any], of: str) -> None:
 
 
 def _print(plan: Plan) -> None:
-
     config, found, settings = plan.request.config, plan.forecast, plan.settings
     kind = "GPU" if plan.evaluation.device == "cuda" else "core"
     how = "compiled, " if plan.evaluation.compiled else ""
@@ -98,7 +97,6 @@ def _print(plan: Plan) -> None:
 
 
 def _print_training(plan: TrainingPlan) -> None:
-
     config, kind = plan.request.config, "core" if plan.device.type == "cpu" else "GPU"
     show(
         f"images          {plan.request.num_trained:,} of {config.dataset}, {config.epochs} epochs"
@@ -117,7 +115,6 @@ def _print_training(plan: TrainingPlan) -> None:
 
 
 def _print_search(plan: SearchPlan) -> None:
-
     search, trials, found = plan.search, plan.trials, plan.forecast
     show(f"searching       {', '.join(search.config.search)}")
     show(
@@ -132,7 +129,6 @@ def _print_search(plan: SearchPlan) -> None:
 
 
 def _print_cost(settings: PlanConfig, hours: float, dollars: float | None, who: str) -> None:
-
     many = f"{settings.actors} {who}{'s' * (settings.actors > 1)}, wall"
     show(f"{many}   {duration(hours * 3600)}")
     if dollars is not None:

@@ -9,7 +9,7 @@ import typer
 from rsray.config import CertifyConfig, PredictConfig, Running
 from rsray.errors import printable
 from rsray.screen import say
-from rsray_cli.options import NORMALISE, command, options_of, shown_fields
+from rsray_cli.options import NORMALISE, command, options_of
 from rsray_cli.results import name_failures
 
 IMAGES = (
@@ -20,7 +20,7 @@ IMAGES = (
 
 @command(
     options_of(CertifyConfig, *IMAGES, rename=NORMALISE),
-    options_of(PredictConfig, *shown_fields(PredictConfig)),
+    options_of(PredictConfig),
     options_of(Running, "download"),
 )
 def predict(source: str, **given: Any) -> None:

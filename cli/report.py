@@ -8,11 +8,11 @@ from typing import Any
 
 from rsray.config import ReportConfig
 from rsray.screen import say
-from rsray_cli.options import command, options_of, shown_fields
+from rsray_cli.options import command, options_of
 from rsray_cli.results import print_table
 
 
-@command(options_of(ReportConfig, *shown_fields(ReportConfig)))
+@command(options_of(ReportConfig))
 def report(format: str = "table", **given: Any) -> None:
     """Show certified accuracy and ACR of results; warn where they are not comparable.
 
@@ -34,7 +34,6 @@ def report(format: str = "table", **given: Any) -> None:
 
 
 def _next(given: dict[str, Any]) -> str:
-    """Return what may be run next."""
     paths = given.get("paths", [])
     if given.get("plot_of") == "training":
         return f"next: rsray certify {shlex.quote(paths[0])}"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from rsray.config import ShowConfig
 from rsray.screen import say
-from rsray_cli.options import command, options_of, shown_fields
+from rsray_cli.options import command, options_of
 
 if TYPE_CHECKING:
     from rsray.config import TuneConfig
     from rsray.outcomes import Study
-    from rsray.results.formats import Shown
+    from rsray.results.formats import Table
 
 # Columns of a file or pipe
 WIDE = 200
@@ -20,7 +20,7 @@ WIDE = 200
 MOST_NAMED = 20
 
 
-@command(options_of(ShowConfig, *shown_fields(ShowConfig)))
+@command(options_of(ShowConfig))
 def show(cert: str, index: int, **given: Any) -> None:
     """Explain the certificate of one image in words, and draw the image with noise.
 
@@ -43,7 +43,7 @@ def print_results(*paths: str | PathLike[str]) -> None:
     print_table(api.report(list(paths)).table, has_notes=True)
 
 
-def print_table(table: Shown, wide: int = WIDE, *, has_notes: bool = False) -> None:
+def print_table(table: Table, wide: int = WIDE, *, has_notes: bool = False) -> None:
     """Print a table as wide as the terminal; into a pipe or file nothing has to fit."""
     from rich.console import Console
 
@@ -112,7 +112,7 @@ def _show_certificates(study: Study) -> None:
 
 def _show_trials(study: Study, config: TuneConfig) -> None:
     """Print on stdout the table of a grid, or of the trials on the Pareto front."""
-    from rsray.results.formats import PlainTable
+    from rsray.results.formats import Table
     from rsray.results.pages.notebook import ENDS
 
     is_grid = config.sampler == "grid"
@@ -121,4 +121,5 @@ def _show_trials(study: Study, config: TuneConfig) -> None:
     rows = [{**row, "state": ENDS[row["state"]]} for row in rows]
     header = [name.replace("_", " ") for name in names]
     title = "" if is_grid else "Pareto front"
-    print_table(PlainTable(header, [[row.get(name) for name in names] for row in rows], title))
+    cells = [[row.get(name) for name in names] for row in rows]
+    print_table(Table(header, cells, title=title))

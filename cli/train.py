@@ -7,12 +7,10 @@ from typing import Any
 from rsray.config import CertifyConfig, ExportConfig, Running, TrainConfig
 from rsray.given_values import parse_assignments
 from rsray.screen import say, show
-from rsray_cli.options import AFTER_DRY_RUN, command, options_of, shown_fields, told
+from rsray_cli.options import AFTER_DRY_RUN, command, options_of, told
 
 
-@command(
-    options_of(TrainConfig, *shown_fields(TrainConfig)), options_of(Running, *shown_fields(Running))
-)
+@command(options_of(TrainConfig), options_of(Running))
 def train(**given: Any) -> None:
     """Train a classifier whose smoothed version is certifiably robust.
 
@@ -33,7 +31,7 @@ def train(**given: Any) -> None:
 
 
 @command(
-    options_of(ExportConfig, *shown_fields(ExportConfig)),
+    options_of(ExportConfig),
     options_of(CertifyConfig, "model"),
     options_of(Running, "out"),
 )

@@ -17,11 +17,11 @@ from rsray_cli.results import follow_up, show_results
 
 
 @command(
-    options_of(TrainConfig, *shown_fields(TrainConfig, without=("sigma", "workers"))),
+    options_of(TrainConfig, without=("sigma", "workers")),
     options_of(Searching, "sigma"),
-    options_of(TuneConfig, *shown_fields(TuneConfig), rename={"limit": "certify_limit"}),
+    options_of(TuneConfig, rename={"limit": "certify_limit"}),
     options_of(Searching, "grid"),
-    options_of(Running, *shown_fields(Running)),
+    options_of(Running),
 )
 def tune(**given: Any) -> None:
     """Search for the settings with the largest certified radius, then train and certify the winner.

@@ -663,5 +663,5 @@ def _certification_settings(parameters: Mapping[str, Any], config: Where | None)
 def _assignments(specs: Mapping[str, str] | Sequence[str]) -> list[str]:
     """Return "key=SPEC" texts."""
     if isinstance(specs, Mapping):
-        return [f"{key}={spec}" for key, spec in specs.items()]
+        specs = [f"{key}={spec}" for key, spec in specs.items()]
     return list(specs)

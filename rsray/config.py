@@ -96,10 +96,8 @@ def _place(where: str | None) -> str | None:
     return absolute(where) if where else where
 
 
-NEW, GPUS = "a new one in ./runs", "1 where there are GPUs, else 0"
 BF16 = "bf16 where the hardware computes it"
 _LISTED = BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text)
-_IS_OBJECTIVE = BeforeValidator(lambda name: choose(name, OBJECTIVES, "objective"))
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 NoiseName = Annotated[
     str,
@@ -109,17 +107,8 @@ NoiseName = Annotated[
         choices=NOISES,
     ),
 ]
-Radii = Annotated[tuple[float, ...], BeforeValidator(radii)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Compile = Literal["auto", "on", "off"]
-PlotName = Annotated[
-    Literal["accuracy", "p-a", "classes", "draws", "training"],
-    setting(
-        "Certified accuracy by radius; the distribution of p_A; ACR by class; ACR against draws; "
-        "or, of RUN folders, loss and accuracy by epoch.",
-        "accuracy", panel=WRITTEN,
-    ),
-]  # fmt: skip
 # Settings that several commands share.
 Dataset = Annotated[
     str, setting("Data set; the last three are your own.", choices=DATASETS, metavar="D")
@@ -153,26 +142,6 @@ LabelColumn = Annotated[
 SHARED_WITH_OBJECTIVES = ("sigma", "label_smoothing")
 # How a data set is read: settings of whatever opens one.
 READING = ("image_size", "channels", "label_column")
-Model = Annotated[
-    str,
-    AfterValidator(_network),
-    setting(
-        "Network, or package.module:factory of your own.",
-        choices=(*MODELS, *DENOISERS),
-        metavar="M",
-        words="the data set's",
-    ),
-]
-Models = Annotated[
-    str,
-    AfterValidator(_networks),
-    setting(
-        "Network, or package.module:factory of your own; of an ensemble one for all, or NAME+NAME.",
-        choices=MODELS,
-        metavar="M",
-        words="the RUN's",
-    ),
-]
 ModelArgs = Annotated[
     dict[str, Any],
     BeforeValidator(lambda given: given if isinstance(given, dict) else parse_assignments(given)),
@@ -181,10 +150,7 @@ ModelArgs = Annotated[
 Sigma = Annotated[
     float,
     setting(
-        "Noise standard deviation, pixels in [0, 1].",
-        metavar="S",
-        ge=LEAST_SIGMA,
-        le=MOST_SIGMA,
+        "Noise standard deviation, pixels in [0, 1].", metavar="S", ge=LEAST_SIGMA, le=MOST_SIGMA
     ),
 ]
 Draws = Annotated[int, setting("Estimation draws per image.", metavar="N", ge=1)]
@@ -201,32 +167,14 @@ Bound = Annotated[
         choices=BOUNDS,
     ),
 ]
-Start = Annotated[int, setting("First test image.", metavar="I", ge=0)]
-Skip = Annotated[
-    int, setting("Take every K-th test image.", metavar="K", words="the data set's own", ge=1)
-]
-Limit = Annotated[
-    int | None,
-    setting(
-        "This many images; spread evenly over the set unless --start or --skip is given.",
-        metavar="COUNT", ge=1,
-    ),
-]  # fmt: skip
 Seed = Annotated[int, setting("Decides every random number.", ge=0, le=MOST_SEED)]
 Gpus = Annotated[
     float | None,
     setting(
-        "GPUs of each; may be a fraction.", panel=WHERE, metavar="G", words=GPUS, ge=0, le=1024
+        "GPUs of each; may be a fraction.",
+        panel=WHERE, metavar="G", words="1 where there are GPUs, else 0", ge=0, le=1024,
     ),
-]
-Source = Annotated[
-    str,
-    setting(
-        "A RUN folder, or a checkpoint file; ensemble:RUN,RUN,... is the mean of their logits.",
-        metavar="RUN|CHECKPOINT",
-        name="source",
-    ),
-]
+]  # fmt: skip
 
 
 class Config(BaseModel):
@@ -247,6 +195,15 @@ class Config(BaseModel):
         except ValidationError as problem:
             raise UserError(first_problem(problem)) from problem
 
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Self:
+        """Return the settings that a record such as run.yaml holds; what else it holds is left out.
+
+        Raises UserError as `make`.
+        """
+        known = {key: value for key, value in record.items() if key in cls.model_fields}
+        return cls.make({**cls.unrecorded, **known})
+
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide the result."""
         return self.model_dump(mode="json", exclude=set(self.where_fields))
@@ -266,17 +223,10 @@ class Config(BaseModel):
 class TrainConfig(Config):
     """One training run. `settings` holds the objective's own fields (trade_off, hinge, ...)."""
 
-    where_fields: ClassVar[frozenset[str]] = frozenset(
-        {
-            "workers",
-            "most_workers",
-            "gpus_per_worker",
-            "data_root",
-            "preset",
-            "checkpoint_minutes",
-            "init",
-        }
-    )
+    where_fields: ClassVar[frozenset[str]] = frozenset({
+        "workers", "most_workers", "gpus_per_worker", "data_root", "preset", "checkpoint_minutes",
+        "init",
+    })  # fmt: skip
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
 
     dataset: Dataset
@@ -284,11 +234,14 @@ class TrainConfig(Config):
     image_size: ImageSize = None
     channels: Channels = None
     label_column: LabelColumn = None
-    model: Model = "lenet"
+    model: Annotated[str, AfterValidator(_network)] = setting(
+        "Network, or package.module:factory of your own.",
+        "lenet", choices=(*MODELS, *DENOISERS), metavar="M", words="the data set's",
+    )  # fmt: skip
     model_args: ModelArgs = {}
-    objective: Annotated[str, _IS_OBJECTIVE] = setting(
-        "Training method.", "macer", choices=OBJECTIVES, metavar="O"
-    )
+    objective: Annotated[
+        str, BeforeValidator(lambda name: choose(name, OBJECTIVES, "objective"))
+    ] = setting("Training method.", "macer", choices=OBJECTIVES, metavar="O")
     sigma: Sigma = 0.25
     settings: dict[str, Any] = {}
     epochs: int = setting(
@@ -439,7 +392,10 @@ class CertifyConfig(Config):
     open_fields: ClassVar[frozenset[str]] = frozenset({"precision"})
     unrecorded: ClassVar[dict[str, Any]] = {"noise": "float"}
 
-    source: Source
+    source: str = setting(
+        "A RUN folder, or a checkpoint file; ensemble:RUN,RUN,... is the mean of their logits.",
+        metavar="RUN|CHECKPOINT", name="source",
+    )  # fmt: skip
     model_digest: str
     dataset: Dataset
     data_root: DataRoot = None
@@ -447,7 +403,10 @@ class CertifyConfig(Config):
     channels: Channels = None
     label_column: LabelColumn = None
     split: str = setting("Which images: test or train.", "test")
-    model: Models
+    model: Annotated[str, AfterValidator(_networks)] = setting(
+        "Network, or package.module:factory of your own; of an ensemble one for all, or NAME+NAME.",
+        choices=MODELS, metavar="M", words="the RUN's",
+    )  # fmt: skip
     model_args: ModelArgs = {}
     normalisation: str | None = setting(
         "Before the network, where a checkpoint does not say it: dataset, imagenet, centre (mean "
@@ -487,7 +446,7 @@ class CertifyConfig(Config):
         "Of adaptive: radius over sigma that an image is expected to lose, at most.",
         0.01, metavar="T", gt=0,
     )  # fmt: skip
-    at_radius: Radii = setting(
+    at_radius: Annotated[tuple[float, ...], BeforeValidator(radii)] = setting(
         "Only decide whether the radius is at least R, and stop an image's draws once that is "
         "known; several: 0.25,0.5. No ACR, a fraction of the draws.",
         (), metavar="R,...", repeated=True,
@@ -505,9 +464,14 @@ class CertifyConfig(Config):
     block_size: int = setting(
         "Draws per stored block of counts.", 1_000, panel=WRITTEN, metavar="DRAWS", ge=1
     )
-    start: Start = 0
-    skip: Skip = 1
-    limit: Limit = None
+    start: int = setting("First test image.", 0, metavar="I", ge=0)
+    skip: int = setting(
+        "Take every K-th test image.", 1, metavar="K", words="the data set's own", ge=1
+    )
+    limit: int | None = setting(
+        "This many images; spread evenly over the set unless --start or --skip is given.",
+        None, metavar="COUNT", ge=1,
+    )  # fmt: skip
     # Whether limit alone was given: spread over those that skip selects
     is_spread: bool = False
     seed: Seed = 0
@@ -578,12 +542,6 @@ class CertifyConfig(Config):
                 f"n {self.n} and alpha {self.alpha:g} the largest radius is {round_down(top, 4)}"
             )
 
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> Self:
-        """Return the settings that a certify.yaml holds, with what else stands there left out."""
-        known = {key: value for key, value in record.items() if key in cls.model_fields}
-        return cls.make({**cls.unrecorded, **known})
-
     @property
     def total_variation(self) -> float:
         """How far the noise of a draw may be from the exact Gaussian; it comes off p_A."""
@@ -652,12 +610,8 @@ class AuditConfig(Config):
     blocks: int | None = setting("Draw this many blocks again.", None, metavar="B", ge=1)
     fraction: float | None = setting(
         "Draw this share of the blocks again.",
-        None,
-        metavar="F",
-        words="0.01, at least 20 blocks",
-        gt=0,
-        le=1,
-    )
+        None, metavar="F", words="0.01, at least 20 blocks", gt=0, le=1,
+    )  # fmt: skip
     seed: int | None = setting(
         "Chooses the blocks. Whoever knows it beforehand knows which are checked.",
         None, metavar="NUMBER", words="one that nobody can guess; it is printed",
@@ -710,7 +664,11 @@ class ReportConfig(Config):
         "Draw results as .png, .svg or .pdf: what --plot-of says.",
         None, panel=WRITTEN, metavar="FILE",
     )  # fmt: skip
-    plot_of: PlotName = "accuracy"
+    plot_of: Literal["accuracy", "p-a", "classes", "draws", "training"] = setting(
+        "Certified accuracy by radius; the distribution of p_A; ACR by class; ACR against draws; "
+        "or, of RUN folders, loss and accuracy by epoch.",
+        "accuracy", panel=WRITTEN,
+    )  # fmt: skip
     html: str | None = setting(
         "Write one self-contained page: curves, tables, parameters.",
         None, panel=WRITTEN, metavar="FILE",
@@ -835,7 +793,7 @@ class Running(Config):
     )  # fmt: skip
     out: str | None = setting(
         "Folder or URI for the results; the same again continues.",
-        None, panel=WRITTEN, metavar="FOLDER", words=NEW,
+        None, panel=WRITTEN, metavar="FOLDER", words="a new one in ./runs",
     )  # fmt: skip
     track: Literal["mlflow", "wandb"] | None = setting(
         "Tell an experiment tracker, too; its own variables say where it is "

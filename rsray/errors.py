@@ -12,7 +12,6 @@ class LostProcessError(RuntimeError):
     """A process that a run cannot do without has died; what was done is saved."""
 
     def __init__(self, name: str) -> None:
-        """Say it in a line."""
         super().__init__(
             f"Ray's process {name!r} has died: what was done is saved; run the same command again"
         )

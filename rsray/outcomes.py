@@ -52,8 +52,7 @@ class Run(Result):
     @cached_property
     def config(self) -> TrainConfig:
         """The settings it was trained with, every one spelled out."""
-        known = TrainConfig.model_fields
-        return TrainConfig.make({k: v for k, v in self._record.items() if k in known})
+        return TrainConfig.of_record(self._record)
 
     @cached_property
     def _record(self) -> dict[str, Any]:
@@ -198,7 +197,7 @@ class Study(Result):
     def config(self) -> TuneConfig:
         """The settings of the search."""
         record = from_yaml(read_file(self.place / "tune.yaml"), f"{self.path}/tune.yaml")
-        return TuneConfig.make({k: v for k, v in record.items() if k in TuneConfig.model_fields})
+        return TuneConfig.of_record(record)
 
     @cached_property
     def trials(self) -> pa.Table:

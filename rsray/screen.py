@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rsray.errors import printable
@@ -88,15 +89,14 @@ def watching(progress: Watch | bool) -> Iterator[Watch]:
             yield Screen(shown).watch()
 
 
+@dataclass
 class PacedLines:
-    """Lines for whoever reads a log: rare ones, however often there is news."""
+    """Lines for whoever reads a log: rare ones, the first a while after the first news."""
 
-    def __init__(self, every_share: float = LINE_EVERY_SHARE) -> None:
-        """Begin with the first news; the first line is due a while after it."""
-        self.every_share = every_share
-        # when, and how much was done
-        self.began: tuple[float, float] | None = None
-        self.said = (0.0, 0.0)
+    every_share: float = LINE_EVERY_SHARE
+    # When, and how much was done: at the first news, and at the last line.
+    began: tuple[float, float] | None = None
+    said: tuple[float, float] = (0.0, 0.0)
 
     def _begin(self, share: float) -> tuple[float, float]:
         if self.began is None:
@@ -129,7 +129,6 @@ class TrainingBar:
     """An epoch-by-epoch bar; where none can be drawn, lines for each epoch and within long ones."""
 
     def __init__(self, shown: Bars) -> None:
-        """Add the bar."""
         # Each epoch has a line of its own: within it one a minute is enough.
         self.shown, self.lines, self.loss = shown, PacedLines(every_share=math.inf), ""
         # Of the epoch under way: its number, and when how many draws were first told of.
@@ -179,7 +178,6 @@ class CertifyBar:
     """Images done, draws per second, running ACR, time left; lines where no bar can be drawn."""
 
     def __init__(self, shown: Bars) -> None:
-        """Add the bar."""
         self.shown, self.lines = shown, PacedLines()
         self.task = shown.add_task("certify", figures="starting", total=1.0)
 
@@ -199,16 +197,15 @@ class CertifyBar:
             self.lines.say(now["draws"] / total, figures)
 
 
+@dataclass
 class Screen:
     """One bar for each phase of the work, from its announcement or its first news on."""
 
-    def __init__(self, shown: Bars) -> None:
-        """Draw with these bars."""
-        self.shown = shown
-        self.training_bar: TrainingBar | None = None
-        self.certify_bar: CertifyBar | None = None
-        self.search_task: Any = None
-        self.search_lines = PacedLines()
+    shown: Bars
+    training_bar: TrainingBar | None = None
+    certify_bar: CertifyBar | None = None
+    search_task: Any = None
+    search_lines: PacedLines = field(default_factory=PacedLines)
 
     def watch(self) -> Watch:
         """Return the callbacks that draw."""

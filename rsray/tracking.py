@@ -145,19 +145,17 @@ class _Careful:
     """Tells a tracker until it fails for the first time."""
 
     def __init__(self, tracker: Mlflow | Wandb, name: str, watch: Watch) -> None:
-        self.tracker, self.name, self.say = tracker, name, watch.say
+        self.tracker, self.name, self.told_first = tracker, name, watch
         self.works = True
-        self.watch = replace(
-            watch,
-            training=_both(watch.training, self._epoch),
-            trial=_both(watch.trial, self._trial),
-        )
+        self.watch = replace(watch, training=self._epoch, trial=self._trial)
 
     def _epoch(self, progress: Any) -> None:
+        self.told_first.training(progress)
         if progress.epoch_figures is not None:
             self._log(progress.epoch_figures, progress.epoch)
 
     def _trial(self, event: Any) -> None:
+        self.told_first.trial(event)
         if event.kind == "done" and event.best is not None:
             self._log({"best_projected_acr": event.best}, event.finished)
 
@@ -186,15 +184,7 @@ class _Careful:
             tell()
         except Exception as problem:  # A server that is gone: the run goes on without it.
             self.works = False
-            self.say(f"{self.name} takes no more of this run: {_first_line(problem)}")
-
-
-def _both(first: Callable[[Any], None], second: Callable[[Any], None]) -> Callable[[Any], None]:
-    def tell(told: Any) -> None:
-        first(told)
-        second(told)
-
-    return tell
+            self.told_first.say(f"{self.name} takes no more of this run: {_first_line(problem)}")
 
 
 def _summary_of(place: Place) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """certificates.parquet: one row per certified image, the run's parameters in schema metadata."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,12 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from rsray import storage
-from rsray.core.radius import LARGEST_RADIUS, average_certified_radius, certified_accuracy
+from rsray.core.radius import (
+    LARGEST_RADIUS,
+    acr_standard_error,
+    average_certified_radius,
+    certified_accuracy,
+)
 from rsray.errors import UserError
 from rsray.storage import PathLike, one_line
 from rsray.storage.records import read_as
@@ -19,6 +25,9 @@ from rsray.storage.schemas import CERTIFICATES, parquet_bytes, run_metadata
 
 Index = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")]
 MOST_CLASSES = 2**31 - 1
+UNKNOWN_IN_LOGS: dict[str, ArrayLike] = {
+    "p_a_lower": np.nan, "p_b_upper": np.nan, "count_a": -1, "n0": -1, "n": -1, "skipped": False
+}  # fmt: skip
 
 
 class Parameters(BaseModel):
@@ -66,6 +75,16 @@ class Certificates:
     n: np.ndarray
     skipped: np.ndarray
 
+    @classmethod
+    def of_log(cls, name: str, metadata: Mapping[str, Any], **told: ArrayLike) -> Self:
+        """Return the columns that a log of other code tells; the others are NaN or -1."""
+        size, columns = np.size(told["index"]), UNKNOWN_IN_LOGS | told
+        arrays = {
+            each.name: np.full(size, columns[each.name], each.type.to_pandas_dtype())
+            for each in CERTIFICATES
+        }
+        return cls(name=name, metadata=metadata, **arrays)
+
     def __len__(self) -> int:
         """Return the number of images that have a certificate."""
         return len(self.index)
@@ -98,6 +117,12 @@ class Certificates:
         """The average certified radius over all selected images, pixels of [0, 1]."""
         return average_certified_radius(*self.outcomes)
 
+    @property
+    def acr_error(self) -> float | None:
+        """The standard error of the ACR over the choice of images; None of a single image."""
+        error = acr_standard_error(*self.outcomes)
+        return error if math.isfinite(error) else None
+
     def accuracy_at(self, radii: ArrayLike) -> np.ndarray:
         """Return the fraction of the selected images that are certified at each radius [R]."""
         return certified_accuracy(*self.outcomes, radii)
@@ -124,6 +149,10 @@ class Certificates:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes in order; empty where the run did not record them."""
         return tuple(map(str, self.metadata.get("classes") or ()))
+
+    def class_name(self, label: int) -> str:
+        """Return what a class is called; its number where the run did not record its name."""
+        return dict(enumerate(self.classes)).get(label, str(label))
 
     def columns(self) -> dict[str, np.ndarray]:
         """Return the columns by name, in the order of the schema."""
@@ -184,7 +213,9 @@ def read_certificates(path: PathLike, *, name: str | None = None) -> Certificate
     holds rows which no run writes.
     """
     result = read_rows(path, name=name)
-    _check_rows(path, result)
+    faults = [*([] if len(result) else ["it holds no image"]), *_faults(result)]
+    if faults:
+        raise UserError(f"{path} is not a sound certificates file: {'; '.join(faults)}")
     return result
 
 
@@ -224,15 +255,6 @@ def _read_metadata(path: PathLike, schema: pa.Schema) -> dict[str, Any]:
     read_as(Parameters, metadata, f"metadata of {path}")
     # Of an audit audit.json tells, which says what it is of.
     return {key: value for key, value in metadata.items() if key != "audit"}
-
-
-def _check_rows(path: PathLike, rows: Certificates) -> None:
-    """Raise UserError for rows that no run writes, lest they become a figure in a paper."""
-    faults = _faults(rows)
-    if len(rows) == 0:
-        faults.insert(0, "it holds no image")
-    if faults:
-        raise UserError(f"{path} is not a sound certificates file: {'; '.join(faults)}")
 
 
 def _faults(rows: Certificates) -> list[str]:

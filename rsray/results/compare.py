@@ -1,7 +1,7 @@
 """Load results from wherever they lie, and say how they are unlike before anyone compares them."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -84,7 +84,10 @@ def differences(results: Sequence[Certificates]) -> list[str]:
     """
     if len(results) < 2:
         return []
-    warnings = [*_unlike_indices(results), *unlike_labels(results)]
+    warnings = unlike_labels(results)
+    if not all(np.array_equal(result.selected, results[0].selected) for result in results):
+        sets = _describe_sets(results)
+        warnings.insert(0, f"the images differ (--common compares on those that all share): {sets}")
     for name in (*COMPARED, *COMPARED_WHERE_KNOWN):
         warnings += unlike(name, ((each.name, each.parameter(name)) for each in results))
     return [*warnings, *_unknown(results)]
@@ -92,7 +95,7 @@ def differences(results: Sequence[Certificates]) -> list[str]:
 
 def unlike(what: str, named: Iterable[tuple[str, Any]]) -> list[str]:
     """Return a warning where values (of each name one) differ; None is none."""
-    holders = _names_by_value(named)
+    holders = _names_by(named)
     values = (f"{value} ({', '.join(names)})" for value, names in holders.items())
     return [f"{what} differs: {', '.join(values)}"] if len(holders) > 1 else []
 
@@ -107,14 +110,11 @@ def common_indices(results: Sequence[Certificates]) -> np.ndarray:
 
 def restrict(results: Sequence[Certificates], indices: np.ndarray) -> list[Certificates]:
     """Return the results on those images only; raises ValueError when a result lacks one."""
-    return [_restrict_one(result, np.unique(indices)) for result in results]
-
-
-def _restrict_one(result: Certificates, indices: np.ndarray) -> Certificates:
-    missing = len(np.setdiff1d(indices, result.selected))
-    if missing:
-        raise ValueError(f"{result.name} lacks {missing} of {len(indices)} images")
-    return part_of(result, indices, name=result.name)
+    indices = np.unique(indices)
+    for result in results:
+        if missing := len(np.setdiff1d(indices, result.selected)):
+            raise ValueError(f"{result.name} lacks {missing} of {len(indices)} images")
+    return [part_of(result, indices, name=result.name) for result in results]
 
 
 def part_of(result: Certificates, indices: np.ndarray, *, name: str) -> Certificates:
@@ -142,9 +142,8 @@ def by_class(result: Certificates) -> list[Certificates]:
     failed = result.failed_labels
     index = np.concatenate([result.index, np.fromiter(failed.keys(), np.int64)])
     label = np.concatenate([result.label, np.fromiter(failed.values(), np.int32)])
-    names = dict(enumerate(result.classes))
     return [
-        part_of(result, index[label == c], name=f"{result.name}: {names.get(c, c)}")
+        part_of(result, index[label == c], name=f"{result.name}: {result.class_name(c)}")
         for c in np.unique(label).tolist()
     ]
 
@@ -188,13 +187,6 @@ def _run_name(folder: str) -> str:
     return parts[-1] if parts else folder
 
 
-def _unlike_indices(results: Sequence[Certificates]) -> list[str]:
-    if all(np.array_equal(result.selected, results[0].selected) for result in results):
-        return []
-    sets = _describe_sets(results)
-    return [f"the images differ (--common compares on those that all share): {sets}"]
-
-
 def unlike_labels(results: Sequence[Certificates]) -> list[str]:
     """Return a warning when an index does not mean the same image everywhere."""
     unequal = []
@@ -212,7 +204,7 @@ def unlike_labels(results: Sequence[Certificates]) -> list[str]:
 
 
 def _describe_sets(results: Sequence[Certificates]) -> str:
-    holders = _names_by(results, lambda result: describe_indices(result.selected))
+    holders = _names_by((each.name, describe_indices(each.selected)) for each in results)
     return "; ".join(f"{', '.join(names)}: {images}" for images, names in holders.items())
 
 
@@ -226,14 +218,8 @@ def describe_indices(index: np.ndarray) -> str:
     return f"{len(index)} images ({regular if len(steps) == 1 else irregular})"
 
 
-def _names_by(
-    results: Sequence[Certificates], figure: Callable[[Certificates], Any]
-) -> dict[Any, list[str]]:
-    """Return the names of the results that have each value of a figure; None is none."""
-    return _names_by_value((result.name, figure(result)) for result in results)
-
-
-def _names_by_value(named: Iterable[tuple[str, Any]]) -> dict[Any, list[str]]:
+def _names_by(named: Iterable[tuple[str, Any]]) -> dict[Any, list[str]]:
+    """Return the names that have each value; None is none."""
     holders: dict[Any, list[str]] = {}
     for name, value in named:
         if value is not None:
@@ -250,6 +236,6 @@ def _unknown(results: Sequence[Certificates]) -> list[str]:
         names = [name for name in asked if result.parameter(name) is None]
         return ", ".join([*names, *([] if result.has_labels else ["labels"])]) or None
 
-    holders = _names_by(results, missing)
+    holders = _names_by((result.name, missing(result)) for result in results)
     lists = [f"{lacking} ({', '.join(names)})" for lacking, names in holders.items()]
     return [] if not lists else [f"unknown, so not compared: {'; '.join(lists)}"]

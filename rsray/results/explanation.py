@@ -89,17 +89,11 @@ class _Image:
     def radius(self) -> float:
         return float(self.result.radius[self.row])
 
-    @property
-    def is_reused(self) -> bool:
-        """Whether the bound rests on another network's counts, too."""
-        return bool(self.result.metadata.get("reused_run"))
-
     def name(self, label: int) -> str:
         """Return a class as people call it."""
-        names = dict(enumerate(self.result.classes))
         if label < 0:
             return "a class that the file does not name"
-        named = names.get(label, str(label))
+        named = self.result.class_name(label)
         return f"class {label}" if named == str(label) else f"{named} (class {label})"
 
     def verdict(self) -> str:
@@ -135,7 +129,8 @@ class _Image:
         # Of an abstention the row does not name the class whose draws were counted.
         counted = (label for label, count in self.counts.items() if count == hits)
         top = self.prediction if self.prediction >= 0 else next(counted, -1)
-        if top >= 0 and not self.is_reused:
+        # With --reuse the bound rests on another network's counts, too.
+        if top >= 0 and not result.metadata.get("reused_run"):
             share = 100 * round_down(hits / n, 4)
             looked += f" {hits:,} of them ({share:.2f} %) it called {self.name(top)}"
             looked += f"; the others {self._others(top, n)}." if hits < n else "."

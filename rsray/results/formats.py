@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rsray.errors import printable
 
@@ -21,63 +21,33 @@ MARKDOWN_ESCAPES = str.maketrans({c: f"\\{c}" for c in "\\|`*[]"} | {"<": "&lt;"
 NOTES, UNKNOWN = "notes", "-"
 
 
-class Shown(Protocol):
-    """What can be shown in every format: texts in rows and columns."""
+@dataclass(frozen=True)
+class Table:
+    """What can be shown in every format: numbers and texts in rows and columns."""
 
-    @property
-    def title(self) -> str:
-        """What it is called; may be empty."""
-
-    @property
-    def caption(self) -> str:
-        """What the figures are, for a terminal."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader must know before comparing rows."""
-
-    @property
-    def header(self) -> list[str]:
-        """The titles of the columns."""
-
-    def latex_head(self) -> list[str]:
-        """Return the lines of LaTeX between the upper rules."""
+    # The titles of the columns.
+    header: list[str]
+    # Unrounded, None where a value is unknown.
+    rows: Sequence[Sequence[Any]]
+    # As they are read; where there are none, four digits of each number.
+    texts: Sequence[list[str]] = ()
+    # The (row, column) of the cells that stand out.
+    best: Collection[tuple[int, int]] = ()
+    title: str = ""
+    # What the figures are, for a terminal.
+    caption: str = ""
+    # What a reader must know before comparing rows.
+    notes: tuple[str, ...] = ()
+    # The lines of LaTeX between the upper rules, where they are more than the titles.
+    latex_head: tuple[str, ...] = ()
 
     def cells(self) -> list[list[str]]:
         """Return the texts of the rows."""
+        return list(self.texts) or [[_plain(value) for value in row] for row in self.rows]
 
     def values(self) -> list[list[Any]]:
         """Return the rows unrounded, for programs."""
-
-    def best(self) -> set[tuple[int, int]]:
-        """Return the (row, column) of the cells that stand out."""
-
-
-@dataclass(frozen=True)
-class PlainTable:
-    """Rows of numbers and texts as they are, nothing marked."""
-
-    header: list[str]
-    rows: Sequence[Sequence[Any]]
-    title: str = ""
-    caption: str = ""
-    notes: tuple[str, ...] = ()
-
-    def latex_head(self) -> list[str]:
-        """Return the one line of titles."""
-        return [" & ".join(_escaped_latex(title) for title in self.header) + r" \\"]
-
-    def cells(self) -> list[list[str]]:
-        """Return the texts of the rows: four digits of each number."""
-        return [[_plain(value) for value in row] for row in self.rows]
-
-    def values(self) -> list[list[Any]]:
-        """Return the rows as they are."""
         return [list(row) for row in self.rows]
-
-    def best(self) -> set[tuple[int, int]]:
-        """Return nothing."""
-        return set()
 
 
 def _plain(value: Any) -> str:
@@ -87,17 +57,16 @@ def _plain(value: Any) -> str:
 
 
 def _marked(
-    table: Shown, escape: Callable[[str], str], mark: Callable[[str], str]
+    table: Table, escape: Callable[[str], str], mark: Callable[[str], str]
 ) -> list[list[str]]:
     """Return the cells, escaped, the best ones marked."""
-    best = table.best()
     return [
-        [mark(escape(cell)) if (i, j) in best else escape(cell) for j, cell in enumerate(row)]
+        [mark(escape(cell)) if (i, j) in table.best else escape(cell) for j, cell in enumerate(row)]
         for i, row in enumerate(table.cells())
     ]
 
 
-def rich_table(table: Shown, *, width: int, has_notes: bool = False) -> rich.console.Group:
+def rich_table(table: Table, *, width: int, has_notes: bool = False) -> rich.console.Group:
     """Return the table for a terminal; columns become rows where they would not fit.
 
     Below it, as wide as the terminal, stand its caption and notes.
@@ -127,7 +96,7 @@ def rich_table(table: Shown, *, width: int, has_notes: bool = False) -> rich.con
     return rich.console.Group(shown, *([below] if below else []))
 
 
-def markdown(table: Shown) -> str:
+def markdown(table: Table) -> str:
     """Return a GitHub-flavoured table; notes are a list below it."""
     rule = ["---", *["---:"] * (len(table.header) - 1)]
     cells = _marked(table, _escaped_markdown, lambda cell: f"**{cell}**")
@@ -142,13 +111,13 @@ def _escaped_markdown(text: str) -> str:
     return text.translate(MARKDOWN_ESCAPES)
 
 
-def latex(table: Shown) -> str:
+def latex(table: Table) -> str:
     """Return a tabular in the style of the booktabs package; with a title, a floating table."""
     body = _marked(table, _escaped_latex, lambda cell: rf"\textbf{{{cell}}}")
     lines = [
         rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
         r"\toprule",
-        *table.latex_head(),
+        *(table.latex_head or (rf"{' & '.join(map(_escaped_latex, table.header))} \\",)),
         r"\midrule",
         *(rf"{' & '.join(row)} \\" for row in body),
         r"\bottomrule",
@@ -165,17 +134,17 @@ def _escaped_latex(text: str) -> str:
     return text.translate(LATEX_ESCAPES)
 
 
-def comma_separated(table: Shown) -> str:
+def comma_separated(table: Table) -> str:
     """Return CSV for programs: figures unrounded, empty where unknown; notes are a column."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
     notes: Sequence[str] = ["; ".join(map(printable, table.notes))] if table.notes else []
     writer.writerow([*table.header, *([NOTES] if notes else [])])
-    writer.writerows([*row, *notes] for row in table.values())
+    writer.writerows([*row, *notes] for row in table.rows)
     return sink.getvalue()
 
 
-TEXT_FORMATS: dict[str, Callable[[Shown], str]] = {
+TEXT_FORMATS: dict[str, Callable[[Table], str]] = {
     "markdown": markdown,
     "latex": latex,
     "csv": comma_separated,

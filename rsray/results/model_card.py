@@ -109,25 +109,18 @@ def _front_matter(
 
 def _result(summary: Mapping[str, Any]) -> dict[str, Any]:
     data = str(summary["dataset"])
-    metrics = [
-        {
-            "type": "certified_accuracy",
-            "name": f"certified accuracy at l2 radius {radius}",
-            "value": float(accuracy),
-        }
-        for radius, accuracy in _accuracies(summary).items()
+    figures = [
+        ("certified accuracy", f" at l2 radius {r}", a) for r, a in _accuracies(summary).items()
     ]
     if _has_acr(summary):
-        acr = {
-            "type": "average_certified_radius",
-            "name": "average certified radius",
-            "value": float(summary["acr"]),
-        }
-        metrics.insert(0, acr)
+        figures.insert(0, ("average certified radius", "", summary["acr"]))
     return {
         "task": {"type": "image-classification", "name": "certified image classification"},
         "dataset": {"name": data, "type": data, "split": str(summary.get("split", "test"))},
-        "metrics": metrics,
+        "metrics": [
+            {"type": kind.replace(" ", "_"), "name": f"{kind}{at}", "value": float(value)}
+            for kind, at, value in figures
+        ],
     }
 
 

@@ -19,11 +19,19 @@ from rsray.core.radius import round_down
 from rsray.errors import UserError, printable
 from rsray.results.certificates import Certificates
 from rsray.results.compare import common_indices, restrict, unlike_labels
-from rsray.results.formats import UNKNOWN
+from rsray.results.formats import UNKNOWN, Table
 
 LEVEL, POWER = 0.05, 0.8
 # What is smaller is not told apart in print.
 SMALLEST_P = 1e-99
+NOTES = (
+    "difference: ACR of the result minus that of the one it is compared with, on the "
+    "images that both have; from, to: its 95 % confidence interval",
+    "sign test: of the images whose radii differ; at a radius: images certified by one "
+    "alone, + by the result and - by the other, with McNemar's exact p-value",
+    "images needed: to tell such a difference apart at the 5 % level, four times of five",
+    "p-values are not corrected for the number of comparisons",
+)
 
 
 @dataclass(frozen=True)
@@ -136,81 +144,46 @@ def _binomial(one: int, other: int) -> float:
     return float(stats.binomtest(one, one + other).pvalue) if one + other else 1.0
 
 
-@dataclass(frozen=True)
-class PairedTable:
-    """Every result against the first one, ready to be shown."""
-
-    pairs: tuple[Pair, ...]
-    radii: np.ndarray
-    title: str = "Differences on the same images"
-    notes: tuple[str, ...] = (
-        "difference: ACR of the result minus that of the one it is compared with, on the "
-        "images that both have; from, to: its 95 % confidence interval",
-        "sign test: of the images whose radii differ; at a radius: images certified by one "
-        "alone, + by the result and - by the other, with McNemar's exact p-value",
-        "images needed: to tell such a difference apart at the 5 % level, four times of five",
-        "p-values are not corrected for the number of comparisons",
+def paired_table(pairs: Sequence[Pair], radii: np.ndarray) -> Table:
+    """Return results against others at radii [R] as a table; its values are McNemar's p there."""
+    fixed = ["result", "against", "images", "difference", "from", "to", "larger", "smaller"]
+    at = [f"at {r:g}" for r in round_down(radii, 6)]
+    return Table(
+        header=[*fixed, "sign test p", "images needed", *at],
+        rows=[_values(pair) for pair in pairs],
+        texts=[_texts(pair) for pair in pairs],
+        best={(i, fixed.index("difference")) for i, p in enumerate(pairs) if p.is_told_apart},
+        title="Differences on the same images",
+        caption="bold: differences whose interval leaves 0 out",
+        notes=NOTES,
     )
 
-    @property
-    def caption(self) -> str:
-        """What stands out."""
-        return "bold: differences whose interval leaves 0 out"
 
-    @property
-    def header(self) -> list[str]:
-        """The column titles."""
-        fixed = ["result", "against", "images", "difference", "from", "to", "larger", "smaller"]
-        return [*fixed, "sign test p", "images needed", *(f"at {r}" for r in self._labels)]
-
-    @property
-    def _labels(self) -> list[str]:
-        return [f"{r:g}" for r in round_down(self.radii, 6)]
-
-    def latex_head(self) -> list[str]:
-        """Return the one line of titles."""
-        return [" & ".join(title.replace("%", r"\%") for title in self.header) + r" \\"]
-
-    def best(self) -> set[tuple[int, int]]:
-        """Return the differences that are told apart from none."""
-        return {(i, 3) for i, pair in enumerate(self.pairs) if pair.is_told_apart}
-
-    def cells(self) -> list[list[str]]:
-        """Return the texts of the rows."""
-        return [
-            [
-                pair.name,
-                pair.against,
-                str(pair.num_images),
-                _signed(pair.difference),
-                *map(_signed, pair.interval or (None, None)),
-                *(_text(each) for each in (pair.larger, pair.smaller)),
-                _p(pair.sign_p),
-                f"{pair.images_needed:,}" if pair.images_needed else UNKNOWN,
-                *(f"+{d.gained} -{d.lost} p {_p(d.p_value)}" if d else UNKNOWN for d in pair.at),
-            ]
-            for pair in self.pairs
-        ]
-
-    def values(self) -> list[list[Any]]:
-        """Return the rows unrounded; at a radius, McNemar's p-value."""
-        return [
-            [
-                pair.name, pair.against, pair.num_images, pair.difference,
-                *(pair.interval or (None, None)),
-                pair.larger, pair.smaller, pair.sign_p, pair.images_needed,
-                *(each.p_value if each else None for each in pair.at),
-            ]
-            for pair in self.pairs
-        ]  # fmt: skip
+def _values(pair: Pair) -> list[Any]:
+    return [
+        pair.name, pair.against, pair.num_images, pair.difference,
+        *(pair.interval or (None, None)),
+        pair.larger, pair.smaller, pair.sign_p, pair.images_needed,
+        *(each.p_value if each else None for each in pair.at),
+    ]  # fmt: skip
 
 
-def compare_all(results: Sequence[Certificates], radii: np.ndarray) -> PairedTable:
+def _texts(pair: Pair) -> list[str]:
+    return [
+        pair.name, pair.against, str(pair.num_images), _signed(pair.difference),
+        *map(_signed, pair.interval or (None, None)),
+        _text(pair.larger), _text(pair.smaller), _p(pair.sign_p),
+        f"{pair.images_needed:,}" if pair.images_needed else UNKNOWN,
+        *(f"+{d.gained} -{d.lost} p {_p(d.p_value)}" if d else UNKNOWN for d in pair.at),
+    ]  # fmt: skip
+
+
+def compare_all(results: Sequence[Certificates], radii: np.ndarray) -> Table:
     """Return the comparison of every result with the first one; UserError for a single result."""
     if len(results) < 2:
         raise UserError("--paired compares results: give at least two")
     first, *others = results
-    return PairedTable(tuple(compare_pair(each, first, radii) for each in others), radii)
+    return paired_table([compare_pair(each, first, radii) for each in others], radii)
 
 
 def _signed(value: float | None) -> str:

@@ -14,7 +14,7 @@ from rsray.errors import UserError
 from rsray.presets import Preset
 from rsray.results import compare, published, table
 from rsray.results.certificates import Certificates
-from rsray.results.formats import TEXT_FORMATS, PlainTable, Shown
+from rsray.results.formats import TEXT_FORMATS, Table
 from rsray.results.pages import leaderboard, page
 from rsray.results.pages.gallery import PicturesOf, gallery_html
 from rsray.results.pages.provenance import provenance_html
@@ -35,12 +35,12 @@ class Report:
     """Results side by side, and in which ways they are not comparable."""
 
     # The papers' table first; then the paired comparison, where it was asked for.
-    tables: tuple[Shown, ...]
+    tables: tuple[Table, ...]
     warnings: list[str]
     written: tuple[str, ...] = ()
 
     @property
-    def table(self) -> Shown:
+    def table(self) -> Table:
         """The table of the results."""
         return self.tables[0]
 
@@ -87,7 +87,7 @@ def make_report(
     radii = table.shown_radii(
         results, layout, reach=max([r for each in entries for r in each.certified], default=0.0)
     )
-    tables: list[Shown] = [_table(settings, results, entries, radii, layout)]
+    tables: list[Table] = [_table(settings, results, entries, radii, layout)]
     tables += [compare_all(results, radii)] if settings.paired else []
     more = [page.further_table(each) for each in tables[1:]]
     if settings.html is not None and settings.leaderboard is None:
@@ -188,7 +188,8 @@ def _figure(
         raise UserError(f"there is nothing to draw of {plot_of}: give results")
     if plot_of == "accuracy":
         return accuracy.draw(results, style, published=points)
-    return PLOTS[plot_of](results, style)
+    drawn: Figure = PLOTS[plot_of](results, style)
+    return drawn
 
 
 def report_of_trainings(
@@ -214,6 +215,11 @@ def report_of_trainings(
         save(training.draw(named, style), settings.plot)
     last = {name: {**lines[-1], "epoch": lines[-1]["epoch"] + 1} for name, lines in named.items()}
     rows = [[name, *(line.get(each) for each in EPOCH_FIGURES)] for name, line in last.items()]
-    caption = "the last epoch of each run"
-    shown = PlainTable(["run", *EPOCH_FIGURES], rows, settings.title, caption, notes)
+    shown = Table(
+        ["run", *EPOCH_FIGURES],
+        rows,
+        title=settings.title,
+        caption="the last epoch of each run",
+        notes=notes,
+    )
     return Report((shown,), list(notes), (settings.plot,) if settings.plot is not None else ())

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from rsray import storage
-from rsray.core.radius import acr_standard_error, largest_radius
+from rsray.core.radius import largest_radius
 from rsray.results.certificates import Certificates
 from rsray.storage import PathLike
 from rsray.storage.records import from_json, read_as
@@ -51,14 +51,13 @@ def summarise(certificates: Certificates, *, extra: Mapping[str, Any]) -> dict[s
     """
     known = {**certificates.metadata, **extra}
     draws, seconds = known.get("draws", certificates.draws), known["seconds"]
-    radius, correct = certificates.outcomes
-    error = acr_standard_error(radius, correct)
+    _, correct = certificates.outcomes
     summary = {
         "num_images": len(certificates),
         "num_selected": len(correct),
         "failed": {str(index): why for index, why in certificates.failed.items()},
         "acr": certificates.acr,
-        "acr_standard_error": error if math.isfinite(error) else None,
+        "acr_standard_error": certificates.acr_error,
         "certified_accuracy": accuracy_by_radius(certificates),
         "clean_accuracy": float(np.mean(correct)),
         "abstained": certificates.abstained,

@@ -8,19 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rsray.core.radius import acr_standard_error, round_down
+from rsray.core.radius import round_down
 from rsray.errors import UserError, printable
 from rsray.family import choose
 from rsray.results.audited import audit_text
 from rsray.results.certificates import Certificates
-from rsray.results.formats import UNKNOWN
+from rsray.results.formats import UNKNOWN, Table
 from rsray.results.summary import largest_certifiable_radius
 
-DEFAULT_STEP = 0.25
 MOST_COLUMNS = 100
 RADII, RESULT = "radii", "result"
 
@@ -45,17 +45,12 @@ def _parameter(name: str) -> Callable[[Certificates], Any]:
     return lambda result: result.parameter(name)
 
 
-def _error(result: Certificates) -> float | None:
-    error = acr_standard_error(*result.outcomes)
-    return error if math.isfinite(error) else None
-
-
 # `radii` stands for a column of certified accuracy at each radius.
 COLUMNS: dict[str, Column] = {
     "sigma": Column(r"$\sigma$", "sigma", _parameter("sigma"), True),
     RADII: Column("", "%", lambda result: None, True, True),
     "ACR": Column("ACR", ".3f", _of_whole(lambda result: result.acr), True, True),
-    "error": Column(r"$\pm$", ".3f", _of_whole(_error)),
+    "error": Column(r"$\pm$", ".3f", _of_whole(lambda result: result.acr_error)),
     "clean": Column("Clean", "%", _of_whole(lambda r: float(r.outcomes[1].mean())), False, True),
     "abstained": Column("Abstained", "d", lambda result: result.abstained),
     "images": Column("Images", "d", lambda result: len(result.selected), True),
@@ -77,7 +72,7 @@ ONLY_WHEN_ASKED = ("clean", "n0", "bound", "noise", "dataset")
 class Layout:
     """What a table shows and in which order; the defaults are the papers'."""
 
-    step: float = DEFAULT_STEP
+    step: float = 0.25
     # In place of 0, step, 2 step, ...
     radii: tuple[float, ...] = ()
     columns: tuple[str, ...] = ()
@@ -100,95 +95,12 @@ class Row:
     texts: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class ReportTable:
-    """Rows over common radii [R]."""
+@dataclass(frozen=True, kw_only=True)
+class ReportTable(Table):
+    """A row per result over common radii [R]."""
 
     radii: np.ndarray
-    rows: tuple[Row, ...]
-    columns: tuple[str, ...]
-    layout: Layout = field(default_factory=Layout)
-
-    @property
-    def title(self) -> str:
-        """What the table is called; may be empty."""
-        return self.layout.title
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What stands below it."""
-        return self.layout.notes
-
-    @property
-    def radius_labels(self) -> list[str]:
-        """The radii, never rounded up, with as many decimals as they have: two to nine."""
-        decimals = max([2, *(len(f"{r:.9f}".rstrip("0").partition(".")[2]) for r in self.radii)])
-        return [f"{r:.{decimals}f}" for r in round_down(self.radii, decimals)]
-
-    @property
-    def header(self) -> list[str]:
-        """The column titles."""
-        return [RESULT, *self._across(self.radius_labels, lambda name: name)]
-
-    @property
-    def caption(self) -> str:
-        """What the figures are, for a terminal."""
-        text = "certified accuracy in % at each l2 radius"
-        text += " (0: clean accuracy)" if 0.0 in self.radii else ""
-        text += "; images in [0, 1]"
-        if any(row.figures["ACR"] is None for row in self.rows):
-            text += f"; {UNKNOWN}: not decided (at-radius) or not published"
-        if "failed" in self.columns:
-            text += "; images that failed count 0"
-        return text
-
-    def latex_head(self) -> list[str]:
-        """Return the lines of LaTeX between the upper rules: one title spans all radii."""
-        count, before = len(self.radii), self.columns.index(RADII) if RADII in self.columns else 0
-        titles = self._across(self.radius_labels, lambda name: COLUMNS[name].latex)
-        head = " & ".join(["Result", *titles]) + r" \\"
-        if RADII not in self.columns:
-            return [head]
-        after = " &" * (len(self.columns) - before - 1)
-        spanned = rf"\multicolumn{{{count}}}{{c}}{{Certified accuracy (\%) at $\ell_2$ radius}}"
-        rule = rf"\cmidrule(lr){{{before + 2}-{before + count + 1}}}"
-        return [rf"{' &' * (before + 1)} {spanned}{after} \\", rule, head]
-
-    def values(self) -> list[list[Any]]:
-        """Return the rows unrounded: fractions, and None where a value is unknown."""
-        return [[row.name, *self._in_order(row)] for row in self.rows]
-
-    def cells(self) -> list[list[str]]:
-        """Return the texts of the rows: accuracy in percent, everything rounded to nearest."""
-        specs = self._across([COLUMNS[RADII].spec] * len(self.radii), lambda c: COLUMNS[c].spec)
-        return [self._cells(row, specs) for row in self.rows]
-
-    def best(self) -> set[tuple[int, int]]:
-        """Return the (row, column) of the best figures, all those that are printed alike."""
-        if len(self.rows) < 2 or not self.layout.marks_best:
-            return set()
-        ranked, cells, values = set(self.radius_labels), self.cells(), self.values()
-        ranked |= {name for name, column in COLUMNS.items() if column.is_better_larger}
-        found = set()
-        for at, title in enumerate(self.header):
-            known = [(row[at], i) for i, row in enumerate(values) if row[at] is not None]
-            if title in ranked and known and max(known)[0] > 0:
-                top = cells[max(known)[1]][at]
-                found |= {(i, at) for i, row in enumerate(cells) if row[at] == top}
-        return found
-
-    def _in_order(self, row: Row) -> list[Any]:
-        accuracy = [None if np.isnan(a) else float(a) for a in row.accuracy]
-        return self._across(accuracy, lambda name: row.figures[name])
-
-    def _across(self, at_radii: list[Any], at_column: Callable[[str], Any]) -> list[Any]:
-        """Return a value for each column in order; those at the radii stand in one place."""
-        parts = (at_radii if c == RADII else [at_column(c)] for c in self.columns)
-        return [value for part in parts for value in part]
-
-    def _cells(self, row: Row, specs: list[str]) -> list[str]:
-        pairs = zip(self.header[1:], self._in_order(row), specs, strict=True)
-        return [row.name, *(row.texts.get(title, _shown(value, s)) for title, value, s in pairs)]
+    radius_labels: list[str]
 
 
 def build(results: Sequence[Certificates], layout: Layout | None = None) -> ReportTable:
@@ -204,9 +116,36 @@ def build(results: Sequence[Certificates], layout: Layout | None = None) -> Repo
 
 
 def of_rows(rows: Sequence[Row], radii: np.ndarray, layout: Layout) -> ReportTable:
-    """Return the table of rows whose accuracies are at these radii [R]."""
+    """Return the table of rows whose accuracies are at these radii [R].
+
+    Its values are fractions, its texts percent; everything is rounded to nearest.
+    """
     if any(row.figures.get("failed") for row in rows):
         rows = [replace(r, figures={**r.figures, "failed": r.figures["failed"] or 0}) for r in rows]
+    columns, labels = _columns(rows, radii, layout), _radius_labels(radii)
+    titles = [*chain.from_iterable(labels if name == RADII else [name] for name in columns)]
+    header = [RESULT, *titles]
+    values = [_values(row, columns) for row in rows]
+    if layout.sort is not None:
+        order = _order(header, values, layout.sort)
+        rows, values = [rows[i] for i in order], [values[i] for i in order]
+    texts = [_texts(row, titles, known) for row, known in zip(rows, values, strict=True)]
+    return ReportTable(
+        header=header,
+        rows=values,
+        texts=texts,
+        best=_best(titles, values, texts) if layout.marks_best else (),
+        title=layout.title,
+        caption=_caption(rows, radii, columns),
+        notes=layout.notes,
+        latex_head=_latex_head(columns, titles, len(radii)),
+        radii=radii,
+        radius_labels=labels,
+    )
+
+
+def _columns(rows: Sequence[Row], radii: np.ndarray, layout: Layout) -> tuple[str, ...]:
+    """Return the columns that are asked for, or those that are usual for such rows."""
     columns = tuple(choose(name.strip(), COLUMNS, "column") for name in layout.columns)
     if len(set(columns)) < len(columns):
         raise UserError(f"columns {','.join(columns)} names a column twice")
@@ -217,8 +156,64 @@ def of_rows(rows: Sequence[Row], radii: np.ndarray, layout: Layout) -> ReportTab
     usual = [name for name in COLUMNS if is_shown[name] and name not in ONLY_WHEN_ASKED]
     if len(radii) and radii[0] > 0 and any(row.figures["clean"] is not None for row in rows):
         usual.insert(usual.index("ACR"), "clean")
-    table = ReportTable(radii, tuple(rows), columns or tuple(usual), layout)
-    return _sorted(table, layout.sort) if layout.sort is not None else table
+    return columns or tuple(usual)
+
+
+def _radius_labels(radii: np.ndarray) -> list[str]:
+    """Return the radii, never rounded up, with as many decimals as they have: two to nine."""
+    decimals = max([2, *(len(f"{r:.9f}".rstrip("0").partition(".")[2]) for r in radii)])
+    return [f"{r:.{decimals}f}" for r in round_down(radii, decimals)]
+
+
+def _values(row: Row, columns: Sequence[str]) -> list[Any]:
+    accuracy = [None if np.isnan(a) else float(a) for a in row.accuracy]
+    parts = (accuracy if name == RADII else [row.figures[name]] for name in columns)
+    return [row.name, *chain.from_iterable(parts)]
+
+
+def _texts(row: Row, titles: list[str], values: list[Any]) -> list[str]:
+    figures = zip(titles, values[1:], strict=True)
+    return [row.name, *(row.texts.get(t, _shown(value, _column(t).spec)) for t, value in figures)]
+
+
+def _column(title: str) -> Column:
+    """Return the column of a title, which is its name or a radius."""
+    return COLUMNS.get(title, COLUMNS[RADII])
+
+
+def _best(
+    titles: list[str], values: list[list[Any]], texts: list[list[str]]
+) -> set[tuple[int, int]]:
+    """Return the (row, column) of the best figures, all those that are printed alike."""
+    found: set[tuple[int, int]] = set()
+    for at, title in enumerate(titles if len(values) > 1 else (), start=1):
+        known = [(row[at], i) for i, row in enumerate(values) if row[at] is not None]
+        if _column(title).is_better_larger and known and max(known)[0] > 0:
+            top = texts[max(known)[1]][at]
+            found |= {(i, at) for i, row in enumerate(texts) if row[at] == top}
+    return found
+
+
+def _caption(rows: Sequence[Row], radii: np.ndarray, columns: Sequence[str]) -> str:
+    text = "certified accuracy in % at each l2 radius"
+    text += " (0: clean accuracy)" if 0.0 in radii else ""
+    text += "; images in [0, 1]"
+    if any(row.figures["ACR"] is None for row in rows):
+        text += f"; {UNKNOWN}: not decided (at-radius) or not published"
+    return text + ("; images that failed count 0" if "failed" in columns else "")
+
+
+def _latex_head(columns: Sequence[str], titles: list[str], num_radii: int) -> tuple[str, ...]:
+    """Return the lines between the upper rules: one title spans all radii."""
+    shown = (COLUMNS[each].latex if each in COLUMNS else each for each in titles)
+    head = " & ".join(["Result", *shown]) + r" \\"
+    if RADII not in columns:
+        return (head,)
+    before = columns.index(RADII)
+    after = " &" * (len(columns) - before - 1)
+    spanned = rf"\multicolumn{{{num_radii}}}{{c}}{{Certified accuracy (\%) at $\ell_2$ radius}}"
+    rule = rf"\cmidrule(lr){{{before + 2}-{before + num_radii + 1}}}"
+    return rf"{' &' * (before + 1)} {spanned}{after} \\", rule, head
 
 
 def shown_radii(
@@ -253,15 +248,13 @@ def row_of(result: Certificates, radii: np.ndarray) -> Row:
     return Row(printable(result.name), accuracy, figures)
 
 
-def _sorted(table: ReportTable, by: str) -> ReportTable:
-    """Return the table with its rows sorted by a column: names upwards, figures downwards."""
-    at = table.header.index(choose(by, table.header, "column to sort by"))
-    keys = [row[at] for row in table.values()]
-    known = [i for i, key in enumerate(keys) if key is not None]
-    has_names = any(isinstance(keys[i], str) for i in known)
-    order = sorted(known, key=lambda i: keys[i], reverse=not has_names)
-    order += [i for i, key in enumerate(keys) if key is None]
-    return replace(table, rows=tuple(table.rows[i] for i in order))
+def _order(header: list[str], values: list[list[Any]], by: str) -> list[int]:
+    """Return the rows' order by a column: names upwards, figures downwards, the unknown last."""
+    at = header.index(choose(by, header, "column to sort by"))
+    known = [i for i, row in enumerate(values) if row[at] is not None]
+    has_names = any(isinstance(values[i][at], str) for i in known)
+    order = sorted(known, key=lambda i: values[i][at], reverse=not has_names)
+    return order + [i for i, row in enumerate(values) if row[at] is None]
 
 
 def _shown(value: Any, spec: str) -> str:

@@ -9,7 +9,7 @@ import rich.console
 
 from rsray.errors import UserError
 from rsray.results import formats, table
-from rsray.results.formats import PlainTable
+from rsray.results.formats import Table
 from rsray.results.table import Layout
 
 NOTE = "n differs: 1000 (a), <100> & more_| (b)"
@@ -38,7 +38,7 @@ def test_notes_and_title_stand_in_every_format(two):
 
 def test_notes_are_as_wide_as_the_terminal_whatever_the_table_is():
     note = "of the images whose radii differ: " + "word " * 12
-    narrow = PlainTable(["a"], [[1]], notes=(note,), caption="a caption of more than one word")
+    narrow = Table(["a"], [[1]], notes=(note,), caption="a caption of more than one word")
     console = rich.console.Console(width=80, file=io.StringIO(), record=True)
     console.print(formats.rich_table(narrow, width=80, has_notes=True))
     lines = console.export_text().splitlines()
@@ -49,13 +49,13 @@ def test_the_best_of_each_column_is_bold(two):
     shown = table.build(two)
     best = int(np.argmax([result.acr for result in two]))
     at = shown.header.index("ACR")
-    assert (best, at) in shown.best() and (1 - best, at) not in shown.best()
+    assert (best, at) in shown.best and (1 - best, at) not in shown.best
     text = shown.cells()[best][at]
     assert f"**{text}**" in formats.markdown(shown) and rf"\textbf{{{text}}}" in formats.latex(
         shown
     )
     assert f"\x1b[1m{text}\x1b[0m" in terminal(shown)
-    assert not {column for _, column in shown.best()} & {shown.header.index("images")}
+    assert not {column for _, column in shown.best} & {shown.header.index("images")}
     assert "**" not in formats.markdown(table.build(two[:1]))
     assert "**" not in formats.markdown(table.build(two, Layout(marks_best=False)))
 
@@ -63,8 +63,8 @@ def test_the_best_of_each_column_is_bold(two):
 def test_all_that_are_printed_alike_are_best(make):
     one = make(name="one")
     shown = table.build([one, make(name="same")])
-    columns = {column for row, column in shown.best() if row == 0}
-    assert columns == {column for row, column in shown.best() if row == 1} != set()
+    columns = {column for row, column in shown.best if row == 0}
+    assert columns == {column for row, column in shown.best if row == 1} != set()
 
 
 def test_figures_of_a_result(make, without):
@@ -82,7 +82,7 @@ def test_columns_are_chosen_and_rows_sorted(two):
     assert shown.header == ["result", "ACR", "0.10", "0.30", "clean"]
     acr = [row[1] for row in shown.values()]
     assert acr == sorted(acr, reverse=True)
-    assert [row.name for row in table.build(two[::-1], Layout(sort="result")).rows] == ["a", "b"]
+    assert [row[0] for row in table.build(two[::-1], Layout(sort="result")).rows] == ["a", "b"]
     by_radius = [row[3] for row in table.build(two, Layout(sort="0.25")).values()]
     assert by_radius == sorted(by_radius, reverse=True)
     span = [line for line in formats.latex(shown).splitlines() if "multicolumn" in line]
@@ -103,6 +103,6 @@ def test_without_the_radius_0_the_clean_accuracy_has_a_column(two):
 def test_what_is_unknown_stays_last_and_empty(make):
     few = make(name="few", at_radius=[0.25])
     shown = table.build([few, make(name="all")], Layout(sort="ACR"))
-    assert [row.name for row in shown.rows] == ["all", "few"]
-    plain = PlainTable(["run", "loss"], [["a_b", 0.123456], ["c", None]])
+    assert [row[0] for row in shown.rows] == ["all", "few"]
+    plain = Table(["run", "loss"], [["a_b", 0.123456], ["c", None]])
     assert plain.cells() == [["a_b", "0.1235"], ["c", "-"]] and r"a\_b" in formats.latex(plain)

@@ -40,9 +40,10 @@ def test_published_curve(reference):
 
 def test_accuracy_by_brute_force(make):
     result = make()
-    (row,) = table.build([result], layout=Layout(step=0.1)).rows
-    assert len(row.accuracy) == 13  # up to 1.231
-    for position, fraction in enumerate(row.accuracy):
+    shown = table.build([result], layout=Layout(step=0.1))
+    (row,), at_zero = shown.values(), shown.header.index("0.00")
+    assert shown.header[at_zero + 13] == "ACR"  # up to 1.231
+    for position, fraction in enumerate(row[at_zero : at_zero + 13]):
         at = position / 10
         assert fraction == sum(result.correct & (result.radius >= at)) / len(result)
 

@@ -133,8 +133,7 @@ def _certified_html(out: Place, search: str) -> str:
     results, notes = found.results, compare.differences(found.results)
     checks = ["not yet: rsray verify CERT"] * len(results)
     more = search + provenance_html(results, found.places, checks)
-    shown = page.sections(results, page.curves_html(results), notes=notes, more=more)
-    return page.headline(results) + page.notes_html(notes) + shown
+    return page.sections(results, notes=notes, more=more)
 
 
 def _trials_html(rows: Rows) -> str:

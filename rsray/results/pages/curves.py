@@ -11,7 +11,7 @@ import numpy as np
 from rsray.errors import printable
 from rsray.results.certificates import Certificates
 from rsray.results.plots import accuracy
-from rsray.results.plots.style import COLOURS, DASHES
+from rsray.results.plots.style import look
 
 # As many radii as a screen can tell apart.
 MOST_RADII = 400
@@ -26,8 +26,7 @@ def curves_data(
     Published figures are points, too.
     """
     named = published or {}
-    reached = [float(max(each.at_radius or each.radius, default=0.0)) for each in results]
-    radii = _radii(max([*reached, *(max(points) for points in named.values())], default=0.0))
+    radii = _radii(accuracy.largest_shown(results, named))
     has_bands = len(results) <= accuracy.MOST_BANDS
     curves = [_curve(each, position, radii, has_bands) for position, each in enumerate(results)]
     for position, (name, told) in enumerate(named.items(), start=len(results)):
@@ -57,8 +56,7 @@ def _curve(
 
 
 def _look(name: str, position: int) -> dict[str, Any]:
-    colour = COLOURS[position % len(COLOURS)]
-    dash = DASHES[position // len(COLOURS) % len(DASHES)]
+    colour, dash = look(position).values()
     return {
         "name": printable(name),
         "colour": INK if colour == BLACK else colour,

@@ -42,10 +42,8 @@ def _chosen(result: Certificates) -> list[int]:
 
 
 def _figure(result: Certificates, row: int, image: np.ndarray, copy: np.ndarray) -> str:
-    names = dict(enumerate(result.classes))
-    label, answer = int(result.label[row]), int(result.prediction[row])
-    truth = names.get(label, str(label))
-    said = "abstains" if answer < 0 else names.get(answer, str(answer))
+    truth, answer = result.class_name(int(result.label[row])), int(result.prediction[row])
+    said = "abstains" if answer < 0 else result.class_name(answer)
     mark = "right" if result.correct[row] else "wrong" if answer >= 0 else "no answer"
     radius = f"{round_down(result.radius[row], 4):.4f}"
     text = f"{result.index[row]}: {truth}; answer {said} ({mark}), radius {radius}"

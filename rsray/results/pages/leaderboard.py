@@ -12,10 +12,9 @@ from rsray.results import table
 from rsray.results.certificates import Certificates
 from rsray.results.compare import differences
 from rsray.results.pages import page
-from rsray.results.paired import Pair, PairedTable, compare_pair
+from rsray.results.paired import Pair, compare_pair, paired_table
 
 UNKNOWN = "not known"
-TITLE = "Leaderboard"
 OVERVIEW = ("dataset", "sigma", "ACR", "error", "clean", "images", "n", "alpha", "bound")
 
 
@@ -31,14 +30,15 @@ def build(results: Sequence[Certificates], *, warnings: Sequence[str], layout: t
         page.notes_html(left_out),
         *(_group_html(key, members, layout) for key, members in groups.items()),
     ]
-    title = layout.title or TITLE
+    title = layout.title or "Leaderboard"
     return page.document(title, title, "\n".join(body), script=page.asset("sort.js"))
 
 
 def _groups(results: Sequence[Certificates]) -> dict[tuple[str, str], list[Certificates]]:
     """Return the results by data set and sigma, each group with its largest ACR first."""
     groups: dict[tuple[str, str], list[Certificates]] = {}
-    for result in sorted(results, key=lambda each: (_key(each), -_acr(each))):
+    best_first = sorted(results, key=lambda each: 1.0 if each.at_radius else -each.acr)
+    for result in sorted(best_first, key=_key):
         groups.setdefault(_key(result), []).append(result)
     return groups
 
@@ -48,15 +48,11 @@ def _key(result: Certificates) -> tuple[str, str]:
     return str(result.parameter("dataset") or UNKNOWN), UNKNOWN if sigma is None else f"{sigma:.3g}"
 
 
-def _acr(result: Certificates) -> float:
-    return -1.0 if result.at_radius else result.acr
-
-
 def _group_html(key: tuple[str, str], members: Sequence[Certificates], layout: table.Layout) -> str:
     """Return a group: its table, its curves, and each result against the best one."""
     built = table.build(members, replace(layout, title="", columns=(), sort=None))
     pairs, apart = _against_best(members, built.radii)
-    paired = PairedTable(tuple(pairs), built.radii)
+    paired = paired_table(pairs, built.radii)
     notes = [*differences(members), *apart]
     named = page.escape(f"{key[0]}, sigma {key[1]}")
     compared = (

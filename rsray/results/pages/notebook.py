@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from rsray.results import table
 from rsray.results.certificates import Certificates
-from rsray.results.formats import PlainTable
+from rsray.results.formats import Table
 from rsray.results.pages import page
 from rsray.results.plots import accuracy, training
 from rsray.results.plots.style import Style
@@ -55,7 +55,8 @@ def search_html(trials: pa.Table, winner: Certificates | None) -> str:
     columns = [*TRIAL, *settings]
     said = [{**row, "state": ENDS.get(row["state"], row["state"])} for row in rows[:MOST_TRIALS]]
     cells = [[row[name] for name in columns] for row in said]
-    shown = PlainTable(columns, cells, "", "")
     count = f"the best {MOST_TRIALS} of {len(rows)} trials" if len(rows) > MOST_TRIALS else "trials"
-    found = f"<p>{count}, by projected ACR (an estimate)</p>\n{page.shown_html(shown)}"
+    found = (
+        f"<p>{count}, by projected ACR (an estimate)</p>\n{page.shown_html(Table(columns, cells))}"
+    )
     return found + (certificates_html(winner) if winner is not None else "")

@@ -2,7 +2,6 @@
 
 import html
 import json
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -11,12 +10,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from rsray.core.radius import acr_standard_error, round_down
+from rsray.core.radius import round_down
 from rsray.errors import printable
 from rsray.results import table
 from rsray.results.certificates import Certificates
 from rsray.results.compare import by_class, describe_indices
-from rsray.results.formats import Shown
+from rsray.results.formats import Table
 from rsray.results.pages import curves
 from rsray.results.plots import accuracy
 from rsray.results.plots.style import render
@@ -38,7 +37,7 @@ def build(
     warnings: Sequence[str],
     layout: Layout | None = None,
     more: str = "",
-    main: Shown | None = None,
+    main: Table | None = None,
     published: Mapping[str, accuracy.Points] | None = None,
 ) -> str:
     """Return the page as HTML, `more` in it; every text that comes from a result is escaped.
@@ -47,10 +46,10 @@ def build(
     """
     heading = layout.title if layout and layout.title else "Certified robustness"
     title = ": ".join(filter(None, [heading, ", ".join(result.name for result in results)]))
-    picture = curves_html(results, published)
-    shown = sections(results, picture, notes=warnings, layout=layout, more=more, main=main)
-    body = headline(results) + notes_html(warnings) + shown
-    return document(title, heading, body)
+    shown = sections(
+        results, notes=warnings, layout=layout, more=more, main=main, published=published
+    )
+    return document(title, heading, shown)
 
 
 def headline(results: Sequence[Certificates]) -> str:
@@ -59,8 +58,7 @@ def headline(results: Sequence[Certificates]) -> str:
     if not known:
         return ""
     best = max(known, key=lambda result: result.acr)
-    error = acr_standard_error(*best.outcomes)
-    around = f" ± {error:.3f}" if math.isfinite(error) else ""
+    around = f" ± {best.acr_error:.3f}" if best.acr_error is not None else ""
     name = f", the largest of {len(known)}: {best.name}" if len(known) > 1 else f" ({best.name})"
     text = f"Average certified radius {best.acr:.3f}{around}{name}"
     return f'<p class="headline">{escape(text)}</p>\n'
@@ -74,16 +72,17 @@ def notes_html(warnings: Iterable[str]) -> str:
 
 def sections(
     results: Sequence[Certificates],
-    picture: str,
     *,
     notes: Sequence[str],
     layout: Layout | None = None,
     more: str = "",
-    main: Shown | None = None,
+    main: Table | None = None,
+    published: Mapping[str, accuracy.Points] | None = None,
 ) -> str:
-    """Return the curves, the tables and, folded, the parameters of results, as HTML."""
+    """Return the largest ACR, notes, curves, tables and, folded, the parameters, as HTML."""
+    picture = curves_html(results, published)
     drawn = figure_html(picture, CAPTION, notes) if picture else ""
-    return f"""{drawn}
+    return f"""{headline(results)}{notes_html(notes)}{drawn}
 <h2>Certified accuracy in %</h2>
 {shown_html(main or table.build(results, layout))}
 {more}
@@ -106,7 +105,7 @@ def curves_html(
     return f'<div data-curves="{data}" data-description="{escape(SEE_TABLE)}">{picture}</div>'
 
 
-def further_table(shown: Shown) -> str:
+def further_table(shown: Table) -> str:
     """Return a table with its title and its notes, as HTML."""
     return f"<h2>{escape(shown.title)}</h2>\n{shown_html(shown)}\n{footnotes_html(shown.notes)}\n"
 
@@ -178,9 +177,9 @@ def svg_inside_html(text: str, described: str) -> str:
     return f'<svg role="img" aria-label="{escape(described)}"' + inside
 
 
-def shown_html(shown: Shown) -> str:
+def shown_html(shown: Table) -> str:
     """Return a table, its best figures marked."""
-    return table_html(shown.header, shown.cells(), best=shown.best())
+    return table_html(shown.header, shown.cells(), best=shown.best)
 
 
 def table_html(
@@ -222,12 +221,12 @@ def _cell(text: str, is_best: bool) -> str:
 
 def _parameters(result: Certificates) -> str:
     """Return the parameters, folded; what a run of our own does not have is none, not unknown."""
-    error = acr_standard_error(*result.outcomes)
+    error = f"{result.acr_error:.4f}" if result.acr_error is not None else None
     is_own = "format" not in result.metadata
     recorded = {k: "none" if is_own and v is None else v for k, v in result.metadata.items()}
     facts: dict[str, Any] = {
         "images": describe_indices(result.selected),
-        **({} if result.at_radius else {"standard error of the ACR": _rounded(error)}),
+        **({} if result.at_radius else {"standard error of the ACR": error}),
         "largest certifiable radius": f"{round_down(largest_certifiable_radius(result), 4):.4f}",
         "abstained": result.abstained,
         "failed": len(result.failed),
@@ -235,10 +234,6 @@ def _parameters(result: Certificates) -> str:
         **recorded,
     }
     return folded_html(result.name, facts)
-
-
-def _rounded(value: float) -> str | None:
-    return f"{value:.4f}" if math.isfinite(value) else None
 
 
 def _text(value: Any) -> str:

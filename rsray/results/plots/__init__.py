@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rsray.family import Family
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from rsray.results.certificates import Certificates
-    from rsray.results.plots.style import Style
-
-Drawn = Callable[["Sequence[Certificates]", "Style"], "Figure"]
-PLOTS: Family[Drawn] = Family(
+# Each is called with results and a Style.
+PLOTS: Family[Any] = Family(
     "plot",
     {
         "accuracy": "rsray.results.plots.accuracy:draw",

@@ -51,14 +51,23 @@ def draw(
             *zip(*sorted(points.items()), strict=True),
             linestyle="", marker=marker, markersize=4, color=colour, label=text_of(name),
         )  # fmt: skip
-    reached = [float(max(result.at_radius or result.radius)) for result in results]
-    widest = max([*reached, *(max(points) for points in published.values())], default=0.0)
-    _scale_axes(axes, widest=widest)
+    axes.set_xlabel(r"$\ell_2$ radius (pixel values in [0, 1])")
+    axes.set_ylabel("certified accuracy")
+    axes.set_xlim(0.0, 1.03 * largest_shown(results, published) or 1.0)
+    show_percent(axes)
+    axes.yaxis.set_major_locator(MultipleLocator(0.2))
+    axes.yaxis.set_minor_locator(MultipleLocator(0.1))
     return finish(figure, axes, style)
 
 
+def largest_shown(results: Sequence[Certificates], published: Mapping[str, Points]) -> float:
+    """Return the largest radius that any of them reaches; 0 of none."""
+    reached = [float(max(each.at_radius or each.radius, default=0.0)) for each in results]
+    return max([*reached, *(max(points) for points in published.values())], default=0.0)
+
+
 def _draw_result(axes: Axes, result: Certificates, position: int, *, has_band: bool) -> None:
-    shown = look(position)
+    shown, name = look(position), result.name
     if result.at_radius:
         radius, accuracy = points(result)
         shown["linestyle"] = ""
@@ -67,6 +76,7 @@ def _draw_result(axes: Axes, result: Certificates, position: int, *, has_band: b
             around = np.stack([accuracy - low, high - accuracy])
             axes.errorbar(radius, accuracy, around, fmt="none", color=shown["color"], linewidth=1)
     else:
+        name = f"{name} (ACR {result.acr:.3f})"
         radius, accuracy = curve(result)
         if has_band:
             low, high = band(accuracy, len(result.selected))
@@ -81,7 +91,7 @@ def _draw_result(axes: Axes, result: Certificates, position: int, *, has_band: b
         drawstyle="steps-pre",
         marker="o" if result.at_radius else "",
         linewidth=1.4,
-        label=_label(result),
+        label=text_of(name),
         **shown,
     )
 
@@ -112,16 +122,3 @@ def band(accuracy: np.ndarray, num_images: int) -> tuple[np.ndarray, np.ndarray]
     low = stats.beta.ppf(LEVEL / 2, hits, num_images - hits + 1)
     high = stats.beta.ppf(1 - LEVEL / 2, hits + 1, num_images - hits)
     return np.where(hits > 0, low, 0.0), np.where(hits < num_images, high, 1.0)
-
-
-def _label(result: Certificates) -> str:
-    return text_of(result.name if result.at_radius else f"{result.name} (ACR {result.acr:.3f})")
-
-
-def _scale_axes(axes: Axes, *, widest: float) -> None:
-    axes.set_xlabel(r"$\ell_2$ radius (pixel values in [0, 1])")
-    axes.set_ylabel("certified accuracy")
-    axes.set_xlim(0.0, 1.03 * widest if widest > 0 else 1.0)
-    show_percent(axes)
-    axes.yaxis.set_major_locator(MultipleLocator(0.2))
-    axes.yaxis.set_minor_locator(MultipleLocator(0.1))

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from rsray.core.radius import acr_standard_error
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
 from rsray.results.compare import by_class
@@ -35,7 +34,7 @@ def draw(results: Sequence[Certificates], style: Style) -> Figure:
         found = [(row, *parts[label][1:]) for row, label in enumerate(labels) if label in parts]
         rows, acr, error = (np.array(each) for each in zip(*found, strict=True))
         axes.errorbar(
-            acr, rows + offset, xerr=2 * np.nan_to_num(error), linestyle="",
+            acr, rows + offset, xerr=2 * error, linestyle="",
             marker=MARKERS[position % len(MARKERS)], markersize=4, elinewidth=1,
             color=COLOURS[position % len(COLOURS)], label=text_of(results[position].name),
         )  # fmt: skip
@@ -54,9 +53,8 @@ def _by_label(result: Certificates) -> dict[int, tuple[str, float, float]]:
     """Return name, ACR and its standard error of each class."""
     if result.at_radius:
         raise UserError(f"{result.name} decided a few radii alone: it has no ACR")
-    names, found = dict(enumerate(result.classes)), {}
+    found = {}
     for part in by_class(result):
         label = int([*part.label, *part.failed_labels.values()][0])
-        error = acr_standard_error(*part.outcomes)
-        found[label] = (names.get(label, str(label)), part.acr, error)
+        found[label] = (result.class_name(label), part.acr, part.acr_error or 0.0)
     return found

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from rsray import storage
 from rsray.core.radius import LARGEST_RADIUS, round_down
 from rsray.errors import UserError
@@ -73,10 +71,9 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
     rows = _parse(path, content)
     if not rows:
         raise UserError(f"{path} holds no certificate")
-    index, label, prediction, radius, correct, seconds = zip(*sorted(rows), strict=True)
-    unknown = np.full(len(rows), -1, dtype=np.int64)
+    columns = dict(zip(LogRow._fields, zip(*sorted(rows), strict=True), strict=True))
     # rsray's own logs have no times of single images, and say 0.
-    known_seconds = [each for each in seconds if each]
+    known_seconds = [each for each in columns.pop("seconds") if each]
     metadata = {
         "format": "cohen",
         "sigma": sigma_in(printable_address(os.fspath(path))),
@@ -84,21 +81,7 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
         "seconds": math.fsum(known_seconds) if len(known_seconds) == len(rows) else None,
         **_facts_beside(path, content),
     }
-    return Certificates(
-        name=name or str(path),
-        metadata=metadata,
-        index=np.array(index, dtype=np.int64),
-        label=np.array(label, dtype=np.int32),
-        prediction=np.array(prediction, dtype=np.int32),
-        radius=np.array(radius, dtype=np.float64),
-        correct=np.array(correct, dtype=np.bool_),
-        p_a_lower=np.full(len(rows), np.nan),
-        p_b_upper=np.full(len(rows), np.nan),
-        count_a=unknown,
-        n0=unknown,
-        n=unknown,
-        skipped=np.zeros(len(rows), dtype=np.bool_),
-    )
+    return Certificates.of_log(name or str(path), metadata, index=columns.pop("image"), **columns)
 
 
 def write_log(path: PathLike, certificates: Certificates) -> None:
@@ -121,7 +104,13 @@ def write_log(path: PathLike, certificates: Certificates) -> None:
     columns = (certificates.index, certificates.label, certificates.prediction)
     radii = round_down(certificates.radius, decimals)
     rows = {row[0]: row for row in zip(*columns, radii, certificates.correct, strict=True)}
-    rows |= {index: (index, y, -1, 0.0, False) for index, y in _failed_labels(certificates).items()}
+    labels = certificates.failed_labels
+    if lacking := sorted(set(certificates.failed) - set(labels)):
+        raise UserError(
+            f"{certificates.name} does not hold the labels of images that failed "
+            f"({', '.join(map(str, lacking[:10]))}): no log can name them"
+        )
+    rows |= {index: (index, label, -1, 0.0, False) for index, label in labels.items()}
     lines = [HEADER, *(
         (str(i), str(y), str(c), f"{r:.{decimals}f}", f"{ok:d}", "0:00:00")
         for i, y, c, r, ok in (rows[index] for index in sorted(rows))
@@ -158,16 +147,6 @@ def _facts_beside(log: PathLike, content: bytes) -> dict[str, Any]:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _failed_labels(certificates: Certificates) -> dict[int, int]:
-    lacking = sorted(set(certificates.failed) - set(certificates.failed_labels))
-    if lacking:
-        raise UserError(
-            f"{certificates.name} does not hold the labels of images that failed "
-            f"({', '.join(map(str, lacking[:10]))}): no log can name them"
-        )
-    return dict(certificates.failed_labels)
 
 
 def sigma_in(path: str) -> float | None:

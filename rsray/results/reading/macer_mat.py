@@ -13,8 +13,8 @@ from rsray.results.certificates import Certificates
 from rsray.storage import PathLike
 
 FORMAT = "macer-mat"
-# What its two kinds of smoothing are called there.
-KINDS = ("hard", "soft")
+# What its two kinds of smoothing are called there -> what is added to the name of a result.
+KINDS = {"hard": "", "soft": " (soft)"}
 # A wrong class, or an abstention: the file does not say which.
 WRONG = -1.0
 
@@ -30,17 +30,16 @@ def read_mat(path: PathLike, *, start: int, skip: int, name: str) -> list[Certif
 
     try:
         stream: Any = io.BytesIO(storage.read_file(path))
-        found = loadmat(stream, variable_names=KINDS)
+        found = loadmat(stream, variable_names=[*KINDS])
     except (MatReadError, ValueError, TypeError, NotImplementedError, OSError) as problem:
         reason = " ".join(str(problem).split())
         raise UserError(f"{path} is not a readable .mat file: {reason}") from problem
     kinds = [kind for kind in KINDS if kind in found]
     if not kinds:
         raise UserError(f"{path} holds no certified radii: it has no variable hard or soft")
-    names = [name if kind == "hard" else f"{name} (soft)" for kind in kinds]
+    images = range(start, 2**62, skip)
     return [
-        _certificates(path, found[kind], range(start, 2**62, skip), called, kind)
-        for kind, called in zip(kinds, names, strict=True)
+        _certificates(path, found[kind], images, f"{name}{KINDS[kind]}", kind) for kind in kinds
     ]
 
 
@@ -58,23 +57,13 @@ def _certificates(
     correct = radius != WRONG
     if not np.all(np.isfinite(radius) & ((radius >= 0) | ~correct)):
         raise UserError(f"{path}: {kind} holds a number that is neither a radius nor -1")
-    size, unknown = len(radius), np.full(len(radius), -1, dtype=np.int64)
-    return Certificates(
-        name=name,
-        metadata={
-            "format": FORMAT,
-            "smoothing": kind,
-            **dict.fromkeys(("sigma", "n0", "n", "alpha", "bound", "seconds")),
-        },
-        index=np.array(images[:size], dtype=np.int64),
-        label=unknown.astype(np.int32),
-        prediction=np.where(correct, -1, -2).astype(np.int32),
+    unknown = dict.fromkeys(("sigma", "n0", "n", "alpha", "bound", "seconds"))
+    return Certificates.of_log(
+        name,
+        {"format": FORMAT, "smoothing": kind, **unknown},
+        index=images[: len(radius)],
+        label=-1,
+        prediction=np.where(correct, -1, -2),
         radius=np.where(correct, radius, 0.0),
         correct=correct,
-        p_a_lower=np.full(size, np.nan),
-        p_b_upper=np.full(size, np.nan),
-        count_a=unknown,
-        n0=unknown,
-        n=unknown,
-        skipped=np.zeros(size, dtype=np.bool_),
     )

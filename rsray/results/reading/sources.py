@@ -164,7 +164,8 @@ def _members(folder: Place, depth: int = 0) -> list[Place]:
         return []
     if _is_one(folder):
         return [folder]
-    files = [folder / name for name in folder.files() if _may_be_result(folder / name)]
+    files = [folder / name for name in folder.files()]
+    files = [file for file in files if file.name.endswith((".tsv", ".mat")) or is_log(file)]
     below = [folder / name for name in folder.folders()] if depth < DEEPEST else []
     return files + [place for each in below for place in _members(each, depth + 1)]
 
@@ -172,7 +173,3 @@ def _members(folder: Place, depth: int = 0) -> list[Place]:
 def _is_one(folder: Place) -> bool:
     """Tell whether a folder is a CERT, a TUNE or what a run left there."""
     return cert_folder(folder) is not None or any(name in UNFINISHED for name in folder.names())
-
-
-def _may_be_result(file: Place) -> bool:
-    return file.name.endswith((".tsv", ".mat")) or is_log(file)
