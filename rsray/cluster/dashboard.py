@@ -16,8 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rsray.cluster.definition import ClusterFile, NodeLayout, read_cluster_file
-from rsray.cluster.hosts import head_host
-from rsray.cluster.ssh import Host
+from rsray.cluster.ssh import Host, head_host
 from rsray.errors import UserError
 
 ANSWER_SECONDS = 30.0

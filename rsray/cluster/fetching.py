@@ -17,8 +17,7 @@ from pathlib import Path, PurePosixPath
 from pyarrow import fs
 
 from rsray.cluster.dashboard import Dashboard
-from rsray.cluster.job_records import JobRecord, read_records
-from rsray.cluster.jobs import ENDED_STATUSES, Job
+from rsray.cluster.jobs import ENDED_STATUSES, Job, JobRecord, read_records
 from rsray.cluster.ssh import shell_path
 from rsray.errors import UserError
 from rsray.storage import Place, one_line, open_filesystem

@@ -226,18 +226,18 @@ def _walk(folder: Path, depth: int = 100) -> Iterator[str]:
     for here, folders, files in os.walk(folder):
         inside = os.path.relpath(here, folder)
         level = 0 if inside == "." else inside.count(os.sep) + 1
-        folders[:] = sorted(name for name in folders if _may_hold_code(Path(here, name)))
+        # Neither hidden folders nor environments and caches hold code.
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not (name.startswith(".") or name in NO_CODE_FOLDERS)
+            and not Path(here, name, "pyvenv.cfg").exists()
+        )
         if level + 1 >= depth:
             folders.clear()
         for name in sorted(files):
             if not name.startswith("."):
                 yield name if inside == "." else f"{inside}/{name}"
-
-
-def _may_hold_code(folder: Path) -> bool:
-    """Tell whether a folder is worth entering: not hidden, no environment, no cache."""
-    is_left_out = folder.name.startswith(".") or folder.name in NO_CODE_FOLDERS
-    return not is_left_out and not (folder / "pyvenv.cfg").exists()
 
 
 def remote_out(out: str, base: str) -> str:

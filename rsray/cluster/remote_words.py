@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from rsray.cluster.packaging import CommandLine
 from rsray.errors import UserError
 from rsray.storage.address import ENSEMBLE, addresses_in
-
-if TYPE_CHECKING:
-    from rsray.cluster.packaging import CommandLine
 
 STAY_HERE = ("--cluster", "--out", "--down")
 FILE_OPTIONS = ("--config", "--init", "--reuse", "--reuse-model", "--denoiser")
@@ -34,8 +32,6 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
 
     `num_values` tells how many values each option of the command takes: one, or none for a flag.
     """
-    from rsray.cluster.packaging import CommandLine
-
     kept, inputs, named = [words[0]], {}, {}
     prefixes: dict[int, str] = {}
     source_is_next = words[0] in COMMANDS_WITH_SOURCE

@@ -33,10 +33,15 @@ HOSTS_OWN = re.compile(r"|etc|root|home(/[^/]+)?|proc|dev|sys|(var/)?run(/.*)?|.
 
 def find_reach_problems(definition: dict[str, Any], folder: Path) -> list[str]:
     """Return what a definition would reach that it must not."""
+    mounted = (definition.get("file_mounts") or {}).values()
     synced = definition.get("cluster_synced_files") or []
     return [
         *_login_problems(definition),
-        *_mount_problems(definition.get("file_mounts") or {}, folder),
+        *(
+            f"file_mounts: {here} is sent, which is this machine's secret or holds one"
+            for here in mounted
+            if is_secret(here, folder)
+        ),
         *(f"cluster_synced_files: {here} is sent" for here in synced if is_secret(here, folder)),
         *_container_problems(definition),
     ]
@@ -65,14 +70,6 @@ def _login_problems(definition: dict[str, Any]) -> list[str]:
     if "coordinator_address" in provider:
         found.append("provider.coordinator_address: rsray has no check for such a coordinator")
     return found
-
-
-def _mount_problems(mounts: dict[str, Any], folder: Path) -> list[str]:
-    return [
-        f"file_mounts: {here} is sent, which is this machine's secret or holds one"
-        for here in mounts.values()
-        if is_secret(here, folder)
-    ]
 
 
 def is_secret(path: object, folder: Path) -> bool:
