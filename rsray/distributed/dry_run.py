@@ -48,10 +48,17 @@ def training(request: TrainingRequest, place: Place, address: str | None) -> lis
     record = read_own_record(place, RUN_FILE, config, "run")
     check_settings(config, request.split, run.device)
     if not (run.is_here or address or is_cluster_open()):
-        _check_room_here(config)
+        # A Ray of this machine has no room for more.
+        cores, gpus = float(available_cpus()), float(usable_gpus())
+        each = float(gpus > 0) if config.gpus_per_worker is None else config.gpus_per_worker
+        check_room(Capacity(((cores, gpus),), cores, gpus), max(1, config.workers), each)
     steps = request.steps_per_epoch
     minutes = config.checkpoint_minutes
     inside = f" and every {minutes:g} minutes" if minutes else ""
+    state = "a new run"
+    if record:
+        is_done = place.exists(WEIGHTS_FILE)
+        state = "finished: nothing to do" if is_done else f"goes on after {latest_position(place)}"
     return _aligned(
         {
             "where": _where_it_trains(run, address),
@@ -61,24 +68,11 @@ def training(request: TrainingRequest, place: Place, address: str | None) -> lis
             "draws": f"{request.num_draws} of an image in a step, {request.noisy_images:,} in all",
             "images": "read while it trains" if run.is_streamed else "stay in memory",
             "checkpoints": f"after each epoch{inside}",
-            "state": _state_of_training(place) if record else "a new run",
+            "state": state,
             "files": RUN_FILES,
             "time": ELSEWHERE if address else _training_time(request),
         }
     )
-
-
-def _check_room_here(config: TrainConfig) -> None:
-    """Raise UserError for workers that a Ray of this machine has no room for."""
-    cores, gpus = float(available_cpus()), float(usable_gpus())
-    each = float(gpus > 0) if config.gpus_per_worker is None else config.gpus_per_worker
-    check_room(Capacity(((cores, gpus),), cores, gpus), max(1, config.workers), each)
-
-
-def _state_of_training(place: Place) -> str:
-    if place.exists(WEIGHTS_FILE):
-        return "finished: nothing to do"
-    return f"goes on after {latest_position(place)}"
 
 
 def _training_time(request: TrainingRequest) -> str:

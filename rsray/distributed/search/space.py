@@ -59,7 +59,12 @@ def parse_space(
         _add(specs, key.strip(), spec.strip(), "--search")
     every = _check_keys(specs, objective, "--search", fixed)
     if not {*specs} - {"objective"}:
-        usual = _usual_space(every, is_searched="objective" in specs)
+        # Of an objective, or of each that is searched.
+        usual = {
+            f"{name}.{key}" if "objective" in specs else key: spec
+            for name in every
+            for key, spec in OBJECTIVES[name].search_space.items()
+        }
         specs |= {key: spec for key, spec in usual.items() if setting_of(key) not in set(fixed)}
         if not specs:
             raise UserError(
@@ -92,15 +97,6 @@ def _add(specs: dict[str, str], key: str, spec: str, option: str) -> None:
     if key in specs:
         raise UserError(f"{option} names {key} twice")
     specs[key] = spec
-
-
-def _usual_space(objectives: list[str], *, is_searched: bool) -> dict[str, str]:
-    """Return the default space of an objective, or of several that are searched."""
-    return {
-        f"{name}.{key}" if is_searched else key: spec
-        for name in objectives
-        for key, spec in OBJECTIVES[name].search_space.items()
-    }
 
 
 def _check_keys(

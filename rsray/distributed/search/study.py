@@ -174,8 +174,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     """Return a row per trial that ended: SCHEMA's columns, then the settings."""
     trials = ended_trials(study)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    front = {trial.number for trial in complete if not _is_dominated(trial, complete)}
+    front = {trial.number for trial in study.best_trials}
     keys = sorted({key for trial in trials for key in trial.params})
     return [
         {
@@ -191,14 +190,6 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
         }
         for trial in trials
     ]
-
-
-def _is_dominated(trial: FrozenTrial, others: list[FrozenTrial]) -> bool:
-    def beats(other: FrozenTrial) -> bool:
-        pairs = list(zip(other.values, trial.values, strict=True))
-        return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-    return any(beats(other) for other in others)
 
 
 def write_trials(out: Place, study: optuna.Study, search: Search) -> None:

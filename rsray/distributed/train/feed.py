@@ -92,7 +92,10 @@ class RayFeed:
         self._epochs = self._epochs[1:]
         yield from sent_ahead(map(self._next_share, shares), self.subset.device)
         if not self._epochs:
-            self._finish_pipeline()
+            # The pipeline ends and its actor goes; if only dropped, it would call Ray once more.
+            if next(self._blocks, None) is not None:
+                raise RuntimeError("more training images came than were due")
+            self._blocks = iter(())
 
     def _next_share(self, share: BatchShare) -> tuple[Tensor, Tensor]:
         import torch
@@ -105,12 +108,6 @@ class RayFeed:
         if len(labels) != len(share.slots):
             raise RuntimeError(f"{len(labels)} images came where {len(share.slots)} were due")
         return images, labels
-
-    def _finish_pipeline(self) -> None:
-        """Let the pipeline end and its actor go; if only dropped, it would call Ray once more."""
-        if next(self._blocks, None) is not None:
-            raise RuntimeError("more training images came than were due")
-        self._blocks = iter(())
 
     def _next_block(self) -> dict[str, Array]:
         block = next(self._blocks, None)
