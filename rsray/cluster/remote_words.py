@@ -42,7 +42,10 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
         is_ensemble = piece.option == "--model" and str(piece.value).startswith(ENSEMBLE)
         is_file = piece.option in FILE_OPTIONS or (is_argument and source_is_next) or is_ensemble
         source_is_next = source_is_next and not is_argument
-        prefix = _setting_before_file(piece)
+        # The `KEY=` of a setting that names a RUN or CERT.
+        key, equals, _ = (piece.value or "").partition("=")
+        is_setting = piece.option == "--set" and key.strip() in FILE_SETTINGS
+        prefix = key + equals if is_setting else ""
         is_file = is_file or bool(prefix)
         paths = _local(piece.value.removeprefix(prefix)) if is_file and piece.value else []
         if not paths:
@@ -53,12 +56,6 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
         if piece.option in FACTORY_OPTIONS and not is_ensemble:
             named[piece.option] = piece.value or ""
     return CommandLine(tuple(kept), inputs, _packages(named.values()), prefixes)
-
-
-def _setting_before_file(piece: Piece) -> str:
-    """Return the `KEY=` of a setting that names a RUN or CERT; empty for any other word."""
-    name, equals, _ = (piece.value or "").partition("=")
-    return name + equals if piece.option == "--set" and name.strip() in FILE_SETTINGS else ""
 
 
 def _packages(networks: Iterable[str]) -> tuple[str, ...]:

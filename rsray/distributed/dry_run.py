@@ -11,7 +11,7 @@ import torch
 from rsray.certification.cost import measure_plan
 from rsray.certification.folder import recorded_evaluation
 from rsray.certification.request import CertificationRequest
-from rsray.config import PlanConfig, TrainConfig
+from rsray.config import CertifyConfig, PlanConfig
 from rsray.core.gpus import usable_gpus
 from rsray.core.hardware import (
     available_cpus,
@@ -20,7 +20,7 @@ from rsray.core.hardware import (
     fastest_precision,
     resolve_precision,
 )
-from rsray.distributed.capacity import Capacity, check_room
+from rsray.distributed.capacity import Capacity, FleetSize, check_room
 from rsray.distributed.certify.one_machine import fleet_of_one_machine, is_cluster_open
 from rsray.distributed.search.forecast import plan_search
 from rsray.distributed.search.request import SearchRequest
@@ -89,7 +89,7 @@ def certification(request: CertificationRequest, place: Place, address: str | No
     most = images * (config.n0 + config.n)
     device = torch.device("cpu") if config.gpus_per_actor == 0 else default_device()
     rows = {
-        "where": _where_it_counts(request, address),
+        "where": _where_it_counts(config, fleet, address),
         "precision": _precision(fastest_precision, config.precision, device, address),
         "draws": f"{config.n0:,} + {config.n:,} of each image, "
         f"{'' if config.sampling == 'fixed' else 'up to '}{most:,} in all",
@@ -139,15 +139,13 @@ def search(request: SearchRequest, place: Place, address: str | None) -> list[st
 def _where_it_trains(run: TrainingRun, address: str | None) -> str:
     if run.is_here:
         return f"this process, on {run.device.type} ({device_name(run.device)})"
-    config: TrainConfig = run.config
+    config = run.config
     most = f"-{config.most_workers}" if config.most_workers else ""
     number = f"{config.workers or 1}{most}"
     return f"workers of Ray Train: {number}, {_on_ray(config.gpus_per_worker, address)}"
 
 
-def _where_it_counts(request: CertificationRequest, address: str | None) -> str:
-    config = request.config
-    fleet = fleet_of_one_machine(config, address)
+def _where_it_counts(config: CertifyConfig, fleet: FleetSize | None, address: str | None) -> str:
     if fleet is not None:
         return (
             f"this machine: processes {fleet.actors}, CPU cores of each {fleet.threads}; on a Ray "

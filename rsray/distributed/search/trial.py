@@ -22,11 +22,7 @@ from rsray.distributed.search.watch import METRIC
 from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.failures import cause_of, is_machines_fault, refuse_failed_setup
 from rsray.distributed.train.feed import RayFeed
-from rsray.distributed.train.worker import (
-    join_team,
-    make_trainer,
-    worker_resources,
-)
+from rsray.distributed.train.worker import join_team, make_trainer, worker_resources
 from rsray.errors import UserError
 from rsray.results.sanity import has_learnt
 from rsray.storage import Place

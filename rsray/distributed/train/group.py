@@ -17,12 +17,7 @@ from rsray.distributed.train.failures import (
 )
 from rsray.distributed.train.feed import share_with_reading
 from rsray.distributed.train.training_run import TrainingRun
-from rsray.distributed.train.worker import (
-    WorkerJob,
-    make_trainer,
-    train_as_worker,
-    worker_resources,
-)
+from rsray.distributed.train.worker import make_trainer, train_as_worker, worker_resources
 from rsray.errors import UserError
 from rsray.training.run_folder.checkpoint import latest_position
 from rsray.training.step import MemoryShortError
@@ -88,7 +83,7 @@ def _train_in_group(run: TrainingRun) -> None:
     name = f".ray-train-{uuid.uuid4().hex[:8]}"
     trainer = make_trainer(
         train_as_worker,
-        {"job": WorkerJob(run, search_path(), reading_cpus)},
+        {"run": run, "search_path": search_path(), "reading_cpus": reading_cpus},
         workers if most is None else (workers, most),
         resources,
         run.place,

@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -36,24 +35,13 @@ STEP_FIELDS = ("epoch", "epochs", "step", "steps", "draws")
 WRITE_STEP_EVERY_SECONDS = 20.0
 
 
-@dataclass(frozen=True)
-class WorkerJob:
-    """What every worker is told; it travels to other nodes."""
-
-    run: TrainingRun
-    search_path: tuple[str, ...]
-    # CPU cores of a task that reads images.
-    reading_cpus: float
-
-
-def train_as_worker(arguments: dict[str, Any]) -> None:
-    """Run on every worker of the group."""
+def train_as_worker(told: dict[str, Any]) -> None:
+    """Run on every worker of the group, with what `_train_in_group` (group.py) tells them."""
     import ray.train
 
-    job: WorkerJob = arguments["job"]
-    run = job.run
-    team, device = join_team(job.search_path, run.gpus)
-    feed = partial(RayFeed, cpus=job.reading_cpus)
+    run: TrainingRun = told["run"]
+    team, device = join_team(told["search_path"], run.gpus)
+    feed = partial(RayFeed, cpus=told["reading_cpus"])
     tell = StepRecord(run.place) if team.rank == 0 else lambda progress: None
     training = Training(
         run.config,
