@@ -146,10 +146,7 @@ def _local_token() -> str | None:
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        return None
+    return path.read_text().strip() if path.exists() else None
 
 
 def _refuse_plain_http(dashboard: Dashboard) -> None:

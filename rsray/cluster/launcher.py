@@ -61,7 +61,10 @@ def bring_up(cluster: ClusterFile, say: Say) -> None:
         "note: Ray has copied the ssh key to the head (~/ray_bootstrap_key.pem) to reach the "
         f"workers: use a key that opens nothing else; `rsray cluster down` {gone}"
     )
-    _wait_for_head(cluster)
+    end = time.monotonic() + HEAD_SECONDS
+    while not is_up(cluster) and time.monotonic() < end:
+        time.sleep(1)
+    # Of a head that does not answer this raises why.
     _wait_for_nodes(cluster, say)
 
 
@@ -135,18 +138,6 @@ def _run_ray(cluster: ClusterFile, *words: str) -> None:
     if done.returncode:
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-4:]
         raise UserError(f"ray {words[0]} failed: {' / '.join(last)} (all of it: {log})")
-
-
-def _wait_for_head(cluster: ClusterFile) -> None:
-    end = time.monotonic() + HEAD_SECONDS
-    while True:
-        try:
-            with connect_through_ssh(cluster):
-                return
-        except UserError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(1)
 
 
 def _wait_for_nodes(cluster: ClusterFile, say: Say) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,10 +147,8 @@ def free_port() -> int:
 def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> bool:
     end = time.monotonic() + TUNNEL_SECONDS
     while process.poll() is None and time.monotonic() < end:
-        try:
+        with suppress(OSError):
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
             return True
+        time.sleep(0.1)
     return False

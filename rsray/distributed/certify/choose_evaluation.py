@@ -16,7 +16,7 @@ from rsray.distributed.session import extend_search_path, search_path
 from rsray.errors import UserError
 
 log = logging.getLogger(__name__)
-# More are not kept.
+# A buffer of so many is emptied: far more than measuring says.
 MOST_WARNINGS = 1000
 
 

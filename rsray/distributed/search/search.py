@@ -216,12 +216,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         result = result or {}
         values = [float(result.get(name, math.nan)) for name in self.search.metrics]
         problem = result.get("error")
-        if problem is None and (error or not all(map(math.isfinite, values))):
-            problem = (
-                f"its process was lost {MOST_RERUNS_OF_LOST_TRIALS + 1} times"
-                if error
-                else "no result"
-            )
+        if problem is None and error:
+            problem = f"its process was lost {MOST_RERUNS_OF_LOST_TRIALS + 1} times"
+        elif problem is None and not all(map(math.isfinite, values)):
+            problem = "no result"
         if problem is None:
             self.on_trial_result(trial_id, result)
         trial = self.running.pop(trial_id)
