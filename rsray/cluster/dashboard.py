@@ -16,8 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rsray.cluster.definition import ClusterFile, NodeLayout, read_cluster_file
-from rsray.cluster.hosts import head_host
-from rsray.cluster.ssh import Host
+from rsray.cluster.ssh import Host, head_host
 from rsray.errors import UserError
 
 ANSWER_SECONDS = 30.0
@@ -147,10 +146,7 @@ def _local_token() -> str | None:
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        return None
+    return path.read_text().strip() if path.exists() else None
 
 
 def _refuse_plain_http(dashboard: Dashboard) -> None:

@@ -17,9 +17,8 @@ from pathlib import Path, PurePosixPath
 from pyarrow import fs
 
 from rsray.cluster.dashboard import Dashboard
-from rsray.cluster.job_records import JobRecord, read_records
-from rsray.cluster.jobs import ENDED_STATUSES, Job
-from rsray.cluster.ssh import shell_path
+from rsray.cluster.jobs import ENDED_STATUSES, Job, JobRecord, read_records
+from rsray.cluster.ssh import Host, shell_path
 from rsray.errors import UserError
 from rsray.storage import Place, one_line, open_filesystem
 from rsray.storage.address import printable_address
@@ -62,7 +61,7 @@ def fetch_results(dashboard: Dashboard, results: JobRecord) -> Path | None:
         if "://" in there:
             _copy_from_storage(there, Path(folder))
         elif dashboard.head is not None:
-            _unpack_archive(_through_ssh(dashboard, there), Path(folder))
+            _unpack_archive(_through_ssh(dashboard.head, there), Path(folder))
         else:
             _unpack_archive(_through_log(dashboard, there), Path(folder))
         _move_files(Path(folder), target)
@@ -89,12 +88,11 @@ def _copy_from_storage(uri: str, folder: Path) -> None:
         raise UserError(f"cannot fetch {printable_address(uri)}: {one_line(problem)}") from problem
 
 
-def _through_ssh(dashboard: Dashboard, there: str) -> bytes:
-    assert dashboard.head is not None
-    done = dashboard.head.run(f"{TAR_COMMAND} -C {shell_path(there)} -czf - .", timeout=3600)
+def _through_ssh(head: Host, there: str) -> bytes:
+    done = head.run(f"{TAR_COMMAND} -C {shell_path(there)} -czf - .", timeout=3600)
     if done.returncode:
         reason = " ".join(done.stderr.decode(errors="replace").split())
-        raise UserError(f"cannot fetch {there} from {dashboard.head.address}: {reason}")
+        raise UserError(f"cannot fetch {there} from {head.address}: {reason}")
     return done.stdout
 
 

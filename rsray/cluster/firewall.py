@@ -28,21 +28,18 @@ def ensure_security_group(definition: dict[str, Any], say: Callable[[str], None]
     except ImportError as problem:
         raise UserError("AWS needs boto3: uv pip install boto3") from problem
     client = boto3.client("ec2", region_name=definition["provider"]["region"])
+    rules = definition["provider"]["security_group"]["IpPermissions"]
     try:
         group = _group_id(client, definition)
-        _set_rules(client, group, definition["provider"]["security_group"]["IpPermissions"])
+        _set_rules(client, group, rules)
     except (ClientError, BotoCoreError) as problem:
         raise UserError(f"AWS refused the security group: {problem}") from problem
-    say(f"security group {group}: ssh from {_open_ranges(definition)} only")
+    ranges = ", ".join(entry["CidrIp"] for rule in rules for entry in rule.get("IpRanges", []))
+    say(f"security group {group}: ssh from {ranges} only")
     filled = copy.deepcopy(definition)
     for kind in filled["available_node_types"].values():
         kind["node_config"].setdefault("SecurityGroupIds", [group])
     return filled
-
-
-def _open_ranges(definition: dict[str, Any]) -> str:
-    rules = definition["provider"]["security_group"]["IpPermissions"]
-    return ", ".join(entry["CidrIp"] for rule in rules for entry in rule.get("IpRanges", []))
 
 
 def _group_id(client: Any, definition: dict[str, Any]) -> str:

@@ -1,21 +1,28 @@
-"""Run an rsray command as a job of a cluster: submit it, follow its log, find it again."""
+"""Run an rsray command as a job of a cluster: submit it, follow its log, find it again.
+
+What a cluster says of a job decides nothing on this machine: results are written where this
+machine's own record (~/.rsray/jobs.jsonl) or the user's --out says.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 import shlex
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from rsray.cluster.dashboard import Dashboard
-from rsray.cluster.job_records import JobRecord, keep_record, read_records
 from rsray.cluster.packaging import CommandLine, copy_all, remote_out
 from rsray.cluster.ssh import shell_path
 from rsray.errors import UserError, printable
@@ -50,6 +57,53 @@ class Job:
         """The rsray command that it runs."""
         found = re.search(r"run\(\)' (.*)", self.entrypoint)
         return printable(f"rsray {found.group(1)}" if found else self.entrypoint)
+
+
+class JobRecord(BaseModel):
+    """A job that was submitted from here."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    # The cluster's name, or the address of its dashboard.
+    cluster: str
+    job: str
+    # Where the cluster writes, and where that is to be on this machine; None leaves it there.
+    out_there: str
+    out_here: str | None = None
+
+
+def _records_file() -> Path:
+    return Path.home() / ".rsray" / "jobs.jsonl"
+
+
+def keep_record(record: JobRecord) -> None:
+    """Append a job to the record, which only its owner can read."""
+    file = _records_file()
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(file, flags, 0o600), "a") as stream:
+            stream.write(record.model_dump_json() + "\n")
+    except OSError as problem:
+        raise UserError(f"cannot keep the job in {file}: {problem.strerror}") from problem
+
+
+def read_records(cluster: str) -> dict[str, JobRecord]:
+    """Return the jobs that were submitted from here to a cluster, by id, in their order."""
+    try:
+        lines = _records_file().read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    except OSError as problem:
+        raise UserError(f"cannot read {_records_file()}: {problem.strerror}") from problem
+    found = {}
+    for line in lines:
+        # One that was cut off, or is none of ours, is left out.
+        with suppress(ValueError):
+            record = JobRecord.model_validate_json(line)
+            if record.cluster == cluster:
+                found[record.job] = record
+    return found
 
 
 def submit_job(
@@ -120,29 +174,41 @@ def list_jobs(dashboard: Dashboard) -> list[Job]:
     try:
         found = [info for info in dashboard.get("/api/jobs/") if info.get("submission_id")]
         found.sort(key=lambda info: info.get("start_time") or 0, reverse=True)
-        return [_job_of(info) for info in found if OUT_THERE in (info.get("metadata") or {})]
+        return [
+            Job(
+                str(info["submission_id"]),
+                str(info["status"]),
+                info.get("driver_exit_code"),
+                str(info["metadata"][OUT_THERE]),
+                str(info["entrypoint"]),
+            )
+            for info in found
+            if OUT_THERE in (info.get("metadata") or {})
+        ]
     except (AttributeError, KeyError, TypeError) as problem:
         raise UserError(f"{dashboard.target} answers with something else than jobs") from problem
-
-
-def _job_of(info: dict[str, Any]) -> Job:
-    return Job(
-        str(info["submission_id"]),
-        str(info["status"]),
-        info.get("driver_exit_code"),
-        str(info["metadata"][OUT_THERE]),
-        str(info["entrypoint"]),
-    )
 
 
 def follow_log(dashboard: Dashboard, job_id: str, show: Callable[[str], None]) -> Job:
     """Show a job's log until it ends and return the job; SilentClusterError when none is heard."""
     from aiohttp import ClientError
 
-    log, failures = _ShownOnce(show), 0
+    seen = failures = 0
+
+    async def show_rest() -> None:
+        """Show what comes after what was seen, until the log ends or breaks off."""
+        nonlocal seen
+        at = 0
+        async for text in dashboard.job_client().tail_job_logs(job_id):
+            fresh = text[max(0, seen - at) :]
+            at += len(text)
+            if fresh:
+                seen = at
+                show(fresh)
+
     while True:
         try:
-            asyncio.run(log.follow(dashboard, job_id))
+            asyncio.run(show_rest())
             job = find_job(dashboard, job_id)
             if job.status in ENDED_STATUSES:
                 return job
@@ -151,20 +217,3 @@ def follow_log(dashboard: Dashboard, job_id: str, show: Callable[[str], None]) -
             if failures > MOST_RECONNECTS:
                 raise SilentClusterError(f"{dashboard.target} is silent: {problem}") from problem
         time.sleep(RECONNECT_SECONDS if failures else 0.5)
-
-
-class _ShownOnce:
-    """Shows a log once, however often it is read again from its start."""
-
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self.show, self.seen = show, 0
-
-    async def follow(self, dashboard: Dashboard, job_id: str) -> None:
-        """Show what comes after what was seen, until the log ends or breaks off."""
-        at = 0
-        async for text in dashboard.job_client().tail_job_logs(job_id):
-            fresh = text[max(0, self.seen - at) :]
-            at += len(text)
-            if fresh:
-                self.seen = at
-                self.show(fresh)

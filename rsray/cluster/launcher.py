@@ -18,8 +18,7 @@ import yaml
 from rsray.cluster.dashboard import connect_through_ssh
 from rsray.cluster.definition import NAME_VARIABLE, ClusterFile
 from rsray.cluster.firewall import ensure_security_group
-from rsray.cluster.hosts import on_premise_hosts
-from rsray.cluster.ssh import ChangedKeyError, Host
+from rsray.cluster.ssh import ChangedKeyError, Host, on_premise_hosts
 from rsray.errors import UserError
 
 Say = Callable[[str], None]
@@ -27,11 +26,6 @@ Say = Callable[[str], None]
 HEAD_SECONDS = 120.0
 NODES_SECONDS = 180.0
 STOP_SECONDS = 120.0
-ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-}
 
 
 def is_up(cluster: ClusterFile) -> bool:
@@ -53,17 +47,24 @@ def bring_up(cluster: ClusterFile, say: Say) -> None:
     if cluster.provider == "aws":
         definition = ensure_security_group(definition, say)
     text = yaml.safe_dump(definition, sort_keys=False)
-    if cluster.resolved_file.exists() and cluster.resolved_file.read_text() == text:
-        if is_up(cluster):
-            say(f"{cluster.name} is up already")
-            return
+    is_same = cluster.resolved_file.exists() and cluster.resolved_file.read_text() == text
+    if is_same and is_up(cluster):
+        say(f"{cluster.name} is up already")
+        return
     _write_private(cluster.resolved_file, text)
     if cluster.provider == "local":
         _stop_leftovers(cluster, say)
     say(f"ray up {cluster.path}: {cluster.name} on {cluster.provider}")
     _run_ray(cluster, "up", "-y", "--no-config-cache", str(cluster.resolved_file))
-    _mention_key(cluster, say)
-    _wait_for_head(cluster)
+    gone = "deletes that copy" if cluster.provider == "local" else "deletes the head"
+    say(
+        "note: Ray has copied the ssh key to the head (~/ray_bootstrap_key.pem) to reach the "
+        f"workers: use a key that opens nothing else; `rsray cluster down` {gone}"
+    )
+    end = time.monotonic() + HEAD_SECONDS
+    while not is_up(cluster) and time.monotonic() < end:
+        time.sleep(1)
+    # Of a head that does not answer this raises why.
     _wait_for_nodes(cluster, say)
 
 
@@ -78,14 +79,6 @@ def _stop_leftovers(cluster: ClusterFile, say: Say) -> None:
         except UserError as problem:
             say(f"warning: {problem}")
     _delete_launcher_files(cluster)
-
-
-def _mention_key(cluster: ClusterFile, say: Say) -> None:
-    gone = "deletes that copy" if cluster.provider == "local" else "deletes the head"
-    say(
-        "note: Ray has copied the ssh key to the head (~/ray_bootstrap_key.pem) to reach the "
-        f"workers: use a key that opens nothing else; `rsray cluster down` {gone}"
-    )
 
 
 def take_down(cluster: ClusterFile, say: Say) -> None:
@@ -128,7 +121,9 @@ def _run_ray(cluster: ClusterFile, *words: str) -> None:
     """Run Ray's own command line; UserError with the end of what it said when it fails."""
     environment = {
         **os.environ,
-        **ENVIRONMENT,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(cluster.token_file),
         # Only autoscaler v1 starts workers of provider local (rsray/distributed/README.md).
         "RAY_UP_enable_autoscaler_v2": "0" if cluster.provider == "local" else "1",
@@ -143,18 +138,6 @@ def _run_ray(cluster: ClusterFile, *words: str) -> None:
     if done.returncode:
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-4:]
         raise UserError(f"ray {words[0]} failed: {' / '.join(last)} (all of it: {log})")
-
-
-def _wait_for_head(cluster: ClusterFile) -> None:
-    end = time.monotonic() + HEAD_SECONDS
-    while True:
-        try:
-            with connect_through_ssh(cluster):
-                return
-        except UserError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(1)
 
 
 def _wait_for_nodes(cluster: ClusterFile, say: Say) -> None:

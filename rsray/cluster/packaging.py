@@ -91,7 +91,13 @@ def copy_all(line: CommandLine, folder: Path, say: Callable[[str], None]) -> Pat
     files = [file for path in inputs for file in _input_files(path)]
     _check_size(files)
     for name in line.modules:
-        files += _users_package(name, say)
+        if not _is_installed_there(name):
+            sent, left_out = _package_files(name)
+            size = sum(file.num_bytes for file in sent) / 1024
+            say(f"sending {name}: {_listed([file.there for file in sent])} ({size:,.0f} KiB)")
+            if left_out:
+                say(f"left out of {name}: {_listed(left_out)}")
+            files += sent
     for name in PACKAGES:
         files += _package_files(name)[0]
     _check_size(files)
@@ -145,17 +151,6 @@ def _sent(here: Path, there: str) -> SentFile:
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"cannot send {here}: it is no file")
     return SentFile(here, there, found.st_size)
-
-
-def _users_package(name: str, say: Callable[[str], None]) -> list[SentFile]:
-    if _is_installed_there(name):
-        return []
-    files, left_out = _package_files(name)
-    size = sum(file.num_bytes for file in files)
-    say(f"sending {name}: {_listed([file.there for file in files])} ({size / 1024:,.0f} KiB)")
-    if left_out:
-        say(f"left out of {name}: {_listed(left_out)}")
-    return files
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -226,18 +221,18 @@ def _walk(folder: Path, depth: int = 100) -> Iterator[str]:
     for here, folders, files in os.walk(folder):
         inside = os.path.relpath(here, folder)
         level = 0 if inside == "." else inside.count(os.sep) + 1
-        folders[:] = sorted(name for name in folders if _may_hold_code(Path(here, name)))
+        # Neither hidden folders nor environments and caches hold code.
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not (name.startswith(".") or name in NO_CODE_FOLDERS)
+            and not Path(here, name, "pyvenv.cfg").exists()
+        )
         if level + 1 >= depth:
             folders.clear()
         for name in sorted(files):
             if not name.startswith("."):
                 yield name if inside == "." else f"{inside}/{name}"
-
-
-def _may_hold_code(folder: Path) -> bool:
-    """Tell whether a folder is worth entering: not hidden, no environment, no cache."""
-    is_left_out = folder.name.startswith(".") or folder.name in NO_CODE_FOLDERS
-    return not is_left_out and not (folder / "pyvenv.cfg").exists()
 
 
 def remote_out(out: str, base: str) -> str:

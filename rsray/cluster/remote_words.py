@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from rsray.cluster.packaging import CommandLine
 from rsray.errors import UserError
 from rsray.storage.address import ENSEMBLE, addresses_in
-
-if TYPE_CHECKING:
-    from rsray.cluster.packaging import CommandLine
 
 STAY_HERE = ("--cluster", "--out", "--down")
 FILE_OPTIONS = ("--config", "--init", "--reuse", "--reuse-model", "--denoiser")
@@ -34,8 +32,6 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
 
     `num_values` tells how many values each option of the command takes: one, or none for a flag.
     """
-    from rsray.cluster.packaging import CommandLine
-
     kept, inputs, named = [words[0]], {}, {}
     prefixes: dict[int, str] = {}
     source_is_next = words[0] in COMMANDS_WITH_SOURCE
@@ -46,7 +42,10 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
         is_ensemble = piece.option == "--model" and str(piece.value).startswith(ENSEMBLE)
         is_file = piece.option in FILE_OPTIONS or (is_argument and source_is_next) or is_ensemble
         source_is_next = source_is_next and not is_argument
-        prefix = _setting_before_file(piece)
+        # The `KEY=` of a setting that names a RUN or CERT.
+        key, equals, _ = (piece.value or "").partition("=")
+        is_setting = piece.option == "--set" and key.strip() in FILE_SETTINGS
+        prefix = key + equals if is_setting else ""
         is_file = is_file or bool(prefix)
         paths = _local(piece.value.removeprefix(prefix)) if is_file and piece.value else []
         if not paths:
@@ -57,12 +56,6 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
         if piece.option in FACTORY_OPTIONS and not is_ensemble:
             named[piece.option] = piece.value or ""
     return CommandLine(tuple(kept), inputs, _packages(named.values()), prefixes)
-
-
-def _setting_before_file(piece: Piece) -> str:
-    """Return the `KEY=` of a setting that names a RUN or CERT; empty for any other word."""
-    name, equals, _ = (piece.value or "").partition("=")
-    return name + equals if piece.option == "--set" and name.strip() in FILE_SETTINGS else ""
 
 
 def _packages(networks: Iterable[str]) -> tuple[str, ...]:

@@ -1,17 +1,22 @@
-"""ssh to a cluster's hosts: commands, and a tunnel to a port on the head's loopback."""
+"""ssh to a cluster's hosts: which they are, commands, and a tunnel to a port of the loopback."""
 
 from __future__ import annotations
 
+import io
 import shlex
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from rsray.cluster.definition import ClusterFile
 from rsray.errors import UserError
 
 CONNECT_SECONDS = 10
@@ -93,6 +98,40 @@ class Host:
                     process.terminate()
 
 
+def head_host(cluster: ClusterFile) -> Host:
+    """Return the head of a cluster; UserError when the cloud has none of that name."""
+    if cluster.hosts:
+        return _make_host(cluster, cluster.hosts[0], cluster.resolved()["auth"])
+    definition = yaml.safe_load(cluster.resolved_file.read_text())
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        from ray.autoscaler import sdk
+
+        try:
+            auth = sdk.bootstrap_config(dict(definition))["auth"]
+            address = sdk.get_head_node_ip(definition)
+        except (Exception, SystemExit) as problem:
+            reason = " ".join(f"{said.getvalue()} {problem}".split())
+            raise UserError(f"{cluster.path} is not up: {reason}") from problem
+    return _make_host(cluster, address, auth)
+
+
+def on_premise_hosts(cluster: ClusterFile) -> list[Host]:
+    """Return the hosts of an on-premise cluster, head first."""
+    auth = cluster.resolved()["auth"]
+    return [_make_host(cluster, address, auth) for address in cluster.hosts]
+
+
+def _make_host(cluster: ClusterFile, address: str, auth: dict[str, Any]) -> Host:
+    return Host(
+        address,
+        auth["ssh_user"],
+        auth.get("ssh_private_key"),
+        cluster.home / "known_hosts",
+        auth.get("ssh_proxy_command"),
+    )
+
+
 def shell_path(path: str) -> str:
     """Return a path quoted for a shell; a `~/` in front stays the home folder of that shell."""
     return '"$HOME"/' + shlex.quote(path[2:]) if path.startswith("~/") else shlex.quote(path)
@@ -108,10 +147,8 @@ def free_port() -> int:
 def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> bool:
     end = time.monotonic() + TUNNEL_SECONDS
     while process.poll() is None and time.monotonic() < end:
-        try:
+        with suppress(OSError):
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
             return True
+        time.sleep(0.1)
     return False

@@ -95,7 +95,14 @@ def plan_fleet(
     if most is not None:
         cpus = 1.0 if gpus <= 0 else _on_gpus(capacity, actors, gpus, will_grow=True).cpus
         return FleetSize(actors or 1, cpus, gpus, most=most)
-    return _on_gpus(capacity, actors, gpus) if gpus > 0 else _on_cpus(capacity, actors)
+    if gpus > 0:
+        return _on_gpus(capacity, actors, gpus)
+    cores, most = [cpus for cpus, _ in capacity.nodes], int(min(capacity.most_cpus, 1e6))
+    if actors is None:
+        return FleetSize(max(1, sum(map(int, cores))), 1, 0.0, most=most)
+    if actors > most:
+        raise UserError(f"actors is {actors}, but the cluster has {most} CPU cores")
+    return FleetSize(actors, cores_each(cores, actors), 0.0)
 
 
 def _on_gpus(
@@ -125,12 +132,3 @@ def slots_on(gpus: float, per_actor: float) -> int:
     if per_actor >= 1:
         return int(gpus / per_actor)
     return int(gpus) * int(1 / per_actor + 1e-9)
-
-
-def _on_cpus(capacity: Capacity, actors: int | None) -> FleetSize:
-    most = int(min(capacity.most_cpus, 1e6))
-    if actors is None:
-        return FleetSize(max(1, sum(int(cpus) for cpus, _ in capacity.nodes)), 1, 0.0, most=most)
-    if actors > most:
-        raise UserError(f"actors is {actors}, but the cluster has {most} CPU cores")
-    return FleetSize(actors, cores_each((cpus for cpus, _ in capacity.nodes), actors), 0.0)

@@ -11,7 +11,7 @@ import torch
 from rsray.certification.cost import measure_plan
 from rsray.certification.folder import recorded_evaluation
 from rsray.certification.request import CertificationRequest
-from rsray.config import PlanConfig, TrainConfig
+from rsray.config import CertifyConfig, PlanConfig
 from rsray.core.gpus import usable_gpus
 from rsray.core.hardware import (
     available_cpus,
@@ -20,7 +20,7 @@ from rsray.core.hardware import (
     fastest_precision,
     resolve_precision,
 )
-from rsray.distributed.capacity import Capacity, check_room
+from rsray.distributed.capacity import Capacity, FleetSize, check_room
 from rsray.distributed.certify.one_machine import fleet_of_one_machine, is_cluster_open
 from rsray.distributed.search.forecast import plan_search
 from rsray.distributed.search.request import SearchRequest
@@ -48,10 +48,17 @@ def training(request: TrainingRequest, place: Place, address: str | None) -> lis
     record = read_own_record(place, RUN_FILE, config, "run")
     check_settings(config, request.split, run.device)
     if not (run.is_here or address or is_cluster_open()):
-        _check_room_here(config)
+        # A Ray of this machine has no room for more.
+        cores, gpus = float(available_cpus()), float(usable_gpus())
+        each = float(gpus > 0) if config.gpus_per_worker is None else config.gpus_per_worker
+        check_room(Capacity(((cores, gpus),), cores, gpus), max(1, config.workers), each)
     steps = request.steps_per_epoch
     minutes = config.checkpoint_minutes
     inside = f" and every {minutes:g} minutes" if minutes else ""
+    state = "a new run"
+    if record:
+        is_done = place.exists(WEIGHTS_FILE)
+        state = "finished: nothing to do" if is_done else f"goes on after {latest_position(place)}"
     return _aligned(
         {
             "where": _where_it_trains(run, address),
@@ -61,24 +68,11 @@ def training(request: TrainingRequest, place: Place, address: str | None) -> lis
             "draws": f"{request.num_draws} of an image in a step, {request.noisy_images:,} in all",
             "images": "read while it trains" if run.is_streamed else "stay in memory",
             "checkpoints": f"after each epoch{inside}",
-            "state": _state_of_training(place) if record else "a new run",
+            "state": state,
             "files": RUN_FILES,
             "time": ELSEWHERE if address else _training_time(request),
         }
     )
-
-
-def _check_room_here(config: TrainConfig) -> None:
-    """Raise UserError for workers that a Ray of this machine has no room for."""
-    cores, gpus = float(available_cpus()), float(usable_gpus())
-    each = float(gpus > 0) if config.gpus_per_worker is None else config.gpus_per_worker
-    check_room(Capacity(((cores, gpus),), cores, gpus), max(1, config.workers), each)
-
-
-def _state_of_training(place: Place) -> str:
-    if place.exists(WEIGHTS_FILE):
-        return "finished: nothing to do"
-    return f"goes on after {latest_position(place)}"
 
 
 def _training_time(request: TrainingRequest) -> str:
@@ -95,7 +89,7 @@ def certification(request: CertificationRequest, place: Place, address: str | No
     most = images * (config.n0 + config.n)
     device = torch.device("cpu") if config.gpus_per_actor == 0 else default_device()
     rows = {
-        "where": _where_it_counts(request, address),
+        "where": _where_it_counts(config, fleet, address),
         "precision": _precision(fastest_precision, config.precision, device, address),
         "draws": f"{config.n0:,} + {config.n:,} of each image, "
         f"{'' if config.sampling == 'fixed' else 'up to '}{most:,} in all",
@@ -145,15 +139,13 @@ def search(request: SearchRequest, place: Place, address: str | None) -> list[st
 def _where_it_trains(run: TrainingRun, address: str | None) -> str:
     if run.is_here:
         return f"this process, on {run.device.type} ({device_name(run.device)})"
-    config: TrainConfig = run.config
+    config = run.config
     most = f"-{config.most_workers}" if config.most_workers else ""
     number = f"{config.workers or 1}{most}"
     return f"workers of Ray Train: {number}, {_on_ray(config.gpus_per_worker, address)}"
 
 
-def _where_it_counts(request: CertificationRequest, address: str | None) -> str:
-    config = request.config
-    fleet = fleet_of_one_machine(config, address)
+def _where_it_counts(config: CertifyConfig, fleet: FleetSize | None, address: str | None) -> str:
     if fleet is not None:
         return (
             f"this machine: processes {fleet.actors}, CPU cores of each {fleet.threads}; on a Ray "

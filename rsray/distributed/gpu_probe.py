@@ -37,7 +37,19 @@ def probe_gpu(gpus: float) -> str | None:
     import ray
 
     task = ray.remote(num_cpus=0, num_gpus=min(gpus, 1), max_retries=0)(_try_gpu)
-    return _wait_for(task.remote())
+    answer: Any = task.remote()
+    ready, _ = ray.wait([answer], timeout=SAY_AFTER_SECONDS)
+    if not ready:
+        log.warning("waiting for a GPU that is free")
+        ready, _ = ray.wait([answer], timeout=GIVE_UP_AFTER_SECONDS)
+    if not ready:
+        ray.cancel(answer)
+        raise UserError(
+            f"no GPU became free within {GIVE_UP_AFTER_SECONDS / 60:.0f} minutes: see that the "
+            "cluster's nodes are up, and run the same command again"
+        )
+    found: str | None = ray.get(answer)
+    return found
 
 
 def is_this_machine() -> bool:
@@ -51,20 +63,3 @@ def is_this_machine() -> bool:
 def _try_gpu() -> str | None:
     reason = why_gpu_fails()
     return reason and f"{platform.node()}: {reason}"
-
-
-def _wait_for(answer: Any) -> str | None:
-    import ray
-
-    ready, _ = ray.wait([answer], timeout=SAY_AFTER_SECONDS)
-    if not ready:
-        log.warning("waiting for a GPU that is free")
-        ready, _ = ray.wait([answer], timeout=GIVE_UP_AFTER_SECONDS)
-    if not ready:
-        ray.cancel(answer)
-        raise UserError(
-            f"no GPU became free within {GIVE_UP_AFTER_SECONDS / 60:.0f} minutes: see that the "
-            "cluster's nodes are up, and run the same command again"
-        )
-    found: str | None = ray.get(answer)
-    return found

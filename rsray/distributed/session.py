@@ -117,14 +117,8 @@ def _held_back_stderr() -> Iterator[None]:
 
 def quiet_logs() -> None:
     """Keep Ray's libraries from logging to the user's terminal, errors apart."""
-    for name in (
-        "ray",
-        "ray.data",
-        "ray.data._internal.execution.streaming_executor",
-        "ray.train",
-        "ray.tune",
-    ):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("", ".data", ".data._internal.execution.streaming_executor", ".train", ".tune"):
+        logging.getLogger(f"ray{name}").setLevel(logging.ERROR)
 
 
 def search_path() -> tuple[str, ...]:

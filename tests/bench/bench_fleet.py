@@ -24,7 +24,7 @@ from rsray.certification.counting.answers import Answer, read_answers, task_tabl
 from rsray.certification.counts.tables import counts_table
 from rsray.certification.work_items import TASK_SECONDS, WorkItem
 from rsray.distributed.capacity import FleetSize
-from rsray.distributed.certify.stream import stream
+from rsray.distributed.certify.ray_fleet import stream
 from rsray.distributed.session import session
 
 # Of each actor: the first and the last are while others start or have ended

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from rsray.cluster import fetching, job_records, jobs
+from rsray.cluster import fetching, jobs
 from rsray.cluster.dashboard import Dashboard
 from rsray.cluster.definition import NodeLayout
-from rsray.cluster.job_records import JobRecord, keep_record, read_records
+from rsray.cluster.jobs import JobRecord, keep_record, read_records
 from rsray.errors import UserError
 
 
@@ -211,7 +211,7 @@ def test_attach_without_an_id_follows_only_what_was_submitted_from_here():
 
 def test_the_record_of_jobs_is_the_users_alone_and_survives_damage(home):
     keep_record(JobRecord(cluster="c", job="one", out_there="x"))
-    file = job_records._records_file()
+    file = jobs._records_file()
     assert file.stat().st_mode & 0o777 == 0o600 and file.parent.stat().st_mode & 0o777 == 0o700
     with file.open("a") as stream:
         stream.write('{"cut off\n[1]\n{"cluster": "c", "job": 5}\n' + "[" * 100_000 + "\n")

@@ -11,7 +11,7 @@ from typing import Any
 
 from rsray.cluster.safety.firewall_rules import find_firewall_problems
 from rsray.cluster.safety.ray_commands import find_command_problems, find_start_problems
-from rsray.cluster.safety.reach import find_reach_problems
+from rsray.cluster.safety.reach import entries_below, find_reach_problems
 
 SECRET_PATTERNS = {
     "an AWS key": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
@@ -45,27 +45,15 @@ def find_problems(definition: dict[str, Any], folder: Path | None = None) -> lis
         ]
         if sum("ray start" in line for line in lines) != 1:
             found.append(f"{key} must have one `ray start` (Ray's default is not safe)")
-    for place, line in _other_commands(definition):
-        found += [f"{place}: {problem}" for problem in find_command_problems(line)]
+    for place, lines in entries_below(definition):
+        if place.endswith("_commands") and place not in START_COMMANDS:
+            problems = [each for line in lines or [] for each in find_command_problems(str(line))]
+            found += [f"{place}: {problem}" for problem in problems]
     return (
         found
         + find_reach_problems(definition, folder or Path())
         + find_firewall_problems(definition)
     )
-
-
-def _other_commands(value: Any, place: str = "") -> list[tuple[str, str]]:
-    """Return (place, line) of every command below `value` that is none of the start commands."""
-    if not isinstance(value, dict):
-        return []
-    found = []
-    for key, inside in value.items():
-        here = f"{place}.{key}".lstrip(".")
-        if str(key).endswith("_commands") and here not in START_COMMANDS:
-            found += [(here, str(line)) for line in inside or []]
-        else:
-            found += _other_commands(inside, here)
-    return found
 
 
 def find_secrets(value: Any) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from itertools import takewhile
 
 from rsray.cluster.safety.shell import SimpleCommand, read_commands
@@ -114,7 +113,8 @@ def _general_problems(line: str, commands: list[SimpleCommand]) -> list[str]:
     stops = any(command.ray_at("stop") is not None for command in commands)
     if stops or _mentions(line, commands, "stop"):
         found.append("`ray stop` kills every Ray on the host")
-    words = [word for command in commands for word in _all_words(command)]
+    words = [word for command in commands for word in command.words]
+    words += [f"{k}={v}" for command in commands for k, v in command.environment.items()]
     modes = [word for word in words if word.startswith("RAY_AUTH_MODE")]
     if any(_is_hidden(command) for command in commands):
         found.append("a command whose name the shell makes up cannot be checked")
@@ -133,11 +133,6 @@ def _is_hidden(command: SimpleCommand) -> bool:
     named = [words[0]] if words[0] not in ("{", "[", "[[") else []
     named += [w for w, verb in zip(words, words[1:], strict=False) if verb in ("start", "stop")]
     return any(MADE_UP.search(word) and not PATH_BELOW_VARIABLE.fullmatch(word) for word in named)
-
-
-def _all_words(command: SimpleCommand) -> Iterator[str]:
-    yield from command.words
-    yield from (f"{name}={value}" for name, value in command.environment.items())
 
 
 def _mentions(line: str, commands: list[SimpleCommand], verb: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,15 @@ HOSTS_OWN = re.compile(r"|etc|root|home(/[^/]+)?|proc|dev|sys|(var/)?run(/.*)?|.
 
 def find_reach_problems(definition: dict[str, Any], folder: Path) -> list[str]:
     """Return what a definition would reach that it must not."""
+    mounted = (definition.get("file_mounts") or {}).values()
     synced = definition.get("cluster_synced_files") or []
     return [
         *_login_problems(definition),
-        *_mount_problems(definition.get("file_mounts") or {}, folder),
+        *(
+            f"file_mounts: {here} is sent, which is this machine's secret or holds one"
+            for here in mounted
+            if is_secret(here, folder)
+        ),
         *(f"cluster_synced_files: {here} is sent" for here in synced if is_secret(here, folder)),
         *_container_problems(definition),
     ]
@@ -67,14 +73,6 @@ def _login_problems(definition: dict[str, Any]) -> list[str]:
     return found
 
 
-def _mount_problems(mounts: dict[str, Any], folder: Path) -> list[str]:
-    return [
-        f"file_mounts: {here} is sent, which is this machine's secret or holds one"
-        for here in mounts.values()
-        if is_secret(here, folder)
-    ]
-
-
 def is_secret(path: object, folder: Path) -> bool:
     """Tell whether a path of this machine names a secret, or a folder that surely holds some.
 
@@ -91,22 +89,28 @@ def _names_secret(path: str) -> bool:
     return any(SECRET_NAMES.fullmatch(part) or part in SECRET_FOLDERS for part in whole.parts)
 
 
-def _container_problems(value: Any, place: str = "") -> list[str]:
-    """Return what is unsafe in the options of containers anywhere below `value`."""
-    if not isinstance(value, dict):
-        return []
-    found = []
-    for key, inside in value.items():
+def entries_below(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted place and the value of every entry of the mappings below `value`."""
+    for key, inside in value.items() if isinstance(value, dict) else ():
         here = f"{place}.{key}".lstrip(".")
-        if str(key).endswith("run_options"):
+        yield here, inside
+        yield from entries_below(inside, here)
+
+
+def _container_problems(definition: dict[str, Any]) -> list[str]:
+    """Return what is unsafe in the options of containers anywhere in a definition."""
+    found = []
+    for place, inside in entries_below(definition):
+        *_, kind, key = ("", *place.split("."))
+        if key.endswith("run_options"):
             found += [
-                f"{here}: {problem}" for option in inside or [] for problem in _options(str(option))
+                f"{place}: {problem}"
+                for option in inside or []
+                for problem in _options(str(option))
             ]
-        elif place.rpartition(".")[2] == "docker" and str(key) in CONTAINER_NAMES:
+        elif kind == "docker" and key in CONTAINER_NAMES:
             if not CONTAINER_NAME.fullmatch(str(inside)):
-                found.append(f"{here}: {inside!r} is no name, and goes into a shell command")
-        else:
-            found += _container_problems(inside, here)
+                found.append(f"{place}: {inside!r} is no name, and goes into a shell command")
     return found
 
 

@@ -116,7 +116,9 @@ def _split_at_operators(line: str) -> Iterator[tuple[list[str], str, str]]:
     """Yield (words, operator in front, operator behind) of every part of a line."""
     words: list[str] = []
     before, is_comment, is_target = "", False, False
-    for token in [*_tokens(line), "\n"]:
+    lexer = shlex.shlex(line.replace("\\\n", " "), posix=True, punctuation_chars=OPERATORS)
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
+    for token in [*lexer, "\n"]:
         if not set(token) <= set(OPERATORS):
             is_comment = is_comment or token.startswith("#")
             if not (is_comment or is_target):
@@ -130,19 +132,8 @@ def _split_at_operators(line: str) -> Iterator[tuple[list[str], str, str]]:
         is_target = bool(set("<>") & set(token)) and "(" not in token
         if is_target and not set(";|()\n") & set(token):
             continue
-        operator = _simplified(token)
+        # Line breaks are semicolons, and those of several that say nothing are left out.
+        operator = token.replace("\n", ";").strip("<>").strip(";") or ";"
         yield words, before, operator
         # Of operators in a row each has its say: `&&` holds beyond a line break.
         words, before = [], operator if words else before + operator
-
-
-def _tokens(line: str) -> Iterator[str]:
-    lexer = shlex.shlex(line.replace("\\\n", " "), posix=True, punctuation_chars=OPERATORS)
-    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
-    yield from lexer
-
-
-def _simplified(token: str) -> str:
-    """Return an operator with line breaks as semicolons, and without those that say nothing."""
-    operator = token.replace("\n", ";").strip("<>")
-    return operator.strip(";") or ";"

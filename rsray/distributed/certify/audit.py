@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +13,6 @@ import pyarrow as pa
 from rsray.certification.checks import audit as checking
 from rsray.certification.checks.audit import Audit, Choice
 from rsray.certification.checks.verify import verify
-from rsray.certification.counting.answers import Answer
 from rsray.certification.counting.certification_run import (
     GIVE_UP_AFTER_SILENT_SECONDS,
     Fleet,
@@ -26,7 +25,7 @@ from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import TABLE, Claimed
 from rsray.certification.request import CertificationRequest
 from rsray.certification.sampling_plan import SamplingPlan
-from rsray.certification.work_items import WorkItem, share_out
+from rsray.certification.work_items import share_out
 from rsray.config import AuditConfig
 from rsray.distributed.capacity import FleetSize, capacity, plan_fleet
 from rsray.distributed.certify.choose_evaluation import choose_evaluation
@@ -77,15 +76,29 @@ def _draw(
     """Return the chosen blocks drawn again, with the chip of each table, and the evaluation."""
     selected, failed = request.selected, dict[int, str]()
     labels = dict(zip(selected.indices.tolist(), selected.labels.tolist(), strict=True))
-    work = _Work(choice.items(labels), checking.plan_of_blocks(claimed.plan))
+    items, plan = choice.items(labels), checking.plan_of_blocks(claimed.plan)
+    draws, started = sum(item.draws(plan) for item in items), time.perf_counter()
     redrawn: list[tuple[pa.Table, str]] = []
-    with _fleet_of(claimed, request, work, settings, address) as (fleet, evaluation):
-        for answer in _answers(work, fleet, evaluation):
+    evaluation = claimed.evaluation
+    if settings.precision is not None:
+        evaluation = replace(evaluation, precision=settings.precision)
+    with _fleet_of(request, plan, draws, evaluation, address) as (fleet, evaluation):
+        tasks = share_out(
+            items,
+            plan,
+            total=draws,
+            actors=fleet.largest,
+            draws_per_second=max(evaluation.draws_per_second, 1.0),
+            may_cut=False,
+            longest=fleet.task_seconds,
+        )
+        for answer in fleet.answers(tasks, GIVE_UP_AFTER_SILENT_SECONDS):
             if answer.stop is not None:
                 raise UserError(answer.stop)
             failed |= answer.failed
             redrawn.append((answer.counts, answer.device_name))
-            on_progress(work.snapshot(sum(len(table) for table, _ in redrawn)))
+            num_done = sum(len(table) for table, _ in redrawn)
+            on_progress(_snapshot(num_done, len(items), draws, time.perf_counter() - started))
     if lost := len(choice) - sum(len(table) for table, _ in redrawn):
         reasons = [f"image {index}: {why}" for index, why in failed.items()]
         why = reasons[0] if reasons else "the actors that made them died"
@@ -93,62 +106,48 @@ def _draw(
     return redrawn, evaluation
 
 
-@dataclass(frozen=True)
-class _Work:
-    items: list[WorkItem]
-    plan: SamplingPlan
-    started: float = field(default_factory=time.perf_counter)
-
-    @property
-    def draws(self) -> int:
-        """The draws of all items."""
-        return sum(item.draws(self.plan) for item in self.items)
-
-    def snapshot(self, num_done: int) -> dict[str, Any]:
-        """Return what a bar of a certification shows."""
-        done = round(self.draws * num_done / len(self.items))
-        speed = done / (time.perf_counter() - self.started)
-        return {
-            "images_done": num_done,
-            "images": len(self.items),
-            "draws": done,
-            "draws_owed": self.draws,
-            "draws_per_second": speed,
-            "acr": None,
-            "acr_standard_error": None,
-            "seconds_left": (self.draws - done) / speed if speed else None,
-        }
+def _snapshot(num_done: int, num_items: int, draws: int, seconds: float) -> dict[str, Any]:
+    """Return what a bar of a certification shows."""
+    done = round(draws * num_done / num_items)
+    speed = done / seconds
+    return {
+        "images_done": num_done,
+        "images": num_items,
+        "draws": done,
+        "draws_owed": draws,
+        "draws_per_second": speed,
+        "acr": None,
+        "acr_standard_error": None,
+        "seconds_left": (draws - done) / speed if speed else None,
+    }
 
 
 @contextmanager
 def _fleet_of(
-    claimed: Claimed,
     request: CertificationRequest,
-    work: _Work,
-    settings: AuditConfig,
+    plan: SamplingPlan,
+    draws: int,
+    evaluation: Evaluation,
     address: str | None,
 ) -> Iterator[tuple[Fleet, Evaluation]]:
     """Yield who draws, and the evaluation of the CERT: this machine alone where that is enough."""
-    evaluation = claimed.evaluation
-    if settings.precision is not None:
-        evaluation = replace(evaluation, precision=settings.precision)
     counter = CounterSettings(
         source=request.source,
         split=request.split,
-        plan=work.plan,
+        plan=plan,
         evaluation=evaluation,
         threads=1,
     )
     here = fleet_of_one_machine(request.config, address) if evaluation.device == "cpu" else None
-    seconds = work.draws / max(evaluation.draws_per_second, 1.0)
+    seconds = draws / max(evaluation.draws_per_second, 1.0)
     if here is not None and seconds < LONGEST_SECONDS * here.actors:
         counter = replace(counter, threads=here.threads)
         yield OwnProcesses(counter, here.actors, seconds), evaluation
         return
     with session(address):
-        plan, evaluation = _actors(request, evaluation)
-        counter = replace(counter, evaluation=evaluation, threads=plan.threads, gpus=plan.gpus)
-        yield RayFleet(plan, counter), evaluation
+        fleet, evaluation = _actors(request, evaluation)
+        counter = replace(counter, evaluation=evaluation, threads=fleet.threads, gpus=fleet.gpus)
+        yield RayFleet(fleet, counter), evaluation
 
 
 def _actors(request: CertificationRequest, evaluation: Evaluation) -> tuple[FleetSize, Evaluation]:
@@ -161,16 +160,3 @@ def _actors(request: CertificationRequest, evaluation: Evaluation) -> tuple[Flee
         config = config.model_copy(update={"precision": evaluation.precision, "compile": "off"})
         evaluation = choose_evaluation(request._replace(config=config), plan, room)
     return plan, evaluation
-
-
-def _answers(work: _Work, fleet: Fleet, evaluation: Evaluation) -> Iterator[Answer]:
-    tasks = share_out(
-        work.items,
-        work.plan,
-        total=work.draws,
-        actors=fleet.largest,
-        draws_per_second=max(evaluation.draws_per_second, 1.0),
-        may_cut=False,
-        longest=fleet.task_seconds,
-    )
-    yield from fleet.answers(tasks, GIVE_UP_AFTER_SILENT_SECONDS)

@@ -11,7 +11,7 @@ from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim, recorded_evaluation
 from rsray.certification.request import CertificationRequest
 from rsray.core.hardware import available_cpus
-from rsray.distributed.capacity import FleetSize, capacity, plan_fleet
+from rsray.distributed.capacity import capacity, plan_fleet
 from rsray.distributed.certify.choose_evaluation import (
     choose_evaluation,
     evaluation_of_this_machine,
@@ -45,29 +45,20 @@ def certify(
     recorded_evaluation(cert, request.config)
     cert.make()
     with cert.locked():
+        run, evaluation = None, recorded_evaluation(cert, request.config)
         fleet = fleet_of_one_machine(request.config, address)
-        run = None if fleet is None else _begin_here(request, cert, fleet, on_progress)
-        short = None if fleet is None or run is None else own_processes(run, fleet)
-        if run is not None and short is not None:
-            counting, seconds = short
-            if seconds:
-                say(f"counts on this machine, without Ray: about {duration(max(1.0, seconds))}")
-            return run.run(counting)
+        if fleet is not None and (evaluation is None or evaluation.device == "cpu"):
+            if evaluation is None:
+                cores = float(available_cpus())
+                evaluation = evaluation_of_this_machine(request, fleet, processors=cores)
+            run = _begin(request, cert, evaluation, on_progress)
+            if (short := own_processes(run, fleet)) is not None:
+                counting, seconds = short
+                if seconds:
+                    say(f"counts on this machine, without Ray: about {duration(max(1.0, seconds))}")
+                return run.run(counting)
         with session(address):
             return _certify_on_ray(request, cert, run, on_progress)
-
-
-def _begin_here(
-    request: CertificationRequest, cert: Place, fleet: FleetSize, on_progress: OnProgress
-) -> CertificationRun | None:
-    """Return the run, with an evaluation of this machine; None for one that counts on GPUs."""
-    evaluation = recorded_evaluation(cert, request.config)
-    if evaluation is not None and evaluation.device != "cpu":
-        return None
-    if evaluation is None:
-        cores = float(available_cpus())
-        evaluation = evaluation_of_this_machine(request, fleet, processors=cores)
-    return _begin(request, cert, evaluation, on_progress)
 
 
 def _certify_on_ray(
@@ -92,18 +83,14 @@ def _certify_on_ray(
             f"{cert} counts on GPUs ({evaluation.device_name}), and none is to be used here: "
             "a CPU rounds otherwise; use another --out"
         )
-    _say_if_other_share(evaluation, fleet)
-    run = run or _begin(request, cert, evaluation, on_progress)
-    return run.run(RayFleet(fleet, run.counter_settings(fleet.threads, fleet.gpus)))
-
-
-def _say_if_other_share(evaluation: Evaluation, fleet: FleetSize) -> None:
-    if evaluation.gpus is not None and evaluation.gpus != fleet.gpus:
+    if evaluation.gpus not in (None, fleet.gpus):
         log.warning(
             "the run began with %g GPUs per actor and goes on with %g: logits may be rounded "
             "otherwise; take the same for certificates of one function",
             evaluation.gpus, fleet.gpus,
         )  # fmt: skip
+    run = run or _begin(request, cert, evaluation, on_progress)
+    return run.run(RayFleet(fleet, run.counter_settings(fleet.threads, fleet.gpus)))
 
 
 def _begin(

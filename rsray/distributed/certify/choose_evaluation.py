@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 
 import torch
 
@@ -17,6 +16,8 @@ from rsray.distributed.session import extend_search_path, search_path
 from rsray.errors import UserError
 
 log = logging.getLogger(__name__)
+# A buffer of so many is emptied: far more than measuring says.
+MOST_WARNINGS = 1000
 
 
 def choose_evaluation(
@@ -58,25 +59,13 @@ def _measure_there(
 ) -> tuple[Evaluation, list[str]]:
     """Return the evaluation, and what was warned of: nobody reads the log of a task."""
     extend_search_path(path)
-    with _kept_warnings() as warnings:
+    warnings, ours = BufferingHandler(MOST_WARNINGS), logging.getLogger("rsray")
+    warnings.setLevel(logging.WARNING)
+    ours.addHandler(warnings)
+    try:
         chosen = measure_evaluation(
             request, processors=processors, threads=fleet.threads, gpus=fleet.gpus
         )
-        return chosen, warnings
-
-
-@contextmanager
-def _kept_warnings() -> Iterator[list[str]]:
-    """Give the list that the warnings of rsray go to, in place of the log."""
-    kept: list[str] = []
-
-    class Keeper(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            kept.append(record.getMessage())
-
-    keeper, ours = Keeper(logging.WARNING), logging.getLogger("rsray")
-    ours.addHandler(keeper)
-    try:
-        yield kept
     finally:
-        ours.removeHandler(keeper)
+        ours.removeHandler(warnings)
+    return chosen, [record.getMessage() for record in warnings.buffer]

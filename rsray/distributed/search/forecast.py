@@ -42,7 +42,17 @@ class Forecast(NamedTuple):
 
 def forecast(search: Search, plan: TrialPlan, missing: int) -> Forecast:
     """Return how long `missing` trials and the finals take, from a second of training."""
-    return forecast_from(search, plan, missing, _speed(search, plan), *_count_images(search))
+    train, threads = search.trial({}), max(1, round(plan.cpus))
+    # In this process on a single node without GPUs, else in a task.
+    if len(search.nodes) == 1 and not search.gpus_per_worker:
+        speed = measure_speed(train, torch.device("cpu"), threads)
+    else:
+        import ray
+
+        gpus = min(search.gpus_per_worker, 1)
+        task = ray.remote(num_cpus=plan.cpus, num_gpus=gpus)(_measure_there)
+        speed = ray.get(task.remote(search, threads, search_path()))
+    return forecast_from(search, plan, missing, speed, *_count_images(search))
 
 
 @dataclass(frozen=True)
@@ -106,30 +116,15 @@ def forecast_from(
     training = images * draws * config.train.epochs / speed.training / plan.workers
     chosen = len(selected(test_images, 0, config.skip, config.limit))
     each = CertifyConfig.model_fields["n0"].default + config.n
-    certifying = chosen * each / speed.forward / _engines(search, plan)
+    kind, size = "CPU", max(1.0, plan.cpus)
+    if search.gpus_per_worker:
+        kind, size = "GPU", search.gpus_per_worker
+    # Workers of the measured kind that the cluster has room for.
+    engines = max(1.0, sum(node[kind] for node in search.nodes) / size)
+    certifying = chosen * each / speed.forward / engines
     # Less is counted without Ray, where one machine does the whole job.
     start = START_SECONDS if certifying > LONGEST_SECONDS or len(search.nodes) > 1 else 0.0
     return Forecast(trial, trials, (1 + config.compare) * (training + certifying + start))
-
-
-def _engines(search: Search, plan: TrialPlan) -> float:
-    """Return how many workers of the measured kind the cluster has room for."""
-    if search.gpus_per_worker:
-        return max(1.0, sum(node["GPU"] for node in search.nodes) / search.gpus_per_worker)
-    return max(1.0, sum(node["CPU"] for node in search.nodes) / max(1.0, plan.cpus))
-
-
-def _speed(search: Search, plan: TrialPlan) -> Speed:
-    """Return a worker's speed: in this process on a single node without GPUs, else in a task."""
-    train, threads = search.trial({}), max(1, round(plan.cpus))
-    if len(search.nodes) == 1 and not search.gpus_per_worker:
-        return measure_speed(train, torch.device("cpu"), threads)
-    import ray
-
-    gpus = min(search.gpus_per_worker, 1)
-    task = ray.remote(num_cpus=plan.cpus, num_gpus=gpus)(_measure_there)
-    found: Speed = ray.get(task.remote(search, threads, search_path()))
-    return found
 
 
 def _measure_there(search: Search, threads: int, path: tuple[str, ...]) -> Speed:

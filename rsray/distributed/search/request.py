@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rsray import data
 from rsray.config import CertifyConfig, TrainConfig, TuneConfig, check_names, objective_fields
-from rsray.data import DATASETS, ImageSplit
+from rsray.data import DATASETS, ImageSplit, selected
 from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.space import (
     extreme_values,
@@ -55,17 +55,13 @@ class SearchRequest(NamedTuple):
             lines.append(f"no paper has a setting for {about}")
         elif search.why_untried and config.sampler != "grid":
             lines.append(f"the published setting is not among the trials: {search.why_untried}")
-        return [*lines, *self._announced_certificates()]
-
-    def _announced_certificates(self) -> list[str]:
-        config = self.config
-        if not config.final:
-            return []
-        images = len(data.selected(self.num_test_images, 0, config.skip, config.limit))
-        settings = "the winner and what it is compared with" if config.compare else "the winner"
-        each = CertifyConfig.model_fields["n0"].default + config.n
-        draws = images * each * (1 + config.compare)
-        return [f"then certifying {settings} on {images:,} test images: up to {draws:,} draws"]
+        if config.final:
+            images = len(selected(self.num_test_images, 0, config.skip, config.limit))
+            what = "the winner and what it is compared with" if config.compare else "the winner"
+            each = CertifyConfig.model_fields["n0"].default + config.n
+            draws = images * each * (1 + config.compare)
+            lines.append(f"then certifying {what} on {images:,} test images: up to {draws:,} draws")
+        return lines
 
 
 def open_search(

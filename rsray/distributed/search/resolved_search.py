@@ -86,9 +86,8 @@ class Search:
     @property
     def objectives(self) -> str:
         """The training methods of its trials, for people."""
-        points = [point for point in self.bare_points if point]
-        names = [str(point["objective"]) for point in points] or [self.config.train.objective]
-        return ", ".join(names)
+        usual = self.config.train.objective
+        return ", ".join(str(point.get("objective", usual)) for point in self.bare_points)
 
     def start(self, point: Point) -> TrainConfig:
         """Return what a point's settings are put over: what trials of its objective start from."""

@@ -59,9 +59,12 @@ def run_search(search: Search, study: optuna.Study, out: Place, watch: Watch) ->
     plan = plan_trials(search, missing)
     _say_how_long(search, plan, missing, watch)
     job = TrialJob(search, plan, search_path(), out / SCRATCH_FOLDER)
+    # A trial's own process needs little where its workers are elsewhere.
+    cpus, gpus = (DRIVER_CPUS, 0.0) if plan.workers > 1 else (plan.cpus, search.gpus_per_worker)
+    trial = ray.tune.with_parameters(run_trial, job=job)
     searcher = StudySearcher(search, study)
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(ray.tune.with_parameters(run_trial, job=job), _resources(job)),
+        ray.tune.with_resources(trial, {"CPU": cpus, "GPU": gpus}),
         tune_config=ray.tune.TuneConfig(
             search_alg=searcher,
             scheduler=_make_scheduler(search, searcher),
@@ -102,13 +105,6 @@ def _say_how_long(search: Search, plan: TrialPlan, missing: int, watch: Watch) -
     except Exception as problem:
         # What cannot be trained at all fails in a trial, which is recorded with its reason.
         log.info("no forecast of the search: %s", problem)
-
-
-def _resources(job: TrialJob) -> dict[str, float]:
-    """Return what a trial's own process occupies: little, when its workers are elsewhere."""
-    if job.plan.workers > 1:
-        return {"CPU": DRIVER_CPUS, "GPU": 0}
-    return {"CPU": job.plan.cpus, "GPU": job.search.gpus_per_worker}
 
 
 def _run_config(scratch: Place, watcher: Watcher) -> ray.tune.RunConfig:
@@ -220,12 +216,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         result = result or {}
         values = [float(result.get(name, math.nan)) for name in self.search.metrics]
         problem = result.get("error")
-        if problem is None and (error or not all(map(math.isfinite, values))):
-            problem = (
-                f"its process was lost {MOST_RERUNS_OF_LOST_TRIALS + 1} times"
-                if error
-                else "no result"
-            )
+        if problem is None and error:
+            problem = f"its process was lost {MOST_RERUNS_OF_LOST_TRIALS + 1} times"
+        elif problem is None and not all(map(math.isfinite, values)):
+            problem = "no result"
         if problem is None:
             self.on_trial_result(trial_id, result)
         trial = self.running.pop(trial_id)

@@ -49,17 +49,15 @@ def parse_space(
     that is searched too, a key that training does not know or that all trials share, and a SPEC
     that cannot be read.
     """
-    specs: dict[str, str] = {}
-    for text in assignments:
-        key, separator, spec = text.partition("=")
-        if not separator:
-            raise UserError(
-                f"--search {text!r} is not of the form key=SPEC, with SPEC one of {FORMS}"
-            )
-        _add(specs, key.strip(), spec.strip(), "--search")
+    specs = _split(assignments, "--search", f"key=SPEC, with SPEC one of {FORMS}")
     every = _check_keys(specs, objective, "--search", fixed)
     if not {*specs} - {"objective"}:
-        usual = _usual_space(every, is_searched="objective" in specs)
+        # Of an objective, or of each that is searched.
+        usual = {
+            f"{name}.{key}" if "objective" in specs else key: spec
+            for name in every
+            for key, spec in OBJECTIVES[name].search_space.items()
+        }
         specs |= {key: spec for key, spec in usual.items() if setting_of(key) not in set(fixed)}
         if not specs:
             raise UserError(
@@ -74,12 +72,8 @@ def parse_grid(
     assignments: Iterable[str], objective: str, fixed: Iterable[str] = ()
 ) -> dict[str, str]:
     """Return {key: "choice(...)"} of `key=v1,v2,...` texts; UserError like parse_space."""
-    specs: dict[str, str] = {}
-    for text in assignments:
-        key, separator, values = text.partition("=")
-        if not separator or not values.strip():
-            raise UserError(f"--grid {text!r} is not of the form key=v1,v2,...")
-        _add(specs, key.strip(), f"choice({values.strip()})", "--grid")
+    values = _split(assignments, "--grid", "key=v1,v2,...")
+    specs = {key: f"choice({text})" for key, text in values.items()}
     _check_keys(specs, objective, "--grid", fixed)
     for key, distribution in read_space(specs).items():
         choices = extreme_values(distribution)
@@ -88,19 +82,17 @@ def parse_grid(
     return specs
 
 
-def _add(specs: dict[str, str], key: str, spec: str, option: str) -> None:
-    if key in specs:
-        raise UserError(f"{option} names {key} twice")
-    specs[key] = spec
-
-
-def _usual_space(objectives: list[str], *, is_searched: bool) -> dict[str, str]:
-    """Return the default space of an objective, or of several that are searched."""
-    return {
-        f"{name}.{key}" if is_searched else key: spec
-        for name in objectives
-        for key, spec in OBJECTIVES[name].search_space.items()
-    }
+def _split(assignments: Iterable[str], option: str, form: str) -> dict[str, str]:
+    """Return what each `key=...` text says of its key, named once; UserError for another form."""
+    found: dict[str, str] = {}
+    for text in assignments:
+        key, _, value = map(str.strip, text.partition("="))
+        if not value:
+            raise UserError(f"{option} {text!r} is not of the form {form}")
+        if key in found:
+            raise UserError(f"{option} names {key} twice")
+        found[key] = value
+    return found
 
 
 def _check_keys(

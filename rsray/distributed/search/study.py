@@ -15,7 +15,6 @@ from typing import Any
 
 import optuna
 import pyarrow as pa
-import pyarrow.parquet as pq
 from optuna.storages import JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -28,6 +27,7 @@ from rsray.distributed.search.study_storage import STUDY_FILE, study_storage
 from rsray.errors import UserError
 from rsray.storage import Place, one_line
 from rsray.storage.records import read_as
+from rsray.storage.schemas import parquet_bytes
 
 STUDY, TRIALS = "rsray", "trials.parquet"
 # What Optuna raises when it replays records that are none of its own.
@@ -174,8 +174,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     """Return a row per trial that ended: SCHEMA's columns, then the settings."""
     trials = ended_trials(study)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    front = {trial.number for trial in complete if not _is_dominated(trial, complete)}
+    front = {trial.number for trial in study.best_trials}
     keys = sorted({key for trial in trials for key in trial.params})
     return [
         {
@@ -193,14 +192,6 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     ]
 
 
-def _is_dominated(trial: FrozenTrial, others: list[FrozenTrial]) -> bool:
-    def beats(other: FrozenTrial) -> bool:
-        pairs = list(zip(other.values, trial.values, strict=True))
-        return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-    return any(beats(other) for other in others)
-
-
 def write_trials(out: Place, study: optuna.Study, search: Search) -> None:
     """Write trials.parquet: a row per trial with its settings, result and cost."""
     rows = trial_rows(study)
@@ -211,10 +202,7 @@ def write_trials(out: Place, study: optuna.Study, search: Search) -> None:
         fields.append(pa.field(key, columns[-1].type, metadata={"description": "a setting"}))
     about = json.dumps(search.config.model_dump(mode="json"))
     schema = pa.schema(fields, metadata={b"rsray": about.encode()})
-    table = pa.Table.from_arrays(columns, schema=schema)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    out.write(TRIALS, sink.getvalue().to_pybytes())
+    out.write(TRIALS, parquet_bytes(pa.Table.from_arrays(columns, schema=schema)))
 
 
 def _settings_column(values: list[Any]) -> Any:

@@ -46,7 +46,38 @@ def write_study(out: Place, study: optuna.Study, search: Search) -> None:
 
 def write_page(out: Place, study: optuna.Study, search: Search) -> None:
     """Write the page: its plots are the files, and certificates that exist are included."""
-    out.write(PAGE, _make_page(out, trial_rows(study), study, search).encode())
+    rows, best = trial_rows(study), best_trial(study)
+    config, train = search.config, search.config.train
+    states = [ENDS[row["state"]] for row in rows]
+    params = best.params if best else {}
+    settings = ", ".join(f"{key} {show_setting(value)}" for key, value in params.items())
+    facts = {
+        "best": f"trial {best.number}: {settings}" if best else "no trial is complete",
+        "trials": f"{len(rows)}: "
+        + ", ".join(f"{states.count(end)} {end}" for end in ENDS.values()),
+        "searched": config.search,
+        **({"started from": config.starts} if config.starts else {}),
+        "sampler": f"{config.sampler}, seed {config.seed}",
+        "objectives": ", ".join(config.objectives),
+        "judged on": f"{config.validation:.4g} of the training images, {config.num_draws} draws "
+        f"each, every {config.report_every} epochs",
+    }
+    drawn = set((out / PLOTS).names(".svg"))
+    pictures = (
+        page.figure_html(
+            page.svg_inside_html((out / PLOTS).read(f"{name}.svg").decode(), caption), caption
+        )
+        for name, caption in CAPTIONS.items()
+        if f"{name}.svg" in drawn
+    )
+    heading = f"Search: {search.objectives} on {train.dataset}, sigma {train.sigma:g}"
+    parts = (page.facts_html(facts), *pictures, "<h2>Trials</h2>", _trials_html(rows))
+    found = "\n".join(["<h2>Search</h2>", *parts])
+    trained = train.model_dump(mode="json").items()
+    values = {key: "none" if value is None else value for key, value in trained}
+    folded = page.folded_html("what was trained", values)
+    text = page.document(heading, heading, f"{_certified_html(out, found)}\n{folded}")
+    out.write(PAGE, text.encode())
 
 
 def draw_figures(rows: Rows, study: optuna.Study, search: Search) -> dict[str, Figure]:
@@ -88,39 +119,6 @@ def importance_shares(study: optuna.Study) -> dict[str, float]:
         except (ValueError, RuntimeError):
             return {}
     return {name: share for name, share in found.items() if share == share}
-
-
-def _make_page(out: Place, rows: Rows, study: optuna.Study, search: Search) -> str:
-    config, train, best = search.config, search.config.train, best_trial(study)
-    states = [ENDS[row["state"]] for row in rows]
-    params = best.params if best else {}
-    settings = ", ".join(f"{key} {show_setting(value)}" for key, value in params.items())
-    facts = {
-        "best": f"trial {best.number}: {settings}" if best else "no trial is complete",
-        "trials": f"{len(rows)}: "
-        + ", ".join(f"{states.count(end)} {end}" for end in ENDS.values()),
-        "searched": config.search,
-        **({"started from": config.starts} if config.starts else {}),
-        "sampler": f"{config.sampler}, seed {config.seed}",
-        "objectives": ", ".join(config.objectives),
-        "judged on": f"{config.validation:.4g} of the training images, {config.num_draws} draws "
-        f"each, every {config.report_every} epochs",
-    }
-    drawn = set((out / PLOTS).names(".svg"))
-    pictures = (
-        page.figure_html(
-            page.svg_inside_html((out / PLOTS).read(f"{name}.svg").decode(), caption), caption
-        )
-        for name, caption in CAPTIONS.items()
-        if f"{name}.svg" in drawn
-    )
-    heading = f"Search: {search.objectives} on {train.dataset}, sigma {train.sigma:g}"
-    parts = (page.facts_html(facts), *pictures, "<h2>Trials</h2>", _trials_html(rows))
-    found = "\n".join(["<h2>Search</h2>", *parts])
-    trained = train.model_dump(mode="json").items()
-    values = {key: "none" if value is None else value for key, value in trained}
-    folded = page.folded_html("what was trained", values)
-    return page.document(heading, heading, f"{_certified_html(out, found)}\n{folded}")
 
 
 def _certified_html(out: Place, search: str) -> str:

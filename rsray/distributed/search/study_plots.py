@@ -46,8 +46,7 @@ def draw_history(rows: Rows, metric: str) -> Figure:
     if failed:
         bottom = axes.get_ylim()[0]
         axes.plot(failed, [bottom] * len(failed), "x", color=PINK, label="failed", clip_on=False)
-    axes.set_xlabel("trial")
-    axes.set_ylabel(LABELS[metric])
+    axes.set(xlabel="trial", ylabel=LABELS[metric])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _add_legend(figure, axes)
     return figure
@@ -90,8 +89,7 @@ def draw_pareto(rows: Rows, metrics: Sequence[str]) -> Figure:
             str(row["number"]), (row[x], row[y]), xytext=(5, 4), textcoords="offset points",
             color=INK, fontsize=8,
         )  # fmt: skip
-    axes.set_xlabel(LABELS[x])
-    axes.set_ylabel(LABELS[y])
+    axes.set(xlabel=LABELS[x], ylabel=LABELS[y])
     _add_legend(figure, axes)
     return figure
 
@@ -111,8 +109,7 @@ def draw_grid(rows: Rows, metric: str, keys: Sequence[str]) -> Figure:
         dash: Any = "-" if place < len(COLOURS) else (0, (5, 2))
         colour = COLOURS[place % len(COLOURS)]
         axes.plot(*zip(*at, strict=True), marker="o", color=colour, linestyle=dash, label=name)
-    axes.set_xlabel(first)
-    axes.set_ylabel(LABELS[metric])
+    axes.set(xlabel=first, ylabel=LABELS[metric])
     if rest:
         _add_legend(figure, axes)
     return figure

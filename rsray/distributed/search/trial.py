@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -22,15 +22,10 @@ from rsray.distributed.search.watch import METRIC
 from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.failures import cause_of, is_machines_fault, refuse_failed_setup
 from rsray.distributed.train.feed import RayFeed
-from rsray.distributed.train.worker import (
-    join_team,
-    torch_config,
-    worker_environment,
-    worker_resources,
-)
+from rsray.distributed.train.worker import join_team, make_trainer, worker_resources
 from rsray.errors import UserError
 from rsray.results.sanity import has_learnt
-from rsray.storage import Place, open_filesystem
+from rsray.storage import Place
 from rsray.training.batches.feeds import OpenFeed, ReadAheadFeed
 from rsray.training.loop import DivergedError, Training
 from rsray.training.opened_run import Team
@@ -94,9 +89,14 @@ def _train_here(
     group_size: int | None = None,
 ) -> None:
     """Train in this process, alone or as a member of a team; every member reports equally often."""
-    dedicate_process(max(1, round(job.plan.cpus)), job.gpus)
-    config, team = job.search.trial(point), replace(team, workers_here=_workers_here(job.plan))
-    training = Training(config, None, device, team, open_feed=_feed_of(job.plan))
+    plan, config = job.plan, job.search.trial(point)
+    dedicate_process(max(1, round(plan.cpus)), job.gpus)
+    # The workers of all trials on this machine share its memory.
+    workers = max(1, min(plan.concurrent * plan.workers, int(available_cpus() / plan.cpus)))
+    team, feed = replace(team, workers_here=workers), cast(OpenFeed, ReadAheadFeed)
+    if plan.reading_cpus:
+        feed = partial(RayFeed, cpus=plan.reading_cpus, trainings=plan.concurrent)
+    training = Training(config, None, device, team, open_feed=feed)
     training.stepper.group_size = group_size
     every = job.search.config.report_every
     share = _share_of_held_out(training, team)
@@ -109,18 +109,6 @@ def _train_here(
             report({**figures, **progress, "loss": row["loss"]})
 
     training.run_epochs(look)
-
-
-def _workers_here(plan: TrialPlan) -> int:
-    """Return how many workers of all trials there may be on this machine: they share its memory."""
-    return max(1, min(plan.concurrent * plan.workers, int(available_cpus() / plan.cpus)))
-
-
-def _feed_of(plan: TrialPlan) -> OpenFeed:
-    """Return what reads images that are not in memory: tasks where some were planned for."""
-    if not plan.reading_cpus:
-        return ReadAheadFeed
-    return partial(RayFeed, cpus=plan.reading_cpus, trainings=plan.concurrent)
 
 
 def _share_of_held_out(training: Training, team: Team) -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,30 +178,19 @@ def _train_in_group(point: Point, job: TrialJob) -> None:
 def _fit_group(point: Point, job: TrialJob, group_size: int | None, failed_starts: int) -> None:
     import ray.train
     import ray.tune
-    from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    callbacks: list[Any] = [TuneReportCallback()]
-    filesystem, path = open_filesystem(job.scratch.uri)
     trial = ray.tune.get_context().get_trial_id()
-    trainer = TorchTrainer(
+    trainer = make_trainer(
         _group_worker,
-        train_loop_config={"point": point, "job": job, "group_size": group_size},
-        torch_config=torch_config(job.gpus),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=job.plan.workers,
-            use_gpu=job.gpus > 0,
-            resources_per_worker=worker_resources(job.plan.cpus, job.gpus),
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"train-{trial}-{group_size or 0}-{failed_starts}",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            worker_runtime_env=worker_environment(job.gpus),
-            callbacks=callbacks,
-            # Ray itself would not look at what kept a group from its start.
-            failure_config=ray.train.FailureConfig(controller_failure_limit=0),  # type: ignore[call-arg]
-        ),
+        {"point": point, "job": job, "group_size": group_size},
+        job.plan.workers,
+        worker_resources(job.plan.cpus, job.gpus),
+        job.scratch,
+        name=f"train-{trial}-{group_size or 0}-{failed_starts}",
+        callbacks=[TuneReportCallback()],
+        # Ray itself would not look at what kept a group from its start.
+        failure_config=ray.train.FailureConfig(controller_failure_limit=0),  # type: ignore[call-arg]
     )
     try:
         trainer.fit()

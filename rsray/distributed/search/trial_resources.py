@@ -104,7 +104,12 @@ def plan_trials(search: Search, missing: int) -> TrialPlan:
     room = sum(_room(node, gpus) for node in nodes)
     if wanted > room:
         raise _no_room(wanted, gpus, room)
-    concurrent = search.config.concurrent or _useful_trials_at_once(search, room // wanted)
+    concurrent = search.config.concurrent
+    if concurrent is None:
+        concurrent = room // wanted
+        # Without results TPE proposes blindly.
+        if search.config.sampler == "tpe":
+            concurrent = min(concurrent, max(2, search.config.trials // LEAST_ROUNDS_OF_TRIALS))
     concurrent = min(concurrent, missing)
     if gpus:
         cpus = float(min(int(n["CPU"]) // _room(n, gpus) for n in nodes if _room(n, gpus)))
@@ -115,14 +120,6 @@ def plan_trials(search: Search, missing: int) -> TrialPlan:
         cpus, reading_cpus = share_with_reading(cpus, gpus)
     # The workers of a group leave their trial's own process its bit of a core.
     return TrialPlan(concurrent, wanted, cpus - DRIVER_CPUS * (wanted > 1), reading_cpus)
-
-
-def _useful_trials_at_once(search: Search, room: int) -> int:
-    """Return how many trials at a time are worth it: TPE proposes blindly without results."""
-    config = search.config
-    if config.sampler != "tpe":
-        return room
-    return min(room, max(2, config.trials // LEAST_ROUNDS_OF_TRIALS))
 
 
 def _no_room(wanted: int, gpus: float, room: int) -> UserError:

@@ -9,11 +9,7 @@ from rsray.distributed.search.resolved_search import Search, check_search, resol
 from rsray.distributed.search.search import run_search
 from rsray.distributed.search.study import find_winner, open_study, write_trials
 from rsray.distributed.search.study_page import write_page, write_study
-from rsray.distributed.search.trial_resources import (
-    may_have_groups,
-    nodes_for,
-    settle_on_cluster,
-)
+from rsray.distributed.search.trial_resources import may_have_groups, nodes_for, settle_on_cluster
 from rsray.distributed.search.winner import Finals, train_and_certify
 from rsray.distributed.session import session
 from rsray.distributed.train.training_run import may_stream

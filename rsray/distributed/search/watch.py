@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ray.tune import Callback
@@ -49,18 +49,27 @@ class Watcher(Callback):  # type: ignore[misc]
         """Return the state without the functions that draw."""
         return {**self.__dict__, "watch": Watch()}
 
-    def _tell(self, kind: str, trial: Any, result: dict[str, Any]) -> None:
+    def _tell(
+        self, kind: str, params: dict[str, Any], result: dict[str, Any], running: str = ""
+    ) -> None:
         error = result.get("error")
         acr = None if error else result.get(METRIC)
         if acr is not None:
             self.best = acr if self.best is None else max(self.best, acr)
-        finished, trials, params = self.finished, self.trials, dict(trial.config)
-        epoch = result.get("epoch")
-        told = TrialEvent(kind, finished, trials, params, epoch, acr, self.best, error)
-        self._pass_on(told)
-
-    def _pass_on(self, event: TrialEvent) -> None:
-        self.watch.trial(replace(event, under_way=sum(self.shares.values())))
+        self.watch.trial(
+            TrialEvent(
+                kind,
+                self.finished,
+                self.trials,
+                params,
+                epoch=result.get("epoch"),
+                acr=acr,
+                best=self.best,
+                error=error,
+                running=running,
+                under_way=sum(self.shares.values()),
+            )
+        )
         self.told = time.monotonic()
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
@@ -69,8 +78,7 @@ class Watcher(Callback):  # type: ignore[misc]
             return
         looks = [self.epochs.get(each.trial_id, 0) for each in trials if each.status == "RUNNING"]
         running = f"{len(looks)} running, last looks at epoch {_listed(looks)}" if looks else ""
-        event = TrialEvent("report", self.finished, self.trials, {}, best=self.best)
-        self._pass_on(replace(event, running=running))
+        self._tell("report", {}, {}, running)
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
@@ -80,22 +88,20 @@ class Watcher(Callback):  # type: ignore[misc]
         if "error" not in result:
             epoch = self.epochs[trial.trial_id] = result.get("epoch", 0)
             self.shares[trial.trial_id] = epoch / result.get("epochs", math.inf)
-            self._tell("report", trial, result)
+            self._tell("report", dict(trial.config), result)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tell of a trial that ended, early or at full length."""
-        self._count(trial)
-        result = trial.last_result or {}
-        self._tell("failed" if "error" in result else "done", trial, result)
+        self._tell_end("failed" if "error" in (trial.last_result or {}) else "done", trial)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tell of a trial whose process was lost too often."""
-        self._count(trial)
-        self._tell("failed", trial, trial.last_result or {})
+        self._tell_end("failed", trial)
 
-    def _count(self, trial: Any) -> None:
+    def _tell_end(self, kind: str, trial: Any) -> None:
         self.finished += 1
         self.shares.pop(trial.trial_id, None)
+        self._tell(kind, dict(trial.config), trial.last_result or {})
 
 
 def _listed(epochs: list[int]) -> str:

@@ -63,10 +63,9 @@ def is_machines_fault(problem: Exception) -> bool:
     if isinstance(problem, WorkerGroupError):
         failures = problem.worker_failures.values()
         return any(is_machines_fault(failure) for failure in failures)
-    if isinstance(problem, TrainingFailedError | RayError):
-        return True
-    # A worker's health check.
-    if type(problem).__module__.startswith("ray.train."):
+    # Of Ray Train's own there is a worker's health check.
+    is_trains = type(problem).__module__.startswith("ray.train.")
+    if is_trains or isinstance(problem, TrainingFailedError | RayError):
         return True
     text = str(problem)
     is_cuda = isinstance(problem, torch.AcceleratorError) or "CUDA error" in text

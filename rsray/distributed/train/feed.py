@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,12 +93,18 @@ class RayFeed:
         self._epochs = self._epochs[1:]
         yield from sent_ahead(map(self._next_share, shares), self.subset.device)
         if not self._epochs:
-            self._finish_pipeline()
+            # The pipeline ends and its actor goes; if only dropped, it would call Ray once more.
+            if next(self._blocks, None) is not None:
+                raise RuntimeError("more training images came than were due")
+            self._blocks = iter(())
 
     def _next_share(self, share: BatchShare) -> tuple[Tensor, Tensor]:
         import torch
 
-        blocks = [self._next_block() for _ in _cut_share(len(share.slots))[1:]]
+        tasks = len(_cut_share(len(share.slots))) - 1
+        blocks = list(islice(self._blocks, tasks))
+        if len(blocks) < tasks:
+            raise RuntimeError("the pipeline of training images ended early")
         images, labels = (
             torch.from_numpy(np.concatenate([block[name] for block in blocks]))
             for name in ("image", "label")
@@ -105,18 +112,6 @@ class RayFeed:
         if len(labels) != len(share.slots):
             raise RuntimeError(f"{len(labels)} images came where {len(share.slots)} were due")
         return images, labels
-
-    def _finish_pipeline(self) -> None:
-        """Let the pipeline end and its actor go; if only dropped, it would call Ray once more."""
-        if next(self._blocks, None) is not None:
-            raise RuntimeError("more training images came than were due")
-        self._blocks = iter(())
-
-    def _next_block(self) -> dict[str, Array]:
-        block = next(self._blocks, None)
-        if block is None:
-            raise RuntimeError("the pipeline of training images ended early")
-        return block
 
     def _start_pipeline(self, schedule: Schedule, epoch: int, first: int) -> None:
         """Start the pipeline of this epoch, and of those after it while epochs are short."""

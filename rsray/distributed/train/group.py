@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from typing import Any
 
 from rsray.distributed.capacity import capacity, check_room, cores_each
 from rsray.distributed.gpu_probe import check_gpus
@@ -18,15 +17,8 @@ from rsray.distributed.train.failures import (
 )
 from rsray.distributed.train.feed import share_with_reading
 from rsray.distributed.train.training_run import TrainingRun
-from rsray.distributed.train.worker import (
-    WorkerJob,
-    torch_config,
-    train_as_worker,
-    worker_environment,
-    worker_resources,
-)
+from rsray.distributed.train.worker import make_trainer, train_as_worker, worker_resources
 from rsray.errors import UserError
-from rsray.storage import open_filesystem
 from rsray.training.run_folder.checkpoint import latest_position
 from rsray.training.step import MemoryShortError
 
@@ -77,35 +69,29 @@ def train_in_groups(run: TrainingRun) -> None:
 
 
 def _train_in_group(run: TrainingRun) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train import FailureConfig
 
     workers, most = max(1, run.config.workers), run.config.most_workers
-    cpus, reading_cpus = _share_cores(most or workers, run)
+    # Of a worker, and of a task that reads images for it.
+    cpus, reading_cpus = 1.0, 1.0
+    if not run.gpus:
+        cpus = float(cores_each((cores for cores, _ in capacity().nodes), most or workers))
+        if run.is_streamed:
+            cpus, reading_cpus = share_with_reading(cpus, run.gpus)
     resources = worker_resources(cpus, run.gpus)
     _wait_for_room(workers, resources)
-    num_workers: Any = workers if most is None else (workers, most)
     name = f".ray-train-{uuid.uuid4().hex[:8]}"
-    filesystem, path = open_filesystem(run.place.uri)
-    trainer: Any = TorchTrainer(
+    trainer = make_trainer(
         train_as_worker,
-        train_loop_config={"job": WorkerJob(run, search_path(), reading_cpus)},
-        torch_config=torch_config(run.gpus),
-        scaling_config=ScalingConfig(
-            num_workers=num_workers,
-            use_gpu=run.gpus > 0,
-            resources_per_worker=resources,
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            worker_runtime_env=worker_environment(run.gpus),
-            # train_in_groups starts another group where that is worth it.
-            failure_config=FailureConfig(
-                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
-            ),  # type: ignore[call-arg]
-        ),
+        {"run": run, "search_path": search_path(), "reading_cpus": reading_cpus},
+        workers if most is None else (workers, most),
+        resources,
+        run.place,
+        name=name,
+        # train_in_groups starts another group where that is worth it.
+        failure_config=FailureConfig(
+            max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+        ),  # type: ignore[call-arg]
     )
     # Its own answer to Ctrl-C ends the process with status 0.
     trainer._register_sigint_handler = lambda controller: None
@@ -129,11 +115,3 @@ def _wait_for_room(workers: int, resources: dict[str, float]) -> None:
                 is_said = True
     finally:
         remove_placement_group(room)
-
-
-def _share_cores(workers: int, run: TrainingRun) -> tuple[float, float]:
-    """Return the CPU cores of a worker, and of a task that reads images for it."""
-    if run.gpus:
-        return 1.0, 1.0
-    cores = float(cores_each((cpus for cpus, _ in capacity().nodes), workers))
-    return share_with_reading(cores, run.gpus) if run.is_streamed else (cores, 1.0)

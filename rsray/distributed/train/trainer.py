@@ -7,7 +7,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import torch
 
@@ -16,8 +15,8 @@ from rsray.core.hardware import available_cpus, dedicate_process
 from rsray.data import ImageSplit
 from rsray.distributed.session import quiet_logs, session
 from rsray.distributed.train.group import train_in_groups
-from rsray.distributed.train.step_record import STEP_FILE, read_step
 from rsray.distributed.train.training_run import TrainingRun
+from rsray.distributed.train.worker import STEP_FILE, read_step
 from rsray.errors import UserError
 from rsray.storage import Place
 from rsray.training.loop import Progress, Training
@@ -62,7 +61,7 @@ def train(
 
 def _train_here(run: TrainingRun, on_progress: OnProgress) -> None:
     quiet_logs()
-    from ray.train import ScalingConfig
+    from ray.train import ScalingConfig, report
     from ray.train.torch import TorchTrainer
 
     dedicate_process(available_cpus(), run.gpus)
@@ -71,7 +70,7 @@ def _train_here(run: TrainingRun, on_progress: OnProgress) -> None:
     def train_and_keep_failure() -> None:
         try:
             training = Training(run.config, run.place, run.device, on_progress=on_progress)
-            training.run_epochs(_report_to_ray)
+            training.run_epochs(report)
         except BaseException as problem:
             failure.append(problem)
             raise
@@ -86,12 +85,6 @@ def _train_here(run: TrainingRun, on_progress: OnProgress) -> None:
         if run.device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
-
-
-def _report_to_ray(figures: dict[str, Any]) -> None:
-    import ray.train
-
-    ray.train.report(figures)
 
 
 @contextmanager

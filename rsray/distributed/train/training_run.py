@@ -43,14 +43,18 @@ class TrainingRun:
         One worker without a cluster trains in this process, unless images are streamed.
         """
         is_alone = max(config.workers, config.most_workers or 1) == 1
-        is_streamed = streams_images(config, split)
-        is_here = is_alone and not (is_streamed or address or "RAY_ADDRESS" in os.environ)
+        num_images = min(len(split), config.limit or len(split))
+        streams = is_streamed(split, num_images, _augmentation(config))
+        is_here = is_alone and not (streams or address or "RAY_ADDRESS" in os.environ)
+        device = torch.device("cpu") if config.gpus_per_worker == 0 else default_device()
+        if is_here and config.gpus_per_worker and device.type == "cpu":
+            raise UserError(f"gpus-per-worker is {config.gpus_per_worker:g}, but no GPU is here")
         root = absolute_root(config.dataset, config.data_root)
         return cls(
             config=config.model_copy(update={"data_root": root}),
             place=place,
-            device=choose_device(config, is_here),
-            is_streamed=is_streamed,
+            device=device,
+            is_streamed=streams,
             is_here=is_here,
             gpus=config.gpus_per_worker or 0.0,
         )
@@ -62,20 +66,10 @@ class TrainingRun:
         return replace(self, gpus=float(capacity().most_gpus > 0))
 
 
-def streams_images(config: TrainConfig, split: ImageSplit) -> bool:
-    """Tell whether the training images are read while the training goes on."""
-    augmentation = config.augmentation or DATASETS[config.dataset].augmentation
-    return is_streamed(split, min(len(split), config.limit or len(split)), augmentation)
-
-
 def may_stream(config: TrainConfig) -> bool:
     """Tell, without opening the data set, whether its images are read in every epoch anew."""
-    return (config.augmentation or DATASETS[config.dataset].augmentation) == RESIZED_CROP
+    return _augmentation(config) == RESIZED_CROP
 
 
-def choose_device(config: TrainConfig, is_here: bool) -> torch.device:
-    """Return the device of this process; UserError for GPUs that are not here."""
-    device = torch.device("cpu") if config.gpus_per_worker == 0 else default_device()
-    if is_here and config.gpus_per_worker and device.type == "cpu":
-        raise UserError(f"gpus-per-worker is {config.gpus_per_worker:g}, but no GPU is here")
-    return device
+def _augmentation(config: TrainConfig) -> str:
+    return config.augmentation or DATASETS[config.dataset].augmentation

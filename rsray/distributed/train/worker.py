@@ -1,13 +1,14 @@
-"""What every worker of a Ray Train group runs, and how workers share a model."""
+"""What a Ray Train group is made of, what its workers run, and how they share a model."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from rsray.core.hardware import dedicate_process
 from rsray.distributed.session import extend_search_path
 from rsray.distributed.train.feed import RayFeed
-from rsray.distributed.train.step_record import StepRecord
 from rsray.distributed.train.training_run import TrainingRun
-from rsray.training.loop import Training
+from rsray.storage import Place, open_filesystem
+from rsray.training.loop import Progress, Training
 from rsray.training.opened_run import Team
 
 # Workers that wait longer for the others are taken for lost.
@@ -28,26 +29,19 @@ NCCL_USUAL = {
     "TORCH_NCCL_ENABLE_MONITORING": "1",
     "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": str(HANG_SECONDS),
 }
+# Where in an epoch a run is, in a small file of RUN: its driver may be on another machine.
+STEP_FILE = "step.json"
+STEP_FIELDS = ("epoch", "epochs", "step", "steps", "draws")
+WRITE_STEP_EVERY_SECONDS = 20.0
 
 
-@dataclass(frozen=True)
-class WorkerJob:
-    """What every worker is told; it travels to other nodes."""
-
-    run: TrainingRun
-    search_path: tuple[str, ...]
-    # CPU cores of a task that reads images.
-    reading_cpus: float
-
-
-def train_as_worker(arguments: dict[str, Any]) -> None:
-    """Run on every worker of the group."""
+def train_as_worker(told: dict[str, Any]) -> None:
+    """Run on every worker of the group, with what `_train_in_group` (group.py) tells them."""
     import ray.train
 
-    job: WorkerJob = arguments["job"]
-    run = job.run
-    team, device = join_team(job.search_path, run.gpus)
-    feed = partial(RayFeed, cpus=job.reading_cpus)
+    run: TrainingRun = told["run"]
+    team, device = join_team(told["search_path"], run.gpus)
+    feed = partial(RayFeed, cpus=told["reading_cpus"])
     tell = StepRecord(run.place) if team.rank == 0 else lambda progress: None
     training = Training(
         run.config,
@@ -59,6 +53,62 @@ def train_as_worker(arguments: dict[str, Any]) -> None:
         notice=ray.train.get_preemption_info,
     )
     training.run_epochs(ray.train.report)
+
+
+class StepRecord:
+    """Writes STEP_FILE from time to time; for the first worker of a group."""
+
+    def __init__(self, run: Place) -> None:
+        """Write into this RUN; nothing before a while has passed."""
+        self.run, self.written = run, time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        """Write where training is, if it is time."""
+        since = time.monotonic() - self.written
+        if progress.epoch_figures or since < WRITE_STEP_EVERY_SECONDS:
+            return
+        place = {name: getattr(progress, name) for name in STEP_FIELDS}
+        self.run.write(STEP_FILE, json.dumps(place).encode())
+        self.written = time.monotonic()
+
+
+def read_step(run: Place) -> Progress | None:
+    """Return where STEP_FILE says that training is; None where there is none, or it is damaged."""
+    if not run.exists(STEP_FILE):
+        return None
+    try:
+        return Progress(**json.loads(run.read(STEP_FILE)))
+    except (TypeError, ValueError):
+        return None
+
+
+def make_trainer(
+    work: Callable[[dict[str, Any]], None],
+    arguments: dict[str, Any],
+    workers: int | tuple[int, int],
+    resources: dict[str, float],
+    place: Place,
+    **settings: Any,
+) -> Any:
+    """Return the trainer of a group: workers with these resources each, Ray's files in `place`.
+
+    `settings` are what else Ray's RunConfig is told.
+    """
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    gpus, num_workers = resources.get("GPU", 0.0), cast(Any, workers)
+    settings["worker_runtime_env"] = worker_environment(gpus)
+    filesystem, path = open_filesystem(place.uri)
+    return TorchTrainer(
+        work,
+        train_loop_config=arguments,
+        torch_config=torch_config(gpus),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers, use_gpu=gpus > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(storage_path=path, storage_filesystem=filesystem, **settings),
+    )
 
 
 def worker_resources(cpus: float, gpus: float) -> dict[str, float]:
@@ -74,14 +124,10 @@ def join_team(driver_path: tuple[str, ...], gpus: float) -> tuple[Team, torch.de
     extend_search_path(driver_path)
     dedicate_process(gpus=gpus)
     context = ray.train.get_context()
-    world = context.get_world_size()
-    team = Team(
-        context.get_world_rank(),
-        world,
-        _wrap_for(world),
-        _sum_over(world),
-        context.get_local_world_size(),
-    )
+    world, here = context.get_world_size(), context.get_local_world_size()
+    team = Team(workers_here=here)
+    if world > 1:
+        team = Team(context.get_world_rank(), world, _wrap, _sum_over, here)
     return team, ray.train.torch.get_device()
 
 
@@ -102,35 +148,24 @@ def worker_environment(gpus: float) -> dict[str, Any]:
     return {"env_vars": {key: os.environ.get(key, usual) for key, usual in NCCL_USUAL.items()}}
 
 
-def _wrap_for(world: int) -> Callable[[nn.Module], nn.Module]:
-    """Return how a member of a group of `world` workers wraps its model: in DDP, unless alone."""
+def _wrap(model: nn.Module) -> nn.Module:
+    """Return the model as a member of a group trains it: in DDP."""
+    import ray.train.torch
 
-    def wrap(model: nn.Module) -> nn.Module:
-        import ray.train.torch
-
-        if world == 1:
-            return model
-        # Batch norm's buffers are shared at the end of an epoch (Training). Shared in each forward
-        # pass, they change under objectives that make two passes before the backward one.
-        known = inspect.signature(DistributedDataParallel).parameters
-        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        wrapped: nn.Module = ray.train.torch.prepare_model(
-            model,
-            move_to_device=False,
-            # Gradients are not copied into the buffers that are summed.
-            parallel_strategy_kwargs={name: False, "gradient_as_bucket_view": True},
-        )
-        return wrapped
-
-    return wrap
+    # Batch norm's buffers are shared at the end of an epoch (Training). Shared in each forward
+    # pass, they change under objectives that make two passes before the backward one.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    wrapped: nn.Module = ray.train.torch.prepare_model(
+        model,
+        move_to_device=False,
+        # Gradients are not copied into the buffers that are summed.
+        parallel_strategy_kwargs={name: False, "gradient_as_bucket_view": True},
+    )
+    return wrapped
 
 
-def _sum_over(world: int) -> Callable[[Tensor], Tensor]:
-    """Return the sum of a tensor over a group of `world` workers, in place."""
-
-    def sum_over(tensor: Tensor) -> Tensor:
-        if world > 1:
-            torch.distributed.all_reduce(tensor)
-        return tensor
-
-    return sum_over
+def _sum_over(tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor over the group, in place."""
+    torch.distributed.all_reduce(tensor)
+    return tensor

@@ -18,6 +18,7 @@ from rsray.distributed.train.worker import torch_config, worker_environment
 from rsray.errors import UserError
 from rsray.presets import train_config
 from rsray.storage import Place
+from rsray.training.opened_run import Team
 from rsray.training.run_folder.run import open_training_split
 
 
@@ -128,7 +129,7 @@ def test_gradients_are_not_copied_before_they_are_summed(monkeypatch):
         return model
 
     monkeypatch.setattr("ray.train.torch.prepare_model", prepare)
-    assert worker._wrap_for(1)(network) is worker._wrap_for(2)(network) is network
+    assert Team().wrap(network) is worker._wrap(network) is network
     (settings,) = given
     assert settings["gradient_as_bucket_view"] is True
     # DDP takes them.

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pytest
 
 from rsray.distributed.capacity import FleetSize
-from rsray.distributed.certify.ray_fleet import RayFleet
-from rsray.distributed.certify.stream import stream
+from rsray.distributed.certify.ray_fleet import RayFleet, stream
 from rsray.errors import UserError
 
 
@@ -46,7 +45,7 @@ def test_actors_on_parts_of_a_gpu_answer_in_the_thread_that_built_them():
         import pyarrow as pa
         import ray
         from rsray.distributed.capacity import FleetSize
-        from rsray.distributed.certify.stream import stream
+        from rsray.distributed.certify.ray_fleet import stream
 
         class Counter:
             def __init__(self, job):

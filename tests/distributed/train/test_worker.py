@@ -1,14 +1,14 @@
 """Where in an epoch a run is, told through a file."""
 
-from rsray.distributed.train import step_record
-from rsray.distributed.train.step_record import STEP_FILE, StepRecord, read_step
+from rsray.distributed.train import worker
+from rsray.distributed.train.worker import STEP_FILE, StepRecord, read_step
 from rsray.storage import Place
 from rsray.training.loop import Progress
 
 
 def test_a_step_is_read_as_it_was_written_from_time_to_time(tmp_path, monkeypatch):
     now, run = [0.0], Place.of(tmp_path)
-    monkeypatch.setattr(step_record.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(worker.time, "monotonic", lambda: now[0])
     tell = StepRecord(run)
     tell(Progress(1, 9, 3, 40))
     assert read_step(run) is None
