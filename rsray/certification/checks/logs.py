@@ -13,10 +13,8 @@ from rsray.core.evidence import ABSTAIN
 from rsray.core.radius import round_down
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates
-from rsray.results.reading.cohen import is_log, read_log
+from rsray.results.reading.cohen import DECIMALS, is_log, read_log
 from rsray.storage import Place
-
-DECIMALS = 3
 
 
 def log_differences(cert: Place, stored: Certificates, columns: Columns) -> Iterator[Difference]:
@@ -29,11 +27,11 @@ def log_differences(cert: Place, stored: Certificates, columns: Columns) -> Iter
     padded: Columns = {
         "label": np.concatenate([stored.label, failed_N]),
         "prediction": np.pad(columns["prediction"], (0, num_failed), constant_values=ABSTAIN),
-        "radius": np.pad(round_down(columns["radius"], DECIMALS), (0, num_failed)),
+        "radius": np.pad(columns["radius"], (0, num_failed)),
         "correct": np.pad(columns["correct"], (0, num_failed)),
     }
     expected = {name: values[order] for name, values in padded.items()}
-    for name in cert.names(".tsv"):
+    for name in (*cert.names(".tsv"), *cert.names(".csv")):
         if not is_log(cert / name):
             continue
         try:
@@ -42,6 +40,8 @@ def log_differences(cert: Place, stored: Certificates, columns: Columns) -> Iter
             yield Difference(name, "it", str(problem), "a whole log")
             continue
         if np.array_equal(log.index, index_N[order]):
-            yield from column_differences(name, log.index, log.columns(), expected)
+            decimals = DECIMALS["\t" if name.endswith(".tsv") else ","]
+            printed = {**expected, "radius": round_down(expected["radius"], decimals)}
+            yield from column_differences(name, log.index, log.columns(), printed)
         else:
             yield Difference(name, "index", f"{len(log)} images", "those of the certificates")
