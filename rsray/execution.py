@@ -151,10 +151,14 @@ class Execution(NamedTuple):
 
 
 def _fill_card(request: CertificationRequest, found: Certification) -> None:
-    """Write what is certified of its own test images into the card of a RUN that can be written."""
+    """Write what is certified of its own test images into the card of a RUN that can be written.
+
+    Not by noise that it was not trained for: those figures are other ones.
+    """
     source, chosen = request.source, request.config
     is_run = bool(source.trained and source.weights) and not (source.published or source.denoiser)
-    is_own = chosen.split == "test" and chosen.dataset == source.trained.get("dataset")
+    trained = (source.trained.get("dataset"), source.trained.get("sigma"))
+    is_own = chosen.split == "test" and trained == (chosen.dataset, chosen.sigma)
     # Even the current folder may be gone: certificates do not depend on a card.
     with suppress(OSError, UserError):
         if is_run and is_own and Place.of(source.where).is_dir():

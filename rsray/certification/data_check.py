@@ -58,7 +58,14 @@ def _renumbered(split: ImageSplit, trained: Mapping[str, Any], where: str) -> Im
     if trained.get("dataset") == split.name and len(recorded) == split.num_classes == in_order:
         return split
     unknown = [name for name in split.classes if name not in recorded]
-    if unknown and not trained.get("dataset") and not DATASETS[split.name].is_own:
+    # A name that both have, at another place, says that the order is another one.
+    is_in_order = all(
+        name == split.classes[at]
+        for at, name in enumerate(recorded)
+        if name in split.classes and at < len(split.classes)
+    )
+    is_known_set = not (trained.get("dataset") or DATASETS[split.name].is_own)
+    if unknown and is_in_order and is_known_set:
         log.warning(
             "%s calls its classes %s, ...: taken to be those of %s in their order",
             where, ", ".join(recorded[:3]), split.name,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
 
+from rsray.core.bounds import BOUNDS
 from rsray.core.radius import round_down
 from rsray.errors import printable
 from rsray.storage.yaml_files import to_yaml
@@ -21,6 +22,7 @@ SETTINGS = (
 )  # fmt: skip
 PROTOCOL = {
     "split": "images of",
+    "sigma": "sigma",
     "n0": "selection draws",
     "n": "estimation draws",
     "alpha": "alpha",
@@ -65,6 +67,7 @@ def model_card(
         method=text_of(method),
         certified=_certified(summary),
         alpha=known.get("alpha", 0.001),
+        smoothed=_smoothed(known, record["sigma"]),
         noise=EXACT if known.get("noise", "grid") == "grid" else ROUNDED,
         named_model=f'model="{printable(model)}"' if ":" in model else "",
         num_classes=len(classes),
@@ -91,6 +94,14 @@ def images_certified(card: str) -> int:
 def text_of(value: Any) -> str:
     """Return a value as one line of plain Markdown, whoever named it."""
     return _MARKED.sub(r"\\\1", printable(str(value)))
+
+
+def _smoothed(summary: Mapping[str, Any], sigma: float) -> str:
+    """Return which class the certified classifier gives, and under which noise."""
+    noise = f"under noise of standard deviation {summary.get('sigma', sigma):g}"
+    if BOUNDS[summary.get("bound", "clopper-pearson")].is_soft:
+        return f"the class that this network gives the largest mean probability {noise}"
+    return f"the class that this network gives most often {noise}"
 
 
 def _front_matter(

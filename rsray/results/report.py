@@ -202,8 +202,8 @@ def report_of_trainings(
     `runs` holds their metrics by name, `records` what each run.yaml says.
     """
     names = settings.label or list(runs)
-    if len(set(names)) != len(runs):
-        raise UserError(f"{len(set(names))} labels were given for {len(runs)} runs")
+    if not len(names) == len(set(names)) == len(runs):
+        raise UserError(f"{len(names)} labels were given for {len(runs)} runs, one each and unlike")
     told = [
         compare.unlike(key, zip(names, (each.get(key) for each in records), strict=True))
         for key in TRAINED_ALIKE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -93,9 +94,16 @@ def _epochs_alike(config: TrainConfig) -> dict[int, int]:
     A warm-up's first epochs may cost a fraction of the last ones, which have an attack.
     """
     objective, last = config.build_objective(), config.epochs - 1
-    forms = [objective.at_epoch(epoch, config.lr_drops) for epoch in range(config.epochs)]
-    as_first = forms.count(forms[0])
-    return {0: config.epochs} if forms[0] == forms[-1] else {0: as_first, last: last + 1 - as_first}
+    first, final = (objective.at_epoch(epoch, config.lr_drops) for epoch in (0, last))
+    if first == final:
+        return {0: config.epochs}
+
+    def is_later(epoch: int) -> bool:
+        return objective.at_epoch(epoch, config.lr_drops) != first
+
+    # What has become of a warm-up does not come back.
+    as_first = bisect_left(range(config.epochs), True, key=is_later)
+    return {0: as_first, last: config.epochs - as_first}
 
 
 def _speed_from(training: Training, first: int, seconds: float) -> float:

@@ -99,6 +99,12 @@ def test_other_words_for_the_classes_of_a_known_data_set_are_said(caplog):
     assert "calls its classes digit 0, digit 1, digit 2, ...: taken to be those" in caplog.text
 
 
+def test_other_words_in_another_order_are_refused():
+    test = open_split("digits", "test")
+    with pytest.raises(UserError, match="classes are told by their names"):
+        fitted(test, {"classes": ["zero", "2", "1", *map(str, range(3, 10))]}, "net.pth")
+
+
 def test_data_that_lack_a_class_keep_the_runs_numbers(pets):
     shutil.rmtree(pets / "test" / "cat")
     moved = pets.parent / "moved"

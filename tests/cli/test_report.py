@@ -257,7 +257,7 @@ def test_trainings_that_differ_are_told_in_the_table_and_under_the_plot(rsray, t
     result = rsray(*asked, *labels, "--plot", tmp_path / "t.svg")
     said = "sigma differs: 0.25 (one), 0.5 (two)"
     assert said in result.stdout and f"warning: {said}" in result.stderr
-    for wrong in (["--label", "one"], ["--label", "one", "--label", "one"]):
+    for wrong in (["--label", "one"], ["--label", "one"] * 2, ["--label", "one", *labels]):
         assert "labels were given for 2 runs" in str(rsray(*asked, *wrong).exception)
     for other in (["--html", "x.html"], ["--paired"], ["--sort", "loss"]):
         refused = rsray(*asked, *other).exception

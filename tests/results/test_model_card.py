@@ -66,6 +66,14 @@ def test_of_a_run_that_decided_a_few_radii_alone_nothing_else_is_claimed():
     )
 
 
+def test_the_card_tells_the_classifier_that_was_certified():
+    text = card(summary={**SUMMARY, "sigma": 0.25})
+    assert "most often under noise of standard deviation 0.25)" in text and "sigma 0.25" in text
+    assert "trained to be smoothed with Gaussian noise of standard deviation 0.5" in text
+    soft = card(summary={**SUMMARY, "sigma": 0.5, "bound": "hoeffding"})
+    assert "the largest mean probability under noise of standard deviation 0.5)" in soft
+
+
 def test_float_noise_has_no_promise_in_floating_point():
     assert "exact on the grid" in card(summary=SUMMARY)
     assert "could be given a certificate that is false" in card(
@@ -147,6 +155,8 @@ def test_certify_fills_the_card_of_its_run_unless_somebody_edited_it(run, tmp_pa
     assert values["average_certified_radius"] == cert.acr and "4 images; images of test" in text
     rsray.certify(run, **asked, alpha=0.01, out=tmp_path / "other")
     assert "alpha 0.01" in run.place.read(file).decode()
+    rsray.certify(run, **asked, sigma=0.5, out=tmp_path / "other-noise")
+    assert "sigma 0.25, " in run.place.read(file).decode()
     rsray.certify(run, **{**asked, "limit": 2}, out=tmp_path / "few")
     assert "4 images; images of test" in run.place.read(file).decode()
     edited = text.replace("## Citation", "## Thanks\n\nto all\n\n## Citation")

@@ -26,3 +26,10 @@ def test_a_warm_up_is_not_taken_for_the_whole_training(monkeypatch, objective, s
     config = train_config({**flat, **settings})
     measured = speed.measure_steps(config, torch.device("cpu"), 1, images=8, seconds=0.1)
     assert measured == pytest.approx(expected)
+
+
+def test_a_run_without_an_end_is_no_list_of_its_epochs():
+    config = train_config({"dataset": "digits", "objective": "gaussian", "epochs": 10**9})
+    assert speed._epochs_alike(config) == {0: 10**9}
+    flat = {"dataset": "digits", "objective": "easy", "epochs": 10**9, "warm_up_epochs": 10**8}
+    assert speed._epochs_alike(train_config(flat)) == {0: 10**8, 10**9 - 1: 9 * 10**8}

@@ -14,10 +14,8 @@ from rsray.certification.counts.store import Selected
 from rsray.core.evidence import ABSTAIN
 from rsray.core.radius import round_down
 from rsray.errors import UserError
-from rsray.results.reading.cohen import is_log, read_log
+from rsray.results.reading.cohen import DECIMALS, is_log, read_log
 from rsray.storage import Place
-
-DECIMALS = 3
 
 
 def log_differences(
@@ -27,10 +25,9 @@ def log_differences(
     # Of an image that failed a log says that it abstains.
     expected: Columns = {"label": selected.labels, "prediction": np.full(len(failed_N), ABSTAIN)}
     expected |= {"radius": np.zeros(len(failed_N)), "correct": np.zeros_like(failed_N)}
-    rounded = {**columns, "radius": round_down(columns["radius"], DECIMALS)}
     for name in ("prediction", "radius", "correct"):
-        expected[name][~failed_N] = rounded[name]
-    for name in cert.names(".tsv"):
+        expected[name][~failed_N] = columns[name]
+    for name in (*cert.names(".tsv"), *cert.names(".csv")):
         if not is_log(cert / name):
             continue
         try:
@@ -39,6 +36,8 @@ def log_differences(
             yield Difference(name, "it", str(problem), "a whole log")
             continue
         if np.array_equal(log.index, selected.indices):
-            yield from column_differences(name, log.index, log.columns(), expected)
+            decimals = DECIMALS["\t" if name.endswith(".tsv") else ","]
+            printed = {**expected, "radius": round_down(expected["radius"], decimals)}
+            yield from column_differences(name, log.index, log.columns(), printed)
         else:
             yield Difference(name, "index", f"{len(log)} images", "those of the certificates")

@@ -265,6 +265,19 @@ def test_a_log_in_the_folder_is_compared(cert):
     assert texts(cert) == ["exported.tsv: index is 11 images, not those of the certificates"]
 
 
+def test_a_log_of_all_digits_in_the_folder_is_compared(cert):
+    log = cert / "exported.csv"
+    write_log(log, read_certificates(cert / "certificates.parquet"))
+    (cert / "notes.csv").write_text("something,else\n")
+    assert texts(cert) == []
+    rows = (line.split(",") for line in log.read_text().splitlines()[1:])
+    cells = next(cells for cells in rows if float(cells[3]) > 0)
+    more = [*cells[:3], f"{float(cells[3]) + 1e-6:.9f}", *cells[4:]]
+    log.write_text(log.read_text().replace(",".join(cells), ",".join(more)))
+    (found,) = texts(cert)
+    assert found.startswith(f"exported.csv: radius of image {cells[0]} is")
+
+
 def test_answers_of_at_radius_are_compared(small_run):
     cert = finished(small_run(**MODES["at-radius"])).local_path
     of_json("at_radius.json", "certified_accuracy", "0.05", value=1.0)(cert)
