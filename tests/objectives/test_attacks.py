@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import rsray.objectives as objectives
-from rsray.objectives.attacks.steps import ascend, ddn, frozen, pgd, with_noise
+from rsray.objectives.attacks.steps import ascend, ddn, direction, frozen, pgd, with_noise
 from rsray.objectives.probabilities import log_mean_softmax, of_label
 
 from .tiny import SHAPE, SIGMA, B, K, M, Tiny, batch
@@ -106,6 +106,14 @@ def test_attacks_move_confident_images_in_float16_too():
     )
     assert (half - images_BCHW).flatten(1).norm(dim=1).min() > 0.49
     torch.testing.assert_close(half, exact)
+
+
+@pytest.mark.parametrize("beyond", [torch.inf, -torch.inf, torch.nan])
+def test_a_gradient_that_float16_cannot_hold_moves_nothing(beyond):
+    gradient = torch.ones(2, 1, 2, 2)
+    gradient[1, 0, 0, 0] = beyond
+    found = direction(gradient)
+    assert torch.equal(found[0], torch.full((1, 2, 2), 0.5)) and not found[1].any()
 
 
 def test_frozen_restores_and_leaves_other_callables_alone():

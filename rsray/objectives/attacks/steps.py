@@ -182,10 +182,11 @@ def scaled_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
 
 
 def direction(gradient_BCHW: Tensor) -> Tensor:
-    """Return each gradient [B, C, H, W] with norm 1, or 0."""
+    """Return each gradient [B, C, H, W] with norm 1; 0 where it is 0, or no number in float16."""
     # The largest entry becomes 1 first: the squares of a confident image's gradient underflow.
     scale_B111 = gradient_BCHW.abs().amax((1, 2, 3), keepdim=True)
-    scaled_BCHW = torch.where(scale_B111 > 0, gradient_BCHW / scale_B111, 0.0)
+    is_usable_B111 = (scale_B111 > 0) & (scale_B111 < torch.inf)
+    scaled_BCHW = torch.where(is_usable_B111, gradient_BCHW / scale_B111, 0.0)
     return scaled_BCHW / norm(scaled_BCHW).clamp(TINY)
 
 
