@@ -24,7 +24,7 @@ from rsray.certification.counting.answers import Answer, read_answers, task_tabl
 from rsray.certification.counts.tables import counts_table
 from rsray.certification.work_items import TASK_SECONDS, WorkItem
 from rsray.distributed.capacity import FleetSize
-from rsray.distributed.certify.ray_fleet import stream
+from rsray.distributed.certify.ray_fleet import make_lot, stream
 from rsray.distributed.session import session
 
 # Of each actor: the first and the last are while others start or have ended
@@ -75,10 +75,10 @@ def bench_driver(count):
     fleet = FleetSize(8, 0.05, 0)
     with session("local"):
         sum(
-            len(answer) for answer in stream(tasks[:8], Sleeper, settings_of(0.0), fleet)
+            len(answer) for answer in stream(make_lot(tasks[:8]), Sleeper, settings_of(0.0), fleet)
         )  # processes start
         started, arrived, first = time.perf_counter(), 0, 0.0
-        for answer in stream(tasks, Sleeper, settings_of(0.0), fleet):
+        for answer in stream(make_lot(tasks), Sleeper, settings_of(0.0), fleet):
             first = first or time.perf_counter() - started
             arrived += num_rows(answer)
         total = time.perf_counter() - started
@@ -104,7 +104,7 @@ def bench_fleet(actors, processes, seconds):
         answer_for_many(each)
         cpu, started = time.process_time(), time.perf_counter()
         fleet = FleetSize(processes, 1 / processes, 0)
-        for table in stream(tasks, Sleeper, settings_of(seconds), fleet):
+        for table in stream(make_lot(tasks), Sleeper, settings_of(seconds), fleet):
             now = time.time()
             for answer in read_answers(table):
                 arrivals.append(time.perf_counter() - started)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
+from threading import Event
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -27,9 +29,9 @@ from rsray.errors import UserError
 # Of a large fleet tasks are longer: the driver then carries 20 a second, of over 100 that it can
 # (tests/bench/bench_fleet.py). What a lost actor costs grows with them.
 SECONDS_PER_ACTOR, MOST_TASK_SECONDS = 0.05, 100.0
-# Tasks that Ray Data is given at a time, about a millisecond each before the first is counted; the
-# actors start anew for the next.
-TASKS_AT_ONCE_PER_ACTOR, LEAST_AT_ONCE, MOST_AT_ONCE = 200, 2000, 40_000
+# Tasks that Ray Data is given at a time, each of which takes some 30 kB of the driver's memory. The
+# actors start anew for the next lot, in about twenty seconds: 1 % of the time that a lot takes.
+TASKS_AT_ONCE_PER_ACTOR, LEAST_AT_ONCE, MOST_AT_ONCE = 400, 4000, 80_000
 # The next task waits at the actor while the first is worked on.
 TASKS_IN_FLIGHT_PER_ACTOR = 2
 # Of actors as they start, one after the other.
@@ -97,13 +99,54 @@ class RayFleet:
         import ray
 
         settings = ActorSettings(ray.put(self.counter), search_path())
-        while window := [task_table(items) for items in islice(tasks, self.tasks_at_once)]:
-            for table in stream(window, CountingActor, settings, self.plan, patience):
-                yield from read_answers(table)
+        # A task takes the driver a millisecond: the next lot is made while this one is counted.
+        stopped = Event()
+        with ThreadPoolExecutor(1) as beside:
+            try:
+                coming = beside.submit(self._next_lot, tasks, stopped)
+                while (lot := coming.result()) is not None:
+                    coming = beside.submit(self._next_lot, tasks, stopped)
+                    for table in stream(lot, CountingActor, settings, self.plan, patience):
+                        yield from read_answers(table)
+            finally:
+                stopped.set()
+
+    def _next_lot(self, tasks: Iterator[list[WorkItem]], stopped: Event) -> Lot | None:
+        """Return the next tasks, if there are some; too few once it is stopped."""
+        lot = _UntilStopped(stopped)
+        lot.extend(task_table(items) for items in islice(tasks, self.tasks_at_once))
+        return make_lot(lot) if lot else None
+
+
+class _UntilStopped(list[pa.Table]):
+    """Tasks that end early once nobody wants them: to put a large lot takes a minute."""
+
+    def __init__(self, stopped: Event) -> None:
+        super().__init__()
+        self.stopped = stopped
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return takewhile(lambda task: not self.stopped.is_set(), super().__iter__())
+
+
+class Lot(NamedTuple):
+    """Tasks in Ray's object store."""
+
+    # A data set of Ray Data's with a block for each task.
+    tasks: Any
+    num_tasks: int
+
+
+def make_lot(tasks: Sequence[pa.Table]) -> Lot:
+    """Put tasks into Ray's object store, for `stream`."""
+    import ray.data
+
+    blocks: Any = tasks
+    return Lot(ray.data.from_blocks(blocks), len(tasks))
 
 
 def stream(
-    tasks: Sequence[pa.Table],
+    lot: Lot,
     actor: type[Any],
     settings: Any,
     fleet: FleetSize,
@@ -123,7 +166,7 @@ def stream(
     quiet_logs()
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    answers = _answers(tasks, actor, settings, fleet)
+    answers = _answers(lot, actor, settings, fleet)
     # This pipeline's own.
     context = answers.context
     context.enable_progress_bars = False
@@ -143,23 +186,22 @@ def stream(
         ) from problem
 
 
-def _answers(tasks: Sequence[pa.Table], actor: type[Any], settings: Any, fleet: FleetSize) -> Any:
+def _answers(lot: Lot, actor: type[Any], settings: Any, fleet: FleetSize) -> Any:
     """Return the pipeline of Ray Data that calls a pool of actors with the tasks."""
     import ray.data
 
-    blocks: list[Any] = list(tasks)
     # Ray 2.60 has no other name for max_task_retries yet
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return ray.data.from_blocks(blocks).map_batches(
+        return lot.tasks.map_batches(
             actor,
             fn_constructor_args=[settings],
             # One item a call: with GPUs Ray Data insists on a number
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
-                min_size=min(fleet.actors, len(tasks)),
-                max_size=min(fleet.largest, len(tasks)),
+                min_size=min(fleet.actors, lot.num_tasks),
+                max_size=min(fleet.largest, lot.num_tasks),
                 max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT_PER_ACTOR,
                 # In the thread that built the actor, where its CUDA graphs were recorded.
                 enable_true_multi_threading=True,
