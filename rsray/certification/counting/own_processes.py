@@ -1,7 +1,7 @@
 """Counting on one machine without Ray: this process begins at once, others join it.
 
-Ray takes 20 seconds to the first count, which a run of under a minute does not win back. Each
-process does what an actor does, by the same code, so the counts are the same.
+Ray takes 20 to 40 seconds to the first count, and gives one machine nothing in return. Each process
+does what an actor does, by the same code, so the counts are the same.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from multiprocessing.connection import Connection, Pipe, wait
 
 import torch
@@ -24,12 +24,12 @@ from rsray.certification.work_items import WorkItem
 from rsray.errors import UserError
 from rsray.storage import one_line
 
-# From here on Ray is worth its start.
-LONGEST_SECONDS = 60.0
 # Work of one process that another one is worth its imports for.
 SECONDS_WORTH_ANOTHER = 8.0
-# A task is answered as a whole, and the progress is told between two tasks.
-TASK_SECONDS = 0.5
+# A task is answered as a whole, and the progress is told between two tasks. In a run of over a
+# minute they are longer: this process takes a millisecond or two for the answer to each.
+TASK_SECONDS, LONG_RUNS_TASK_SECONDS = 0.5, 2.5
+LONG_RUN_SECONDS = 60.0
 # The next task waits at the process while this one counts.
 TASKS_IN_FLIGHT = 2
 # Of processes as they start, one after the other.
@@ -39,17 +39,21 @@ GIVE_UP_AFTER_DEATHS = 5
 class OwnProcesses:
     """A fleet of this process and others on its machine; a fleet for CertificationRun."""
 
-    task_seconds = TASK_SECONDS
-
     def __init__(self, settings: CounterSettings, processes: int, seconds: float) -> None:
         """Plan for `seconds` of work of one process.
 
         A factory of the user's own may end the process that runs it: then this one only watches.
         """
-        self.settings = settings
+        self.settings, self.seconds = settings, seconds
         self.counts_itself = not settings.source.is_users_code
         is_worth_it = seconds > SECONDS_WORTH_ANOTHER
         self.others = processes - self.counts_itself if is_worth_it else 1 - self.counts_itself
+
+    @property
+    def task_seconds(self) -> float:
+        """The longest that a task should take."""
+        is_long = self.seconds > LONG_RUN_SECONDS * self.largest
+        return LONG_RUNS_TASK_SECONDS if is_long else TASK_SECONDS
 
     @property
     def largest(self) -> int:
@@ -66,21 +70,43 @@ class OwnProcesses:
         threads_before = torch.get_num_threads()
         try:
             counter = Counter(self.settings) if self.counts_itself else None
-            yield from _work(deque(tasks), counter, others, patience)
+            yield from _work(_Queue(tasks), counter, others, patience)
         finally:
             torch.set_num_threads(threads_before)
             for other in others:
                 other.end()
 
 
+class _Queue:
+    """Tasks that are made as they are taken: a long run has very many."""
+
+    def __init__(self, tasks: Iterator[list[WorkItem]]) -> None:
+        self.tasks = tasks
+        self.next = next(tasks, None)
+
+    def put_back(self, tasks: list[list[WorkItem]]) -> None:
+        """Have these taken next."""
+        self.tasks = chain(tasks, [] if self.next is None else [self.next], self.tasks)
+        self.next = next(self.tasks, None)
+
+    def __bool__(self) -> bool:
+        return self.next is not None
+
+    def take(self) -> list[WorkItem]:
+        """Return the next task, of which there is one."""
+        assert self.next is not None
+        taken, self.next = self.next, next(self.tasks, None)
+        return taken
+
+
 def _work(
-    queue: deque[list[WorkItem]], counter: Counter | None, others: list[_Other], patience: float
+    queue: _Queue, counter: Counter | None, others: list[_Other], patience: float
 ) -> Iterator[Answer]:
     deaths = 0
-    while queue or any(other.num_tasks for other in others):
+    while queue or any(other.given for other in others):
         is_busy = counter is not None and bool(queue)
         if counter is not None and queue:
-            yield counter.count(queue.popleft())
+            yield counter.count(queue.take())
         speaking = wait([other.connection for other in others], 0.0 if is_busy else patience)
         ready = [other for other in others if other.connection in speaking]
         if not (ready or is_busy):
@@ -92,9 +118,11 @@ def _work(
             was_started = other.is_started
             try:
                 answer = other.receive()
-                while other.is_started and queue and other.num_tasks < TASKS_IN_FLIGHT:
-                    other.give(queue.popleft())
+                while other.is_started and queue and len(other.given) < TASKS_IN_FLIGHT:
+                    other.give(queue.take())
             except (EOFError, OSError):
+                # The first of its tasks may have killed it: that one is lost.
+                queue.put_back(other.given[1:])
                 deaths, how = 0 if was_started else deaths + 1, other.end()
                 if deaths >= GIVE_UP_AFTER_DEATHS:
                     raise UserError(f"counting processes die as they start: {how}") from None
@@ -114,7 +142,7 @@ class _Other:
     def start(self) -> None:
         """Start the process, anew where it died."""
         self.is_started = self.has_settings = False
-        self.num_tasks = 0
+        self.given: list[list[WorkItem]] = []
         self.connection, theirs = Pipe()
         with theirs:
             call = f"serve({theirs.fileno()}, {os.getpid()})"
@@ -135,7 +163,8 @@ class _Other:
     def receive(self) -> Answer | None:
         """Return the answer to its task, or None where it has only come so far in its start."""
         answer: Answer | None = self.connection.recv()
-        self.num_tasks -= self.is_started
+        if self.is_started:
+            del self.given[0]
         if self.has_settings:
             self.is_started = True
         else:
@@ -145,8 +174,8 @@ class _Other:
 
     def give(self, task: list[WorkItem]) -> None:
         """Let it count a task."""
+        self.given.append(task)
         self.connection.send(task)
-        self.num_tasks += 1
 
     def end(self) -> str:
         """End it at once, and return how it ended."""

@@ -19,7 +19,7 @@ from rsray.certification.counting.certification_run import (
     OnProgress,
 )
 from rsray.certification.counting.counter import CounterSettings
-from rsray.certification.counting.own_processes import LONGEST_SECONDS, OwnProcesses
+from rsray.certification.counting.own_processes import OwnProcesses
 from rsray.certification.counts.check import CheckedCounts
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import TABLE, Claimed
@@ -130,7 +130,7 @@ def _fleet_of(
     evaluation: Evaluation,
     address: str | None,
 ) -> Iterator[tuple[Fleet, Evaluation]]:
-    """Yield who draws, and the evaluation of the CERT: this machine alone where that is enough."""
+    """Yield who draws, and the evaluation of the CERT: this machine alone unless Ray is named."""
     counter = CounterSettings(
         source=request.source,
         split=request.split,
@@ -139,8 +139,8 @@ def _fleet_of(
         threads=1,
     )
     here = fleet_of_one_machine(request.config, address) if evaluation.device == "cpu" else None
-    seconds = draws / max(evaluation.draws_per_second, 1.0)
-    if here is not None and seconds < LONGEST_SECONDS * here.actors:
+    if here is not None:
+        seconds = draws / max(evaluation.draws_per_second, 1.0)
         counter = replace(counter, threads=here.threads)
         yield OwnProcesses(counter, here.actors, seconds), evaluation
         return

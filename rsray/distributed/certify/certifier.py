@@ -1,4 +1,4 @@
-"""Certify: on this machine alone where that is short work, else by a fleet of Ray's actors."""
+"""Certify: by this machine's own processes where it does the whole job, else by Ray's actors."""
 
 from __future__ import annotations
 
@@ -45,31 +45,26 @@ def certify(
     recorded_evaluation(cert, request.config)
     cert.make()
     with cert.locked():
-        run, evaluation = None, recorded_evaluation(cert, request.config)
+        evaluation = recorded_evaluation(cert, request.config)
         fleet = fleet_of_one_machine(request.config, address)
         if fleet is not None and (evaluation is None or evaluation.device == "cpu"):
             if evaluation is None:
                 cores = float(available_cpus())
                 evaluation = evaluation_of_this_machine(request, fleet, processors=cores)
             run = _begin(request, cert, evaluation, on_progress)
-            if (short := own_processes(run, fleet)) is not None:
-                counting, seconds = short
-                if seconds:
-                    say(f"counts on this machine, without Ray: about {duration(max(1.0, seconds))}")
-                return run.run(counting)
+            processes, seconds = own_processes(run, fleet)
+            if seconds:
+                say(f"counts on this machine, without Ray: about {duration(max(1.0, seconds))}")
+            return run.run(processes)
         with session(address):
-            return _certify_on_ray(request, cert, run, on_progress)
+            return _certify_on_ray(request, cert, on_progress)
 
 
 def _certify_on_ray(
-    request: CertificationRequest,
-    cert: Place,
-    run: CertificationRun | None,
-    on_progress: OnProgress,
+    request: CertificationRequest, cert: Place, on_progress: OnProgress
 ) -> dict[str, Any]:
-    """Run on Ray's actors what may have begun here, to be found too long for one machine."""
     config, room = request.config, capacity()
-    evaluation = run.claimed.evaluation if run else recorded_evaluation(cert, config)
+    evaluation = recorded_evaluation(cert, config)
     gpus = config.gpus_per_actor
     if evaluation is not None:
         own = evaluation.gpus if gpus is None else gpus
@@ -89,7 +84,7 @@ def _certify_on_ray(
             "otherwise; take the same for certificates of one function",
             evaluation.gpus, fleet.gpus,
         )  # fmt: skip
-    run = run or _begin(request, cert, evaluation, on_progress)
+    run = _begin(request, cert, evaluation, on_progress)
     return run.run(RayFleet(fleet, run.counter_settings(fleet.threads, fleet.gpus)))
 
 

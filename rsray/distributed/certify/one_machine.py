@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rsray.certification.counting.certification_run import CertificationRun
-from rsray.certification.counting.own_processes import LONGEST_SECONDS, OwnProcesses
+from rsray.certification.counting.own_processes import LONG_RUN_SECONDS, OwnProcesses
 from rsray.certification.forecast import forecast
 from rsray.config import CertifyConfig
 from rsray.core.gpus import usable_gpus
@@ -46,18 +46,13 @@ def is_cluster_open() -> bool:
     return len(room.nodes) > 1 or is_more or bool(ray.util.client.ray.is_connected())
 
 
-def own_processes(run: CertificationRun, fleet: FleetSize) -> tuple[OwnProcesses, float] | None:
-    """Return processes of this machine for a run that is short, and the seconds it will take.
-
-    None where it takes so long that Ray is worth its start.
-    """
+def own_processes(run: CertificationRun, fleet: FleetSize) -> tuple[OwnProcesses, float]:
+    """Return processes of this machine for a run, and about how many seconds it will take."""
     left, speed = run.draws_left(), max(run.claimed.evaluation.draws_per_second, 1.0)
     # The forward passes alone; most plans other than fixed make far fewer draws.
     seconds = left / speed / fleet.actors
-    if left and (seconds < LONGEST_SECONDS or not run.plan.is_same_for_all):
+    if left and (seconds < LONG_RUN_SECONDS or not run.plan.is_same_for_all):
         seconds = _forecast_seconds(run, fleet, left) or seconds
-    if seconds > LONGEST_SECONDS:
-        return None
     settings = run.counter_settings(fleet.threads)
     return OwnProcesses(settings, fleet.actors, seconds * fleet.actors), seconds
 

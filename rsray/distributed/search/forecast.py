@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 
-from rsray.certification.counting.own_processes import LONGEST_SECONDS
 from rsray.config import CertifyConfig, PlanConfig
 from rsray.core.gpus import usable_gpus
 from rsray.core.hardware import default_device, device_name
@@ -122,8 +121,8 @@ def forecast_from(
     # Workers of the measured kind that the cluster has room for.
     engines = max(1.0, sum(node[kind] for node in search.nodes) / size)
     certifying = chosen * each / speed.forward / engines
-    # Less is counted without Ray, where one machine does the whole job.
-    start = START_SECONDS if certifying > LONGEST_SECONDS or len(search.nodes) > 1 else 0.0
+    # One machine counts without Ray.
+    start = START_SECONDS if search.gpus_per_worker or len(search.nodes) > 1 else 0.0
     return Forecast(trial, trials, (1 + config.compare) * (training + certifying + start))
 
 

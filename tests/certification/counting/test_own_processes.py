@@ -160,7 +160,7 @@ class Fussy(torch.nn.Linear):
     ("act", "said"),
     [
         pytest.param("raise ValueError('x')", "ValueError: x", marks=pytest.mark.slow),
-        pytest.param("os._exit(1)", "died each time", marks=pytest.mark.long),
+        pytest.param("os._exit(1)", "died each time", marks=pytest.mark.slow),
     ],
 )
 def test_an_image_that_fails_is_named_and_a_users_network_never_runs_here(
