@@ -147,10 +147,7 @@ def _where_it_trains(run: TrainingRun, address: str | None) -> str:
 
 def _where_it_counts(config: CertifyConfig, fleet: FleetSize | None, address: str | None) -> str:
     if fleet is not None:
-        return (
-            f"this machine: processes {fleet.actors}, CPU cores of each {fleet.threads}; on a Ray "
-            "of its own where they take over a minute"
-        )
+        return f"this machine: processes {fleet.actors}, CPU cores of each {fleet.threads}"
     most = f"-{config.most_actors}" if config.most_actors else ""
     number = f"{config.actors or 'as many as fit'}{most}"
     return f"actors: {number}, {_on_ray(config.gpus_per_actor, address)}"
