@@ -201,6 +201,7 @@ def test_a_failure_after_which_nothing_is_owed_costs_no_certificate(job, monkeyp
                 yield Answer(made.counts.slice(0, 0), made.device_name, failed).table()
 
     monkeypatch.setattr(ray_fleet, "stream", in_this_process)
+    monkeypatch.setattr(ray_fleet, "make_lot", list)
     summary = job("run", n=500, actors=1)
     assert said and not summary["failed"] and summary["num_images"] == 15
 
@@ -219,6 +220,7 @@ def test_a_run_reads_its_counts_once_at_the_end(job, tmp_path, monkeypatch):
             yield from (count(task.slice(row, 1)) for row in range(len(task)))
 
     monkeypatch.setattr(ray_fleet, "stream", in_this_process)
+    monkeypatch.setattr(ray_fleet, "make_lot", list)
     monkeypatch.setattr(certification_run, "FLUSH_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(CountStore, "read", counted)
     summary = job("run", n=500, skip=150, actors=1)
@@ -240,6 +242,7 @@ def test_a_chip_that_the_evaluation_was_not_chosen_on_is_named_once(job, monkeyp
                 yield Answer(part, "Abacus").table()
 
     monkeypatch.setattr(ray_fleet, "stream", in_this_process)
+    monkeypatch.setattr(ray_fleet, "make_lot", list)
     summary = job("run", n=500, actors=1)
     assert summary["num_images"] == 15
     warnings = [record.getMessage() for record in caplog.records if "counts beside" in record.msg]
