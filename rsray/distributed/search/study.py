@@ -126,6 +126,9 @@ def _describe(study: optuna.Study, search: Search) -> None:
 def _check_trial(trial: FrozenTrial, search: Search, name: str) -> None:
     """Raise UserError for a trial that no search of these settings records."""
     read_as(_TOLD, trial.user_attrs, name)
+    own = trial.system_attrs
+    if not isinstance(own, dict) or any(str(key).startswith("constraint") for key in own):
+        raise UserError(f"{name} has constraints, or none of Optuna's attributes")
     for key, value in trial.params.items():
         if key not in search.space or not holds_value(search.space[key], value):
             raise UserError(f"{name}: {key} {value!r} is not in the search")

@@ -1,5 +1,6 @@
 """The record of a search: what it proposes, what it keeps, what a torn or interrupted one becomes."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -302,3 +303,18 @@ def test_a_search_over_objectives_goes_on_with_the_settings_that_were_under_way(
     points = [searcher.suggest(name) for name in "abcde"]
     again = StudySearcher(search, open_study(out, search))
     assert [again.suggest(name) for name in "fghij"] == points
+
+
+@pytest.mark.parametrize("attributes", ["null", '{"constraints":[1]}'])
+def test_a_trial_with_attributes_that_no_search_writes_is_refused(tmp_path, attributes):
+    """Optuna reads them when it proposes, and would raise there."""
+    search, out = search_of(), folder(tmp_path)
+    run(search, out, 1)
+    journal = tmp_path / "study.journal"
+    found, edits = re.subn(
+        r'"system_attrs": ?\{.*?\}+', f'"system_attrs":{attributes}', journal.read_text(), count=1
+    )
+    assert edits == 1
+    journal.write_text(found)
+    with pytest.raises(UserError, match="has constraints, or none of Optuna's attributes"):
+        open_study(out, search)
