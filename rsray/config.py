@@ -777,7 +777,7 @@ class Running(Config):
         "Fetch a missing data set where torchvision can.", False, panel=WHERE, name="--download"
     )
     address: str | None = setting(
-        "Ray cluster to run on.", None, panel=WHERE, words="$RAY_ADDRESS, else an embedded Ray"
+        "Ray cluster to run on.", None, panel=WHERE, words="$RAY_ADDRESS, else this machine"
     )
     cluster: str | None = setting(
         "Run there: a definition as in clusters/ (brought up if it is not), or the address of a "

@@ -59,11 +59,8 @@ def _renumbered(split: ImageSplit, trained: Mapping[str, Any], where: str) -> Im
         return split
     unknown = [name for name in split.classes if name not in recorded]
     # A name that both have, at another place, says that the order is another one.
-    is_in_order = all(
-        name == split.classes[at]
-        for at, name in enumerate(recorded)
-        if name in split.classes and at < len(split.classes)
-    )
+    places = {name: at for at, name in enumerate(split.classes)}
+    is_in_order = all(places.get(name, at) == at for at, name in enumerate(recorded))
     is_known_set = not (trained.get("dataset") or DATASETS[split.name].is_own)
     if unknown and is_in_order and is_known_set:
         log.warning(

@@ -5,9 +5,8 @@
 The trials are rsray's to Ray Tune, Optuna and ASHA, but in the place of training they sleep for
 --seconds an epoch and then report a figure that grows towards one that their settings decide. Their
 processes import neither torch nor rsray, so that this machine holds so many. Printed is how many
-looks arrive a second beside what so many trials would make if nothing held them up, how long a look is
-under way, the driver's share of a core and its memory, and what TUNE is then
-opened in.
+looks arrive a second beside what so many trials would make if nothing held them up, how long a look
+is under way, the driver's share of a core and its memory, and how long TUNE then takes to open.
 """
 
 import argparse

@@ -75,9 +75,9 @@ class CertificationRun:
         self.part = ""
         self.owed_draws = 0
         if self.earlier is not None:
-            pairs = self.selected, self.plan.num_blocks
-            self.store.append(self.earlier.reused_rows(*pairs), PART)
-            self.earlier_blocks = self.earlier.stored_blocks(*pairs)
+            num_pairs = self.plan.num_blocks
+            self.store.append(self.earlier.reused_rows(self.selected, num_pairs), PART)
+            self.earlier_blocks = self.earlier.stored_blocks(self.selected, num_pairs)
         # Damaged parts are dropped here, before anything is planned by them.
         self.progress = Progress(self._gather(drop_damaged=True))
         self._start()

@@ -90,9 +90,9 @@ class Counter:
         dedicate_process(settings.threads, settings.gpus)
         self.settings, self.failures_in_a_row = settings, 0
         self.device_name = device_name(torch.device(settings.evaluation.device))
-        drawn = settings.split, settings.plan
-        self.sampler = sampler_of_run(settings.source, settings.evaluation, *drawn)
-        self.earlier = sampler_of_run(*settings.earlier, *drawn) if settings.earlier else None
+        split, plan = settings.split, settings.plan
+        self.sampler = sampler_of_run(settings.source, settings.evaluation, split, plan)
+        self.earlier = sampler_of_run(*settings.earlier, split, plan) if settings.earlier else None
 
     def count(self, items: Sequence[WorkItem]) -> Answer:
         """Return the counts of a task's items, and which of their images failed."""

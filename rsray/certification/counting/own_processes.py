@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import chain
+from itertools import islice
 from multiprocessing.connection import Connection, Pipe, wait
 
 import torch
@@ -82,21 +83,20 @@ class _Queue:
 
     def __init__(self, tasks: Iterator[list[WorkItem]]) -> None:
         self.tasks = tasks
-        self.next = next(tasks, None)
+        # Made already: those that were put back, and one more while there is any.
+        self.coming = deque(islice(tasks, 1))
 
     def put_back(self, tasks: list[list[WorkItem]]) -> None:
         """Have these taken next."""
-        self.tasks = chain(tasks, [] if self.next is None else [self.next], self.tasks)
-        self.next = next(self.tasks, None)
+        self.coming.extendleft(reversed(tasks))
 
     def __bool__(self) -> bool:
-        return self.next is not None
+        return bool(self.coming)
 
     def take(self) -> list[WorkItem]:
         """Return the next task, of which there is one."""
-        assert self.next is not None
-        taken, self.next = self.next, next(self.tasks, None)
-        return taken
+        self.coming.extend(islice(self.tasks, 1))
+        return self.coming.popleft()
 
 
 def _work(

@@ -57,14 +57,17 @@ def certify(
                 say(f"counts on this machine, without Ray: about {duration(max(1.0, seconds))}")
             return run.run(processes)
         with session(address):
-            return _certify_on_ray(request, cert, on_progress)
+            return _certify_on_ray(request, cert, evaluation, on_progress)
 
 
 def _certify_on_ray(
-    request: CertificationRequest, cert: Place, on_progress: OnProgress
+    request: CertificationRequest,
+    cert: Place,
+    evaluation: Evaluation | None,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
+    """Run on Ray's actors, with the evaluation that CERT records if it has begun."""
     config, room = request.config, capacity()
-    evaluation = recorded_evaluation(cert, config)
     gpus = config.gpus_per_actor
     if evaluation is not None:
         own = evaluation.gpus if gpus is None else gpus

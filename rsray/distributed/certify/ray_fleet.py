@@ -114,7 +114,7 @@ class RayFleet:
     def _next_lot(self, tasks: Iterator[list[WorkItem]], stopped: Event) -> Lot | None:
         """Return the next tasks, if there are some; too few once it is stopped."""
         lot = _UntilStopped(stopped)
-        lot.extend(task_table(items) for items in islice(tasks, self.tasks_at_once))
+        lot.extend(map(task_table, lot.until_stopped(islice(tasks, self.tasks_at_once))))
         return make_lot(lot) if lot else None
 
 
@@ -126,7 +126,11 @@ class _UntilStopped(list[pa.Table]):
         self.stopped = stopped
 
     def __iter__(self) -> Iterator[pa.Table]:
-        return takewhile(lambda task: not self.stopped.is_set(), super().__iter__())
+        return self.until_stopped(super().__iter__())
+
+    def until_stopped(self, found: Iterator[Any]) -> Iterator[Any]:
+        """Yield what is found while tasks are wanted."""
+        return takewhile(lambda each: not self.stopped.is_set(), found)
 
 
 class Lot(NamedTuple):
