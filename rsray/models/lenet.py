@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from rsray.models.first_convolution import FirstConvolution
+
 # pixels; two unpadded 5x5 convolutions and poolings leave nothing of less
 SMALLEST_UNPADDED = 16
 
@@ -21,7 +23,7 @@ class LeNet(nn.Module):
         super().__init__()
         channels, height, width = image_shape
         padding = 0 if min(height, width) >= SMALLEST_UNPADDED else 2
-        self.conv1 = nn.Conv2d(channels, 20, 5, padding=padding)
+        self.conv1 = FirstConvolution(channels, 20, 5, padding=padding)
         self.conv2 = nn.Conv2d(20, 50, 5, padding=padding)
         self.relu = nn.ReLU()
         self.pool = nn.MaxPool2d(2)

@@ -7,6 +7,7 @@ from torch import nn
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.models import MODELS, Normalise, build, check
+from rsray.models.first_convolution import FirstConvolution
 from rsray.models.resnet import CifarResNet
 
 CASES = [
@@ -309,3 +310,30 @@ def test_check_keeps_the_training_mode():
     check(model, (1, 6, 6), 4)
     assert [module.training for module in model] == [True, False, True]
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("padding", [0, (2, 1)])
+def test_the_first_convolutions_gradient_for_images_is_pytorchs(channels, padding):
+    torch.manual_seed(0)
+    quick = FirstConvolution(channels, 4, (5, 3), padding=padding)
+    plain = nn.Conv2d(channels, 4, (5, 3), padding=padding)
+    plain.load_state_dict(quick.state_dict())
+    for layer in (quick, plain):
+        layer.requires_grad_(False)
+    images = torch.rand(6, channels, 12, 9).requires_grad_(True)
+    wanted = torch.randn_like(plain(images))
+    (found,) = torch.autograd.grad(quick(images), images, wanted)
+    (true,) = torch.autograd.grad(plain(images), images, wanted)
+    assert torch.equal(quick(images), plain(images))
+    torch.testing.assert_close(found, true, rtol=1e-5, atol=1e-5)
+
+
+def test_the_first_convolution_is_pytorchs_where_its_weights_are_trained_too():
+    layer = FirstConvolution(1, 4, 5)
+    images = torch.rand(2, 1, 12, 12).requires_grad_(True)
+    assert type(layer(images).grad_fn).__name__ == "ConvolutionBackward0"
+    layer.requires_grad_(False)
+    assert type(layer(images).grad_fn).__name__ == "_WithQuickGradientBackward"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert type(layer(images).grad_fn).__name__ == "ConvolutionBackward0"
