@@ -1,6 +1,6 @@
 """A first convolution whose gradient with respect to the images is quick to compute on a CPU."""
 
-# Shapes: N images, C H W an image, F filters, K L the height and width of a filter, h w of what it gives.
+# Shapes: N images, C H W an image, F filters of K L pixels, h w what a filter gives.
 from __future__ import annotations
 
 from typing import Any
