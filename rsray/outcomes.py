@@ -101,16 +101,16 @@ class Run(Result):
     def write_card(self, summary: Mapping[str, Any] | None = None) -> None:
         """Write it into the folder, unless somebody has edited the one that is there.
 
-        Figures of fewer images do not take the place of those of more. A denoiser has none, for it
-        is no classifier.
+        Figures of fewer images, or of as many by fewer draws, do not take the place of those that
+        are there. A denoiser has none, for it is no classifier.
         """
-        from rsray.results.model_card import images_certified, is_same_but_for_figures
+        from rsray.results.model_card import certified_in, is_same_but_for_figures
 
         if self.is_denoiser:
             return
         card, name = self.card(summary), "README.md"
         there = self.place.read(name).decode(errors="replace") if self.place.exists(name) else card
-        is_no_less = images_certified(card) >= images_certified(there)
+        is_no_less = certified_in(card) >= certified_in(there)
         if is_no_less and is_same_but_for_figures(there, card):
             self.place.write(name, card.encode())
 

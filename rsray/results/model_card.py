@@ -85,10 +85,13 @@ def is_same_but_for_figures(card: str, other: str) -> bool:
     return rest(card) == rest(other)
 
 
-def images_certified(card: str) -> int:
-    """Return of how many images the figures of a card are; 0 where it has none."""
-    found = re.search(r"^([\d,]+) images; images of ", card, re.MULTILINE)
-    return int(found[1].replace(",", "")) if found else 0
+def certified_in(card: str) -> tuple[int, int]:
+    """Return of how many images a card's figures are, and of how many draws each; 0 of none."""
+    found = re.search(r"^([\d,]+) images; images of (.*)", card, re.MULTILINE)
+    if not found:
+        return 0, 0
+    draws = re.search(r"\bestimation draws (\d+)", found[2])
+    return int(found[1].replace(",", "")), int(draws[1]) if draws else 0
 
 
 def text_of(value: Any) -> str:

@@ -159,6 +159,8 @@ def test_certify_fills_the_card_of_its_run_unless_somebody_edited_it(run, tmp_pa
     assert "sigma 0.25, " in run.place.read(file).decode()
     rsray.certify(run, **{**asked, "limit": 2}, out=tmp_path / "few")
     assert "4 images; images of test" in run.place.read(file).decode()
+    rsray.certify(run, **{**asked, "n": 150}, out=tmp_path / "fewer-draws")
+    assert "estimation draws 200" in run.place.read(file).decode()
     edited = text.replace("## Citation", "## Thanks\n\nto all\n\n## Citation")
     run.place.write(file, edited.encode())
     rsray.certify(run, **asked, out=tmp_path / "third")
