@@ -128,7 +128,8 @@ def search(request: SearchRequest, place: Place, address: str | None) -> list[st
         "time": ELSEWHERE,
     }
     if not address:
-        plan = plan_search(found, MEASURED, cores=float(available_cpus()))
+        cores, gpus = float(available_cpus()), usable_gpus()
+        plan = plan_search(found, MEASURED, cores=cores, gpus=gpus)
         shared = plan.trials
         rows["where"] = (
             f"a Ray of this machine: trials at a time {shared.concurrent}, workers of each "

@@ -76,13 +76,15 @@ class SearchPlan:
         return None if price is None else self.hours * self.settings.actors * price
 
 
-def plan_search(search: Search, settings: PlanConfig, *, cores: float = 1.0) -> SearchPlan:
-    """Return what a search takes on a fleet of nodes of a GPU each, or of so many CPU cores.
+def plan_search(
+    search: Search, settings: PlanConfig, *, cores: float = 1.0, gpus: int = 1
+) -> SearchPlan:
+    """Return what a search takes on a fleet of nodes of so many GPUs each, or CPU cores.
 
     One is measured here, for about `settings.seconds`; Ray is not started.
     """
-    gpus = 0.0 if search.config.train.gpus_per_worker == 0 else float(usable_gpus() > 0)
-    nodes = [{"CPU": cores, "GPU": gpus}] * settings.actors
+    has_gpus = search.config.train.gpus_per_worker != 0 and usable_gpus() > 0
+    nodes = [{"CPU": cores, "GPU": float(gpus if has_gpus else 0)}] * settings.actors
     search = settle_on_cluster(search, nodes, None)
     trials, device = plan_trials(search, search.config.trials), _device(search)
     threads = max(1, round(trials.cpus))

@@ -10,6 +10,7 @@ from rsray.config import CertifyConfig, TrainConfig, TuneConfig, check_names, ob
 from rsray.data import DATASETS, ImageSplit, selected
 from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.space import (
+    SHARED,
     extreme_values,
     grid_points,
     objectives_of,
@@ -86,6 +87,8 @@ def open_search(
         raise UserError("give --dataset, --preset or --config")
     given = dict(flat)
     preset, start = given.pop("preset", None), file.pop("train", None)
+    if preset is not None and start is not None:
+        raise UserError("give --config or --preset, not both")
     names = _searched_objectives(search or grid, file.get("search", {}), preset)
     first = (start or {}).get("objective")
     usual = _settings_for(given, first if first in names else next(iter(names), None), names)
@@ -103,7 +106,7 @@ def open_search(
         space = parse(grid or search, base.objective, given)
     known = file.pop("starts", {})
     starts = {
-        name: _start_beside(base, _settings_for(given, name, names), known.get(name), train)
+        name: _start_beside(base, start, _settings_for(given, name, names), known.get(name), train)
         for name in names
         if name != base.objective
     }
@@ -147,18 +150,22 @@ def _settings_for(
 
 def _start_beside(
     base: TrainConfig,
+    of_file: Mapping[str, Any] | None,
     given: Mapping[str, Any],
     known: Mapping[str, Any] | None,
     train: ImageSplit,
 ) -> dict[str, Any]:
     """Return what trials of another objective start from, over `base`: by itself the published.
 
-    The epochs are the same for all: they are what trials are compared at.
+    The epochs are the same for all: they are what trials are compared at. Data, sigma, seed and
+    network are those of the file that the search starts from (`of_file`, its training settings).
     """
-    if known is not None:
-        start = train_config({**known, **given}, base=base.model_dump())
+    if known is not None and of_file is not None:
+        before = train_config({**known, "objective": given["objective"]}, base=dict(of_file))
+        start = train_config(dict(given), base=before.model_dump())
     else:
-        flat = {"epochs": base.epochs, **given}
+        shared = {"model", "model_args", *SHARED} - {"settings"} if of_file else set()
+        flat = {**base.model_dump(include=shared), "epochs": base.epochs, **given}
         start = search_config(flat)
         if is_fit_to_data(base, has_settings=False):
             start = fit_to_data(start, flat, train)
@@ -220,6 +227,9 @@ def search_defaults(
         trial_epochs = -(-train.epochs // spec.shorter_trials)
         found["trial_epochs"] = trial_epochs
     looks = LOOKS_PER_TRIAL // 2 if spec.is_own or spec.embedded else LOOKS_PER_TRIAL
-    found["report_every"] = max(1, (trial_epochs or train.epochs) // looks)
+    longest = trial_epochs or train.epochs
+    if "epochs" in space:
+        longest = max(int(value) for value in extreme_values(read_space(space)["epochs"]))
+    found["report_every"] = max(1, longest // looks)
     found["validation"] = min(VALIDATION_SHARE, round(MOST_VALIDATION_IMAGES / images, 6))
     return found

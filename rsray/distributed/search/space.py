@@ -210,11 +210,14 @@ def settings_of(point: Point, train: TrainConfig, trial_epochs: int | None = Non
 def grid_points(space: Space) -> list[Point]:
     """Return every combination of the choices, the last key varying fastest.
 
-    Raises UserError for more than anybody can try.
+    Raises UserError for more than anybody can try, and for a key that has no choices.
     """
+    for key, distribution in space.items():
+        if not isinstance(distribution, CategoricalDistribution):
+            raise UserError(f"a grid tries choices: give {key}=choice(...), or another sampler")
     found: list[Point] = []
     for part in _by_objective(space):
-        choices = [getattr(distribution, "choices", ()) for distribution in part.values()]
+        choices = [extreme_values(distribution) for distribution in part.values()]
         if len(found) + math.prod(map(len, choices)) > MOST_CELLS:
             raise UserError(f"--grid has more than {MOST_CELLS:,} cells")
         found += [dict(zip(part, values, strict=True)) for values in product(*choices)]

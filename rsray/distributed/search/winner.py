@@ -44,7 +44,9 @@ def train_and_certify(
 ) -> Finals:
     """Make TUNE/best with its certificates, and TUNE/paper on the same images unless it is best."""
     paper, is_published = search.paper, bool(search.published)
-    finals = Finals(is_published=is_published, won=paper.identity() == best.identity())
+    # Both start from the same weights, or they are not the same.
+    won = paper.identity() == best.identity() and paper.init == best.init
+    finals = Finals(is_published=is_published, won=won)
     if not search.config.final:
         return finals
     summary = _train_and_certify_one(search, best, out / BEST_RUN, address, watch)

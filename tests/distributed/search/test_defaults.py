@@ -28,3 +28,7 @@ def test_what_a_search_starts_from_is_the_data_sets():
     assert search_defaults(imagenet, 10**6, None, {})["trial_epochs"] == 30, "a quarter of 120"
     assert "trial_epochs" not in search_defaults(imagenet, 10**6, 7, {})
     assert "trial_epochs" not in search_defaults(imagenet, 10**6, None, {"epochs": "int(1,9)"})
+    looks = search_defaults(
+        train_config({"dataset": "cifar10"}), 50_000, None, {"epochs": "int(2,8)"}
+    )
+    assert looks["report_every"] == 1, "of the longest trial, not of the data set's epochs"

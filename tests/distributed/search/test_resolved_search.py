@@ -6,12 +6,13 @@ import pytest
 
 from rsray.config import TuneConfig
 from rsray.distributed.search.request import open_search
-from rsray.distributed.search.resolved_search import check_search, resolve_search
-from rsray.distributed.search.space import parse_space
+from rsray.distributed.search.resolved_search import check_search, resolve_search, start_of
+from rsray.distributed.search.space import SHARED, parse_space
 from rsray.distributed.search.tuner import claim_tune
 from rsray.errors import UserError
 from rsray.presets import presets, search_config, train_config
 from rsray.storage import Place
+from rsray.storage.yaml_files import to_yaml
 
 PUBLISHED = {
     (entry.settings["dataset"], entry.settings["objective"], entry.settings["sigma"]): name
@@ -73,6 +74,39 @@ def test_a_method_without_its_teacher_is_refused_though_it_is_searched_beside_ot
     (cert / "certificates.parquet").write_bytes(b"2")
     with pytest.raises(UserError, match="began with another teacher"):
         claim_tune(Place.of(tmp_path / "tune"), config)
+
+
+def test_searched_objectives_share_the_data_sigma_and_network_of_the_file(tmp_path):
+    typed = {"dataset": "digits", "sigma": 0.5, "seed": 3, "limit": 500, "model": "resnet8",
+             "epochs": 16}  # fmt: skip
+    file = tmp_path / "run.yaml"
+    file.write_bytes(to_yaml(train_config(typed).model_dump(mode="json")))
+    search = ["objective=choice(macer,smoothadv)"]
+    for given in ({}, {"dataset": "digits"}):
+        config = open_search(given, {}, search=search, grid=[], config_file=file).config
+        found = start_of(config, "smoothadv")
+        assert {key: getattr(found, key) for key in typed} == typed
+        assert not {*config.starts["smoothadv"]} & SHARED
+    again = tmp_path / "tune.yaml"
+    again.write_bytes(to_yaml(config.model_dump(mode="json")))
+    shorter = open_search({"epochs": 8}, {}, search=[], grid=[], config_file=again).config
+    for objective in ("macer", "smoothadv"):
+        full, half = start_of(config, objective), start_of(shorter, objective)
+        assert half.lr_drops == tuple(drop // 2 for drop in full.lr_drops)
+    assert half.settings["warm_up_epochs"] == full.settings["warm_up_epochs"] // 2
+
+
+def test_a_preset_does_not_take_the_place_of_a_files_settings(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_bytes(to_yaml(train_config({"dataset": "digits"}).model_dump(mode="json")))
+    with pytest.raises(UserError, match="--config or --preset, not both"):
+        open_search({"preset": "macer-digits"}, {}, search=[], grid=[], config_file=file)
+
+
+def test_a_grid_of_a_range_is_refused():
+    own = {"sampler": "grid"}
+    with pytest.raises(UserError, match=r"give trade_off=choice"):
+        open_search({"dataset": "digits"}, own, search=["trade_off=log(1,4)"], grid=[])
 
 
 def test_optimisers_and_schedules_are_searched_like_other_settings():
