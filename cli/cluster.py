@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -96,6 +96,8 @@ def submit(
     if not words or words[0] not in SUBMITTED_COMMANDS:
         allowed = ", ".join(SUBMITTED_COMMANDS)
         raise UserError(f"submit {words[0] if words else ''}: give one of {allowed}")
+    if {"--cluster", "--down"} & {*words}:
+        raise UserError(f"submit takes neither --cluster nor --down: rsray cluster down {target}")
     with connect_dashboard(target) as dashboard:
         job_id = _submit(dashboard, words, out)
         if not wait:
@@ -159,19 +161,48 @@ def run_there(
 ) -> None:
     """Run the command that was typed on a cluster, which is brought up if it is not."""
     from rsray.cluster.dashboard import connect_dashboard, is_url
-    from rsray.cluster.definition import read_cluster_file
-    from rsray.cluster.launcher import bring_up
+    from rsray.cluster.packaging import files_to_send
 
     if address is not None:
         raise UserError("give --cluster or --address, not both")
-    if is_url(target):
-        if down:
-            raise UserError(f"--down takes a cluster away that a YAML describes, not {target}")
-    else:
-        bring_up(read_cluster_file(target), say)
-    with connect_dashboard(target) as dashboard:
-        status = _follow(dashboard, _submit(dashboard, sys.argv[1:], out))
+    if down and is_url(target):
+        raise UserError(f"--down takes a cluster away that a YAML describes, not {target}")
+    # What cannot be sent is told before machines start.
+    files_to_send(typed_line(sys.argv[1:]))
+    with ExitStack() as stack:
+        with _tidying(target, down):
+            dashboard = stack.enter_context(connect_dashboard(target))
+            job_id = _submit(dashboard, sys.argv[1:], out)
+        status = _follow(dashboard, job_id)
     _end(target, status, down)
+
+
+@contextmanager
+def _tidying(target: str, down: bool) -> Iterator[None]:
+    """Bring the cluster of a YAML up for what follows; if that fails, leave no machine unnoticed.
+
+    With --down a cluster that was not up before is taken down again.
+    """
+    from rsray.cluster.dashboard import is_url
+    from rsray.cluster.definition import read_cluster_file
+    from rsray.cluster.launcher import bring_up, is_up
+
+    if is_url(target):
+        yield
+        return
+    cluster = read_cluster_file(target)
+    was_up = is_up(cluster)
+    try:
+        bring_up(cluster, say)
+        yield
+    except (UserError, KeyboardInterrupt):
+        say(
+            f"no job was started; machines of {cluster.name} may be up: rsray cluster down {target}"
+        )
+        if down and not was_up:
+            with suppress(UserError):
+                take_down(target)
+        raise
 
 
 def _submit(dashboard: Dashboard, words: list[str], out: str | None) -> str:
@@ -197,6 +228,7 @@ def _follow(dashboard: Dashboard, job_id: str, out: str | None = None) -> int:
             folder = fetch_results(dashboard, results)
         except UserError:
             if job.status == "SUCCEEDED":
+                say(f"the cluster stays up: the results of {job_id} are still there")
                 raise
             # What failed at once has written nothing.
             folder = None

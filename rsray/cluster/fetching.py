@@ -21,7 +21,7 @@ from rsray.cluster.jobs import ENDED_STATUSES, Job, JobRecord, read_records
 from rsray.cluster.ssh import Host, shell_path
 from rsray.errors import UserError
 from rsray.storage import Place, one_line, open_filesystem
-from rsray.storage.address import printable_address
+from rsray.storage.address import printable_address, split_options
 
 # Results are lines of a log that begin like this; the last one says "end".
 LOG_PREFIX, LOG_END = "rsray> ", "end"
@@ -41,7 +41,7 @@ def results_of(dashboard: Dashboard, job: Job, out: str | None = None) -> JobRec
     record = read_records(dashboard.name).get(job.id)
     if record is not None:
         return record.model_copy(update={"out_here": here}) if here is not None else record
-    own_storage = (dashboard.layout.results or "").rstrip("/") + "/"
+    own_storage = split_options(dashboard.layout.results or "")[0].rstrip("/") + "/"
     if here is not None and "://" in job.out_there and not job.out_there.startswith(own_storage):
         raise UserError(f"{job.id} was not submitted from here, and {job.out_there} is not fetched")
     return JobRecord(cluster=dashboard.name, job=job.id, out_there=job.out_there, out_here=here)

@@ -27,9 +27,13 @@ from rsray.cluster.packaging import CommandLine, copy_all, remote_out
 from rsray.cluster.ssh import shell_path
 from rsray.errors import UserError, printable
 from rsray.storage import one_line
+from rsray.storage.address import address_in
 
 # A job's metadata say under this key where its results are on the cluster.
 OUT_THERE = "rsray_out_there"
+# The others run in the job's own process.
+ON_WORKERS = ("tune", "train", "certify")
+PREDICTIONS = "predictions.parquet"
 RUN_CODE = "from rsray_cli.main import run; run()"
 ENDED_STATUSES = ("SUCCEEDED", "FAILED", "STOPPED")
 # A job's log is asked for again so often, after so many seconds.
@@ -115,10 +119,12 @@ def submit_job(
     machine's record says. Raises UserError when what is to travel is missing or too large.
     """
     is_local = "://" not in out
-    base = dashboard.layout.results or f"{dashboard.layout.root}/out"
+    base = dashboard.layout.results or address_in(dashboard.layout.root, "out")
     there = remote_out(out, base) if is_local else out
     here = str(Path(out).expanduser().absolute()) if is_local else None
-    words = [*line.there(), "--out", there]
+    words = line.there()
+    # What is predicted is a table, which comes back in its folder.
+    words += ["--out", address_in(there, PREDICTIONS) if words[0] == "predict" else there]
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     job_id = f"rsray-{words[0]}-{stamp}-{secrets.token_hex(3)}"
     with tempfile.TemporaryDirectory(prefix="rsray-") as folder:
@@ -139,7 +145,7 @@ def job_command(dashboard: Dashboard, words: list[str]) -> str:
     python = shell_path(dashboard.layout.python)
     wanted = [f"{name}={amount:g}" for name, amount in dashboard.layout.wait_for.items() if amount]
     wait = f"{python} -m rsray.cluster.wait_for_resources {shlex.join(wanted)} && "
-    first = wait if wanted else ""
+    first = wait if wanted and words[0] in ON_WORKERS else ""
     return f"{first}{python} -c {shlex.quote(RUN_CODE)} {shlex.join(words)}"
 
 

@@ -23,7 +23,7 @@ from platform import node
 from rsray.cluster.safety import find_secrets
 from rsray.cluster.safety.reach import SECRET_NAMES
 from rsray.errors import UserError, printable
-from rsray.storage.address import ENSEMBLE, is_ensemble
+from rsray.storage.address import ENSEMBLE, address_in, is_ensemble
 
 # They travel as they are installed here, so that the cluster runs the same.
 PACKAGES = ("rsray", "rsray_cli")
@@ -87,6 +87,17 @@ def copy_all(line: CommandLine, folder: Path, say: Callable[[str], None]) -> Pat
 
     What travels of a user's package is said before it is copied.
     """
+    for file in files_to_send(line, say):
+        target = folder / file.there
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file.here, target)
+    return folder
+
+
+def files_to_send(
+    line: CommandLine, say: Callable[[str], None] = lambda text: None
+) -> list[SentFile]:
+    """Return everything that travels; UserError for what cannot, or is too much."""
     inputs = [path for paths in line.inputs.values() for path in paths]
     files = [file for path in inputs for file in _input_files(path)]
     _check_size(files)
@@ -101,11 +112,7 @@ def copy_all(line: CommandLine, folder: Path, say: Callable[[str], None]) -> Pat
     for name in PACKAGES:
         files += _package_files(name)[0]
     _check_size(files)
-    for file in files:
-        target = folder / file.there
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file.here, target)
-    return folder
+    return files
 
 
 def _check_size(files: Sequence[SentFile]) -> None:
@@ -205,7 +212,10 @@ def _looks_secret(name: str, path: Path) -> bool:
 
 
 def _origin_of(module: str) -> Path:
-    """Return the folder of a package or the file of a module."""
+    """Return the folder of a package or the file of a module, also of one in the current folder."""
+    if os.getcwd() not in sys.path:
+        # As a factory is found: after all that is installed.
+        sys.path.append(os.getcwd())
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -242,4 +252,4 @@ def remote_out(out: str, base: str) -> str:
     """
     whole = Path(out).expanduser().absolute()
     mark = sha256(f"{node()}:{whole}".encode()).hexdigest()[:8]
-    return f"{base.rstrip('/')}/{whole.name}-{mark}"
+    return address_in(base, f"{whole.name}-{mark}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ FILE_OPTIONS = ("--config", "--init", "--reuse", "--reuse-model", "--denoiser")
 # --set KEY=RUN
 FILE_SETTINGS = ("classifier", "init", "teacher")
 FACTORY_OPTIONS = ("--model", "--denoiser")
+# model=choice(mine:a,mine:b)
+SEARCH_OPTIONS = ("--search", "--grid")
 # Their first argument is a RUN, a CERT or a checkpoint.
 COMMANDS_WITH_SOURCE = ("certify", "predict", "recertify")
 
@@ -33,6 +36,7 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
     `num_values` tells how many values each option of the command takes: one, or none for a flag.
     """
     kept, inputs, named = [words[0]], {}, {}
+    settings: list[str] = []
     prefixes: dict[int, str] = {}
     source_is_next = words[0] in COMMANDS_WITH_SOURCE
     for piece in read_pieces(words, num_values):
@@ -55,7 +59,9 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
             inputs[len(kept) - 1], prefixes[len(kept) - 1] = paths, prefix
         if piece.option in FACTORY_OPTIONS and not is_ensemble:
             named[piece.option] = piece.value or ""
-    return CommandLine(tuple(kept), inputs, _packages(named.values()), prefixes)
+        elif piece.option in SEARCH_OPTIONS and key.strip().rpartition(".")[2] == "model":
+            settings += re.split(r"[(),\s]+", (piece.value or "").removeprefix(key + equals))
+    return CommandLine(tuple(kept), inputs, _packages([*named.values(), *settings]), prefixes)
 
 
 def _packages(networks: Iterable[str]) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """Results of a job come to where this machine recorded or the user says, and nowhere else."""
 
 import io
+import re
+import shlex
 import subprocess
 import tarfile
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ from rsray.cluster import fetching, jobs
 from rsray.cluster.dashboard import Dashboard
 from rsray.cluster.definition import NodeLayout
 from rsray.cluster.jobs import JobRecord, keep_record, read_records
+from rsray.cluster.packaging import CommandLine
 from rsray.errors import UserError
 
 
@@ -233,6 +236,26 @@ def test_a_submission_is_recorded_before_it_is_made(tmp_path, monkeypatch):
     assert client.request["submission_id"] == job_id and list(client.known) == [job_id]
     assert client.known[job_id].out_here == str(tmp_path / "runs" / "x")
     assert str(tmp_path) not in str(client.request["metadata"])
+
+
+def test_what_runs_on_the_head_alone_waits_for_no_workers_and_a_prediction_is_a_file():
+    there = dashboard(wait_for={"GPU": 4})
+    assert "wait_for_resources GPU=4" in jobs.job_command(there, ["certify", "run"])
+    assert "wait_for_resources" not in jobs.job_command(there, ["predict", "run"])
+
+
+@pytest.mark.parametrize(
+    ("results", "wanted"),
+    [(None, r"~/rsray/out/x-\w{8}"),
+     ("s3://b/rsray?scheme=http", r"s3://b/rsray/x-\w{8}/predictions\.parquet\?scheme=http")],
+)  # fmt: skip
+def test_where_a_prediction_is_written(results, wanted, tmp_path, monkeypatch):
+    sent = {}
+    monkeypatch.setattr(jobs, "_send_job", lambda dashboard, **request: sent.update(request))
+    monkeypatch.setattr(jobs, "copy_all", lambda line, folder, say: folder)
+    jobs.submit_job(dashboard(results=results), CommandLine(("predict", "run")), "x", print)
+    out = shlex.split(sent["entrypoint"])[-1]
+    assert re.fullmatch(wanted + ("" if results else r"/predictions\.parquet"), out), out
 
 
 def test_a_head_that_has_just_started_is_asked_again(tmp_path, monkeypatch):

@@ -90,3 +90,11 @@ def test_the_module_of_the_last_model_travels():
     words = ["train", "--model", "lenet", "--model=pack.mod:f", "--set", "model=other:f"]
     assert line_for_cluster(words).modules == ("pack",)
     assert line_for_cluster(["train", "--model", "a:f", "--model", "lenet"]).modules == ()
+
+
+def test_factories_among_the_values_of_a_setting_travel():
+    line = line_for_cluster(
+        ["tune", "--search", "model=choice(mine:a, ours.net:b)",
+         "--grid=model=fourth:d,lenet", "--search", "trade_off=choice(1,2)", "--set", "lr=a:b"],
+    )  # fmt: skip
+    assert line.modules == ("fourth", "mine", "ours")

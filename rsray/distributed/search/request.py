@@ -164,8 +164,8 @@ def _start_beside(
         before = train_config({**known, "objective": given["objective"]}, base=dict(of_file))
         start = train_config(dict(given), base=before.model_dump())
     else:
-        shared = {"model", "model_args", *SHARED} - {"settings"} if of_file else set()
-        flat = {**base.model_dump(include=shared), "epochs": base.epochs, **given}
+        same = {"model", "model_args", *SHARED} - {"settings"} if of_file else set()
+        flat = {**base.model_dump(include=same), "epochs": base.epochs, **given}
         start = search_config(flat)
         if is_fit_to_data(base, has_settings=False):
             start = fit_to_data(start, flat, train)
