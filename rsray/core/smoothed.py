@@ -174,14 +174,21 @@ class SmoothedClassifier:
         counts_K = torch.zeros(self.num_classes, dtype=torch.int64, device=device)
         # On a GPU nothing waits before the end.
         is_bad = torch.zeros((), dtype=torch.bool, device=device)
-        for start in range(0, n, self.batch_size):
-            size = min(self.batch_size, n - start)
-            logits_BK = logits_of(self.model(noisy_copies(size).to(dtype)))
-            if logits_BK.shape != (size, self.num_classes):
+        full = min(n, self.batch_size)
+        for start in range(0, n, full):
+            size = min(full, n - start)
+            noisy_BCHW = noisy_copies(size).to(dtype)
+            if size < full:
+                # In a smaller batch a GPU could compute another function.
+                filling_BCHW = noisy_BCHW[:1].expand(full - size, -1, -1, -1)
+                noisy_BCHW = torch.cat((noisy_BCHW, filling_BCHW))
+            logits_BK = logits_of(self.model(noisy_BCHW))
+            if logits_BK.shape != (full, self.num_classes):
                 raise UserError(
                     f"the model returned shape {tuple(logits_BK.shape)}: expected "
-                    f"[{size}, {self.num_classes}] logits"
+                    f"[{full}, {self.num_classes}] logits"
                 )
+            logits_BK = logits_BK[:size]
             is_bad |= torch.isnan(logits_BK).any()
             class_B = logits_BK.argmax(1)
             counts_K.index_add_(0, class_B, torch.ones_like(class_B))
@@ -222,8 +229,10 @@ class SmoothedClassifier:
 
         That is where a pixel is no whole step, and for a sigma too large for such noise.
         """
-        nearest = image_CHW.mul(LEVELS).round()
-        if self.sigma > LARGEST_SIGMA or not torch.equal(nearest.div(LEVELS), image_CHW):
+        # A GPU divides by multiplying with 1/255, which is another number at half of the levels.
+        image = image_CHW.cpu()
+        nearest = image.mul(LEVELS).round()
+        if self.sigma > LARGEST_SIGMA or not torch.equal(nearest.div(LEVELS), image):
             return None
         return nearest.to(torch.int16)
 
@@ -248,7 +257,8 @@ def _in_unit_range(image: Image) -> Tensor:
     """Return the pixels in [0, 1], float32; uint8 is divided by 255. UserError for any other."""
     pixels = image if isinstance(image, Tensor) else torch.tensor(np.ascontiguousarray(image))
     if pixels.dtype == torch.uint8:
-        return pixels.float() / 255
+        # Not on a GPU: see _levels.
+        return (pixels.cpu().float() / LEVELS).to(pixels.device)
     if not pixels.is_floating_point():
         raise UserError(f"image is of {pixels.dtype}: expected pixels in [0, 1], or uint8")
     pixels = pixels.float()

@@ -47,6 +47,23 @@ def test_every_draw_is_counted(n, batch_size):
     assert counts.shape == (5,) and counts.dtype == np.int64 and counts.sum() == n
 
 
+def test_the_last_batch_is_as_large_as_the_others():
+    seen = []
+
+    def record(module, given):
+        seen.append(len(given[0]))
+
+    model = network()
+    model.register_forward_pre_hook(record)
+    smoothed = SmoothedClassifier(model, 0.5, 5, batch_size=40)
+    image = torch.rand(1, 4, 4)
+    smoothed.counts(image, 1)  # the network is looked at the first time
+    seen.clear()
+    assert smoothed.counts(image, 100).sum() == 100 and seen == [40, 40, 40]
+    seen.clear()
+    assert smoothed.counts(image, 7).sum() == 7 and seen == [7]
+
+
 def test_one_generator_one_result():
     smoothed = SmoothedClassifier(network(), 0.5, 5)
     first = smoothed.certify(IMAGE, n0=20, n=500, generator=seeded(3))
