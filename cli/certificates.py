@@ -38,7 +38,8 @@ def verify(certs: list[str]) -> None:
     """Compute certificates, summary and figures again from the counts of CERT, and compare.
 
     Needs no model. Clopper-Pearson bounds come from statsmodels, others from rsray's own code. The
-    exit status is 0 where all is equal, and 1 where something differs: each difference is named.
+    exit status is 0 where all is equal, and 1 where something differs (each difference is named) or
+    where counts that CERT uses again cannot be compared with those of the CERT they come from.
 
     Example: rsray verify runs/digits-cert
     """
@@ -50,6 +51,9 @@ def verify(certs: list[str]) -> None:
         _print_differences(each.differences)
     if not all(each.is_equal for each in found):
         say("next: rsray certify RUN --out ANOTHER: what differs cannot be trusted")
+        raise typer.Exit(1)
+    if any(each.not_compared for each in found):
+        say("next: the same where the CERT is whose counts are used again")
         raise typer.Exit(1)
     say(f"next: rsray audit {certs[0]} RUN")
 

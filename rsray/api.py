@@ -615,7 +615,8 @@ def _verified(path: str) -> str:
             f"{cert} is not what its counts say: {found.differences[0]}{more}; "
             "`rsray verify` names all"
         )
-    return f"equal, {found.num_certificates:,} certificates of {found.num_blocks:,} blocks"
+    more = f"; reused counts NOT compared ({found.not_compared})" if found.not_compared else ""
+    return f"equal, {found.num_certificates:,} certificates of {found.num_blocks:,} blocks{more}"
 
 
 # Names of parameters: of the settings that certify shares with predict and plan, and of tune's.

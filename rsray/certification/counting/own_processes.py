@@ -67,9 +67,12 @@ class OwnProcesses:
         Raises UserError when the processes die as they start, or nothing is answered for `patience`
         seconds.
         """
-        others = [_Other(self.settings) for _ in range(self.others)]
+        others: list[_Other] = []
         threads_before = torch.get_num_threads()
         try:
+            # One by one: an interrupt in between ends those that have started.
+            for _ in range(self.others):
+                others.append(_Other(self.settings))
             counter = Counter(self.settings) if self.counts_itself else None
             yield from _work(_Queue(tasks), counter, others, patience)
         finally:
@@ -104,6 +107,9 @@ def _work(
 ) -> Iterator[Answer]:
     deaths = 0
     while queue or any(other.given for other in others):
+        for other in others:
+            while queue and other.is_ready and other.give(queue):
+                pass
         is_busy = counter is not None and bool(queue)
         if counter is not None and queue:
             yield counter.count(queue.take())
@@ -118,8 +124,6 @@ def _work(
             was_started = other.is_started
             try:
                 answer = other.receive()
-                while other.is_started and queue and len(other.given) < TASKS_IN_FLIGHT:
-                    other.give(queue.take())
             except (EOFError, OSError):
                 # The first of its tasks may have killed it: that one is lost.
                 queue.put_back(other.given[1:])
@@ -172,10 +176,24 @@ class _Other:
             self.has_settings = True
         return answer
 
-    def give(self, task: list[WorkItem]) -> None:
-        """Let it count a task."""
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes another task."""
+        return self.is_started and len(self.given) < TASKS_IN_FLIGHT
+
+    def give(self, queue: _Queue) -> bool:
+        """Let it count the next task; False, and the task stays, where it has died.
+
+        What it has answered before is still to be received.
+        """
+        task = queue.take()
+        try:
+            self.connection.send(task)
+        except OSError:
+            queue.put_back([task])
+            return False
         self.given.append(task)
-        self.connection.send(task)
+        return True
 
     def end(self) -> str:
         """End it at once, and return how it ended."""

@@ -87,7 +87,7 @@ def test_processes_count_what_a_loop_counts_and_all_have_a_part(begin, monkeypat
     run, given = begin("own"), []
     give = own_processes._Other.give
     monkeypatch.setattr(
-        own_processes._Other, "give", lambda other, task: given.append(task) or give(other, task)
+        own_processes._Other, "give", lambda other, queue: given.append(1) or give(other, queue)
     )
     fleet = others_only(run)
     run.run(fleet)
@@ -128,12 +128,13 @@ def test_a_process_that_is_killed_costs_no_draw(begin, monkeypatch):
     loop.run(Loop(loop.counter_settings(1)))
     killed, pids, give = [], [], own_processes._Other.give
 
-    def kill_first(other, task):
+    def kill_first(other, queue):
         pids.append(other.process.pid)
-        give(other, task)
+        is_given = give(other, queue)
         if not killed:
             killed.append(other.process.pid)
             os.kill(other.process.pid, signal.SIGKILL)
+        return is_given
 
     monkeypatch.setattr(own_processes._Other, "give", kill_first)
     run = begin("own")
@@ -142,6 +143,34 @@ def test_a_process_that_is_killed_costs_no_draw(begin, monkeypatch):
     for pid in set(pids):  # waited for, all of them
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.slow
+def test_what_a_process_answered_before_it_died_is_kept(begin, monkeypatch):
+    given, give, counted = [], own_processes._Other.give, []
+
+    def kill_before_the_second(other, queue):
+        given.append(other)
+        if len(given) == 2:
+            other.process.kill()
+            other.process.wait()
+        return give(other, queue)
+
+    class Counting(OwnProcesses):
+        def answers(self, tasks, patience):
+            known = list(tasks)
+            found = list(super().answers(iter(known), patience))
+            counted.append((len(known), len(found)))
+            yield from found
+
+    monkeypatch.setattr(own_processes, "TASKS_IN_FLIGHT", 1)
+    monkeypatch.setattr(own_processes._Other, "give", kill_before_the_second)
+    run = begin("own")
+    fleet = Counting(run.counter_settings(1), 2, seconds=100.0)
+    fleet.counts_itself, fleet.others = False, 1
+    run.run(fleet)
+    ((tasks, answers),) = counted  # one round: nothing had to be made again
+    assert tasks == answers > 1
 
 
 FUSSY = """
