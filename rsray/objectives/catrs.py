@@ -4,7 +4,7 @@ The targets of the robustness term are a teacher's: the smoothed prediction of a
 trained before, in the paper one of `gaussian` at sigma 0.25 with 10,000 draws of each training
 image. rsray has such predictions as the counts of a CERT of the training split:
 
-    rsray certify RUN --split train --skip 1 --n 10000 --out CERT
+    rsray certify RUN --split train --skip 1 --n 10000 --seed 1 --out CERT
     rsray train --objective catrs --set teacher=CERT ...
 
 `catrs-self` is a variant of our own without a teacher: the targets are the network's own smoothed

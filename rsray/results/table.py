@@ -52,7 +52,7 @@ COLUMNS: dict[str, Column] = {
     "ACR": Column("ACR", ".3f", _of_whole(lambda result: result.acr), True, True),
     "error": Column(r"$\pm$", ".3f", _of_whole(lambda result: result.acr_error)),
     "clean": Column("Clean", "%", _of_whole(lambda r: float(r.outcomes[1].mean())), False, True),
-    "abstained": Column("Abstained", "d", lambda result: result.abstained),
+    "abstained": Column("Abstained", "d", _of_whole(lambda result: result.abstained)),
     "images": Column("Images", "d", lambda result: len(result.selected), True),
     "failed": Column("Failed", "d", lambda result: len(result.failed) or None),
     "n0": Column("$n_0$", "d", _parameter("n0")),

@@ -168,7 +168,9 @@ class CertificationRun:
             actors=fleet.largest,
             # With at-radius an image's blocks are drawn one after the other until it is answered.
             draws_per_second=speed * AT_RADIUS_SPEEDUP if config.at_radius else speed,
-            may_cut=not config.at_radius,
+            # Another kind of GPU would draw another selection for another part of an image.
+            may_cut=self.plan.is_same_for_all
+            or (not config.at_radius and self.claimed.evaluation.device == "cpu"),
             longest=fleet.task_seconds,
         )
 

@@ -12,7 +12,7 @@ import torch
 
 from rsray.certification.counting.answers import Answer
 from rsray.certification.counts.item import count_item
-from rsray.certification.engine.compiled import nominal_speed
+from rsray.certification.engine.compiled import CompileError, nominal_speed
 from rsray.certification.engine.evaluation import Evaluation, choose_evaluation
 from rsray.certification.engine.sampler import Sampler, ShortOfMemoryError
 from rsray.certification.networks.source import ClassifierSource
@@ -21,6 +21,7 @@ from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.work_items import WorkItem
 from rsray.core.hardware import dedicate_process, device_name, fastest_precision
 from rsray.data import ImageSplit
+from rsray.errors import UserError
 
 # Images that failed one after the other: from then on it may be the node, not the images.
 SLOW_DOWN_AFTER_FAILURES = 3
@@ -69,17 +70,21 @@ def measure_evaluation(
 def sampler_of_run(
     source: ClassifierSource, evaluation: Evaluation, split: ImageSplit, plan: SamplingPlan
 ) -> Sampler:
-    """Return the engine with the network of a run; raises CompileError as `Sampler` does."""
-    return Sampler(
-        source.build(split).to(torch.device(evaluation.device)),
-        evaluation,
-        image_shape=split.image_shape,
-        num_classes=split.num_classes,
-        sigma=plan.sigma,
-        seed=plan.seed,
-        noise=plan.noise,
-        inverse_temperature=plan.inverse_temperature,
-    )
+    """Return the engine with the network of a run; UserError where it cannot be compiled here."""
+    network = source.build(split).to(torch.device(evaluation.device))
+    try:
+        return Sampler(
+            network,
+            evaluation,
+            image_shape=split.image_shape,
+            num_classes=split.num_classes,
+            sigma=plan.sigma,
+            seed=plan.seed,
+            noise=plan.noise,
+            inverse_temperature=plan.inverse_temperature,
+        )
+    except CompileError as problem:
+        raise UserError(f"the run counts with a compiled network, and here {problem}") from problem
 
 
 class Counter:

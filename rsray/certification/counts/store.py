@@ -125,8 +125,9 @@ class CountStore:
     def blocks(self, selected: Selected, *, drop_damaged: bool = False) -> Iterator[pa.Table]:
         """Yield the parts of the selected images, one at a time, each block of draws once.
 
-        A write that was broken off and repeated may have stored a block twice. UserError where the
-        two differ. With `drop_damaged`, damaged parts (cut off, or a bit flipped) are deleted.
+        A write that was broken off and repeated, or a process that slept while another took over,
+        may have stored a block twice. UserError where the two differ. With `drop_damaged`, damaged
+        parts (cut off, or a bit flipped) are deleted, and what is stored twice is stored once.
         """
         met, names = StoredBlocks(len(selected.indices)), []
         for name in self.names():
@@ -138,6 +139,11 @@ class CountStore:
             if repeated_R.any():
                 self._check_same(rows_where(table, repeated_R), names)
                 table = rows_where(table, ~repeated_R)
+                if drop_damaged and len(table):
+                    self.append(table, name)
+                elif drop_damaged:
+                    self.folder.delete(names.pop())
+                    continue
             yield table
 
     def _check_same(self, repeated: pa.Table, names: list[str]) -> None:
@@ -171,6 +177,9 @@ class CountStore:
                 _check_rows(table, self.num_classes)
         except MemoryError as problem:  # pyarrow's too, which is an ArrowException as well
             raise UserError(f"no memory to read {where}") from problem
+        except NotImplementedError as problem:
+            # Arrow's own too: the part is sound, and stays for an installation that reads it.
+            raise UserError(f"cannot read {where} here: {one_line(problem)}") from problem
         except (pa.ArrowException, OSError, ValueError) as problem:
             raise DamagedError(
                 f"{where} is damaged ({one_line(problem)}): run `rsray certify` again with its "

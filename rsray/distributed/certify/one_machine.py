@@ -51,7 +51,9 @@ def own_processes(run: CertificationRun, fleet: FleetSize) -> tuple[OwnProcesses
     left, speed = run.draws_left(), max(run.claimed.evaluation.draws_per_second, 1.0)
     # The forward passes alone; most plans other than fixed make far fewer draws.
     seconds = left / speed / fleet.actors
-    if left and (seconds < LONG_RUN_SECONDS or not run.plan.is_same_for_all):
+    # A factory of the user's own may end the process that runs it.
+    may_try = left and not run.request.source.is_users_code
+    if may_try and (seconds < LONG_RUN_SECONDS or not run.plan.is_same_for_all):
         seconds = _forecast_seconds(run, fleet, left) or seconds
     settings = run.counter_settings(fleet.threads)
     return OwnProcesses(settings, fleet.actors, seconds * fleet.actors), seconds
