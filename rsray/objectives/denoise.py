@@ -29,7 +29,7 @@ class Denoise(Objective):
         "model": "dncnn6",
         "optimizer": "adam",
         "lr": 0.001,
-        "weight_decay": 0.0,
+        "weight_decay": 1e-4,
     }
     search_space = {"lr": "log(1e-4,1e-2)", "trade_off": "log(0.01,10)"}
 

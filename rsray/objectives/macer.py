@@ -46,8 +46,8 @@ class Macer(Objective):
     )
 
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Macer:
-        """Return the objective with trade_off 0 while it is deferred."""
-        waiting = self.deferred and bool(lr_drops) and epoch < min(lr_drops)
+        """Return it with trade_off 0 while it is deferred: always, where no drop is left."""
+        waiting = self.deferred and (not lr_drops or epoch < min(lr_drops))
         return replace(self, trade_off=0.0) if waiting else self
 
     def terms(self, logits_BMK: Tensor, labels_B: Tensor) -> Terms:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -91,18 +92,34 @@ def companion_of(objective: Objective, split: ImageSplit) -> nn.Module | None:
 
 
 def warn_if_judged_by_seen_images(trial: TrainConfig) -> None:
-    """Warn where the images held out of a search's trials are others than those `init` held out."""
-    folder = None if trial.init is None else Place.of(trial.init)
-    # That there is such a RUN is looked at where it is opened
-    if folder is None or not folder.exists("run.yaml"):
-        return
-    record = from_yaml(folder.read("run.yaml"), f"{folder}/run.yaml")
+    """Warn where the images held out of a search's trials are others than those `init` held out.
+
+    That RUN may have begun from another one, which counts as well.
+    """
     own = {key: getattr(trial, key) for key in ("validation", "seed", "limit")}
-    if any(record.get(key) != value for key, value in own.items()):
-        options = " ".join(f"--{key} {value}" for key, value in own.items() if value is not None)
-        log.warning(
-            "init %s was trained on images that the trials are judged by: their projected ACR is "
-            "too large, all alike; trained with %s it would not be",
-            trial.init,
-            options,
-        )
+    for where, record in _line_of_starts(trial.init):
+        if any(record.get(key) != value for key, value in own.items()):
+            options = f"--set validation={trial.validation} --seed {trial.seed}"
+            limit = "" if trial.limit is None else f" --limit {trial.limit}"
+            log.warning(
+                "init %s was trained on images that the trials are judged by: their projected ACR "
+                "is too large, all alike; trained with %s it would not be",
+                where,
+                options + limit,
+            )
+            return
+
+
+def _line_of_starts(init: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a RUN and its record, then those of the RUN that it began from, and so on."""
+    seen: set[str] = set()
+    while init is not None and init not in seen:
+        seen.add(init)
+        folder = Place.of(init)
+        # That there is such a RUN is looked at where it is opened; its own start may be gone.
+        if not folder.exists("run.yaml"):
+            return
+        record = from_yaml(folder.read("run.yaml"), f"{folder}/run.yaml")
+        yield init, record
+        following = record.get("init")
+        init = following if isinstance(following, str) else None

@@ -26,7 +26,7 @@ from rsray.training.batches.schedule import BatchShare
 from rsray.training.memory import group_that_fits
 from rsray.training.opened_run import EpochPart, OpenedRun
 from rsray.training.run_folder.checkpoint import Position
-from rsray.training.run_folder.run import WEIGHTS_FILE, record_group_size, run_record
+from rsray.training.run_folder.run import WEIGHTS_FILE, record_group_size, weights_record
 from rsray.training.run_folder.writer import RunWriter
 from rsray.training.step import Batch, EpochSums, MemoryShortError
 from rsray.training.validation import Projection, count_right, project_acr
@@ -78,8 +78,7 @@ class Training(OpenedRun):
                     break
         if run is None:
             return
-        # Weights are handed on: where the data lay stands in run.yaml alone.
-        record = run_record(self.config.model_copy(update={"data_root": None}), self.split)
+        record = weights_record(run, self.config, self.split)
         metadata = {"rsray": json.dumps(record, default=str)}
         run.write(WEIGHTS_FILE, models.weights_bytes(self.model, metadata))
 
@@ -185,7 +184,8 @@ class Training(OpenedRun):
         pairs = self.feed.batches(self.schedule, self.epoch, first)
         for share, (images, labels) in zip(shares[first:], pairs, strict=True):
             # For dropout and the like, in users' models.
-            seed_torch(self.device, *share.key, "torch")
+            of_worker = [share.slots.start] if share.slots.start else []
+            seed_torch(self.device, *share.key, "torch", *of_worker)
             images = self._augment(images, share)
             targets = None if self.targets_NK is None else self.targets_NK[share.positions_B]
             if targets is not None:

@@ -17,6 +17,8 @@ from rsray.training.batches.sending import Pair
 from rsray.training.loop import Training
 
 MEASURED_SECONDS = 1.0
+# A companion that steps more rarely costs next to nothing.
+LONGEST_PERIOD = 50
 # A large network takes seconds for a batch of these.
 MEASURED_IMAGES, MEASURED_SHARE_HELD_OUT, DRAWS_OF_A_LOOK = 32, 0.25, 64
 
@@ -109,12 +111,24 @@ def _epochs_alike(config: TrainConfig) -> dict[int, int]:
 def _speed_from(training: Training, first: int, seconds: float) -> float:
     """Return the noisy images a second of the epochs from `first` on."""
     training.epoch, until, speed = first, time.perf_counter() + seconds, 0.0
+    period, costs = _companion_period(training), []
 
     def is_enough(figures: dict[str, float]) -> bool:
         nonlocal speed
-        speed = max(speed, figures["draws_per_second"])
+        costs.append((figures["draws_per_second"] * figures["seconds"], figures["seconds"]))
+        if len(costs) >= period:
+            draws, taken = map(sum, zip(*costs[-period:], strict=True))
+            speed = max(speed, draws / taken)
         # The first step pays for what later ones find ready.
-        return figures["epoch"] > first and time.perf_counter() > until
+        return len(costs) > period and time.perf_counter() > until
 
     training.run_epochs(is_enough)
     return speed
+
+
+def _companion_period(training: Training) -> int:
+    """Return after how many steps, here epochs, the companion has had its own again; 1 of none."""
+    if training.companion is None:
+        return 1
+    due = training.config.build_objective().companion_due
+    return next((n for n in range(1, LONGEST_PERIOD) if due(n - 1)), 1)

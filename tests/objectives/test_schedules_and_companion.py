@@ -102,6 +102,7 @@ def test_macer_is_deferred_until_the_first_drop():
     objective = objectives.Macer(sigma=1.0, deferred=True)
     weights = [objective.at_epoch(epoch, (200, 400)).trade_off for epoch in (0, 199, 200)]
     assert weights == [0.0, 0.0, 12.0]
+    assert objective.at_epoch(5, ()).trade_off == 0.0, "its first drop never comes"
 
 
 def test_smoothmix_warms_up():

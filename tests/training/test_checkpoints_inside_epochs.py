@@ -257,3 +257,11 @@ def test_a_process_that_is_killed_three_times_inside_an_epoch(tmp_path):
     ours, theirs = (load_file(tmp_path / n / "model.safetensors") for n in ("run", "whole"))
     assert same(ours, theirs)
     assert learnt(run) == learnt(Place.of(tmp_path / "whole"))
+
+
+def test_the_newest_two_checkpoints_are_kept_whatever_their_names_sort_like(tmp_path):
+    run = Place.of(tmp_path)
+    for epoch in (99_998, 99_999, 100_000):
+        save_checkpoint(run, Position(epoch), {})
+    assert latest_position(run) == Position(100_000)
+    assert (run / "checkpoints").names() == ["epoch-100000.pt", "epoch-99999.pt"]

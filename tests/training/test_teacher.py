@@ -1,5 +1,6 @@
 """A teacher's targets: its counts of the images; and a start from weights."""
 
+import json
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 
 from rsray.certification.counts.gathering import gather
 from rsray.certification.counts.tables import counts_table
@@ -163,7 +165,15 @@ def test_a_run_starts_from_the_weights_of_another(lab, made):
         assert torch.equal(value, weights[key]), key
     record = yaml.safe_load((lab.folder("warm") / "run.yaml").read_bytes())
     assert list(record["earlier_results"]) == ["init"]
-    training.run_epochs()
+    moved = made / "moved"
+    (made / "run").rename(moved)
+    try:
+        training.run_epochs()  # to its end, though what it began from is gone
+    finally:
+        moved.rename(made / "run")
+    with safe_open(lab.folder("warm").local_path / "model.safetensors", "pt") as file:
+        told = json.loads(file.metadata()["rsray"])
+    assert told["earlier_results"] == record["earlier_results"] and told["data_root"] is None
     again = lab.training(config, lab.folder("warm"))
     assert again.epoch == 1 and not torch.equal(again.model.state_dict()[key], weights[key])
 
@@ -176,7 +186,16 @@ def test_a_start_that_has_seen_the_images_that_trials_are_judged_by_is_told(made
     warn_if_judged_by_seen_images(train_config({**flat, "init": None, "validation": 0.2}))
     assert not caplog.records
     warn_if_judged_by_seen_images(train_config({**flat, "validation": 0.2}))
-    assert "--validation 0.2 --seed 0 --limit 64" in caplog.text
+    assert "--set validation=0.2 --seed 0 --limit 64" in caplog.text
+
+
+def test_the_start_of_a_start_counts_too(made, tmp_path, caplog):
+    record = yaml.safe_load((made / "run" / "run.yaml").read_bytes())
+    between = {**record, "validation": 0.2, "init": str(made / "run")}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(between))
+    flat = {"dataset": "digits", "limit": 64, "validation": 0.2}
+    warn_if_judged_by_seen_images(train_config({**flat, "init": str(tmp_path)}))
+    assert f"init {made / 'run'} was trained on images that" in caplog.text
 
 
 def test_a_start_from_other_images_is_refused(lab, made, tmp_path):

@@ -33,3 +33,22 @@ def test_a_run_without_an_end_is_no_list_of_its_epochs():
     assert speed._epochs_alike(config) == {0: 10**9}
     flat = {"dataset": "digits", "objective": "easy", "epochs": 10**9, "warm_up_epochs": 10**8}
     assert speed._epochs_alike(train_config(flat)) == {0: 10**8, 10**9 - 1: 9 * 10**8}
+
+
+def test_the_mappings_own_steps_are_counted(monkeypatch):
+    """Of SODM's five steps one is followed by a step of the mapping."""
+    config = train_config({"dataset": "digits", "objective": "sodm"})
+    assert speed._companion_period(speed.Training(config, None, torch.device("cpu"))) == 5
+    seconds = [1.0, 1.0, 1.0, 1.0, 6.0] * 3
+
+    class Trained:
+        companion, epoch = torch.nn.Identity(), 0
+
+        def run_epochs(self, is_enough):
+            for epoch, taken in enumerate(seconds):
+                figures = {"epoch": epoch, "draws_per_second": 10 / taken, "seconds": taken}
+                if is_enough(figures):
+                    return
+
+    Trained.config = config
+    assert speed._speed_from(Trained(), 0, 0.0) == pytest.approx(5.0)  # 50 draws in 10 s

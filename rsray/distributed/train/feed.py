@@ -173,6 +173,8 @@ def run_tasks(
     )
     images.context.enable_progress_bars = False
     images.context.execution_options.preserve_order = True
+    # Images of a task stay one block, however large they are: blocks are counted.
+    images.context.target_max_block_size = None
     if store:
         limits = ExecutionResources.for_limits(object_store_memory=store)
         images.context.execution_options.resource_limits = limits

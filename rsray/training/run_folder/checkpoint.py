@@ -15,7 +15,6 @@ from rsray.storage import Place
 
 KEPT_CHECKPOINTS = 2
 CHECKPOINTS_FOLDER = "checkpoints"
-# Sorted by name, a checkpoint inside an epoch comes behind the one that the epoch began with.
 FILE_NAME = re.compile(r"epoch-(\d+)(?:\.step-(\d+))?\.pt")
 # What loading a file that is cut off or changed may raise.
 DAMAGED_FILE_ERRORS = (
@@ -51,14 +50,18 @@ def save_checkpoint(run: Place, position: Position, state: dict[str, Any]) -> No
     buffer = io.BytesIO()
     torch.save({**position._asdict(), **state}, buffer)
     folder.write(position.file_name, buffer.getvalue())
-    for old in folder.names(".pt")[:-KEPT_CHECKPOINTS]:
-        folder.delete(old)
+    for old in sorted(_positions(folder))[:-KEPT_CHECKPOINTS]:
+        folder.delete(old.file_name)
 
 
 def latest_position(run: Place) -> Position:
     """Return where the newest checkpoint stands; at the start of the run when there is none."""
-    found = map(FILE_NAME.fullmatch, (run / CHECKPOINTS_FOLDER).names(".pt"))
-    return max((Position(int(name[1]), int(name[2] or 0)) for name in found if name), default=START)
+    return max(_positions(run / CHECKPOINTS_FOLDER), default=START)
+
+
+def _positions(folder: Place) -> list[Position]:
+    found = map(FILE_NAME.fullmatch, folder.names(".pt"))
+    return [Position(int(name[1]), int(name[2] or 0)) for name in found if name]
 
 
 def load_checkpoint(run: Place, position: Position) -> dict[str, Any]:

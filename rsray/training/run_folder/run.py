@@ -134,7 +134,18 @@ def _read_record(run: Place) -> dict[str, Any]:
     return from_yaml(run.read(RUN_FILE), f"{run}/{RUN_FILE}") if run.exists(RUN_FILE) else {}
 
 
-def run_record(config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
+def weights_record(run: Place, config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
+    """Return what the weights' file says of a run: what run.yaml holds, but not where the data lay.
+
+    Earlier results are named as they were at the run's start: they may have been moved since.
+    """
+    began = {k: v for k, v in _read_record(run).items() if k == "earlier_results"}
+    return run_record(config.model_copy(update={"data_root": None}), split, began)
+
+
+def run_record(
+    config: TrainConfig, split: ImageSplit, began: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return what run.yaml holds: the configuration, what the data turned out to be, versions.
 
     What certify compares with its own data (certification/data_check.py): class names in order,
@@ -149,7 +160,7 @@ def run_record(config: TrainConfig, split: ImageSplit) -> dict[str, Any]:
         "image_shape": list(split.image_shape),
         "normalisation": layer.text,
         "data_fingerprint": fingerprint(split, sampled=is_own),
-        **recorded_results(config),
+        **(began or recorded_results(config)),
         "versions": versions(),
     }
 
