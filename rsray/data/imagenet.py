@@ -1,6 +1,7 @@
 """ImageNet (ILSVRC 2012): folders, Parquet shards or WebDataset tar; and 50 classes of it."""
 
 # Shapes: N images of the split, n images asked for, K classes.
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +28,7 @@ from rsray.storage import Place
 
 # pixels, of the published evaluations
 CROP, SHORT_SIDE = 224, 256
+NUM_CLASSES, SYNSET = 1000, re.compile(r"n\d{8}")
 MINI_CLASSES, MINI_SEED = 50, 0
 SHARD_FOLDERS = ("", "data")
 # ImageNet's own test images have no labels: "test" is its validation set.
@@ -98,6 +100,7 @@ def _open(
         folders = split_folders(place, FOLDER_NAMES) if place.is_dir() else {}
         if split in folders:
             classes = union_of_classes(folders)
+            _check_order(classes, place)
             # Only these folders are listed then
             if keep is not None:
                 classes = tuple(classes[index] for index in mini_classes(len(classes)))
@@ -114,6 +117,22 @@ def _open(
     synsets, files = FOLDER_NAMES[split][0], SHARD_NAMES[split][0]
     layouts = (f"{synsets}/<synset>/*.JPEG", f"[data/]{files}-*.parquet", f"[data/]*{files}*.tar")
     raise DataNotFoundError([f"{place}/{layout}" for place in places for layout in layouts])
+
+
+def _check_order(classes: tuple[str, ...], place: Place) -> None:
+    """Raise UserError for a thousand folders whose sorted names may not be in ImageNet's order.
+
+    Its order is that of the synsets' names; numbers from 0000 on are in it, too.
+    """
+    numbers = [f"{at:0{len(classes[0])}d}" for at in range(NUM_CLASSES)]
+    if len(classes) != NUM_CLASSES or list(classes) == numbers:
+        return
+    other = next((name for name in classes if not SYNSET.fullmatch(name)), None)
+    if other is not None:
+        raise UserError(
+            f"{place}: folder {other!r} is named by no synset (n01440764), so the order of its "
+            f"{NUM_CLASSES:,} classes is not known; --dataset imagefolder takes any names"
+        )
 
 
 def _mini(base: ImageSplit) -> ImageSplit:
@@ -148,7 +167,7 @@ IMAGENET = DatasetSpec(
     training={**IMAGENET_TRAINING, "batch_size": 256},
     settings=IMAGENET_SETTINGS,
     skip=100,
-    ordered_classes=1000,
+    ordered_classes=NUM_CLASSES,
     # A trial costs GPU-days even so.
     shorter_trials=4,
     # The papers' own number.

@@ -6,9 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rsray.data import open_split
+from rsray.data import imagenet, open_split
 from rsray.data.reading.decode import Geometry, fit
 from rsray.errors import UserError
+from rsray.storage import Place
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (256, 256), (100, 333), (301, 1000)])
@@ -61,6 +62,19 @@ def test_mini_imagenet_from_folders_and_shards_agree(tmp_path, save_picture):
     chosen = np.sort(np.random.default_rng(0).choice(120, 50, replace=False))
     assert a.class_names == tuple(f"n{k:08}" for k in chosen)
     np.testing.assert_array_equal(b.images(np.argsort(b.labels)), a.images(range(50)))
+
+
+@pytest.mark.parametrize("form", ["n{:08}", "{:04}", "{:03}"])
+def test_a_thousand_folders_in_the_order_of_their_names(form, tmp_path):
+    imagenet._check_order(tuple(form.format(at) for at in range(1000)), Place.of(tmp_path))
+
+
+@pytest.mark.parametrize("form", ["{}", "class {}", "n{:07}"])
+def test_a_thousand_folders_of_other_names_are_in_no_known_order(form, tmp_path):
+    for at in range(1000):
+        (tmp_path / "val" / form.format(at)).mkdir(parents=True)
+    with pytest.raises(UserError, match="is named by no synset"):
+        open_split("imagenet", "test", str(tmp_path))
 
 
 def test_real_imagenet(shared_data):
