@@ -76,6 +76,8 @@ def show_results(study: Study) -> int:
         _show_certificates(study)
     if finals.won:
         say(f"the winner is the {finals.rival} itself")
+    if study.early_stopping.stopped:
+        say(f"saved        {study.early_stopping}")
     say(f"page         {where / 'tune.html'}  (its pictures: {where / 'plots'})")
     # On an object store the journal is in segments, which the dashboard cannot open.
     shows = f"  (optuna-dashboard {where / 'study.journal'} shows them)" if where.is_local else ""

@@ -187,6 +187,22 @@ class Certification(Result):
             _warn(watch, sanity.certificates_warning(answers, labels, self.acr, self.classes))
 
 
+class EarlyStopping(NamedTuple):
+    """Trials that were stopped early, of all, and the epochs trained, of those of whole trials."""
+
+    stopped: int
+    trials: int
+    trained: int
+    whole: int
+
+    def __str__(self) -> str:
+        """Return it in a line."""
+        return (
+            f"{self.stopped:,} of {self.trials:,} trials stopped early: {self.trained:,} epochs of "
+            f"trials were trained in place of {self.whole:,} ({self.trained / self.whole:.0%})"
+        )
+
+
 @dataclass(frozen=True)
 class Study(Result):
     """A search: a TUNE folder."""
@@ -218,6 +234,18 @@ class Study(Result):
         winner = self.certification
         shown = winner.certificates() if winner is not None else None
         return notebook.search_html(self.trials, shown)
+
+    @property
+    def early_stopping(self) -> EarlyStopping:
+        """What stopping trials early has saved, in epochs; trials that failed are left out."""
+        rows = [row for row in self.trials.to_pylist() if row["state"] in ("complete", "pruned")]
+        whole = self.config.trial_epochs or self.config.train.epochs
+        return EarlyStopping(
+            sum(row["state"] == "pruned" for row in rows),
+            len(rows),
+            sum(row["epoch"] or 0 for row in rows),
+            sum(int(row.get("epochs") or whole) for row in rows),
+        )
 
     def write_cards(self) -> None:
         """Write the README.md of the winner, and of what it is compared with, where they are."""

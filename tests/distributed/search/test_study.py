@@ -13,9 +13,12 @@ from rsray.distributed.search.resolved_search import resolve_search
 from rsray.distributed.search.search import StudySearcher, _make_scheduler
 from rsray.distributed.search.space import parse_grid, parse_space
 from rsray.distributed.search.study import SCHEMA, find_winner, open_study, trial_rows, write_trials
+from rsray.distributed.search.winner import Finals
 from rsray.errors import UserError
+from rsray.outcomes import Study
 from rsray.presets import train_config
 from rsray.storage import Place
+from rsray.storage.yaml_files import to_yaml
 
 EPOCHS, LOOKS = 8, 4
 
@@ -139,6 +142,19 @@ def test_a_trial_that_was_stopped_is_pruned_and_never_wins(tmp_path):
     assert stopped.state == TrialState.PRUNED and stopped.intermediate_values == {1: 0.99}
     assert find_winner(study).number < 2
     assert trial_rows(study)[2]["projected_acr"] == 0.99
+
+
+def test_what_stopping_early_saved_is_told(tmp_path):
+    search, out = search_of(), folder(tmp_path)
+    run(search, out, 2)
+    run(search, out, 3, stop_at=1)
+    write_trials(out, open_study(out, search), search)
+    out.write("tune.yaml", to_yaml(search.config.model_dump(mode="json")))
+    found = Study(str(tmp_path), Finals()).early_stopping
+    assert found == (3, 5, 2 * EPOCHS + 3 * 2, 5 * EPOCHS)
+    assert str(found).startswith("3 of 5 trials stopped early: 22 epochs of") and "55%" in str(
+        found
+    )
 
 
 def test_asha_knows_the_trials_that_ended_before(tmp_path):
