@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rsray.cluster.packaging import CommandLine
 from rsray.errors import UserError
+from rsray.storage import Place, read_file
 from rsray.storage.address import ENSEMBLE, addresses_in
+from rsray.storage.yaml_files import from_yaml
 
 STAY_HERE = ("--cluster", "--out", "--down")
 FILE_OPTIONS = ("--config", "--init", "--reuse", "--reuse-model", "--denoiser")
@@ -37,6 +39,7 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
     """
     kept, inputs, named = [words[0]], {}, {}
     settings: list[str] = []
+    configs: list[Path] = []
     prefixes: dict[int, str] = {}
     source_is_next = words[0] in COMMANDS_WITH_SOURCE
     for piece in read_pieces(words, num_values):
@@ -52,6 +55,7 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
         prefix = key + equals if is_setting else ""
         is_file = is_file or bool(prefix)
         paths = _local(piece.value.removeprefix(prefix)) if is_file and piece.value else []
+        configs += paths if piece.option == "--config" else []
         if not paths:
             kept += piece.words
         else:
@@ -61,7 +65,29 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
             named[piece.option] = piece.value or ""
         elif piece.option in SEARCH_OPTIONS and key.strip().rpartition(".")[2] == "model":
             settings += re.split(r"[(),\s]+", (piece.value or "").removeprefix(key + equals))
+    _refuse_files_named_in(configs, typed=set(prefixes.values()), has_init="--init" in kept)
     return CommandLine(tuple(kept), inputs, _packages([*named.values(), *settings]), prefixes)
+
+
+def _refuse_files_named_in(configs: Iterable[Path], typed: set[str], has_init: bool) -> None:
+    """Raise UserError where a --config names a RUN or CERT of this machine: it would not travel."""
+    given = {prefix.rstrip("= ") for prefix in typed} | ({"init"} if has_init else set())
+    for file in configs:
+        for key, where in _earlier_results(from_yaml(read_file(Place.of(file)), str(file))):
+            if key not in given and "://" not in where and Path(where).expanduser().exists():
+                raise UserError(
+                    f"{file} names {key} {where}, which is on this machine alone: give --set "
+                    f"{key}={where}, so that it travels"
+                )
+
+
+def _earlier_results(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the RUNs and CERTs that settings name, at whatever depth, under their keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _earlier_results(value)
+        elif key in FILE_SETTINGS and isinstance(value, str) and value:
+            yield key, value
 
 
 def _packages(networks: Iterable[str]) -> tuple[str, ...]:

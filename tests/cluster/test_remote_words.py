@@ -3,7 +3,9 @@
 import pytest
 
 from rsray.cluster.remote_words import FILE_SETTINGS
+from rsray.errors import UserError
 from rsray.objectives import OBJECTIVES
+from rsray.storage.yaml_files import to_yaml
 from rsray_cli.cluster import typed_line as line_for_cluster
 
 
@@ -98,3 +100,18 @@ def test_factories_among_the_values_of_a_setting_travel():
          "--grid=model=fourth:d,lenet", "--search", "trade_off=choice(1,2)", "--set", "lr=a:b"],
     )  # fmt: skip
     assert line.modules == ("fourth", "mine", "ours")
+
+
+def test_a_config_that_names_a_result_of_this_machine_is_told(tmp_path):
+    (tmp_path / "cert").mkdir()
+    there = {
+        "settings": {"teacher": "s3://b/cert", "classifier": "", "trade_off": 1.0},
+        "init": None,
+    }
+    here = {"train": {"settings": {"teacher": str(tmp_path / "cert")}}}
+    for name, values in (("there.yaml", there), ("here.yaml", here)):
+        (tmp_path / name).write_bytes(to_yaml(values))
+    line_for_cluster(["train", "--config", "there.yaml"])
+    with pytest.raises(UserError, match=r"here.yaml names teacher .*: give --set teacher="):
+        line_for_cluster(["tune", "--config", "here.yaml"])
+    line_for_cluster(["tune", "--config=here.yaml", "--set", "teacher=cert"])
