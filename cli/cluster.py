@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -96,7 +96,7 @@ def submit(
     if not words or words[0] not in SUBMITTED_COMMANDS:
         allowed = ", ".join(SUBMITTED_COMMANDS)
         raise UserError(f"submit {words[0] if words else ''}: give one of {allowed}")
-    if {"--cluster", "--down"} & {*words}:
+    if {"--cluster", "--down"} & {word.partition("=")[0] for word in words}:
         raise UserError(f"submit takes neither --cluster nor --down: rsray cluster down {target}")
     with connect_dashboard(target) as dashboard:
         job_id = _submit(dashboard, words, out)
@@ -195,13 +195,13 @@ def _tidying(target: str, down: bool) -> Iterator[None]:
     try:
         bring_up(cluster, say)
         yield
-    except (UserError, KeyboardInterrupt):
-        say(
-            f"no job was started; machines of {cluster.name} may be up: rsray cluster down {target}"
-        )
+    except BaseException:  # whatever Ray raises: machines cost money
+        say(f"no job is known to run; {cluster.name} may be up: rsray cluster down {target}")
         if down and not was_up:
-            with suppress(UserError):
+            try:
                 take_down(target)
+            except UserError as problem:
+                say(f"warning: {problem}")
         raise
 
 

@@ -197,9 +197,10 @@ class EarlyStopping(NamedTuple):
 
     def __str__(self) -> str:
         """Return it in a line."""
+        share = self.trained / max(1, self.whole)
         return (
             f"{self.stopped:,} of {self.trials:,} trials stopped early: {self.trained:,} epochs of "
-            f"trials were trained in place of {self.whole:,} ({self.trained / self.whole:.0%})"
+            f"trials were trained in place of {self.whole:,} ({share:.0%})"
         )
 
 

@@ -127,7 +127,9 @@ def connect_dashboard(target: str) -> Iterator[Dashboard]:
 @contextmanager
 def connect_through_ssh(cluster: ClusterFile, target: str | None = None) -> Iterator[Dashboard]:
     """Yield the dashboard of a cluster that `up` brought up, through ssh."""
-    if not cluster.token_file.exists():
+    # Only a cluster of named hosts is known without what `up` wrote.
+    is_known = bool(cluster.hosts) or cluster.resolved_file.exists()
+    if not (cluster.token_file.exists() and is_known):
         raise UserError(f"{cluster.path} is not up: rsray cluster up {cluster.path}")
     token, head = cluster.token_file.read_text().strip(), head_host(cluster)
     with head.tunnel(cluster.layout.dashboard_port) as port:

@@ -41,8 +41,10 @@ def results_of(dashboard: Dashboard, job: Job, out: str | None = None) -> JobRec
     record = read_records(dashboard.name).get(job.id)
     if record is not None:
         return record.model_copy(update={"out_here": here}) if here is not None else record
-    own_storage = split_options(dashboard.layout.results or "")[0].rstrip("/") + "/"
-    if here is not None and "://" in job.out_there and not job.out_there.startswith(own_storage):
+    storage, options = split_options(dashboard.layout.results or "")
+    there, its_options = split_options(job.out_there)
+    is_own = there.startswith(storage.rstrip("/") + "/") and its_options == options
+    if here is not None and "://" in there and not is_own:
         raise UserError(f"{job.id} was not submitted from here, and {job.out_there} is not fetched")
     return JobRecord(cluster=dashboard.name, job=job.id, out_there=job.out_there, out_here=here)
 

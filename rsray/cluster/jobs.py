@@ -121,10 +121,15 @@ def submit_job(
     is_local = "://" not in out
     base = dashboard.layout.results or address_in(dashboard.layout.root, "out")
     there = remote_out(out, base) if is_local else out
-    here = str(Path(out).expanduser().absolute()) if is_local else None
-    words = line.there()
-    # What is predicted is a table, which comes back in its folder.
-    words += ["--out", address_in(there, PREDICTIONS) if words[0] == "predict" else there]
+    whole = Path(out).expanduser().absolute()
+    words, written = line.there(), there
+    if is_local and words[0] == "predict":
+        # Of a file its folder is fetched.
+        is_file = whole.suffix == ".parquet"
+        written = address_in(there, whole.name if is_file else PREDICTIONS)
+        whole = whole.parent if is_file else whole
+    here = str(whole) if is_local else None
+    words += ["--out", written]
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     job_id = f"rsray-{words[0]}-{stamp}-{secrets.token_hex(3)}"
     with tempfile.TemporaryDirectory(prefix="rsray-") as folder:

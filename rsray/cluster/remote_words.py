@@ -40,6 +40,7 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
     kept, inputs, named = [words[0]], {}, {}
     settings: list[str] = []
     configs: list[Path] = []
+    typed: set[str] = set()
     prefixes: dict[int, str] = {}
     source_is_next = words[0] in COMMANDS_WITH_SOURCE
     for piece in read_pieces(words, num_values):
@@ -52,6 +53,7 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
         # The `KEY=` of a setting that names a RUN or CERT.
         key, equals, _ = (piece.value or "").partition("=")
         is_setting = piece.option == "--set" and key.strip() in FILE_SETTINGS
+        typed |= {key.strip()} if is_setting else {"init"} if piece.option == "--init" else set()
         prefix = key + equals if is_setting else ""
         is_file = is_file or bool(prefix)
         paths = _local(piece.value.removeprefix(prefix)) if is_file and piece.value else []
@@ -65,19 +67,18 @@ def line_for_cluster(words: Sequence[str], num_values: Mapping[str, int]) -> Com
             named[piece.option] = piece.value or ""
         elif piece.option in SEARCH_OPTIONS and key.strip().rpartition(".")[2] == "model":
             settings += re.split(r"[(),\s]+", (piece.value or "").removeprefix(key + equals))
-    _refuse_files_named_in(configs, typed=set(prefixes.values()), has_init="--init" in kept)
+    _refuse_files_named_in(configs, typed)
     return CommandLine(tuple(kept), inputs, _packages([*named.values(), *settings]), prefixes)
 
 
-def _refuse_files_named_in(configs: Iterable[Path], typed: set[str], has_init: bool) -> None:
-    """Raise UserError where a --config names a RUN or CERT of this machine: it would not travel."""
-    given = {prefix.rstrip("= ") for prefix in typed} | ({"init"} if has_init else set())
+def _refuse_files_named_in(configs: Iterable[Path], typed: set[str]) -> None:
+    """Raise UserError where a --config names a RUN or CERT that is here: it would not travel."""
     for file in configs:
         for key, where in _earlier_results(from_yaml(read_file(Place.of(file)), str(file))):
-            if key not in given and "://" not in where and Path(where).expanduser().exists():
+            if key not in typed and "://" not in where and Path(where).expanduser().exists():
                 raise UserError(
-                    f"{file} names {key} {where}, which is on this machine alone: give --set "
-                    f"{key}={where}, so that it travels"
+                    f"{file} names {key} {where}, which is on this machine: give --set "
+                    f"{key}={where}, so that it travels, or where the cluster has it"
                 )
 
 

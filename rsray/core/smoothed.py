@@ -174,7 +174,7 @@ class SmoothedClassifier:
         counts_K = torch.zeros(self.num_classes, dtype=torch.int64, device=device)
         # On a GPU nothing waits before the end.
         is_bad = torch.zeros((), dtype=torch.bool, device=device)
-        full = min(n, self.batch_size)
+        full = max(1, min(n, self.batch_size))
         for start in range(0, n, full):
             size = min(full, n - start)
             noisy_BCHW = noisy_copies(size).to(dtype)

@@ -115,11 +115,12 @@ def _line_of_starts(init: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     seen: set[str] = set()
     while init is not None and init not in seen:
         seen.add(init)
-        folder = Place.of(init)
-        # That there is such a RUN is looked at where it is opened; its own start may be gone.
-        if not folder.exists("run.yaml"):
+        try:
+            folder = Place.of(init)
+            record = from_yaml(folder.read("run.yaml"), f"{folder}/run.yaml")
+        except (UserError, OSError):
+            # The first is looked at where it is opened; its own start may be gone.
             return
-        record = from_yaml(folder.read("run.yaml"), f"{folder}/run.yaml")
         yield init, record
         following = record.get("init")
         init = following if isinstance(following, str) else None

@@ -245,17 +245,21 @@ def test_what_runs_on_the_head_alone_waits_for_no_workers_and_a_prediction_is_a_
 
 
 @pytest.mark.parametrize(
-    ("results", "wanted"),
-    [(None, r"~/rsray/out/x-\w{8}"),
-     ("s3://b/rsray?scheme=http", r"s3://b/rsray/x-\w{8}/predictions\.parquet\?scheme=http")],
+    ("results", "out", "wanted", "here"),
+    [(None, "x", r"~/rsray/out/x-\w{8}/predictions\.parquet", "x"),
+     (None, "a/p.parquet", r"~/rsray/out/p\.parquet-\w{8}/p\.parquet", "a"),
+     ("s3://b/r?scheme=http", "x", r"s3://b/r/x-\w{8}/predictions\.parquet\?scheme=http", "x"),
+     (None, "s3://b/p.parquet", r"s3://b/p\.parquet", None)],
 )  # fmt: skip
-def test_where_a_prediction_is_written(results, wanted, tmp_path, monkeypatch):
+def test_where_a_prediction_is_written(results, out, wanted, here, tmp_path, monkeypatch):
     sent = {}
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jobs, "_send_job", lambda dashboard, **request: sent.update(request))
     monkeypatch.setattr(jobs, "copy_all", lambda line, folder, say: folder)
-    jobs.submit_job(dashboard(results=results), CommandLine(("predict", "run")), "x", print)
-    out = shlex.split(sent["entrypoint"])[-1]
-    assert re.fullmatch(wanted + ("" if results else r"/predictions\.parquet"), out), out
+    job = jobs.submit_job(dashboard(results=results), CommandLine(("predict", "run")), out, print)
+    written = shlex.split(sent["entrypoint"])[-1]
+    assert re.fullmatch(wanted, written), written
+    assert read_records("c")[job].out_here == (None if here is None else str(tmp_path / here))
 
 
 def test_a_head_that_has_just_started_is_asked_again(tmp_path, monkeypatch):

@@ -115,3 +115,4 @@ def test_a_config_that_names_a_result_of_this_machine_is_told(tmp_path):
     with pytest.raises(UserError, match=r"here.yaml names teacher .*: give --set teacher="):
         line_for_cluster(["tune", "--config", "here.yaml"])
     line_for_cluster(["tune", "--config=here.yaml", "--set", "teacher=cert"])
+    line_for_cluster(["tune", "--config=here.yaml", "--set", "teacher=s3://b/cert"])

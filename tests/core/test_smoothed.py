@@ -62,6 +62,7 @@ def test_the_last_batch_is_as_large_as_the_others():
     assert smoothed.counts(image, 100).sum() == 100 and seen == [40, 40, 40]
     seen.clear()
     assert smoothed.counts(image, 7).sum() == 7 and seen == [7]
+    assert smoothed.counts(image, 0).sum() == 0
 
 
 def test_one_generator_one_result():

@@ -37,6 +37,7 @@ from rsray.storage.schemas import (
 
 log = logging.getLogger(__name__)
 SCHEMAS = (COUNTS, SOFT_COUNTS, PAIRED_COUNTS)
+CODEC = "zstd"
 STAGES = ("selection", "estimation", "reused")
 
 
@@ -80,7 +81,7 @@ class CountStore:
         content = parquet_bytes(
             table.cast(schema),
             {"run": self.run_id},
-            compression="zstd",
+            compression=CODEC,
             write_page_checksum=True,
         )
         self.folder.make()
@@ -177,10 +178,10 @@ class CountStore:
                 _check_rows(table, self.num_classes)
         except MemoryError as problem:  # pyarrow's too, which is an ArrowException as well
             raise UserError(f"no memory to read {where}") from problem
-        except NotImplementedError as problem:
-            # Arrow's own too: the part is sound, and stays for an installation that reads it.
-            raise UserError(f"cannot read {where} here: {one_line(problem)}") from problem
         except (pa.ArrowException, OSError, ValueError) as problem:
+            if not pa.Codec.is_available(CODEC):
+                # The part may be sound, and stays for an installation that reads it.
+                raise UserError(f"cannot read {where} here: {one_line(problem)}") from problem
             raise DamagedError(
                 f"{where} is damaged ({one_line(problem)}): run `rsray certify` again with its "
                 "--out to draw what it held"

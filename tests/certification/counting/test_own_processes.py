@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -171,6 +172,29 @@ def test_what_a_process_answered_before_it_died_is_kept(begin, monkeypatch):
     run.run(fleet)
     ((tasks, answers),) = counted  # one round: nothing had to be made again
     assert tasks == answers > 1
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "is_cut"),
+    [
+        ("cuda", {"sampling": "skip"}, False),
+        ("cuda", {"sampling": "fixed"}, True),
+        ("cpu", {"sampling": "skip"}, True),
+    ],
+)
+def test_gpus_that_may_be_unlike_share_no_image_whose_plan_its_selection_makes(
+    begin, monkeypatch, device, settings, is_cut
+):
+    seen = []
+    monkeypatch.setattr(
+        "rsray.certification.counting.certification_run.share_out",
+        lambda items, plan, **how: seen.append(how["may_cut"]) or iter(()),
+    )
+    run = begin("run", **settings)
+    evaluation = replace(run.claimed.evaluation, device=device)
+    run.claimed = replace(run.claimed, evaluation=evaluation)
+    run._tasks(iter(()), 1, Loop(None), is_first=True)
+    assert seen == [is_cut]
 
 
 FUSSY = """

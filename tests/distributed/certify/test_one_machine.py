@@ -1,5 +1,7 @@
 """Where a certification is counted, and that it does not matter where."""
 
+from types import SimpleNamespace
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -49,6 +51,22 @@ def test_a_cluster_of_the_environment_and_a_gpu_here_are_used(two_cores, monkeyp
     assert fleet_of_one_machine(no_gpu, None) is not None
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert fleet_of_one_machine(no_gpu, None) is None
+
+
+@pytest.mark.parametrize("is_users", [True, False])
+def test_a_users_factory_is_not_run_here_to_measure_it(is_users, monkeypatch):
+    tried = []
+    monkeypatch.setattr(one_machine, "_forecast_seconds", lambda *given: tried.append(1) or 2.0)
+    monkeypatch.setattr(one_machine, "OwnProcesses", lambda *given: given)
+    run = SimpleNamespace(
+        draws_left=lambda: 1000,
+        counter_settings=lambda threads: None,
+        claimed=SimpleNamespace(evaluation=SimpleNamespace(draws_per_second=100.0)),
+        plan=SimpleNamespace(is_same_for_all=True),
+        request=SimpleNamespace(source=SimpleNamespace(is_users_code=is_users)),
+    )
+    _, seconds = one_machine.own_processes(run, FleetSize(2, 1, 0.0))
+    assert (seconds, tried) == ((5.0, []) if is_users else (2.0, [1]))
 
 
 def rows(cert):
