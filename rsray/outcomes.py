@@ -244,7 +244,7 @@ class Study(Result):
         return EarlyStopping(
             sum(row["state"] == "pruned" for row in rows),
             len(rows),
-            sum(row["epoch"] or 0 for row in rows),
+            sum(row.get("epoch") or 0 for row in rows),
             sum(int(row.get("epochs") or whole) for row in rows),
         )
 

@@ -27,7 +27,9 @@ class FirstConvolution(nn.Conv2d):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Return the filtered images [N, F, h, w]."""
         if (
-            images_NCHW.requires_grad
+            # A stand-in where the network is traced.
+            isinstance(images_NCHW, Tensor)
+            and images_NCHW.requires_grad
             and torch.is_grad_enabled()
             and not any(parameter.requires_grad for parameter in self.parameters())
             and images_NCHW.device.type == "cpu"
@@ -45,7 +47,8 @@ class _WithQuickGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(images_NCHW: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tensor:
-        return layer._conv_forward(images_NCHW, weight, bias)
+        filtered_NFhw: Tensor = layer._conv_forward(images_NCHW, weight, bias)
+        return filtered_NFhw
 
     @staticmethod
     def setup_context(context: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -361,13 +361,7 @@ def test_the_first_convolution_is_pytorchs_where_its_weights_are_trained_too():
         assert type(layer(images).grad_fn).__name__ == "ConvolutionBackward0"
 
 
-@pytest.mark.parametrize("image_shape", [(1, 28, 28), (3, 17, 22), (1, 8, 8)])
-def test_lenet_gives_the_same_logits_with_and_without_gradients(image_shape):
-    network = build("lenet", image_shape=image_shape, num_classes=10).eval()
-    images = torch.rand(5, *image_shape)
-    images[0, 0, 0, 0] = torch.nan
-    with torch.no_grad():
-        without = network(images)
-    torch.testing.assert_close(network(images).detach(), without, equal_nan=True)
-    assert without[0].isnan().all()
-    assert without[1:].isfinite().all()
+def test_the_first_convolution_can_be_traced():
+    network = build("lenet", image_shape=(1, 28, 28), num_classes=10).eval()
+    images = torch.rand(3, 1, 28, 28)
+    torch.testing.assert_close(torch.fx.symbolic_trace(network)(images), network(images))

@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Final, Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,7 @@ from rsray.storage.schemas import (
 
 log = logging.getLogger(__name__)
 SCHEMAS = (COUNTS, SOFT_COUNTS, PAIRED_COUNTS)
-CODEC = "zstd"
+CODEC: Final = "zstd"
 STAGES = ("selection", "estimation", "reused")
 
 
