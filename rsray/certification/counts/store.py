@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
