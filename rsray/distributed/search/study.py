@@ -37,14 +37,18 @@ NO_JOURNAL = (
 )  # fmt: skip
 
 
+# Of a figure that some search could have; a number without a limit is no float to Optuna or Arrow.
+MOST_FIGURE = 1e12
+
+
 class TrialRecord(BaseModel):
     """What is recorded of a trial beside its settings and its figures."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
     source: str | None = None
-    projected_acr: float | None = None
-    clean_accuracy: float | None = None
+    projected_acr: float | None = Field(None, ge=-MOST_FIGURE, le=MOST_FIGURE)
+    clean_accuracy: float | None = Field(None, ge=-MOST_FIGURE, le=MOST_FIGURE)
     epoch: int | None = Field(None, ge=0, le=MOST)
     error: str | None = None
 
@@ -132,7 +136,11 @@ def _check_trial(trial: FrozenTrial, search: Search, name: str) -> None:
     for key, value in trial.params.items():
         if key not in search.space or not holds_value(search.space[key], value):
             raise UserError(f"{name}: {key} {value!r} is not in the search")
-    figures = [value for value in trial.values or () if isinstance(value, int | float)]
+    figures = [
+        value
+        for value in trial.values or ()
+        if isinstance(value, int | float) and abs(value) <= MOST_FIGURE
+    ]
     has_figures = len(figures) == len(search.metrics)
     if trial.state == TrialState.COMPLETE and not (has_figures and trial.params):
         raise UserError(f"{name} is complete without its settings or its figures")

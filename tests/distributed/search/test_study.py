@@ -334,3 +334,17 @@ def test_a_trial_with_attributes_that_no_search_writes_is_refused(tmp_path, attr
     journal.write_text(found)
     with pytest.raises(UserError, match="has constraints, or none of Optuna's attributes"):
         open_study(out, search)
+
+
+@pytest.mark.parametrize("name", ["projected_acr", "values"])
+def test_a_figure_that_no_search_could_have_is_refused(tmp_path, name):
+    """A number of fifty digits is no float to those who reckon with it."""
+    search, out = search_of(), folder(tmp_path)
+    run(search, out, 1)
+    journal, most = tmp_path / "study.journal", "9" * 50
+    found = re.sub(rf'"{name}": ?\[?[-\d.e]+', f'"{name}":{"[" * (name == "values")}{most}',
+                   journal.read_text())  # fmt: skip
+    assert most in found
+    journal.write_text(found)
+    with pytest.raises(UserError, match=r"trial 0 of the search"):
+        open_study(out, search)
