@@ -191,13 +191,14 @@ def _tidying(target: str, down: bool) -> Iterator[None]:
         yield
         return
     cluster = read_cluster_file(target)
-    was_up = is_up(cluster)
+    # Asked through ssh: only where it matters.
+    is_ours_to_end = down and not is_up(cluster)
     try:
         bring_up(cluster, say)
         yield
     except BaseException:  # whatever Ray raises: machines cost money
         say(f"no job is known to run; {cluster.name} may be up: rsray cluster down {target}")
-        if down and not was_up:
+        if is_ours_to_end:
             try:
                 take_down(target)
             except UserError as problem:

@@ -76,8 +76,9 @@ def show_results(study: Study) -> int:
         _show_certificates(study)
     if finals.won:
         say(f"the winner is the {finals.rival} itself")
-    if study.early_stopping.stopped:
-        say(f"saved        {study.early_stopping}")
+    saved = study.early_stopping
+    if saved.stopped:
+        say(f"saved        {saved}")
     say(f"page         {where / 'tune.html'}  (its pictures: {where / 'plots'})")
     # On an object store the journal is in segments, which the dashboard cannot open.
     shows = f"  (optuna-dashboard {where / 'study.journal'} shows them)" if where.is_local else ""
