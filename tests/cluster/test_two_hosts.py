@@ -3,6 +3,7 @@
 Everything lives in folders of the test's own, the hosts' home among them; nothing is left behind.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -65,7 +66,8 @@ def kill_worker_host(name, address):
     parents = {int(pid): int(parent) for pid, parent in map(str.split, tree.splitlines())}
     victims = {pid for pid in parents if pid in raylets or parents[pid] in raylets}
     for pid in victims:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # a child may end first, its raylet gone
+            os.kill(pid, signal.SIGKILL)
 
 
 def rows(folder):
