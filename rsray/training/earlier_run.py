@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -91,23 +91,27 @@ def companion_of(objective: Objective, split: ImageSplit) -> nn.Module | None:
     return network.eval().requires_grad_(False)
 
 
-def warn_if_judged_by_seen_images(trial: TrainConfig) -> None:
-    """Warn where the images held out of a search's trials are others than those `init` held out.
+def warn_if_judged_by_seen_images(trials: Iterable[TrainConfig]) -> None:
+    """Warn, once, where the images held out of a search's trials were not held out by `init`.
 
     That RUN may have begun from another one, which counts as well.
     """
-    own = {key: getattr(trial, key) for key in ("validation", "seed", "limit")}
-    for where, record in _line_of_starts(trial.init):
-        if any(record.get(key) != value for key, value in own.items()):
-            options = f"--set validation={trial.validation} --seed {trial.seed}"
-            limit = "" if trial.limit is None else f" --limit {trial.limit}"
-            log.warning(
-                "init %s was trained on images that the trials are judged by: their projected ACR "
-                "is too large, all alike; trained with %s it would not be",
-                where,
-                options + limit,
-            )
-            return
+    told: set[str] = set()
+    for trial in trials:
+        own = {key: getattr(trial, key) for key in ("validation", "seed", "limit")}
+        limit = "" if trial.limit is None else f" --limit {trial.limit}"
+        options = f"--set validation={trial.validation} --seed {trial.seed}{limit}"
+        for where, record in _line_of_starts(trial.init):
+            if any(record.get(key) != value for key, value in own.items()):
+                if where + options not in told:
+                    log.warning(
+                        "init %s was trained on images that the trials are judged by: their "
+                        "projected ACR is too large, all alike; trained with %s it would not be",
+                        where,
+                        options,
+                    )
+                told.add(where + options)
+                break
 
 
 def _line_of_starts(init: str | None) -> Iterator[tuple[str, dict[str, Any]]]:

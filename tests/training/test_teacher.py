@@ -181,12 +181,19 @@ def test_a_run_starts_from_the_weights_of_another(lab, made):
 def test_a_start_that_has_seen_the_images_that_trials_are_judged_by_is_told(made, caplog):
     """RUN was trained on 64 images, none held out; a trial holds some out."""
     flat = {"dataset": "digits", "limit": 64, "init": str(made / "run")}
-    warn_if_judged_by_seen_images(train_config(flat))
+    warn_if_judged_by_seen_images([train_config(flat)])
     assert not caplog.records, "nothing is held out by either"
-    warn_if_judged_by_seen_images(train_config({**flat, "init": None, "validation": 0.2}))
+    warn_if_judged_by_seen_images([train_config({**flat, "init": None, "validation": 0.2})])
     assert not caplog.records
-    warn_if_judged_by_seen_images(train_config({**flat, "validation": 0.2}))
+    warn_if_judged_by_seen_images([train_config({**flat, "validation": 0.2})])
     assert "--set validation=0.2 --seed 0 --limit 64" in caplog.text
+
+
+def test_trials_of_one_start_are_told_of_it_once(made, caplog):
+    flat = {"dataset": "digits", "limit": 64, "init": str(made / "run"), "validation": 0.2}
+    objectives = ("gaussian", "consistency", "smoothmix")
+    warn_if_judged_by_seen_images(train_config({**flat, "objective": o}) for o in objectives)
+    assert len(caplog.records) == 1
 
 
 def test_the_start_of_a_start_counts_too(made, tmp_path, caplog):
@@ -194,7 +201,7 @@ def test_the_start_of_a_start_counts_too(made, tmp_path, caplog):
     between = {**record, "validation": 0.2, "init": str(made / "run")}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(between))
     flat = {"dataset": "digits", "limit": 64, "validation": 0.2}
-    warn_if_judged_by_seen_images(train_config({**flat, "init": str(tmp_path)}))
+    warn_if_judged_by_seen_images([train_config({**flat, "init": str(tmp_path)})])
     assert f"init {made / 'run'} was trained on images that" in caplog.text
 
 

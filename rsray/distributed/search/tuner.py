@@ -39,6 +39,7 @@ def tune(
     # Groups of workers inside trials leak their resources where Ray has no dashboard.
     opened = session(address, dashboard=may_have_groups(search), streams=may_stream(config.train))
     with out.locked(), opened:
+        warn_if_judged_by_seen_images(search.trial(bare) for bare in search.bare_points)
         watch.phase("search")
         search = settle_on_cluster(search, nodes_for(search), _recorded_precision(out))
         study = open_study(out, search)
@@ -56,8 +57,6 @@ def claim_tune(out: Place, config: TuneConfig) -> Search:
     """Make TUNE this search's own, and return it; UserError when it cannot be, or cannot be run."""
     search = resolve_search(config)
     check_search(search)
-    for bare in search.bare_points:
-        warn_if_judged_by_seen_images(search.trial(bare))
     starts = [search.full(bare) for bare in search.bare_points]
     record = read_own_record(out, TUNE_FILE, config, "search")
     if record is not None:
