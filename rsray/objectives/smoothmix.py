@@ -3,12 +3,12 @@
 # Shapes: B images, M noise draws per image, K classes, C H W an image.
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
 
 from rsray.core.gpus import send
 from rsray.objectives._base import Network, Objective, Step, Terms, noisy_logits, setting
@@ -29,6 +29,9 @@ class SmoothMix(Objective):
     num_steps: int = setting("Steps of the attack.", 4, least=0)
     warm_up_epochs: int = setting(
         "Epochs over which trade_off and mix_radius grow linearly.", 10, least=0
+    )
+    detach_target: bool = setting(
+        "Hold the mixtures' target fixed; else it is trained, too, as the authors' code does.", True
     )
     mix_step: int = setting(
         "Train on the image after so many steps of the attack (0: on the image itself).", 0, least=0
@@ -96,18 +99,22 @@ class SmoothMix(Objective):
         """Return CE and trade_off * [correct] * mean_j KL(target || mixed copy j), in nats.
 
         The target is the mean softmax of the image, moved by `share_B` towards the uniform
-        distribution; no gradient flows through it.
+        distribution. With `detach_target` no gradient flows through it; without, the copies of the
+        image are drawn to those of the mixture as well.
         """
-        mean_BK = log_mean_softmax(logits_BMK.detach()).exp()
-        uniform_BK = torch.full_like(mean_BK, 1 / mean_BK.shape[-1])
-        target_BMK = torch.lerp(mean_BK, uniform_BK, share_B[:, None])[:, None].expand_as(mixed_BMK)
-        divergence_B = (
-            kl_div(mixed_BMK.log_softmax(-1), target_BMK, reduction="none").sum(-1).mean(1)
+        log_mean_BK = log_mean_softmax(logits_BMK)
+        # In log space: the gradient of x log x has no value at 0.
+        log_uniform_B = share_B.log() - math.log(log_mean_BK.shape[-1])
+        log_target_BK = torch.logaddexp(
+            log_mean_BK + (-share_B).log1p()[:, None], log_uniform_B[:, None]
         )
-        is_correct_B = mean_BK.argmax(-1) == labels_B
+        if self.detach_target:
+            log_target_BK = log_target_BK.detach()
+        divergence_BK = log_target_BK.exp() * (log_target_BK - mixed_BMK.log_softmax(-1).mean(1))
+        is_correct_B = log_mean_BK.argmax(-1) == labels_B
         return Terms(
             cross_entropy(logits_BMK, labels_B, self.label_smoothing),
-            divergence_B * is_correct_B * self.trade_off,
+            divergence_BK.sum(-1) * is_correct_B * self.trade_off,
         )
 
 

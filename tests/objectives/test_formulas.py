@@ -144,21 +144,34 @@ def test_smoothmix_terms_in_numpy():
     np.testing.assert_allclose(terms.robustness_B, 3 * kl * right, rtol=1e-9)
 
 
-def test_smoothmix_target_is_detached():
-    logits, labels = draw(1.0)
-    leaf = torch.tensor(logits, requires_grad=True)
+def smoothmix_robustness(logits, mixed, share, labels, detach_target):
+    objective = objectives.SmoothMix(sigma=SIGMA, detach_target=detach_target)
+    return objective.mixed_terms(logits, mixed, share, labels).robustness_B
+
+
+def test_smoothmix_target_is_detached_unless_told():
+    """Detached, the published formula; not, the gradient that differences give."""
+    draws, labels = draw(1.0)
+    leaf, labels = torch.tensor(draws, requires_grad=True), torch.tensor(labels)
     mixed = torch.tensor(draw(1.0)[0], requires_grad=True)
     share = torch.full((len(labels),), 0.3, dtype=torch.float64)
-    terms = objectives.SmoothMix(sigma=SIGMA).mixed_terms(leaf, mixed, share, torch.tensor(labels))
-    (gradient,) = torch.autograd.grad(terms.robustness_B.sum(), mixed)
-    assert gradient.abs().sum() > 0 and terms.robustness_B.requires_grad
+    held = smoothmix_robustness(leaf, mixed, share, labels, True)
+    (gradient,) = torch.autograd.grad(held.sum(), mixed, retain_graph=True)
+    assert gradient.abs().sum() > 0 and held.requires_grad
     with pytest.raises(RuntimeError, match="not have been used"):
-        torch.autograd.grad(
-            objectives.SmoothMix(sigma=SIGMA)
-            .mixed_terms(leaf, mixed, share, torch.tensor(labels))
-            .robustness_B.sum(),
-            leaf,
-        )
+        torch.autograd.grad(held.sum(), leaf)
+    assert torch.autograd.gradcheck(
+        lambda u, v: smoothmix_robustness(u, v, share, labels, False), (leaf, mixed)
+    )
+
+
+def test_smoothmix_target_has_a_gradient_where_a_probability_is_zero():
+    """In float32 a class 300 nats below the others has probability 0, as its share of 0 has."""
+    logits = torch.tensor([[[0.0, -300.0, 1.0]], [[5.0, 0.0, 0.0]]], requires_grad=True)
+    mixed, labels = torch.zeros(2, 1, 3), torch.tensor([2, 0])
+    share = torch.tensor([0.0, 0.2])
+    smoothmix_robustness(logits, mixed, share, labels, False).sum().backward()
+    assert logits.grad.isfinite().all() and logits.grad[0].abs().sum() > 0
 
 
 def test_infinite_inverse_temperature_gives_the_hard_radius():
