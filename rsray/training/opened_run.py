@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from rsray.config import TrainConfig
-from rsray.core.hardware import PRECISIONS, device_name, forbid_tf32, resolve_precision
+from rsray.core.hardware import HALF_TYPES, PRECISIONS, device_name, forbid_tf32, resolve_precision
 from rsray.data import DATASETS
+from rsray.models.heads import keep_heads_in_float32
 from rsray.storage import Place
 from rsray.training.batches.feeds import (
     BatchFeed,
@@ -94,6 +95,8 @@ class OpenedRun:
             self.device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
         start_weights(self.model, config, self.split)
+        if self.precision in HALF_TYPES:
+            keep_heads_in_float32(self.model)
         self.objective = config.build_objective()
         self.companion = companion_of(self.objective, self.split)
         self.targets_NK = targets_of(self.objective, self.split, self.held_in.indices)

@@ -229,6 +229,8 @@ def test_a_run_goes_on_in_the_precision_it_began_with(lab, monkeypatch):
     training = lab.training(config, run)
     training.run_epochs(lambda row: True)  # stops after the first epoch
     assert training.precision == training.network.precision == "bf16"
+    images = torch.rand(2, *training.split.image_shape)
+    assert training.network(images).dtype == torch.float32, "its logits are not rounded"
     run.delete("model.safetensors")
     monkeypatch.setattr("rsray.core.hardware.computes_bf16", lambda device_type: False)
     again = lab.training(config, run)

@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import copy
-import operator
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 
 from rsray.core.independence import allowed_difference, logits_of
 from rsray.models import Normalise
-from rsray.models.mean_logits import MeanLogits
+from rsray.models.heads import heads_of
 from rsray.storage import one_line
 
 # Folding reorders float32 arithmetic: this share of how far logits are apart may change.
@@ -64,7 +62,7 @@ def with_float32_head(network: nn.Module, half: torch.dtype) -> nn.Module:
     bfloat16 logits have 8 bits: two classes would often tie and the lower one win. The layer costs
     next to nothing. Of an ensemble it is each member's.
     """
-    names = _heads(network)
+    names = heads_of(network)
     network = network.to(half)
     for name in names:
         head = _Float32Linear(cast(nn.Linear, network.get_submodule(name)))
@@ -106,37 +104,6 @@ class _PairwiseMax(nn.Module):
         even = features_NCHW[..., :height, :width]
         rows = torch.maximum(even[..., 0::2, :], even[..., 1::2, :])
         return torch.maximum(rows[..., 0::2], rows[..., 1::2])
-
-
-def _heads(network: nn.Module) -> list[str]:
-    """Return the names of the linear layers whose output, or sum, the network returns.
-
-    Where the network cannot be traced it is taken to be the one that was registered last.
-    """
-    if isinstance(network, nn.Linear):
-        return [""]
-    if isinstance(network, MeanLogits):
-        members = enumerate(network.members)
-        return [f"members.{i}.{name}".rstrip(".") for i, each in members for name in _heads(each)]
-    try:
-        graph = torch.fx.symbolic_trace(network).graph
-    except Exception:  # a user's forward may raise anything at all when traced
-        names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-        return names[-1:]
-    found, waiting = [], [graph.output_node().args[0]]
-    while waiting:
-        node = waiting.pop()
-        if not isinstance(node, torch.fx.Node) or len(node.users) > 1:
-            return []
-        if node.op == "call_module" and isinstance(
-            network.get_submodule(str(node.target)), nn.Linear
-        ):
-            found.append(str(node.target))
-        elif node.op == "call_function" and node.target in (operator.add, operator.truediv):
-            waiting += [each for each in node.args if isinstance(each, torch.fx.Node)]
-        else:
-            return []
-    return list(dict.fromkeys(found))
 
 
 class _Float32Linear(nn.Module):
