@@ -46,6 +46,8 @@ class Parameters(BaseModel):
     model: str | None = None
     noise: str | None = None
     classes: list[str] | None = None
+    image_shape: list[int] | None = None
+    label_column: str | None = None
     at_radius: list[Annotated[float, Field(ge=0)]] | None = None
     failed: dict[Index, str] = {}
     failed_labels: dict[Index, Annotated[int, Field(ge=-1, le=MOST_CLASSES)]] = {}

@@ -23,7 +23,7 @@ EXPECTED = (
     "a .mat file of MACER's, or a folder of such"
 )
 COMPARED = ("dataset", "split", "sigma", "n0", "n", "alpha", "bound")
-COMPARED_WHERE_KNOWN = ("inverse_temperature", "noise", "smoothing")
+COMPARED_WHERE_KNOWN = ("inverse_temperature", "noise", "smoothing", "label_column")
 # What a folder without certificates holds, and what it then is.
 UNFINISHED = {
     "certify.yaml": "an unfinished certification: run `rsray certify` again with its --out",
@@ -84,7 +84,7 @@ def differences(results: Sequence[Certificates]) -> list[str]:
     """
     if len(results) < 2:
         return []
-    warnings = unlike_labels(results)
+    warnings = unlike_images(results)
     if not all(np.array_equal(result.selected, results[0].selected) for result in results):
         sets = _describe_sets(results)
         warnings.insert(0, f"the images differ (--common compares on those that all share): {sets}")
@@ -185,6 +185,31 @@ def _run_name(folder: str) -> str:
     """Return the last part of a path that names the run."""
     parts = [part for part in Path(folder).parts if part not in GENERIC_NAMES]
     return parts[-1] if parts else folder
+
+
+def unlike_images(results: Sequence[Certificates]) -> list[str]:
+    """Return a warning for each sign that an index does not mean the same image everywhere."""
+    shapes = (
+        (each.name, shape and " x ".join(map(str, shape)))
+        for each in results
+        for shape in [each.parameter("image_shape")]
+    )
+    radii = ", and l2 radii of different sizes do not compare"
+    unlike_shapes = [f"{warning}{radii}" for warning in unlike("image_shape", shapes)]
+    return [*unlike_labels(results), *unlike_shapes, *_unlike_classes(results)]
+
+
+def _unlike_classes(results: Sequence[Certificates]) -> list[str]:
+    """Return a warning naming the first class that has not the same name everywhere."""
+    named = [(each.name, each.parameter("classes")) for each in results]
+    named = [(name, classes) for name, classes in named if classes]
+    counts = unlike("the number of classes", ((name, len(classes)) for name, classes in named))
+    if counts or not named:
+        return counts
+    for label in range(len(named[0][1])):
+        if found := unlike(f"class {label}", ((name, classes[label]) for name, classes in named)):
+            return found
+    return []
 
 
 def unlike_labels(results: Sequence[Certificates]) -> list[str]:

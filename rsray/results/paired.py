@@ -18,7 +18,7 @@ from scipy import stats
 from rsray.core.radius import round_down
 from rsray.errors import UserError, printable
 from rsray.results.certificates import Certificates
-from rsray.results.compare import common_indices, restrict, unlike_labels
+from rsray.results.compare import common_indices, restrict, unlike_images
 from rsray.results.formats import UNKNOWN, Table
 
 LEVEL, POWER = 0.05, 0.8
@@ -81,9 +81,10 @@ class Pair:
 def compare_pair(result: Certificates, against: Certificates, radii: np.ndarray) -> Pair:
     """Return how a result differs from another at the radii [R], on the images that both have.
 
-    UserError where they share none, or their labels say that an index is not the same image.
+    UserError where they share none, or where labels, classes or shapes say that an index is not
+    the same image.
     """
-    if unlike := unlike_labels([against, result]):
+    if unlike := unlike_images([against, result]):
         raise UserError(f"these cannot be paired: {unlike[0]}")
     shared = common_indices([against, result])
     first, second = restrict([against, result], shared)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -101,6 +103,31 @@ def test_each_difference_is_named_with_its_values(make, parameter, value):
     one, two = make(name="a", split="test"), make(name="b", split="test", **{parameter: value})
     (warning,) = compare.differences([one, two])
     assert warning.startswith(f"{parameter} differs: {one.parameter(parameter)} (a), {value} (b)")
+
+
+def with_metadata(result, **more):
+    return dataclasses.replace(result, metadata={**result.metadata, **more})
+
+
+def test_images_of_other_shapes_and_classes_are_told(make):
+    """Two data sets of the same labels: of the same number of images, and of classes as many."""
+    cats = with_metadata(
+        make(name="a", split="test"), image_shape=[1, 28, 28], classes=["bird", "cat"]
+    )
+    pears = with_metadata(
+        make(name="b", split="test"), image_shape=[3, 8, 8], classes=["bird", "pear"]
+    )
+    shapes, classes = compare.differences([cats, pears])
+    assert shapes.startswith("image_shape differs: 1 x 28 x 28 (a), 3 x 8 x 8 (b), and l2 radii")
+    assert classes == "class 1 differs: cat (a), pear (b)"
+    more = with_metadata(cats, classes=["bird", "cat", "dog"])
+    (number,) = compare.differences([cats, dataclasses.replace(more, name="c")])
+    assert number == "the number of classes differs: 2 (a), 3 (c)"
+    digit, writer = (with_metadata(cats, label_column=name) for name in ("digit", "writer"))
+    assert compare.differences([digit, writer]) == ["label_column differs: digit (a), writer (a)"]
+    assert compare.differences([cats, make(name="log", split="test")]) == [], (
+        "what is not known is not unlike"
+    )
 
 
 def test_images_labels_and_the_unknown(make):

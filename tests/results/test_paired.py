@@ -81,6 +81,10 @@ def test_results_that_are_equal_and_that_cannot_be_paired(pair, make):
     other = dataclasses.replace(first, label=(first.label + 1) % 10)
     with pytest.raises(UserError, match="cannot be paired: labels differ"):
         compare_pair(other, first, RADII)
+    shapes = [{**first.metadata, "image_shape": [1, size, size]} for size in (28, 32)]
+    small, large = (dataclasses.replace(first, metadata=metadata) for metadata in shapes)
+    with pytest.raises(UserError, match="cannot be paired: image_shape differs"):
+        compare_pair(small, large, RADII)
     with pytest.raises(UserError, match="share no image"):
         compare_pair(make(3, start=1000), first, RADII)
     with pytest.raises(UserError, match="at least two"):
