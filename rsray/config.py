@@ -841,7 +841,8 @@ class TuneConfig(Config):
     """A search: `train` is the setting to start from, `search` the SPEC of each key that varies."""
 
     where_fields: ClassVar[frozenset[str]] = frozenset(
-        {"concurrent", "data_root", "workers", "final", "compare"}
+        # trials: more go on where it ended, fewer end it with those that it has.
+        {"concurrent", "data_root", "workers", "final", "compare", "trials"}
     )
 
     train: TrainConfig
@@ -863,7 +864,8 @@ class TuneConfig(Config):
         ("acr",), metavar="NAME,...",
     )  # fmt: skip
     trials: int = setting(
-        "Settings to try; the first is the paper's, where there is one.",
+        "Settings to try; the first is the paper's, where there is one. The same --out with more "
+        "goes on, with fewer it ends.",
         20, metavar="T", words="the data set's own; a grid's all", ge=1,
     )  # fmt: skip
     concurrent: int | None = setting(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import TypeAdapter
 
 from rsray.config import Precision, TuneConfig
@@ -10,9 +12,10 @@ from rsray.distributed.search.search import run_search
 from rsray.distributed.search.study import find_winner, open_study, write_trials
 from rsray.distributed.search.study_page import write_page, write_study
 from rsray.distributed.search.trial_resources import may_have_groups, nodes_for, settle_on_cluster
-from rsray.distributed.search.winner import Finals, train_and_certify
+from rsray.distributed.search.winner import BEST_RUN, Finals, train_and_certify
 from rsray.distributed.session import session
 from rsray.distributed.train.training_run import may_stream
+from rsray.errors import UserError
 from rsray.progress import Watch
 from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
@@ -61,11 +64,23 @@ def claim_tune(out: Place, config: TuneConfig) -> Search:
     record = read_own_record(out, TUNE_FILE, config, "search")
     if record is not None:
         refuse_other_results(record, out, *starts)
+        if record["trials"] != config.trials:
+            _change_trials(out, record, config.trials)
         return search
     results = recorded_results(*starts)
     record = {**config.model_dump(mode="json"), **results, "versions": versions()}
     out.make().write(TUNE_FILE, to_yaml(record))
     return search
+
+
+def _change_trials(out: Place, record: dict[str, Any], trials: int) -> None:
+    """Record another number of trials; UserError where another winner was trained already."""
+    if (out / BEST_RUN).exists():
+        raise UserError(
+            f"trials is {trials} now but was {record['trials']}, and {out} has trained its winner: "
+            "use another --out"
+        )
+    out.write(TUNE_FILE, to_yaml({**record, "trials": trials}))
 
 
 def _recorded_precision(out: Place) -> str | None:

@@ -87,11 +87,17 @@ def test_a_search_that_ended_is_not_repeated_and_another_is_refused(ray_session,
     tune(small(trials=2, tuning=quick), Place.of(out))
     assert not (out / "best").exists()
     before = trials_of(out)
+    tune(small(trials=3, tuning=quick), Place.of(out))
+    assert [row["number"] for row in trials_of(out)] == [0, 1, 2]
+    assert trials_of(out)[:2] == before, "it went on where it had ended"
+    tune(small(trials=2, tuning=quick), Place.of(out))
+    assert yaml.safe_load((out / "tune.yaml").read_text())["trials"] == 2
+    before = trials_of(out)
     again = small(trials=2)
     elsewhere = again.train.model_copy(update={"data_root": "/somewhere"})
     summary = tune(again.model_copy(update={"train": elsewhere}), Place.of(out))
     assert trials_of(out) == before and summary.best["num_images"] == 9
-    with pytest.raises(UserError, match="trials is 5 now but was 2"):
+    with pytest.raises(UserError, match="trials is 5 now but was 2.*trained its winner"):
         tune(small(trials=5), Place.of(out))
     with pytest.raises(UserError, match=r"sigma is 0\.5 now but was 0\.25"):
         tune(small(trials=2, sigma=0.5), Place.of(out))
