@@ -115,6 +115,28 @@ def test_members_that_do_not_go_together(pair, make_run, record, words):
         open_source(joined(pair[0], other))
 
 
+def file_of(path, **beside):
+    """Write the weights of a LeNet for digits as other code keeps them; returns the path."""
+    network = models.build("lenet", image_shape=DIGITS.image_shape, num_classes=10)
+    torch.save({"state_dict": network.state_dict(), **beside}, path)
+    return str(path)
+
+
+def test_files_that_name_their_classes_in_another_order(make_run, tmp_path, caplog):
+    """Each would number the images' labels for itself, and the last would win."""
+    order = [str(i) for i in range(10)]
+    a = file_of(tmp_path / "a.pth", class_to_idx={name: i for i, name in enumerate(order)})
+    b = file_of(tmp_path / "b.pth", class_to_idx={name: 9 - i for i, name in enumerate(order)})
+    run = make_run("run")
+    for pair in ((a, b), (run, b), (b, run)):
+        with pytest.raises(UserError, match="same classes: .* with (0, 1|9, 8), "):
+            open_source(joined(*pair))
+    assert open_source(joined(run, a)) and not caplog.records
+    silent = file_of(tmp_path / "silent.pth")
+    assert open_source(joined(silent, b))
+    assert f"{silent} does not name its classes: taken to be those of {b}" in caplog.text
+
+
 def test_an_ensemble_that_is_none(pair, tmp_path):
     for where in ("ensemble:", f"ensemble:{pair[0]}", f"ensemble:{pair[0]},"):
         with pytest.raises(UserError, match="at least two members"):
