@@ -21,7 +21,7 @@ from rsray.models.normalise import Normalisation
 log = logging.getLogger(__name__)
 # What members must have in common, as their RUNs and files record it; what none records is not
 # compared.
-SHARED = ("dataset", "classes", "image_shape")
+SHARED = ("dataset", "classes", "image_shape", *READING)
 # Where a network is, and what is recorded of its training
 Training = tuple[str, Mapping[str, Any]]
 
@@ -60,6 +60,8 @@ class EnsembleSource(ClassifierSource):
         trainings = [pair for member in members for pair in member.trainings]
         for name in SHARED:
             _refuse_unlike(name, trainings)
+        _refuse_other_labels(trainings)
+        _refuse_one_twice(members)
         _say_whose_classes(trainings)
         described = next((each for each in members if each.trained), members[0])
         prints = [each.trained.get("data_fingerprint") for each in members]
@@ -67,7 +69,7 @@ class EnsembleSource(ClassifierSource):
         if any(each != prints[0] for each in prints):
             trained.pop("data_fingerprint", None)
         text = "\n".join(["ensemble", *(each.digest for each in members)])
-        reading: dict[str, Any] = {name: getattr(described, name) for name in READING}
+        reading: dict[str, Any] = {name: _first(name, members) for name in READING}
         found = cls(
             where,
             b"",
@@ -176,6 +178,34 @@ def _refuse_unlike(name: str, trainings: Sequence[Training]) -> None:
                 f"an ensemble needs the same {name}: {known[0][0]} was trained with "
                 f"{_short(known[0][1])}, {where} with {_short(value)}"
             )
+
+
+def _refuse_other_labels(trainings: Sequence[Training]) -> None:
+    """Raise UserError where one member was trained on a column of its own, another on the usual."""
+    own = next((pair for pair in trainings if pair[1].get("label_column")), None)
+    for where, trained in trainings:
+        if own and "label_column" in trained and trained["label_column"] is None:
+            raise UserError(
+                f"an ensemble needs the same label_column: {own[0]} was trained with "
+                f"{own[1]['label_column']}, {where} without one"
+            )
+
+
+def _refuse_one_twice(members: tuple[ClassifierSource, ...]) -> None:
+    """Raise UserError for members with the same weights: the mean would be one's own."""
+    first: dict[str, ClassifierSource] = {}
+    for member in members:
+        other = first.setdefault(member.digest, member)
+        if other is not member:
+            raise UserError(
+                f"an ensemble names each network once: {other.where} and {member.where} hold the "
+                "same weights"
+            )
+
+
+def _first(name: str, members: tuple[ClassifierSource, ...]) -> Any:
+    """Return the value of the first member that has one."""
+    return next((v for v in (getattr(each, name) for each in members) if v is not None), None)
 
 
 def _say_whose_classes(trainings: Sequence[Training]) -> None:
