@@ -146,10 +146,13 @@ def _check_order(classes: tuple[str, ...], where: str, takes_any: str) -> None:
 
 
 def _mini(base: ImageSplit) -> ImageSplit:
-    classes = tuple(int(index) for index in mini_classes(base.num_classes))
-    names = base.class_names
-    chosen = tuple(names[index] for index in classes) if names else None
-    return ClassSubset.of(base, num_classes=len(classes), class_names=chosen, kept=classes)
+    """Return the mini classes of a split, named as it names them: by their numbers where it does.
+
+    Were they called 0, 1, ... then, a network that knows all classes would take them for its first.
+    """
+    kept = tuple(int(index) for index in mini_classes(base.num_classes))
+    chosen = tuple(base.classes[index] for index in kept)
+    return ClassSubset.of(base, num_classes=len(kept), class_names=chosen, kept=kept)
 
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

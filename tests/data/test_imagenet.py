@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from rsray.certification.data_check import fitted
 from rsray.data import imagenet, open_split
 from rsray.data.reading.decode import Geometry, fit
 from rsray.errors import UserError
@@ -141,6 +142,15 @@ def test_a_thousand_classes_in_shards_in_no_known_order(write_shard, kind, label
 def test_a_thousand_classes_in_shards_in_their_order(write_shard, kind, labels, class_names):
     split = open_split("imagenet", "test", write_shard(kind, labels, class_names))
     assert split.labels.tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_classes_without_names_keep_their_numbers_in_mini_imagenet(write_shard, kind):
+    root = write_shard(kind, list(range(1000)))
+    mini, kept = open_split("mini-imagenet50", "test", root), imagenet.mini_classes(1000)
+    assert mini.labels.tolist() == list(range(50)) and mini.classes == tuple(map(str, kept))
+    record = {"dataset": "imagenet", "classes": open_split("imagenet", "test", root).classes}
+    assert fitted(mini, record, "run").labels.tolist() == kept.tolist()
 
 
 def test_real_imagenet(shared_data):
