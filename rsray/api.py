@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsray.config import (
     AuditConfig,
+    CertifyConfig,
     ExportConfig,
     PlanConfig,
     RecertifyConfig,
@@ -648,17 +649,35 @@ def _certification_settings(parameters: Mapping[str, Any], config: Where | None)
     if config is None:
         return given
     from rsray.models.factory import refuse_factory_of_a_file
-    from rsray.training.request import read_settings
 
-    kept = (*_CERTIFIED, "normalisation")
-    settings = read_settings(config)
-    # A limit alone was given there: start and skip, which it records, would take other images.
-    if settings.get("is_spread"):
-        settings = {key: value for key, value in settings.items() if key not in ("start", "skip")}
-    file = {key: value for key, value in settings.items() if key in kept}
+    file = _certification_in(config)
     for name in ("model", "denoiser"):
         refuse_factory_of_a_file(file.get(name), fspath(config), given.get(name), f"--{name}")
     return file | given
+
+
+def _certification_in(config: Where) -> dict[str, Any]:
+    """Return the settings of a certification in a file; UserError for a key that is none.
+
+    What a certify.yaml records beside what may be given is left out.
+    """
+    from rsray.certification.folder import CertRecord
+    from rsray.training.request import read_settings
+
+    values = read_settings(config, left_out=())
+    recorded = {*CertifyConfig.model_fields, *CertRecord.model_fields}
+    if unknown := [key for key in values if key not in {*_CERTIFIED, "normalise", *recorded}]:
+        raise UserError(
+            f"{config}: {', '.join(unknown)}: no known setting of a certification; "
+            "`rsray certify --help` has them all"
+        )
+    # A limit alone was given there: start and skip, which it records, would take other images.
+    left_out = ("start", "skip") if values.get("is_spread") else ()
+    file = {key: values[key] for key in _CERTIFIED if key in values and key not in left_out}
+    # That of a record was the recorded network's: another one says its own, or is asked about.
+    own = None if "model_digest" in values else values.get("normalisation")
+    stated = values.get("normalise", own)
+    return file if stated is None else {**file, "normalisation": stated}
 
 
 def _assignments(specs: Mapping[str, str] | Sequence[str]) -> list[str]:

@@ -70,6 +70,20 @@ def test_a_certification_again_from_its_certify_yaml_takes_the_same_images(tmp_p
     assert api._certification_settings({}, record) == {"start": 4, "skip": 2, "limit": 20}
 
 
+def test_what_a_file_says_of_a_certification_is_taken_or_refused(tmp_path):
+    file = tmp_path / "certify.yaml"
+    for name in ("normalise", "normalisation"):
+        file.write_text(f"{{n: 500, {name}: dataset}}")
+        wanted = {"n": 500, "normalisation": "dataset"}
+        assert api._certification_settings({}, file) == wanted
+        given = api._certification_settings({"normalise": "none"}, file)
+        assert given == {"n": 500, "normalisation": "none"}
+    for text, names in (("alfa: 0.01", "alfa"), ("{n: 5, lr: 1, data-root: x}", "lr, data-root")):
+        file.write_text(text)
+        with pytest.raises(rsray.UserError, match=f"certify.yaml: {names}: no known setting"):
+            api._certification_settings({}, file)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     told = []
@@ -109,6 +123,16 @@ def test_predictions_and_a_plan(run, tmp_path):
     assert made.table.num_rows == 5 and made.failed == {} and (tmp_path / "p.parquet").exists()
     plan = rsray.plan(run, n=1000, limit=9, seconds=0.1, actors=4, price=2.0, compile="off")
     assert plan.forecast.draws == 9 * 1100 and plan.dollars > 0 and plan.hours > 0
+
+
+def test_a_certification_goes_by_the_record_of_another(run, tmp_path):
+    settings = {"n": 100, "n0": 10, "limit": 2, "precision": "fp32", "progress": False}
+    cert = rsray.certify(run, **settings, out=tmp_path / "cert")
+    other = rsray.recertify(cert, alpha=0.01, out=tmp_path / "other")
+    for made, alpha in ((cert, 0.001), (other, 0.01)):
+        given = api._certification_settings({}, f"{made.path}/certify.yaml")
+        assert (given["n"], given["limit"], given["alpha"]) == (100, 2, alpha)
+        assert "normalisation" not in given and "start" not in given
 
 
 def test_mistakes_are_user_errors(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,15 +55,11 @@ def _renumbered(split: ImageSplit, trained: Mapping[str, Any], where: str) -> Im
     recorded = trained.get("classes")
     if recorded is None or tuple(recorded) == split.classes:
         return split
-    in_order = DATASETS[split.name].ordered_classes
-    if trained.get("dataset") == split.name and len(recorded) == split.num_classes == in_order:
-        return split
     unknown = [name for name in split.classes if name not in recorded]
     # A name that both have, at another place, says that the order is another one.
-    places = {name: at for at, name in enumerate(split.classes)}
-    is_in_order = all(places.get(name, at) == at for at, name in enumerate(recorded))
-    is_known_set = not (trained.get("dataset") or DATASETS[split.name].is_own)
-    if unknown and is_in_order and is_known_set:
+    places, own = _places(split.classes), _places(recorded)
+    is_in_order = all(places.get(name, at) == at for name, at in own.items())
+    if unknown and is_in_order and _is_numbered_alike(split, trained):
         log.warning(
             "%s calls its classes %s, ...: taken to be those of %s in their order",
             where, ", ".join(recorded[:3]), split.name,
@@ -76,11 +73,31 @@ def _renumbered(split: ImageSplit, trained: Mapping[str, Any], where: str) -> Im
             f"have {len(split.classes)}, among them {unknown[0]!r}{missed}: classes are told by "
             "their names, give data with the same"
         )
+    if twice := [name for name in split.classes if name not in own or name not in places]:
+        raise UserError(
+            f"two classes are called {twice[0]!r}, and the data number theirs in another order "
+            f"than {where}: classes are told by their names, give data in the same order"
+        )
     log.warning(
         "%s: its %d classes are not those of %s in their order: they are taken by name",
         split.name, len(split.classes), where,
     )  # fmt: skip
     return Relabelled.by_name(split, tuple(recorded))
+
+
+def _places(classes: Sequence[str]) -> dict[str, int]:
+    """Return the number of each class that has a name of its own."""
+    count = Counter(classes)
+    return {name: at for at, name in enumerate(classes) if count[name] == 1}
+
+
+def _is_numbered_alike(split: ImageSplit, trained: Mapping[str, Any]) -> bool:
+    """Tell whether classes of other names are in one order: a known data set's, or ImageNet's."""
+    spec = DATASETS[split.name]
+    if not trained.get("dataset"):
+        return not spec.is_own
+    are_all = len(trained["classes"]) == split.num_classes == spec.ordered_classes
+    return are_all and trained["dataset"] == split.name
 
 
 def _check_unseen(split: ImageSplit, fingerprint: Mapping[str, Any], where: str) -> None:

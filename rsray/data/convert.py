@@ -8,6 +8,7 @@ are in the order of the folder's own reader, so image i is the same image in bot
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +20,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsray.data._base import Labels
-from rsray.data.imagefolder import split_folders
-from rsray.data.reading.class_folders import LISTING_THREADS, classes_with_pictures
+from rsray.data.imagefolder import SPLIT_FOLDERS, check_levels, split_folders
+from rsray.data.reading.class_folders import (
+    LISTING_THREADS,
+    class_folders,
+    classes_with_pictures,
+)
 from rsray.data.reading.decode import read_header
 from rsray.data.reading.folder import fingerprint, list_images
 from rsray.errors import UserError
 from rsray.storage import Place
 from rsray.storage.records import from_json
 
+log = logging.getLogger(__name__)
 RECORD = "conversion.json"
 # 200 MB of ImageNet: held in memory while it is made
 SHARD_IMAGES = 2000
@@ -34,11 +40,9 @@ SHARD_IMAGES = 2000
 GROUP_BYTES = 2**20
 # What the shards of a split folder are called, so that every reader knows the split.
 SHARD_PREFIXES = {
-    "train": "train",
-    "test": "test",
-    "val": "validation",
-    "validation": "validation",
-    "valid": "validation",
+    folder: "validation" if folder.startswith("val") else split
+    for split, folders in SPLIT_FOLDERS.items()
+    for folder in folders
 }
 UNDIVIDED = "data"
 OnProgress = Callable[["Converted"], None]
@@ -107,21 +111,44 @@ def find_parts(source: Place, shard_images: int) -> tuple[tuple[str, ...], list[
     if not source.is_dir():
         raise UserError(f"{source} is no folder")
     folders = split_folders(source, {name: (name,) for name in SHARD_PREFIXES})
+    _refuse_two_of_a_split(source, list(folders))
+    is_divided = bool(folders)
     folders = folders or {UNDIVIDED: source}
     classes = classes_with_pictures(list(folders.values()))
-    parts = [
-        Part(
-            SHARD_PREFIXES.get(name, UNDIVIDED), folder, *list_images(folder, classes), shard_images
-        )
-        for name, folder in folders.items()
-    ]
-    prefixes = [part.prefix for part in parts]
-    if len(set(prefixes)) < len(prefixes):
-        raise UserError(f"{source} has two validation folders: {', '.join(folders)}")
-    for part, folder in zip(parts, folders.values(), strict=True):
-        if not part.paths:
+    parts = []
+    for name, folder in folders.items():
+        paths, labels = list_images(folder, classes, tell=True)
+        if not paths:
             raise UserError(f"{folder}: no pictures in class folders (<class>/*.jpg, ...)")
+        check_levels(folder, paths, is_divided=is_divided)
+        prefix = SHARD_PREFIXES.get(name, UNDIVIDED)
+        parts.append(Part(prefix, folder, paths, labels, shard_images))
+    if is_divided:
+        _tell_what_is_left_out(source, list(folders.values()))
     return classes, parts
+
+
+def _refuse_two_of_a_split(source: Place, names: list[str]) -> None:
+    """Raise UserError for folders whose shards would be called the same."""
+    of_prefix: dict[str, str] = {}
+    for name in names:
+        other = of_prefix.setdefault(SHARD_PREFIXES[name], name)
+        if other != name:
+            raise UserError(
+                f"{source} has two folders of one split, {other} and {name}: rename one of them, "
+                "or put their pictures together"
+            )
+
+
+def _tell_what_is_left_out(source: Place, taken: list[Place]) -> None:
+    """Say in a warning which folders beside those of the splits are not converted."""
+    names = {folder.name for folder in taken}
+    others = [name for name in class_folders(source) if name not in names]
+    if others:
+        log.warning(
+            "%s: folders that are no split of class folders are not converted: %s",
+            source, ", ".join(others),
+        )  # fmt: skip
 
 
 def _claim(

@@ -70,7 +70,7 @@ def _open(
     folder = folders[split]
     classes = classes_with_pictures(list(folders.values()))
     paths, _ = list_images(folder, classes, tell=True)
-    _check_levels(folder, paths, is_divided=portion is None)
+    check_levels(folder, paths, is_divided=portion is None)
     # Listed only when all of this split's pictures are grey.
     others = (
         other / path
@@ -82,7 +82,7 @@ def _open(
     return FolderSplit.of("imagefolder", split, folder, classes, geometry, portion)
 
 
-def _check_levels(folder: Place, paths: Sequence[str], *, is_divided: bool) -> None:
+def check_levels(folder: Place, paths: Sequence[str], *, is_divided: bool) -> None:
     """Raise UserError where the folders taken for classes may stand above splits or classes."""
     words = {word for names in SPLIT_FOLDERS.values() for word in names}
     below: dict[str, set[str]] = {}

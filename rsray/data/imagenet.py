@@ -100,7 +100,7 @@ def _open(
         folders = split_folders(place, FOLDER_NAMES) if place.is_dir() else {}
         if split in folders:
             classes = union_of_classes(folders)
-            _check_order(classes, place)
+            _check_order(classes, f"{place}: folder", "imagefolder")
             # Only these folders are listed then
             if keep is not None:
                 classes = tuple(classes[index] for index in mini_classes(len(classes)))
@@ -109,37 +109,50 @@ def _open(
             shards = find_shards(place / folder, SHARD_NAMES)
             if split in shards:
                 base: ImageSplit = open_shards(name, split, shards, geometry)
+                _check_order(base.classes, f"{shards[split][0]}: class", "parquet")
                 return base if keep is None else _mini(base)
             tars = find_shards(place / folder, SHARD_NAMES, TAR_FILES)
             if split in tars:
                 base = open_tar_shards(name, split, tars, geometry, place / folder)
+                _check_order(base.classes, f"{tars[split][0]}: class", "webdataset")
                 return base if keep is None else _mini(base)
     synsets, files = FOLDER_NAMES[split][0], SHARD_NAMES[split][0]
     layouts = (f"{synsets}/<synset>/*.JPEG", f"[data/]{files}-*.parquet", f"[data/]*{files}*.tar")
     raise DataNotFoundError([f"{place}/{layout}" for place in places for layout in layouts])
 
 
-def _check_order(classes: tuple[str, ...], place: Place) -> None:
-    """Raise UserError for a thousand folders whose sorted names may not be in ImageNet's order.
+def _check_order(classes: tuple[str, ...], where: str, takes_any: str) -> None:
+    """Raise UserError for a thousand classes that may not be in ImageNet's order.
 
-    Its order is that of the synsets' names; numbers from 0000 on are in it, too.
+    Its order is that of the synsets' names; numbers from 0 on are in it, too. Other names are in it
+    where the data number them, but not where somebody sorted them: that is the alphabet's order.
     """
-    numbers = [f"{at:0{len(classes[0])}d}" for at in range(NUM_CLASSES)]
-    if len(classes) != NUM_CLASSES or list(classes) == numbers:
+    numbers = [int(name) for name in classes if name.isdecimal()]
+    if len(classes) != NUM_CLASSES or numbers == list(range(NUM_CLASSES)):
         return
+    in_order, are_numbers = sorted(classes), len(numbers) == NUM_CLASSES
     other = next((name for name in classes if not SYNSET.fullmatch(name)), None)
-    if other is not None:
+    if other is not None and (are_numbers or list(classes) == in_order):
         raise UserError(
-            f"{place}: folder {other!r} is named by no synset (n01440764), so the order of its "
-            f"{NUM_CLASSES:,} classes is not known; --dataset imagefolder takes any names"
+            f"{where} {other!r} is named by no synset (n01440764), so the order of its "
+            f"{NUM_CLASSES:,} classes is not known; --dataset {takes_any} takes any names"
+        )
+    moved = next((a for a, b in zip(classes, in_order, strict=True) if a != b), None)
+    if other is None and moved is not None:
+        raise UserError(
+            f"{where} {moved!r} has number {classes.index(moved)}, but ImageNet numbers its "
+            f"classes in the order of their synsets; --dataset {takes_any} takes any order"
         )
 
 
 def _mini(base: ImageSplit) -> ImageSplit:
-    classes = tuple(int(index) for index in mini_classes(base.num_classes))
-    names = base.class_names
-    chosen = tuple(names[index] for index in classes) if names else None
-    return ClassSubset.of(base, num_classes=len(classes), class_names=chosen, kept=classes)
+    """Return the mini classes of a split, named as it names them: by their numbers where it does.
+
+    Were they called 0, 1, ... then, a network that knows all classes would take them for its first.
+    """
+    kept = tuple(int(index) for index in mini_classes(base.num_classes))
+    chosen = tuple(base.classes[index] for index in kept)
+    return ClassSubset.of(base, num_classes=len(kept), class_names=chosen, kept=kept)
 
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

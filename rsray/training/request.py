@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from rsray import data
@@ -116,10 +116,15 @@ def fitted_line(config: TrainConfig, split: ImageSplit) -> str:
     )
 
 
-def read_settings(file: PathLike) -> dict[str, Any]:
-    """Return the settings in a YAML file, what a result records beside them left out."""
+def read_settings(
+    file: PathLike, *, left_out: Collection[str] = frozenset(RECORDED)
+) -> dict[str, Any]:
+    """Return the settings in a YAML file, what a result records beside them left out.
+
+    Raises UserError for a file that is none, or holds no settings.
+    """
     place = Place.of(file)
     if not place.is_file():
         raise UserError(f"--config {place} is no file")
     values = from_yaml(read_file(place), str(place))
-    return {key: value for key, value in values.items() if key not in RECORDED}
+    return {key: value for key, value in values.items() if key not in left_out}

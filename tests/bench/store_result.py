@@ -12,9 +12,11 @@ import json
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rsray import api
-from rsray.results.compare import load
+from rsray.errors import UserError
+from rsray.results.compare import cert_folder, load
 from rsray.results.reading.cohen import write_facts, write_log
 from rsray.storage.yaml_files import from_yaml
 
@@ -26,23 +28,44 @@ KEPT = ("acr", "train", "certify", "commit", "date", "machine")
 
 
 def store(cert, name, *, train, certify, commit, results=RESULTS):
-    """Write results/NAME.csv and its facts; returns the first."""
-    results.mkdir(exist_ok=True)
-    result, file = load(cert), results / f"{name}.csv"
-    write_log(file, result)
-    facts = Path(write_facts(file, result).removeprefix("file://"))
-    record = from_yaml(Path(cert, "certify.yaml").read_bytes(), "certify.yaml")
-    ended = datetime.fromtimestamp(Path(cert, "certificates.parquet").stat().st_mtime, UTC)
+    """Write results/NAME.csv and its facts, both or neither; returns the first.
+
+    `cert` is a CERT, or a TUNE that holds one. Raises UserError for anything else.
+    """
+    result, date, machine = load(cert), *_date_and_machine(cert)
     kept = {
         "acr": result.acr,
         "train": train,
         "certify": certify,
         "commit": commit,
-        "date": f"{ended:%Y-%m-%d}",
-        "machine": record["evaluation"]["device_name"],
+        "date": date,
+        "machine": machine,
     }
-    facts.write_text(json.dumps({**json.loads(facts.read_text()), **kept}, indent=2) + "\n")
+    results.mkdir(exist_ok=True)
+    file = results / f"{name}.csv"
+    with TemporaryDirectory() as folder:
+        made = Path(folder, file.name)
+        write_log(made, result)
+        facts = json.loads(Path(write_facts(made, result).removeprefix("file://")).read_text())
+        # The log last: its name is what others look for
+        beside = file.with_name(f"{file.name}.json")
+        beside.write_text(json.dumps({**facts, **kept}, indent=2) + "\n")
+        file.write_bytes(made.read_bytes())
     return file
+
+
+def _date_and_machine(cert):
+    """Return the day on which a certification ended, and the device that it was made on."""
+    folder = cert_folder(cert)
+    if folder is None or not folder.is_local or not folder.is_file("certify.yaml"):
+        raise UserError(f"{cert} is no CERT on this machine: it has no certify.yaml")
+    record = from_yaml(folder.read("certify.yaml"), f"{folder}/certify.yaml")
+    evaluation = record.get("evaluation")
+    machine = evaluation.get("device_name") if isinstance(evaluation, dict) else None
+    if not machine:
+        raise UserError(f"{folder}/certify.yaml does not say its evaluation's device_name")
+    ended = (folder.local_path / "certificates.parquet").stat().st_mtime
+    return f"{datetime.fromtimestamp(ended, UTC):%Y-%m-%d}", machine
 
 
 def table(results=RESULTS):
@@ -83,8 +106,11 @@ def main():
     if given.cert:
         if not (given.name and given.train and given.certify):
             parser.error("a CERT needs a NAME, --train and --certify")
-        commit = given.commit or _commit()
-        store(given.cert, given.name, train=given.train, certify=given.certify, commit=commit)
+        said = {"train": given.train, "certify": given.certify, "commit": given.commit or _commit()}
+        try:
+            store(given.cert, given.name, **said)
+        except UserError as problem:
+            parser.error(str(problem))
     PAGE.write_text(with_report(PAGE.read_text()))
 
 

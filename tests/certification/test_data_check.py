@@ -14,6 +14,7 @@ from rsray.certification.request import open_certification, open_classifier, ope
 from rsray.config import TrainConfig
 from rsray.data import open_split
 from rsray.data.fingerprint import SAMPLE, fingerprint, is_same, seen_before
+from rsray.data.reading.in_memory import ArraySplit
 from rsray.errors import UserError
 from rsray.storage import Place
 from rsray.storage.yaml_files import to_yaml
@@ -103,6 +104,37 @@ def test_other_words_in_another_order_are_refused():
     test = open_split("digits", "test")
     with pytest.raises(UserError, match="classes are told by their names"):
         fitted(test, {"classes": ["zero", "2", "1", *map(str, range(3, 10))]}, "net.pth")
+
+
+def imagenet(names):
+    """A split of ImageNet with an image of each of a thousand classes."""
+    pixels = np.zeros((1000, 3, 8, 8), np.uint8)
+    return ArraySplit(
+        name="imagenet", split="train", num_classes=1000, image_shape=(3, 8, 8),
+        class_names=tuple(names), load=lambda: (pixels, np.arange(1000)),
+    )  # fmt: skip
+
+
+def test_a_thousand_classes_of_imagenet_are_in_one_order_unless_names_say_otherwise(caplog):
+    synsets, words = [f"n{at:08}" for at in range(1000)], [f"word {at}" for at in range(1000)]
+    record = {"dataset": "imagenet", "classes": synsets}
+    split = imagenet(words)
+    assert fitted(split, record, "run") is split
+    assert "calls its classes n00000000, n00000001, " in caplog.text
+    mapped = fitted(imagenet([*synsets[1:], synsets[0]]), record, "run")
+    assert mapped.labels.tolist() == [*range(1, 1000), 0]
+    with pytest.raises(UserError, match="among them 'word 0', and not 'n00000000'"):
+        fitted(imagenet([words[0], *synsets[:0:-1]]), record, "run")
+
+
+def test_names_of_two_classes_tell_neither(caplog):
+    """ImageNet has two kinds of cranes: where all else is in order they are, too."""
+    record = {"dataset": "imagenet", "classes": [f"n{at:08}" for at in range(1000)]}
+    cranes = ["crane", "crane", *record["classes"][2:]]
+    split = imagenet(cranes)
+    assert fitted(split, record, "run") is split
+    with pytest.raises(UserError, match="two classes are called 'crane'"):
+        fitted(imagenet(cranes[::-1]), {**record, "classes": cranes}, "run")
 
 
 def test_data_that_lack_a_class_keep_the_runs_numbers(pets):

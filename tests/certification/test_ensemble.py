@@ -52,14 +52,16 @@ def joined(*paths):
 
 
 @torch.no_grad()
-def test_logits_are_the_mean_of_the_members(pair):
+def test_logits_are_the_mean_of_the_members(pair, make_run):
     images = torch.rand(5, *DIGITS.image_shape)
     each = [open_source(path).build(DIGITS)(images) for path in pair]
     whole = open_source(joined(*pair)).complete().build(DIGITS)
     assert not whole.training
     torch.testing.assert_close(whole(images), (each[0] + each[1]) / 2)
-    twice = open_source(joined(*pair, pair[0])).build(DIGITS)
-    torch.testing.assert_close(twice(images), (2 * each[0] + each[1]) / 3)
+    paths = (*pair, make_run("c", seed=2))
+    each.append(open_source(paths[2]).build(DIGITS)(images))
+    three = open_source(joined(*paths)).build(DIGITS)
+    torch.testing.assert_close(three(images), sum(each) / 3)
 
 
 @torch.no_grad()
@@ -93,8 +95,8 @@ def test_each_member_has_its_own_normalisation(tmp_path, means):
 def test_what_is_recorded_names_all_members(pair, make_run):
     source = open_source(joined(*pair)).complete().settled(DIGITS)
     assert source.identity()["model"] == "lenet+resnet8"
-    digests = {open_source(joined(*paths)).digest for paths in (pair, pair[::-1], pair[:1] * 2)}
-    assert len(digests) == 3 and open_source(pair[0]).digest not in digests
+    digests = {open_source(joined(*paths)).digest for paths in (pair, pair[::-1])}
+    assert len(digests) == 2 and open_source(pair[0]).digest not in digests
     other = make_run("c", seed=2)
     assert open_source(joined(other, pair[1])).digest not in digests
     assert open_source(joined(*pair)).digest == source.digest
@@ -107,12 +109,52 @@ def test_what_is_recorded_names_all_members(pair, make_run):
         ({"image_shape": [1, 28, 28]}, "same image_shape: .* with 1, 8, 8, .* with 1, 28, 28"),
         ({"classes": list("abcdefghij")}, "same classes: .* with 0, 1, .* with a, b"),
         ({"classes": list("9876543210")}, "same classes"),
+        ({"label_column": "fine"}, "same label_column: .*c was trained with fine, .*a without one"),
     ],
 )
 def test_members_that_do_not_go_together(pair, make_run, record, words):
     other = make_run("c", **record)
     with pytest.raises(UserError, match=words):
         open_source(joined(pair[0], other))
+
+
+def test_members_that_read_their_data_otherwise(make_run):
+    told = {"label_column": "fine", "channels": 1}
+    one, two = make_run("one", **told), make_run("two", seed=1, label_column="coarse")
+    with pytest.raises(UserError, match="same label_column: .* with fine, .* with coarse"):
+        open_source(joined(one, two))
+    same = make_run("same", seed=2, label_column="fine")
+    found = open_source(joined(same, one))
+    assert (found.label_column, found.channels, found.image_size) == ("fine", 1, None)
+
+
+def test_one_network_is_no_ensemble(pair, make_run):
+    for paths in (pair[:1] * 2, (*pair, pair[0]), (pair[0], make_run("copy"))):
+        with pytest.raises(UserError, match="names each network once: .* hold the same weights"):
+            open_source(joined(*paths))
+
+
+def file_of(path, seed=0, **beside):
+    """Write the weights of a LeNet for digits as other code keeps them; returns the path."""
+    torch.manual_seed(seed)
+    network = models.build("lenet", image_shape=DIGITS.image_shape, num_classes=10)
+    torch.save({"state_dict": network.state_dict(), **beside}, path)
+    return str(path)
+
+
+def test_files_that_name_their_classes_in_another_order(make_run, tmp_path, caplog):
+    """Each would number the images' labels for itself, and the last would win."""
+    order = [str(i) for i in range(10)]
+    a = file_of(tmp_path / "a.pth", class_to_idx={name: i for i, name in enumerate(order)})
+    b = file_of(tmp_path / "b.pth", class_to_idx={name: 9 - i for i, name in enumerate(order)})
+    run = make_run("run")
+    for pair in ((a, b), (run, b), (b, run)):
+        with pytest.raises(UserError, match="same classes: .* with (0, 1|9, 8), "):
+            open_source(joined(*pair))
+    assert open_source(joined(run, a)) and not caplog.records
+    silent = file_of(tmp_path / "silent.pth")
+    assert open_source(joined(silent, b))
+    assert f"{silent} does not name its classes: taken to be those of {b}" in caplog.text
 
 
 def test_an_ensemble_that_is_none(pair, tmp_path):
@@ -128,7 +170,7 @@ def test_an_ensemble_that_is_none(pair, tmp_path):
 
 
 def test_members_of_different_sigma_are_certified_at_the_one_that_is_given(pair, make_run):
-    other = make_run("c", sigma=0.25)
+    other = make_run("c", seed=2, sigma=0.25)
     source = open_source(joined(pair[0], other))
     with pytest.raises(UserError, match="its members say sigma 0.5, 0.25: give --sigma"):
         source.complete()

@@ -76,6 +76,52 @@ def test_a_folder_without_splits_is_split_as_the_folder_is(tmp_path, save_pictur
         )
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "prefix"),
+    [
+        ("training", "testing", "test"),
+        ("train", "testing", "test"),
+        ("Train", "Valid", "validation"),
+        ("training", "val", "validation"),
+    ],
+)
+def test_every_name_of_a_split_that_the_reader_knows(tmp_path, save_picture, train, test, prefix):
+    for i in range(9):
+        save_picture(tmp_path / "in" / train / ("ant", "bee", "cow")[i % 3] / f"{i}.png")
+        save_picture(tmp_path / "in" / test / ("ant", "bee", "cow")[i % 3] / f"t{i}.png")
+    run(tmp_path / "in", tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").glob("*.parquet")}
+    assert names == {f"{name}-00000-of-00001.parquet" for name in ("train", prefix)}
+    for split in ("train", "test"):
+        same(
+            open_split("parquet", split, str(tmp_path / "out")),
+            open_split("imagefolder", split, str(tmp_path / "in")),
+        )
+
+
+def test_two_folders_of_one_split_are_refused_and_other_folders_named(
+    pictures, tmp_path, save_picture, caplog
+):
+    save_picture(pictures / "holdout/cat/1.png")
+    run(pictures, tmp_path / "out")
+    assert "not converted: holdout" in caplog.text
+    save_picture(pictures / "training/cat/1.png")
+    with pytest.raises(UserError, match="two folders of one split, train and training"):
+        run(pictures, tmp_path / "more")
+
+
+def test_folders_that_stand_above_splits_or_classes_are_refused(tmp_path, save_picture):
+    """As the reader of the folder refuses them."""
+    save_picture(tmp_path / "above/pets/train/cat/1.png")
+    save_picture(tmp_path / "above/pets/test/cat/2.png")
+    with pytest.raises(UserError, match="is 'pets' a class or a data set"):
+        run(tmp_path / "above", tmp_path / "out")
+    for name in ("cat", "dog"):
+        save_picture(tmp_path / "one/train/images" / name / "1.png")
+    with pytest.raises(UserError, match="has one class, 'images', whose pictures lie in"):
+        run(tmp_path / "one", tmp_path / "out")
+
+
 def test_an_interrupted_conversion_writes_only_what_is_missing(pictures, tmp_path):
     out = tmp_path / "out"
 

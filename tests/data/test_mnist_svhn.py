@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from rsray.data import open_split
+from rsray.data import fashion_mnist, mnist, open_split
 from rsray.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
@@ -117,19 +117,30 @@ def test_fashion_mnist_has_its_own_folder_and_names(tmp_path):
     assert open_split("mnist", "test", str(tmp_path)).labels.tolist() == LABELS[::-1].tolist()
 
 
-@pytest.mark.parametrize(
-    ("name", "last", "words"),
-    [("mnist", 9, "the same number of each class"), ("fashion-mnist", 8, "not the same number")],
-)
-def test_the_files_of_the_other_are_refused(tmp_path, name, last, words):
-    """Of a whole split, whose images are blank here: the labels tell the two apart."""
-    labels = (np.arange(10_000) % 10).astype(np.uint8)
-    labels[-1] = last
-    write(tmp_path, np.zeros((10_000, 28, 28), np.uint8), labels)
-    with pytest.raises(UserError, match=f"t10k-labels-idx1-ubyte is not of {name}: it has {words}"):
-        open_split(name, "test", str(tmp_path))
-    other = {"mnist": "fashion-mnist", "fashion-mnist": "mnist"}[name]
-    assert len(open_split(other, "test", str(tmp_path))) == 10_000
+def starting(digits, number):
+    """So many labels, as many of each class, with these first."""
+    labels = (np.arange(number) % 10).astype(np.uint8)
+    labels[: len(digits)] = list(map(int, digits))
+    return labels
+
+
+@pytest.mark.parametrize("module", [mnist, fashion_mnist])
+def test_a_whole_split_of_another_set_is_refused_and_a_part_is_told(tmp_path, module, caplog):
+    """As those of KMNIST, which has as many images of each class as Fashion-MNIST."""
+    name = {mnist: "mnist", fashion_mnist: "fashion-mnist"}[module]
+    other = {mnist: fashion_mnist, fashion_mnist: mnist}[module]
+    blank, own = np.zeros((10_000, 28, 28), np.uint8), module.FIRST_LABELS["test"]
+    for first in (other.FIRST_LABELS["test"], "29383"):
+        write(tmp_path, blank, starting(first, 10_000))
+        with pytest.raises(UserError, match=f"not of {name}: its labels begin {' '.join(first)}"):
+            open_split(name, "test", str(tmp_path))
+    write(tmp_path, blank, starting(own, 10_000))
+    assert len(open_split(name, "test", str(tmp_path))) == 10_000 and not caplog.records
+    write(tmp_path)
+    split = open_split(name, "test", str(tmp_path))
+    assert split.images([0]).any() and len(caplog.records) == 1
+    words = f"is taken to be a part of {name}, but its labels begin 3 1 4 1 9, the published ones "
+    assert words + " ".join(own) in caplog.text
 
 
 def test_real_mnist_is_not_taken_for_fashion_mnist(shared_data):

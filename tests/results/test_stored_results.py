@@ -1,16 +1,19 @@
 """The measured tables of trainings are what `rsray report` makes of the certificates kept here."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from bench.store_result import BEGIN, END, KEPT, PAGE, RESULTS, commands, store, table, with_report
 
 from rsray import api
+from rsray.errors import UserError
 from rsray.results.certificates import write_certificates
 from rsray.results.compare import load
 
 STORED = sorted(RESULTS.glob("*.csv"))
+WORDS = {"train": "rsray train -x", "certify": "rsray certify -y", "commit": "abc"}
 
 
 @pytest.fixture
@@ -36,9 +39,8 @@ def test_the_page_holds_what_report_prints_of_them():
 
 
 def test_a_certification_is_kept_whole(cert, tmp_path):
-    words = {"train": "rsray train -x", "certify": "rsray certify -y", "commit": "abc"}
     results = tmp_path / "results"
-    file = store(cert, "mine", **words, results=results)
+    file = store(cert, "mine", **WORDS, results=results)
     found, was = load(file), load(cert / "certificates.parquet")
     assert found.index.tolist() == was.index.tolist()
     assert (found.radius <= was.radius).all() and (was.radius - found.radius).max() <= 1e-9
@@ -63,3 +65,22 @@ def test_a_certification_is_kept_whole(cert, tmp_path):
     assert from_csv == api.report([cert], columns=columns, label=["mine"]).text()
     assert "\n| mine |" in page and "| mine |" in table(results)
     assert "`rsray train -x`; `rsray certify -y`" in commands(results)
+
+
+def test_the_certification_of_a_search_is_kept(cert, tmp_path):
+    tune = tmp_path / "tune"
+    shutil.copytree(cert, tune / "best/certificates")
+    results = tmp_path / "results"
+    store(tune, "mine", **WORDS, results=results)
+    assert json.loads((results / "mine.csv.json").read_text())["machine"] == "a chip"
+
+
+@pytest.mark.parametrize("text", [None, "evaluation: {device: cpu}", "evaluation: 1", "n: 5"])
+def test_what_does_not_say_how_it_was_made_leaves_nothing_behind(cert, tmp_path, text):
+    (cert / "certify.yaml").unlink() if text is None else (cert / "certify.yaml").write_text(text)
+    results = tmp_path / "results"
+    with pytest.raises(UserError, match="has no certify.yaml|does not say its evaluation's"):
+        store(cert, "mine", **WORDS, results=results)
+    assert not results.exists()
+    with pytest.raises(UserError, match="does not exist"):
+        store(tmp_path / "nowhere", "mine", **WORDS, results=results)

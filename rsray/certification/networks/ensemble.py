@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +18,12 @@ from rsray.models.factory import refuse_factory_of_a_file
 from rsray.models.mean_logits import MeanLogits
 from rsray.models.normalise import Normalisation
 
-# What members must have in common, as their RUNs record it; what none records is not compared.
-SHARED = ("dataset", "classes", "image_shape")
+log = logging.getLogger(__name__)
+# What members must have in common, as their RUNs and files record it; what none records is not
+# compared.
+SHARED = ("dataset", "classes", "image_shape", *READING)
+# Where a network is, and what is recorded of its training
+Training = tuple[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -52,15 +57,19 @@ class EnsembleSource(ClassifierSource):
         """Return the ensemble; UserError for one member, or members that do not go together."""
         if len(members) < 2:
             raise UserError(f"{where}: an ensemble has at least two members, RUN,RUN,...")
+        trainings = [pair for member in members for pair in member.trainings]
         for name in SHARED:
-            _refuse_unlike(name, members)
+            _refuse_unlike(name, trainings)
+        _refuse_other_labels(trainings)
+        _refuse_one_twice(members)
+        _say_whose_classes(trainings)
         described = next((each for each in members if each.trained), members[0])
         prints = [each.trained.get("data_fingerprint") for each in members]
         trained = {**described.trained}
         if any(each != prints[0] for each in prints):
             trained.pop("data_fingerprint", None)
         text = "\n".join(["ensemble", *(each.digest for each in members)])
-        reading: dict[str, Any] = {name: getattr(described, name) for name in READING}
+        reading: dict[str, Any] = {name: _first(name, members) for name in READING}
         found = cls(
             where,
             b"",
@@ -160,15 +169,54 @@ class EnsembleSource(ClassifierSource):
         )
 
 
-def _refuse_unlike(name: str, members: tuple[ClassifierSource, ...]) -> None:
+def _refuse_unlike(name: str, trainings: Sequence[Training]) -> None:
     """Raise UserError where two members record different values."""
-    known = [(each.where, each.trained[name]) for each in members if each.trained.get(name)]
+    known = [(where, trained[name]) for where, trained in trainings if trained.get(name)]
     for where, value in known[1:]:
         if value != known[0][1]:
             raise UserError(
                 f"an ensemble needs the same {name}: {known[0][0]} was trained with "
                 f"{_short(known[0][1])}, {where} with {_short(value)}"
             )
+
+
+def _refuse_other_labels(trainings: Sequence[Training]) -> None:
+    """Raise UserError where one member was trained on a column of its own, another on the usual."""
+    own = next((pair for pair in trainings if pair[1].get("label_column")), None)
+    for where, trained in trainings:
+        if own and "label_column" in trained and trained["label_column"] is None:
+            raise UserError(
+                f"an ensemble needs the same label_column: {own[0]} was trained with "
+                f"{own[1]['label_column']}, {where} without one"
+            )
+
+
+def _refuse_one_twice(members: tuple[ClassifierSource, ...]) -> None:
+    """Raise UserError for members with the same weights: the mean would be one's own."""
+    first: dict[str, ClassifierSource] = {}
+    for member in members:
+        other = first.setdefault(member.digest, member)
+        if other is not member:
+            raise UserError(
+                f"an ensemble names each network once: {other.where} and {member.where} hold the "
+                "same weights"
+            )
+
+
+def _first(name: str, members: tuple[ClassifierSource, ...]) -> Any:
+    """Return the value of the first member that has one."""
+    return next((v for v in (getattr(each, name) for each in members) if v is not None), None)
+
+
+def _say_whose_classes(trainings: Sequence[Training]) -> None:
+    """Say which members do not name their classes, where others do."""
+    naming = [where for where, trained in trainings if trained.get("classes")]
+    for where, trained in trainings:
+        if naming and not trained.get("classes"):
+            log.warning(
+                "%s does not name its classes: taken to be those of %s in their order",
+                where, naming[0],
+            )  # fmt: skip
 
 
 def _short(value: Any) -> str:
