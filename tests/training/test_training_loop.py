@@ -351,7 +351,9 @@ def test_claim_run_goes_on_with_the_data_it_began_with(lab):
     with pytest.raises(UserError, match="began with other training data .1,347 images then, 1,346"):
         claim_run(run, config, fewer, CPU)
     run.write("model.safetensors", b"")
-    assert claim_run(run, config, fewer, CPU) is True, "finished: nothing is read any more"
+    assert claim_run(run, config, split, CPU) is True
+    with pytest.raises(UserError, match="began with other training data"):
+        claim_run(run, config, fewer, CPU)
 
 
 def test_claim_run_refuses_what_is_no_run(lab, tmp_path):
