@@ -982,6 +982,12 @@ def nest(flat: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict
 
 
 def scaled_drops(drops: Iterable[int], old_epochs: int, new_epochs: int) -> tuple[int, ...]:
-    """Return learning-rate drops moved in proportion when a schedule is shortened or stretched."""
-    moved = {round(drop * new_epochs / old_epochs) for drop in drops}
-    return tuple(sorted(drop for drop in moved if 0 < drop < new_epochs))
+    """Return learning-rate drops moved in proportion when a schedule is shortened or stretched.
+
+    Where there was one there is one, if the epochs allow it: objectives wait for the first.
+    """
+    moved = {round(drop * new_epochs / old_epochs) for drop in drops if drop < old_epochs}
+    inside = {drop for drop in moved if 0 < drop < new_epochs}
+    if not inside and new_epochs > 1:
+        inside = {min(max(1, drop), new_epochs - 1) for drop in moved}
+    return tuple(sorted(inside))

@@ -174,6 +174,9 @@ def test_epochs_move_the_drops():
     assert train_config({}, preset_name=name).lr_drops == (200, 400)
     assert scaled_drops((30, 60), 90, 9) == (3, 6)
     assert scaled_drops((30, 31), 90, 9) == (3,), "drops that fall together are one"
+    assert scaled_drops((4, 14), 16, 2) == (1,), "deferred MACER waits for one"
+    assert scaled_drops((15,), 16, 4) == (3,)
+    assert scaled_drops((15,), 16, 1) == scaled_drops((), 16, 2) == scaled_drops((16,), 16, 8) == ()
 
 
 def test_epochs_move_the_warm_up():

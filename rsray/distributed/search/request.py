@@ -224,7 +224,8 @@ def search_defaults(
     usual = OWN_PICTURES if spec.is_own else spec.search
     found: dict[str, Any] = {"skip": spec.skip, **usual}
     if trial_epochs is None and spec.shorter_trials > 1 and "epochs" not in space:
-        trial_epochs = -(-train.epochs // spec.shorter_trials)
+        # Of one epoch there is no learning-rate drop, which objectives may wait for.
+        trial_epochs = min(train.epochs, max(2, -(-train.epochs // spec.shorter_trials)))
         found["trial_epochs"] = trial_epochs
     looks = LOOKS_PER_TRIAL // 2 if spec.is_own or spec.embedded else LOOKS_PER_TRIAL
     longest = trial_epochs or train.epochs

@@ -30,6 +30,7 @@ from rsray.family import choose
 from rsray.objectives import OBJECTIVES
 from rsray.presets import published_for
 from rsray.training.batches.augment import AUGMENTATIONS
+from rsray.training.optimisation import why_a_part_never_acts
 from rsray.training.teacher import refuse_without_teacher
 
 # What a user chooses for the published setting too: not of a paper's method.
@@ -180,6 +181,8 @@ def check_search(search: Search) -> None:
     for bare in search.bare_points:
         _check_augmentation(search.full(bare))
         refuse_without_teacher(search.full(bare).build_objective())
+        if why := why_a_part_never_acts(search.trial(bare)):
+            raise UserError(f"in a trial {why}")
         for key, distribution in active(search.space, bare.get("objective")).items():
             if key != "objective":
                 _check_key(search, bare, key, distribution)

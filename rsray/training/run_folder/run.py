@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -29,9 +30,11 @@ from rsray.training.batches.augment import AUGMENTATIONS
 from rsray.training.batches.feeds import is_streamed, refuse_to_weigh_streamed
 from rsray.training.batches.reader import RESIZED_CROP, RandomResizedCrop, with_crop
 from rsray.training.earlier_run import companion_of, digest_of, start_weights
+from rsray.training.optimisation import why_a_part_never_acts
 from rsray.training.teacher import targets_of
 from rsray.versions import versions
 
+log = logging.getLogger(__name__)
 Indices = NDArray[np.int64]
 RUN_FILE, WEIGHTS_FILE, GROUP_SIZE_FILE = "run.yaml", "model.safetensors", ".group-size"
 _PRECISION: TypeAdapter[Precision | None] = TypeAdapter(Precision | None)
@@ -84,6 +87,8 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
             f"workers is {most}: a batch of {least} images has none for some of them; at most "
             f"{least} workers"
         )
+    if why := why_a_part_never_acts(config):
+        log.warning("%s", why)
     start_weights(build_model(config, split), config, split)
     objective = config.build_objective()
     companion_of(objective, split)

@@ -24,6 +24,9 @@ def test_what_a_search_starts_from_is_the_data_sets():
     digits = search_defaults(train_config({"dataset": "digits"}), 1347, None, {})
     assert (digits["trials"], digits["n"], digits["compare"]) == (5, 5_000, False)
     assert (digits["trial_epochs"], digits["num_draws"]) == (8, 64)
+    for epochs, trial in ((1, 1), (2, 2), (4, 2)):
+        short = train_config({"dataset": "digits", "epochs": epochs})
+        assert search_defaults(short, 1347, None, {})["trial_epochs"] == trial
     imagenet = train_config({"dataset": "imagenet"})
     assert search_defaults(imagenet, 10**6, None, {})["trial_epochs"] == 30, "a quarter of 120"
     assert "trial_epochs" not in search_defaults(imagenet, 10**6, 7, {})

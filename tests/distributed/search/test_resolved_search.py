@@ -76,6 +76,20 @@ def test_a_method_without_its_teacher_is_refused_though_it_is_searched_beside_ot
         claim_tune(Place.of(tmp_path / "tune"), config)
 
 
+def test_a_search_of_what_never_acts_in_a_trial_is_refused():
+    check_search(searched({"dataset": "digits", "epochs": 4}, trial_epochs=2))
+    for given, way_out in (
+        ({}, "deferred=false"),
+        ({"objective": "sodm", "trade_off": 3.0}, "trade_off_growth=1"),
+    ):
+        found = searched(
+            {"dataset": "digits", "epochs": 4, **given}, ["lr=log(1e-3,1)"], trial_epochs=1
+        )
+        with pytest.raises(UserError, match=f"in a trial .* waits for .* give --set {way_out}"):
+            check_search(found)
+    check_search(searched({"dataset": "digits", "epochs": 1, "deferred": False}))
+
+
 def test_searched_objectives_share_the_data_sigma_and_network_of_the_file(tmp_path):
     typed = {"dataset": "digits", "sigma": 0.5, "seed": 3, "limit": 500, "model": "resnet8",
              "epochs": 16}  # fmt: skip
