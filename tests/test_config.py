@@ -18,7 +18,7 @@ from rsray.errors import UserError
 from rsray.family import choose
 from rsray.given_values import parse_assignments
 from rsray.objectives import OBJECTIVES
-from rsray.presets import preset, train_config
+from rsray.presets import preset, presets, search_config, train_config
 from rsray.storage.yaml_files import from_yaml, to_yaml
 
 CERTIFY = {
@@ -144,7 +144,7 @@ def test_precedence_of_flat_over_preset_over_defaults():
     assert train_config({"dataset": "mnist", "lr": 0.5}).lr == 0.5
     base = {"dataset": "mnist", "lr": 0.2, "sigma": 1.0, "settings": {"hinge": 3.0}}
     config = train_config({"sigma": 0.5}, base=base)
-    assert (config.lr, config.sigma, config.settings["hinge"], config.epochs) == (0.2, 0.5, 3.0, 10)
+    assert (config.lr, config.sigma, config.settings["hinge"], config.epochs) == (0.2, 0.5, 3.0, 30)
     assert base["sigma"] == 1.0 and base["settings"] == {"hinge": 3.0}, "the base was changed"
 
 
@@ -214,8 +214,49 @@ def test_label_smoothing_reaches_the_objective_and_is_no_setting_of_its_own():
 
 
 def test_epochs_move_the_drops_of_a_short_config_file():
-    base = {"dataset": "digits", "lr_drops": [4]}  # epochs: the default, 10
-    assert train_config({"epochs": 5}, base=base).lr_drops == (2,)
+    base = {"dataset": "digits", "lr_drops": [4]}  # epochs: those of digits, 16
+    assert train_config({"epochs": 8}, base=base).lr_drops == (2,)
+
+
+SHORT = {"dataset": "cifar10", "objective": "macer", "sigma": 0.25}
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        SHORT,
+        {"dataset": "digits", "trade_off": 2.0, "epochs": 4},
+        {"dataset": "digits", "epochs": 32, "lr_drops": [3], "objective": "smoothmix"},
+        {"dataset": "imagenet", "objective": "easy", "warm_up_epochs": 2, "lr": 0.3},
+    ],
+)
+@pytest.mark.parametrize("make", [train_config, search_config])
+def test_a_short_file_says_what_the_same_options_do(flat, make):
+    own = {key: value for key, value in flat.items() if key not in TrainConfig.model_fields}
+    base = {key: value for key, value in flat.items() if key not in own} | {"settings": own}
+    expected = make(dict(flat))
+    assert make({}, base=base) == expected
+    rest = {key: value for key, value in base.items() if key != "objective"}
+    assert make({"objective": expected.objective}, base=rest) == expected
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_file_that_says_all_stands_alone(name):
+    config = train_config({}, preset_name=name)
+    record = config.model_dump(mode="json")
+    assert train_config({}, base=record) == search_config({}, base=record) == config
+    odd = {**record, "momentum": 0.5, "batch_size": 7, "epochs": 3}
+    assert train_config({}, base=odd) == TrainConfig.make(odd).resolved()
+
+
+def test_a_short_file_names_its_own_mistakes():
+    for base, words in (
+        ({**SHORT, "settings": {"lr": 1.0}}, "objective macer: setting 'lr' is unknown"),
+        ({**SHORT, "settings": {"epsilon": 1.0}}, "setting 'epsilon' is unknown"),
+        ({**SHORT, "settings": [1]}, "settings is .*must hold key: value"),
+    ):
+        with pytest.raises(UserError, match=words):
+            train_config({}, base=base)
 
 
 def test_epochs_as_a_float_move_the_drops():

@@ -96,9 +96,9 @@ def open_search(
     if base.build_objective().makes_images:
         raise UserError(f"objective {base.objective} trains no classifier: nothing to search for")
     train, num_test_images = _open_data(base, download)
-    is_fitted = is_fit_to_data(base, has_settings=preset is not None or start is not None)
+    is_fitted = is_fit_to_data(base, usual, preset_name=preset, base=start)
     if is_fitted:
-        base = fit_to_data(base, usual, train)
+        base = fit_to_data(base, usual, train, start)
     images = min(len(train), base.limit or len(train))
     space = dict(file.pop("search", {}))
     if search or grid or not space:
@@ -167,7 +167,7 @@ def _start_beside(
         same = {"model", "model_args", *SHARED} - {"settings"} if of_file else set()
         flat = {**base.model_dump(include=same), "epochs": base.epochs, **given}
         start = search_config(flat)
-        if is_fit_to_data(base, has_settings=False):
+        if is_fit_to_data(start, flat):
             start = fit_to_data(start, flat, train)
     mine, shared = start.model_dump(mode="json"), base.model_dump(mode="json")
     own = {*TrainConfig.where_fields, "settings", "objective"}
