@@ -294,7 +294,8 @@ class TrainConfig(Config):
     )  # fmt: skip
     preset: str | None = setting("A paper's settings: see rsray presets.", None, metavar="NAME")
     init: Annotated[str | None, AfterValidator(_place)] = setting(
-        "Start from the weights of this RUN of the same network, as one of gaussian.",
+        "Start from the weights of this RUN of the same network, as one of gaussian; the objective "
+        "then has no warm_up_epochs and is not deferred, unless you say so.",
         None, metavar="RUN",
     )  # fmt: skip
 

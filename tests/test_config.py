@@ -249,6 +249,40 @@ def test_a_file_that_says_all_stands_alone(name):
     assert train_config({}, base=odd) == TrainConfig.make(odd).resolved()
 
 
+@pytest.mark.parametrize(
+    ("flat", "expected"),
+    [
+        ({"dataset": "digits"}, {"deferred": False}),
+        ({"dataset": "cifar10", "objective": "easy", "epochs": 30}, {"warm_up_epochs": 0}),
+        ({"dataset": "mnist", "objective": "smoothmix"}, {"warm_up_epochs": 0}),
+        ({"dataset": "mnist", "objective": "smoothadv"}, {"warm_up_epochs": 0}),
+        ({"dataset": "digits", "deferred": True}, {"deferred": True}),
+        ({"dataset": "mnist", "objective": "easy", "warm_up_epochs": 5}, {"warm_up_epochs": 5}),
+        ({"dataset": "digits", "objective": "gaussian"}, {}),
+    ],
+)
+@pytest.mark.parametrize("make", [train_config, search_config])
+def test_what_starts_from_weights_does_not_warm_up(make, flat, expected):
+    found = make({**flat, "init": "/run"}).settings
+    assert {key: found[key] for key in ("deferred", "warm_up_epochs") if key in found} == expected
+    cold = make(dict(flat))
+    record = {**cold.model_dump(mode="json"), "init": "/run"}
+    assert make({}, base=record).settings == cold.settings, "recorded settings are given"
+    own = {key: value for key, value in flat.items() if key in TrainConfig.model_fields}
+    short = {**own, "init": "/run", "settings": {k: v for k, v in flat.items() if k not in own}}
+    assert make({}, base=short).settings == found
+
+
+def test_a_preset_warms_up_unless_it_starts_from_weights(monkeypatch):
+    name = "easy-mnist-0.25"
+    assert train_config({}, preset_name=name).settings["warm_up_epochs"] == 36
+    found = train_config({"init": "/run"}, preset_name=name).settings
+    assert found["warm_up_epochs"] == 0
+    warm = dataclasses.replace(preset(name), settings={**preset(name).settings, "init": "/run"})
+    monkeypatch.setattr("rsray.presets.preset", lambda name: warm)
+    assert train_config({}, preset_name=name).settings["warm_up_epochs"] == 36
+
+
 def test_a_short_file_names_its_own_mistakes():
     for base, words in (
         ({**SHORT, "settings": {"lr": 1.0}}, "objective macer: setting 'lr' is unknown"),

@@ -13,6 +13,7 @@ from rsray.presets.catalogue import Preset, matching, preset, presets, published
 from rsray.presets.own_pictures import own_picture_settings
 
 __all__ = [
+    "WARM_START",
     "Preset",
     "fit_to_data",
     "matching",
@@ -23,6 +24,10 @@ __all__ = [
     "search_config",
     "train_config",
 ]
+
+
+# With `init`: what a network that was trained before does not need.
+WARM_START = {"warm_up_epochs": 0, "deferred": False}
 
 
 def train_config(
@@ -36,18 +41,27 @@ def train_config(
 
     The defaults are `usual` (flat settings), else what the data set says; a `base` that says all of
     it, as those that rsray records, stands alone. When `epochs` is changed, what is counted in
-    epochs moves in proportion unless it is given beside it.
+    epochs moves in proportion unless it is given beside it. With `init` the objective is at work
+    from the first epoch on, unless `flat`, `base` or a preset that names `init` say otherwise.
     """
     base = _without_another_objective(base or {}, flat)
+    settings = base.get("settings")
+    given = {*flat, *(settings if isinstance(settings, Mapping) else ())}
     if preset_name is not None:
         start = nest(preset(preset_name).settings)
         start["preset"] = preset_name
+        # One that names its start has the settings for it.
+        given |= WARM_START.keys() if start.get("init") else set()
     elif says_all(base, flat):
         start = dict(base)
     else:
         start = nest(usual) if usual else _defaults({**base, **flat})
         start = _laid_over(start, _flattened(base, start["objective"]))
-    return TrainConfig.make(_laid_over(start, flat)).resolved()
+    values = _laid_over(start, flat)
+    if values.get("init"):
+        own = {*objective_fields(values["objective"])} - given
+        values = nest({key: value for key, value in WARM_START.items() if key in own}, values)
+    return TrainConfig.make(values).resolved()
 
 
 def search_config(

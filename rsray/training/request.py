@@ -11,7 +11,7 @@ from rsray.config import TrainConfig
 from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError
 from rsray.models.factory import refuse_factory_of_a_file
-from rsray.presets import fit_to_data, says_all, train_config
+from rsray.presets import WARM_START, fit_to_data, says_all, train_config
 from rsray.storage import PathLike, Place, read_file
 from rsray.storage.yaml_files import from_yaml
 
@@ -65,7 +65,8 @@ class TrainingRequest(NamedTuple):
             f"{config.objective} on {config.dataset}: {config.model}, sigma {config.sigma:g}, "
             f"{config.epochs} epochs, {self.num_images:,} images -> {where}"
         )
-        return [what, fitted_line(config, self.split)] if self.is_fitted else [what]
+        fitted = [fitted_line(config, self.split)] if self.is_fitted else []
+        return [what, *start_lines(config), *fitted]
 
 
 def open_training(
@@ -105,6 +106,12 @@ def is_fit_to_data(
     """Tell whether settings come from the data: the user's own, where no preset or file has all."""
     has_settings = preset_name is not None or says_all(base or {}, given)
     return DATASETS[config.dataset].is_own and not has_settings
+
+
+def start_lines(config: TrainConfig) -> list[str]:
+    """Return in a line whose weights a run starts from, and what it therefore does not wait for."""
+    settings = [f"{name} {config.settings[name]}" for name in WARM_START if name in config.settings]
+    return [", ".join([f"from the weights of {config.init}", *settings])] if config.init else []
 
 
 def fitted_line(config: TrainConfig, split: ImageSplit) -> str:

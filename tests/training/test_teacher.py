@@ -180,6 +180,15 @@ def test_a_run_starts_from_the_weights_of_another(lab, made):
     assert again.epoch == 1 and not torch.equal(again.model.state_dict()[key], weights[key])
 
 
+def test_a_start_from_weights_is_announced(lab, made):
+    def lines(**flat):
+        config = lab.config(init=str(made / "run"), **flat)
+        return TrainingRequest(config, open_training_split(config)).announcement("here")[1:]
+
+    assert lines() == [f"from the weights of {made / 'run'}"]
+    assert lines(objective="macer") == [f"from the weights of {made / 'run'}, deferred False"]
+
+
 def test_a_finished_run_is_no_run_of_another_start(lab, made, tmp_path):
     first, other = tmp_path / "first", tmp_path / "other"
     for where, more in ((first, b""), (other, b" ")):

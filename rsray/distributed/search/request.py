@@ -23,7 +23,7 @@ from rsray.errors import UserError
 from rsray.models.factory import refuse_factory_of_a_file
 from rsray.presets import fit_to_data, search_config, train_config
 from rsray.storage import PathLike
-from rsray.training.request import fitted_line, is_fit_to_data, read_settings
+from rsray.training.request import fitted_line, is_fit_to_data, read_settings, start_lines
 
 # Of the training images; a look at more than so many images costs epochs.
 VALIDATION_SHARE, MOST_VALIDATION_IMAGES = 0.15, 2_000
@@ -50,6 +50,7 @@ class SearchRequest(NamedTuple):
         data = f"on {base.dataset}, sigma {base.sigma:g}"
         about, keys = f"{base.objective} {data}", ", ".join(config.search)
         lines = [f"searching {keys} of {search.objectives} {data}: {number} -> {where}"]
+        lines += start_lines(base)
         if self.is_fitted:
             lines.append(fitted_line(base, self.train))
         elif not search.published:
