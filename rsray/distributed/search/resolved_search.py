@@ -152,6 +152,8 @@ def _published_settings(train: TrainConfig) -> Point:
 
 
 def _why_untried(space: Space, own: Point, published: Point) -> str:
+    if published and own["init"]:
+        return f"it starts from no other's weights, here from those of {own['init']}"
     point = {setting_of(key): key for key in active(space, own["objective"])}
     for key, value in {**own, **published}.items():
         if key in point and not holds_value(space[point[key]], value):

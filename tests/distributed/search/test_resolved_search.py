@@ -214,6 +214,13 @@ def test_why_the_published_setting_is_no_trial():
     ).why_untried
 
 
+def test_a_trial_from_weights_is_not_the_published_one():
+    search = searched({"dataset": "mnist", "init": "/run"})
+    assert [source for _, source in search.first_points] == ["start"]
+    assert search.why_untried == "it starts from no other's weights, here from those of /run"
+    assert search.published and search.paper.init is None
+
+
 def test_how_long_the_longest_trial_is():
     base = train_config({"dataset": "digits"})
     for spec, most in (("int(4,64)", 64), ("choice(8,32)", 32)):
