@@ -24,7 +24,7 @@ from rsray.distributed.capacity import Capacity, FleetSize, check_room
 from rsray.distributed.certify.one_machine import fleet_of_one_machine, is_cluster_open
 from rsray.distributed.search.forecast import plan_search
 from rsray.distributed.search.request import SearchRequest
-from rsray.distributed.search.resolved_search import check_search, resolve_search
+from rsray.distributed.search.resolved_search import check_data, check_search, resolve_search
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.progress import duration
 from rsray.storage import Place
@@ -123,6 +123,8 @@ def search(request: SearchRequest, place: Place, address: str | None) -> list[st
     config, found = request.config, resolve_search(request.config)
     check_search(found)
     earlier = read_own_record(place, "tune.yaml", config, "search")
+    if earlier is None:
+        check_data(found, request.train)
     address = address or os.environ.get("RAY_ADDRESS")
     final = f"; best/ ({RUN_FILES}), best/certificates/ ({CERT_FILES})" if config.final else ""
     draws = found.trial({}).build_objective().num_draws

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pydantic import TypeAdapter
 
 from rsray.config import Precision, TuneConfig
-from rsray.distributed.search.resolved_search import Search, check_search, resolve_search
+from rsray.data import ImageSplit
+from rsray.distributed.search.resolved_search import (
+    Search,
+    check_data,
+    check_search,
+    resolve_search,
+)
 from rsray.distributed.search.search import run_search
 from rsray.distributed.search.study import find_winner, open_study, write_trials
 from rsray.distributed.search.study_page import write_page, write_study
@@ -19,7 +25,11 @@ from rsray.storage.ownership import read_own_record
 from rsray.storage.records import read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.earlier_run import warn_if_judged_by_seen_images
-from rsray.training.run_folder.run import recorded_results, refuse_other_results
+from rsray.training.run_folder.run import (
+    open_training_split,
+    recorded_results,
+    refuse_other_results,
+)
 from rsray.versions import versions
 
 TUNE_FILE, BEST_FILE = "tune.yaml", "best.yaml"
@@ -53,8 +63,11 @@ def tune(
         return finals
 
 
-def claim_tune(out: Place, config: TuneConfig) -> Search:
-    """Make TUNE this search's own, and return it; UserError when it cannot be, or cannot be run."""
+def claim_tune(out: Place, config: TuneConfig, split: ImageSplit | None = None) -> Search:
+    """Make TUNE this search's own, and return it; UserError when it cannot be, or cannot be run.
+
+    `split` holds the images to train on, where they are open already.
+    """
     search = resolve_search(config)
     check_search(search)
     starts = [search.full(bare) for bare in search.bare_points]
@@ -63,6 +76,7 @@ def claim_tune(out: Place, config: TuneConfig) -> Search:
         refuse_other_results(record, out, *starts)
         return search
     results = recorded_results(*starts)
+    check_data(search, split or open_training_split(config.train))
     record = {**config.model_dump(mode="json"), **results, "versions": versions()}
     out.make().write(TUNE_FILE, to_yaml(record))
     return search
