@@ -164,6 +164,11 @@ class Objective:
         return ""
 
     @property
+    def why_unused(self) -> str:
+        """Why a setting has no effect beside the others, in a line; empty: each has one."""
+        return ""
+
+    @property
     def guide(self) -> str | None:
         """Where a trained classifier is that `step` gets as its frozen companion, or None."""
         return None

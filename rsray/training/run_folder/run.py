@@ -87,10 +87,12 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
             f"workers is {most}: a batch of {least} images has none for some of them; at most "
             f"{least} workers"
         )
+    objective = config.build_objective()
+    if objective.why_unused:
+        raise UserError(f"objective {config.objective}: {objective.why_unused}")
     if why := why_a_part_never_acts(config):
         log.warning("%s", why)
     start_weights(build_model(config, split), config, split)
-    objective = config.build_objective()
     companion_of(objective, split)
     targets_of(objective, split, images_of(config, split)[0])
     augmentation = config.augmentation or DATASETS[config.dataset].augmentation
