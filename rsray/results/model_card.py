@@ -191,5 +191,6 @@ def _settings(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _start(record: Mapping[str, Any]) -> str:
     """Return whose weights it began with: the folder's name and digest, not the way there."""
     name = str(record["init"]).rstrip("/").rpartition("/")[2]
-    digest = (record.get("earlier_results") or {}).get("init")
+    known = record.get("earlier_results")
+    digest = known.get("init") if isinstance(known, Mapping) else None
     return f"the weights of {name}" + (f", SHA-256 {digest}" if digest else "")

@@ -212,6 +212,12 @@ def test_a_finished_run_is_no_run_of_another_start(lab, made, tmp_path):
         asked = lab.config(init=str(other))
         request = TrainingRequest(asked, open_training_split(asked))
         dry_run.training(request, lab.folder("run"), None)
+    record = lab.folder("run").read("run.yaml")
+    for odd in ([1], {"init": 1}, "init"):
+        changed = {**yaml.safe_load(record), "earlier_results": odd}
+        lab.folder("run").write("run.yaml", yaml.safe_dump(changed).encode())
+        refuse(str(first), "run says of earlier_results")
+    lab.folder("run").write("run.yaml", record)
     moved = first.rename(tmp_path / "moved")
     assert claim(lab, config), "what it began with is gone"
     assert claim(lab, lab.config(init=str(moved)))

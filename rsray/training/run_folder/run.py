@@ -39,6 +39,7 @@ Indices = NDArray[np.int64]
 RUN_FILE, WEIGHTS_FILE, GROUP_SIZE_FILE = "run.yaml", "model.safetensors", ".group-size"
 _PRECISION: TypeAdapter[Precision | None] = TypeAdapter(Precision | None)
 _COMPILED: TypeAdapter[bool | None] = TypeAdapter(Annotated[bool, Field(strict=True)] | None)
+_EARLIER_RESULTS: TypeAdapter[dict[str, str] | None] = TypeAdapter(dict[str, str] | None)
 _GROUP_SIZE: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=1)])
 
 
@@ -186,7 +187,8 @@ def refuse_other_results(
 
     With `may_be_gone`, a result that is gone since is known by its path.
     """
-    began = record.get("earlier_results") or {}
+    told = f"what {where} says of earlier_results"
+    began = read_as(_EARLIER_RESULTS, record.get("earlier_results"), told) or {}
     named = {name: place for each in configs for name, place in each.earlier_results.items()}
     for name in sorted({*began, *named}):
         place, digest = named.get(name), began.get(name)
