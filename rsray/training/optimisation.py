@@ -37,8 +37,8 @@ def why_a_part_never_acts(config: TrainConfig) -> str:
         return ""
     return (
         f"{config.objective} waits for the first learning-rate drop, which never comes: epochs is "
-        f"{config.epochs}, lr_drops {list(config.lr_drops)}; give --set {way_out}, or lr_drops "
-        "between them"
+        f"{config.epochs}, lr_drops {list(config.lr_drops)}; give --set {way_out}, or "
+        "lr_drops within the epochs"
     )
 
 
