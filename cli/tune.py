@@ -27,9 +27,9 @@ def tune(**given: Any) -> None:
     """Search for the settings with the largest certified radius, then train and certify the winner.
 
     Trials are judged by projected ACR on held-out training images (an estimate from 256 draws per
-    image); poor ones stop early (ASHA), Optuna's TPE proposes the next. The winner is trained on
-    all training images and certified on the test set, beside the published setting. Run again
-    with the same --out, a stopped search continues.
+    image; from 64 for digits and your own pictures); poor ones stop early (ASHA), Optuna's TPE
+    proposes the next. The winner is trained on all training images and certified on the test set,
+    beside the published setting. Run again with the same --out, a stopped search continues.
 
     Example: rsray tune --dataset digits
     """

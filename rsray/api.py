@@ -328,7 +328,7 @@ def plan_search(
     `given` is as for `tune`, `actors` the number of GPUs, or of CPU cores.
     """
     from rsray.distributed.search.forecast import plan_search as measure
-    from rsray.distributed.search.resolved_search import check_search, resolve_search
+    from rsray.distributed.search.resolved_search import check_data, check_search, resolve_search
 
     settings = PlanConfig.make(_given(locals(), "actors", "price", "seconds"))
     if gpus_per_actor is not None:
@@ -337,6 +337,7 @@ def plan_search(
     (request,) = _open_searches([], given, config_file=config, download=download)
     found = resolve_search(request.config)
     check_search(found)
+    check_data(found, request.train)
     return measure(found, settings)
 
 

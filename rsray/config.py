@@ -294,7 +294,8 @@ class TrainConfig(Config):
     )  # fmt: skip
     preset: str | None = setting("A paper's settings: see rsray presets.", None, metavar="NAME")
     init: Annotated[str | None, AfterValidator(_place)] = setting(
-        "Start from the weights of this RUN of the same network, as one of gaussian.",
+        "Start from the weights of this RUN of the same network, as one of gaussian; the objective "
+        "then has no warm_up_epochs and is not deferred, unless you say so.",
         None, metavar="RUN",
     )  # fmt: skip
 
@@ -984,6 +985,12 @@ def nest(flat: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict
 
 
 def scaled_drops(drops: Iterable[int], old_epochs: int, new_epochs: int) -> tuple[int, ...]:
-    """Return learning-rate drops moved in proportion when a schedule is shortened or stretched."""
-    moved = {round(drop * new_epochs / old_epochs) for drop in drops}
-    return tuple(sorted(drop for drop in moved if 0 < drop < new_epochs))
+    """Return learning-rate drops moved in proportion when a schedule is shortened or stretched.
+
+    Where there was one there is one, if the epochs allow it: objectives wait for the first.
+    """
+    moved = {round(drop * new_epochs / old_epochs) for drop in drops if drop < old_epochs}
+    inside = {drop for drop in moved if 0 < drop < new_epochs}
+    if not inside and new_epochs > 1:
+        inside = {min(max(1, drop), new_epochs - 1) for drop in moved}
+    return tuple(sorted(inside))

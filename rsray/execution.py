@@ -108,7 +108,7 @@ class Execution(NamedTuple):
         from rsray.distributed.search import tuner
 
         for place, found in zip(places, searches, strict=True):
-            tuner.claim_tune(place, found.config)
+            tuner.claim_tune(place, found.config, found.train)
         studies, problems = [], []
         for place, found in zip(places, searches, strict=True):
             try:

@@ -264,4 +264,5 @@ def _trial_line(event: TrialEvent) -> str:
         result = f"no better than guessing at epoch {event.epoch}"
     else:
         result = f"projected ACR {event.acr:.3f} at epoch {event.epoch}"
-    return f"trial {event.finished}/{event.trials}: {setting}: {result}"
+    done = f"{event.finished}/{event.trials} done"
+    return f"trial {event.number} ({done}): {setting}: {result}"

@@ -18,7 +18,7 @@ from rsray.errors import UserError
 from rsray.family import choose
 from rsray.given_values import parse_assignments
 from rsray.objectives import OBJECTIVES
-from rsray.presets import preset, train_config
+from rsray.presets import preset, presets, search_config, train_config
 from rsray.storage.yaml_files import from_yaml, to_yaml
 
 CERTIFY = {
@@ -144,7 +144,7 @@ def test_precedence_of_flat_over_preset_over_defaults():
     assert train_config({"dataset": "mnist", "lr": 0.5}).lr == 0.5
     base = {"dataset": "mnist", "lr": 0.2, "sigma": 1.0, "settings": {"hinge": 3.0}}
     config = train_config({"sigma": 0.5}, base=base)
-    assert (config.lr, config.sigma, config.settings["hinge"], config.epochs) == (0.2, 0.5, 3.0, 10)
+    assert (config.lr, config.sigma, config.settings["hinge"], config.epochs) == (0.2, 0.5, 3.0, 30)
     assert base["sigma"] == 1.0 and base["settings"] == {"hinge": 3.0}, "the base was changed"
 
 
@@ -174,6 +174,9 @@ def test_epochs_move_the_drops():
     assert train_config({}, preset_name=name).lr_drops == (200, 400)
     assert scaled_drops((30, 60), 90, 9) == (3, 6)
     assert scaled_drops((30, 31), 90, 9) == (3,), "drops that fall together are one"
+    assert scaled_drops((4, 14), 16, 2) == (1,), "deferred MACER waits for one"
+    assert scaled_drops((15,), 16, 4) == (3,)
+    assert scaled_drops((15,), 16, 1) == scaled_drops((), 16, 2) == scaled_drops((16,), 16, 8) == ()
 
 
 def test_epochs_move_the_warm_up():
@@ -211,8 +214,83 @@ def test_label_smoothing_reaches_the_objective_and_is_no_setting_of_its_own():
 
 
 def test_epochs_move_the_drops_of_a_short_config_file():
-    base = {"dataset": "digits", "lr_drops": [4]}  # epochs: the default, 10
-    assert train_config({"epochs": 5}, base=base).lr_drops == (2,)
+    base = {"dataset": "digits", "lr_drops": [4]}  # epochs: those of digits, 16
+    assert train_config({"epochs": 8}, base=base).lr_drops == (2,)
+
+
+SHORT = {"dataset": "cifar10", "objective": "macer", "sigma": 0.25}
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        SHORT,
+        {"dataset": "digits", "trade_off": 2.0, "epochs": 4},
+        {"dataset": "digits", "epochs": 32, "lr_drops": [3], "objective": "smoothmix"},
+        {"dataset": "imagenet", "objective": "easy", "warm_up_epochs": 2, "lr": 0.3},
+    ],
+)
+@pytest.mark.parametrize("make", [train_config, search_config])
+def test_a_short_file_says_what_the_same_options_do(flat, make):
+    own = {key: value for key, value in flat.items() if key not in TrainConfig.model_fields}
+    base = {key: value for key, value in flat.items() if key not in own} | {"settings": own}
+    expected = make(dict(flat))
+    assert make({}, base=base) == expected
+    rest = {key: value for key, value in base.items() if key != "objective"}
+    assert make({"objective": expected.objective}, base=rest) == expected
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_file_that_says_all_stands_alone(name):
+    config = train_config({}, preset_name=name)
+    record = config.model_dump(mode="json")
+    assert train_config({}, base=record) == search_config({}, base=record) == config
+    odd = {**record, "momentum": 0.5, "batch_size": 7, "epochs": 3}
+    assert train_config({}, base=odd) == TrainConfig.make(odd).resolved()
+
+
+@pytest.mark.parametrize(
+    ("flat", "expected"),
+    [
+        ({"dataset": "digits"}, {"deferred": False}),
+        ({"dataset": "cifar10", "objective": "easy", "epochs": 30}, {"warm_up_epochs": 0}),
+        ({"dataset": "mnist", "objective": "smoothmix"}, {"warm_up_epochs": 0}),
+        ({"dataset": "mnist", "objective": "smoothadv"}, {"warm_up_epochs": 0}),
+        ({"dataset": "digits", "deferred": True}, {"deferred": True}),
+        ({"dataset": "mnist", "objective": "easy", "warm_up_epochs": 5}, {"warm_up_epochs": 5}),
+        ({"dataset": "digits", "objective": "gaussian"}, {}),
+    ],
+)
+@pytest.mark.parametrize("make", [train_config, search_config])
+def test_what_starts_from_weights_does_not_warm_up(make, flat, expected):
+    found = make({**flat, "init": "/run"}).settings
+    assert {key: found[key] for key in ("deferred", "warm_up_epochs") if key in found} == expected
+    cold = make(dict(flat))
+    record = {**cold.model_dump(mode="json"), "init": "/run"}
+    assert make({}, base=record).settings == cold.settings, "recorded settings are given"
+    own = {key: value for key, value in flat.items() if key in TrainConfig.model_fields}
+    short = {**own, "init": "/run", "settings": {k: v for k, v in flat.items() if k not in own}}
+    assert make({}, base=short).settings == found
+
+
+def test_a_preset_warms_up_unless_it_starts_from_weights(monkeypatch):
+    name = "easy-mnist-0.25"
+    assert train_config({}, preset_name=name).settings["warm_up_epochs"] == 36
+    found = train_config({"init": "/run"}, preset_name=name).settings
+    assert found["warm_up_epochs"] == 0
+    warm = dataclasses.replace(preset(name), settings={**preset(name).settings, "init": "/run"})
+    monkeypatch.setattr("rsray.presets.preset", lambda name: warm)
+    assert train_config({}, preset_name=name).settings["warm_up_epochs"] == 36
+
+
+def test_a_short_file_names_its_own_mistakes():
+    for base, words in (
+        ({**SHORT, "settings": {"lr": 1.0}}, "objective macer: setting 'lr' is unknown"),
+        ({**SHORT, "settings": {"epsilon": 1.0}}, "setting 'epsilon' is unknown"),
+        ({**SHORT, "settings": [1]}, "settings is .*must hold key: value"),
+    ):
+        with pytest.raises(UserError, match=words):
+            train_config({}, base=base)
 
 
 def test_epochs_as_a_float_move_the_drops():

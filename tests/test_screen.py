@@ -134,6 +134,14 @@ def test_without_a_terminal_a_search_says_that_its_trials_are_under_way(clock, c
         ]
 
 
+def test_a_trial_that_ended_is_called_as_in_the_table(capsys):
+    with bars() as shown:
+        told = Screen(shown)
+        told.phase("search")
+        told.trial(TrialEvent("done", 2, 20, {"lr": 0.1}, number=7, epoch=8, acr=0.5))
+    assert lines_of(capsys)[-1] == "trial 7 (2/20 done): lr 0.1: projected ACR 0.500 at epoch 8"
+
+
 SHOW = """
 from rsray.screen import CertifyBar, TrainingBar, bars
 from rsray.training.loop import Progress

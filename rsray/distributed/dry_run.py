@@ -24,7 +24,7 @@ from rsray.distributed.capacity import Capacity, FleetSize, check_room
 from rsray.distributed.certify.one_machine import fleet_of_one_machine, is_cluster_open
 from rsray.distributed.search.forecast import plan_search
 from rsray.distributed.search.request import SearchRequest
-from rsray.distributed.search.resolved_search import check_search, resolve_search
+from rsray.distributed.search.resolved_search import check_data, check_search, resolve_search
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.progress import duration
 from rsray.storage import Place
@@ -32,7 +32,13 @@ from rsray.storage.ownership import read_own_record
 from rsray.training.cost import plan_training
 from rsray.training.request import TrainingRequest
 from rsray.training.run_folder.checkpoint import latest_position
-from rsray.training.run_folder.run import RUN_FILE, WEIGHTS_FILE, check_settings
+from rsray.training.run_folder.run import (
+    RUN_FILE,
+    WEIGHTS_FILE,
+    check_settings,
+    is_finished,
+    read_own_run,
+)
 
 MEASURED = PlanConfig(seconds=1.0)
 RUN_FILES = f"{RUN_FILE}, metrics.jsonl, checkpoints/, {WEIGHTS_FILE}, README.md"
@@ -45,8 +51,10 @@ def training(request: TrainingRequest, place: Place, address: str | None) -> lis
     """Return what a training run would be; UserError as the run would raise it."""
     config, address = request.config, address or os.environ.get("RAY_ADDRESS")
     run = TrainingRun.of(config, place, request.split, address)
-    record = read_own_record(place, RUN_FILE, config, "run")
-    check_settings(config, request.split, run.device)
+    record = read_own_run(place, config, request.split)
+    is_done = record is not None and is_finished(place)
+    if not is_done:
+        check_settings(config, request.split, run.device)
     if not (run.is_here or address or is_cluster_open()):
         # A Ray of this machine has no room for more.
         cores, gpus = float(available_cpus()), float(usable_gpus())
@@ -57,7 +65,6 @@ def training(request: TrainingRequest, place: Place, address: str | None) -> lis
     inside = f" and every {minutes:g} minutes" if minutes else ""
     state = "a new run"
     if record:
-        is_done = place.exists(WEIGHTS_FILE)
         state = "finished: nothing to do" if is_done else f"goes on after {latest_position(place)}"
     return _aligned(
         {
@@ -116,6 +123,8 @@ def search(request: SearchRequest, place: Place, address: str | None) -> list[st
     config, found = request.config, resolve_search(request.config)
     check_search(found)
     earlier = read_own_record(place, "tune.yaml", config, "search")
+    if earlier is None:
+        check_data(found, request.train)
     address = address or os.environ.get("RAY_ADDRESS")
     final = f"; best/ ({RUN_FILES}), best/certificates/ ({CERT_FILES})" if config.final else ""
     draws = found.trial({}).build_objective().num_draws

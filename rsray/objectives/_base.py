@@ -2,7 +2,8 @@
 
 An objective that is a function of the logits alone overrides `terms`, one with an attack before
 that `attacked`. One that needs more of the network (a clean copy, a second pass) overrides `step`;
-a weight that changes during training overrides `at_epoch`; a second network with its own optimiser
+a weight that changes during training overrides `at_epoch`, and `without_drop` where it waits for a
+learning-rate drop; a second network with its own optimiser
 overrides `companion` and `companion_loss`, and `guide` names a trained one that stays as it is. One
 whose images have targets of their own says with `teacher` whose counts make them, and `step` takes
 them as `targets_BK`. One that drops or repeats images says how often each is seen with
@@ -156,6 +157,16 @@ class Objective:
         the network is right [N].
         """
         return before_N
+
+    @property
+    def without_drop(self) -> str:
+        """What does without a learning-rate drop, `setting=value`; empty: it waits for none."""
+        return ""
+
+    @property
+    def why_unused(self) -> str:
+        """Why a setting has no effect beside the others, in a line; empty: each has one."""
+        return ""
 
     @property
     def guide(self) -> str | None:

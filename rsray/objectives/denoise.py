@@ -39,6 +39,16 @@ class Denoise(Objective):
     classifier: str = setting("RUN of the classifier; without one the squared error is all.", "")
 
     @property
+    def why_unused(self) -> str:
+        """Why trade_off, where it is neither 0 nor the usual 1, has no effect."""
+        if self.classifier or self.trade_off in (0.0, 1.0):
+            return ""
+        return (
+            f"trade_off is {self.trade_off:g}, but there is no classifier whose cross entropy it "
+            "would weigh: give --set classifier=RUN, or leave trade_off out"
+        )
+
+    @property
     def guide(self) -> str | None:
         """Where the frozen classifier is."""
         return self.classifier or None

@@ -45,6 +45,11 @@ class Macer(Objective):
         "Keep trade_off at 0 until the first learning-rate drop (the paper's sigma = 1.00).", False
     )
 
+    @property
+    def without_drop(self) -> str:
+        """What does without a learning-rate drop."""
+        return "deferred=false" if self.deferred and self.trade_off else ""
+
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Macer:
         """Return it with trade_off 0 while it is deferred: always, where no drop is left."""
         waiting = self.deferred and (not lr_drops or epoch < min(lr_drops))

@@ -66,6 +66,11 @@ class Sodm(Objective):
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold must be between 0 and 1, got {self.threshold}")
 
+    @property
+    def without_drop(self) -> str:
+        """What does without a learning-rate drop."""
+        return "trade_off_growth=1" if self.trade_off_growth != 1 else ""
+
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Sodm:
         """Return the objective with its trade_off grown from the first drop on."""
         if not lr_drops or epoch < min(lr_drops):

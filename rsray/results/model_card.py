@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
 
+from rsray.config import TrainConfig
 from rsray.core.bounds import BOUNDS
 from rsray.core.radius import round_down
 from rsray.errors import printable
 from rsray.storage.yaml_files import to_yaml
 
-# Settings that are listed, in this order; what decides less stands in run.yaml.
+# Settings that are listed in this order; others behind them where they are not as usual.
 SETTINGS = (
     "dataset", "model", "objective", "sigma", "settings", "epochs", "batch_size", "optimizer",
     "lr", "lr_schedule", "lr_drops", "weight_decay", "precision", "seed", "preset", "normalisation",
@@ -179,3 +180,17 @@ def _settings(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from value.items()
         elif value is not None and value != []:
             yield key, value
+    if record.get("init"):
+        yield "init", _start(record)
+    for key, field in TrainConfig.model_fields.items():
+        usual = [None, field.default]
+        if key not in (*SETTINGS, *TrainConfig.where_fields) and record.get(key) not in usual:
+            yield key, record[key]
+
+
+def _start(record: Mapping[str, Any]) -> str:
+    """Return whose weights it began with: the folder's name and digest, not the way there."""
+    name = str(record["init"]).rstrip("/").rpartition("/")[2]
+    known = record.get("earlier_results")
+    digest = known.get("init") if isinstance(known, Mapping) else None
+    return f"the weights of {name}" + (f", SHA-256 {digest}" if digest else "")

@@ -30,6 +30,18 @@ def make_optimiser(config: TrainConfig, module: nn.Module, device: torch.device)
     return OPTIMISERS[config.optimizer](module.parameters(), config.momentum, **common)
 
 
+def why_a_part_never_acts(config: TrainConfig) -> str:
+    """Return in a line which part of an objective waits for a drop that never comes, or nothing."""
+    way_out = config.build_objective().without_drop
+    if not way_out or any(drop < config.epochs for drop in config.lr_drops):
+        return ""
+    return (
+        f"{config.objective} waits for the first learning-rate drop, which never comes: epochs is "
+        f"{config.epochs}, lr_drops {list(config.lr_drops)}; give --set {way_out}, or "
+        "lr_drops within the epochs"
+    )
+
+
 def lr_factor(config: TrainConfig, epoch: int) -> float:
     """Return what `lr` is multiplied by in an epoch (from 0): warm-up, then drops or a cosine.
 

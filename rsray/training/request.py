@@ -11,7 +11,7 @@ from rsray.config import TrainConfig
 from rsray.data import DATASETS, ImageSplit
 from rsray.errors import UserError
 from rsray.models.factory import refuse_factory_of_a_file
-from rsray.presets import fit_to_data, train_config
+from rsray.presets import WARM_START, fit_to_data, says_all, train_config
 from rsray.storage import PathLike, Place, read_file
 from rsray.storage.yaml_files import from_yaml
 
@@ -65,7 +65,8 @@ class TrainingRequest(NamedTuple):
             f"{config.objective} on {config.dataset}: {config.model}, sigma {config.sigma:g}, "
             f"{config.epochs} epochs, {self.num_images:,} images -> {where}"
         )
-        return [what, fitted_line(config, self.split)] if self.is_fitted else [what]
+        fitted = [fitted_line(config, self.split)] if self.is_fitted else []
+        return [what, *start_lines(config), *fitted]
 
 
 def open_training(
@@ -89,15 +90,28 @@ def open_training(
     split = data.open_split(
         config.dataset, "train", config.data_root, download=download, **config.reading
     )
-    is_fitted = is_fit_to_data(config, has_settings=preset is not None or base is not None)
+    is_fitted = is_fit_to_data(config, given, preset_name=preset, base=base)
     if is_fitted:
-        config = fit_to_data(config, given, split)
+        config = fit_to_data(config, given, split, base)
     return TrainingRequest(config, split, is_fitted)
 
 
-def is_fit_to_data(config: TrainConfig, *, has_settings: bool) -> bool:
-    """Tell whether settings come from the data: the user's own, without a preset or a file."""
+def is_fit_to_data(
+    config: TrainConfig,
+    given: Mapping[str, Any],
+    *,
+    preset_name: str | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> bool:
+    """Tell whether settings come from the data: the user's own, where no preset or file has all."""
+    has_settings = preset_name is not None or says_all(base or {}, given)
     return DATASETS[config.dataset].is_own and not has_settings
+
+
+def start_lines(config: TrainConfig) -> list[str]:
+    """Return in a line whose weights a run starts from, and what it therefore does not wait for."""
+    settings = [f"{name} {config.settings[name]}" for name in WARM_START if name in config.settings]
+    return [", ".join([f"from the weights of {config.init}", *settings])] if config.init else []
 
 
 def fitted_line(config: TrainConfig, split: ImageSplit) -> str:

@@ -109,7 +109,7 @@ def _search(options, sampler, seed):
     def tell(event):
         if event.kind != "report":
             acr = event.error if event.acr is None else f"{event.acr:.4f} at epoch {event.epoch}"
-            print(f"{sampler} {seed}: trial {event.finished}/{event.trials}: {acr}", flush=True)
+            print(f"{sampler} {seed}: trial {event.number}: {acr}", flush=True)
 
     place = Path(options.out) / f"{sampler}-{seed}"
     tune(_config(options, sampler, seed), Place.of(place), watch=Watch(trial=tell))

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 import rsray
+from rsray.config import TrainConfig
 from rsray.results.model_card import model_card, text_of
 from rsray.storage import Place
 
@@ -79,6 +80,22 @@ def test_float_noise_has_no_promise_in_floating_point():
     assert "could be given a certificate that is false" in card(
         summary={**SUMMARY, "noise": "float"}
     )
+
+
+def test_what_is_not_as_usual_is_listed_and_nothing_else():
+    unusual = {"limit": 100, "label_smoothing": 0.1, "lr_warm_up": 5, "augmentation": "none",
+               "validation": 0.2, "momentum": 0.8, "model_args": {"width": 2}}  # fmt: skip
+    text = card({**RECORD, **unusual})
+    assert all(f"| {key} | {text_of(value)} |" in text for key, value in unusual.items())
+    usual = {key: field.default for key, field in TrainConfig.model_fields.items()}
+    assert card({**usual, **RECORD}) == card(usual | RECORD | {"workers": 4, "init": None})
+    assert not any(f"| {key} |" in card({**usual, **RECORD}) for key in (*unusual, "init"))
+
+
+def test_whose_weights_it_began_with_is_said_without_the_way_there():
+    record = {**RECORD, "init": "/home/me/runs/start", "earlier_results": {"init": "ab12"}}
+    text = card(record)
+    assert "| init | the weights of start, SHA-256 ab12 |" in text and "/home/me" not in text
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,10 @@ def test_what_is_trained_by_itself_is_a_small_denoiser_with_adam():
         ({"model": "lenet"}, r"must return images of shape \(1, 1, 8, 8\), got \(1, 10\)"),
         ({"objective": "gaussian"}, r"must return logits of shape \(1, 10\), got \(1, 1, 8, 8\)"),
         ({"classifier": "nowhere"}, "nowhere is no finished RUN"),
+        (
+            {"trade_off": 0.5},
+            "trade_off is 0.5, but there is no classifier .* --set classifier=RUN",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_folder_is_claimed(lab, changes, words):

@@ -9,7 +9,8 @@ from rsray.data import open_split
 from rsray.distributed.train import trainer
 from rsray.presets import own_pictures
 from rsray.progress import Watch
-from rsray.storage.yaml_files import from_yaml
+from rsray.storage.yaml_files import from_yaml, to_yaml
+from rsray.training.request import open_training
 
 NAMES = ("eight", "five", "four", "nine", "one", "seven")
 
@@ -56,6 +57,17 @@ def test_what_the_data_decided_is_said_and_recorded(trained):
     for name in ("model", "epochs", "batch_size", "lr"):
         assert f"{name} {record[name]}" in said[1]
     assert record["settings"]["deferred"] and "deferred True" in said[1]
+
+
+def test_a_short_file_is_fitted_to_the_data_as_options_are(trained, pictures, tmp_path):
+    run, _ = trained
+    short = {"dataset": "imagefolder", "data_root": str(pictures), "objective": "macer", "lr": 0.2}
+    (tmp_path / "short.yaml").write_bytes(to_yaml(short))
+    asked = open_training({"epochs": 20}, config_file=tmp_path / "short.yaml")
+    assert asked == open_training({**short, "epochs": 20})
+    assert asked.is_fitted and asked.config.model == "resnet8" and asked.config.lr == 0.2
+    whole = open_training({}, config_file=run.place / "run.yaml")
+    assert not whole.is_fitted and whole.config == run.config
 
 
 def test_predictions_name_the_classes(trained, tmp_path):

@@ -17,12 +17,14 @@ from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import claim as claim_cert
 from rsray.certification.folder import finish
 from rsray.certification.request import open_certification
+from rsray.distributed import dry_run
 from rsray.errors import UserError
 from rsray.outcomes import Run
 from rsray.presets import train_config
 from rsray.storage import Place
 from rsray.training.earlier_run import warn_if_judged_by_seen_images
 from rsray.training.loop import Training
+from rsray.training.request import TrainingRequest
 from rsray.training.run_folder.run import claim_run, open_training_split
 from rsray.training.teacher import targets_of
 
@@ -176,6 +178,52 @@ def test_a_run_starts_from_the_weights_of_another(lab, made):
     assert told["earlier_results"] == record["earlier_results"] and told["data_root"] is None
     again = lab.training(config, lab.folder("warm"))
     assert again.epoch == 1 and not torch.equal(again.model.state_dict()[key], weights[key])
+
+
+def test_a_start_from_weights_is_announced(lab, made):
+    def lines(**flat):
+        config = lab.config(init=str(made / "run"), **flat)
+        return TrainingRequest(config, open_training_split(config)).announcement("here")[1:]
+
+    assert lines() == [f"from the weights of {made / 'run'}"]
+    assert lines(objective="macer") == [f"from the weights of {made / 'run'}, deferred False"]
+
+
+def test_a_finished_run_is_no_run_of_another_start(lab, made, tmp_path):
+    first, other = tmp_path / "first", tmp_path / "other"
+    for where, more in ((first, b""), (other, b" ")):
+        shutil.copytree(made / "run", where)
+        with (where / "model.safetensors").open("ab") as file:
+            file.write(more)
+    config = lab.config(init=str(first))
+    claim(lab, config)
+    claim(lab, lab.config(), "cold")
+    for name in ("run", "cold"):
+        lab.folder(name).write("model.safetensors", b"")
+
+    def refuse(init, words, name="run"):
+        with pytest.raises(UserError, match=words):
+            claim(lab, lab.config(init=init), name)
+
+    refuse(None, "began with init, which is not given now")
+    refuse(str(other), f"began with another init than {other}")
+    refuse(str(first), f"began without init, now it is {first}", "cold")
+    with pytest.raises(UserError, match="began with another init"):
+        asked = lab.config(init=str(other))
+        request = TrainingRequest(asked, open_training_split(asked))
+        dry_run.training(request, lab.folder("run"), None)
+    record = lab.folder("run").read("run.yaml")
+    for odd in ([1], {"init": 1}, "init"):
+        changed = {**yaml.safe_load(record), "earlier_results": odd}
+        lab.folder("run").write("run.yaml", yaml.safe_dump(changed).encode())
+        refuse(str(first), "run says of earlier_results")
+    lab.folder("run").write("run.yaml", record)
+    moved = first.rename(tmp_path / "moved")
+    assert claim(lab, config), "what it began with is gone"
+    assert claim(lab, lab.config(init=str(moved)))
+    refuse("/nowhere", "/nowhere is no finished RUN")
+    other.rename(first)
+    refuse(str(first), f"began with another init than {first}")
 
 
 def test_a_start_that_has_seen_the_images_that_trials_are_judged_by_is_told(made, caplog):

@@ -187,6 +187,23 @@ def test_deferred_macer_has_no_robustness_term_before_the_first_drop(lab):
     assert rows[3]["robustness_loss"] > 0
 
 
+@pytest.mark.parametrize(
+    ("given", "way_out"),
+    [
+        ({"objective": "macer", "deferred": True}, "deferred=false"),
+        ({"objective": "macer", "deferred": True, "lr_drops": [2]}, "deferred=false"),
+        ({"objective": "sodm", "lr_schedule": "cosine"}, "trade_off_growth=1"),
+        ({"objective": "macer", "deferred": True, "lr_drops": [1]}, ""),
+        ({"objective": "macer", "deferred": False}, ""),
+        ({"objective": "gaussian"}, ""),
+    ],
+)
+def test_what_waits_for_a_drop_that_never_comes_is_told(lab, caplog, given, way_out):
+    config = lab.config(**given)
+    claim_run(lab.folder("run"), config, open_training_split(config), CPU)
+    assert [f"--set {way_out}" in line for line in caplog.messages] == [True] * bool(way_out)
+
+
 def test_an_absurd_learning_rate(lab):
     run = lab.folder("run")
     with pytest.raises(DivergedError, match="lower lr") as refused:
@@ -351,7 +368,9 @@ def test_claim_run_goes_on_with_the_data_it_began_with(lab):
     with pytest.raises(UserError, match="began with other training data .1,347 images then, 1,346"):
         claim_run(run, config, fewer, CPU)
     run.write("model.safetensors", b"")
-    assert claim_run(run, config, fewer, CPU) is True, "finished: nothing is read any more"
+    assert claim_run(run, config, split, CPU) is True
+    with pytest.raises(UserError, match="began with other training data"):
+        claim_run(run, config, fewer, CPU)
 
 
 def test_claim_run_refuses_what_is_no_run(lab, tmp_path):

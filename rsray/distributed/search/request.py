@@ -23,7 +23,7 @@ from rsray.errors import UserError
 from rsray.models.factory import refuse_factory_of_a_file
 from rsray.presets import fit_to_data, search_config, train_config
 from rsray.storage import PathLike
-from rsray.training.request import fitted_line, is_fit_to_data, read_settings
+from rsray.training.request import fitted_line, is_fit_to_data, read_settings, start_lines
 
 # Of the training images; a look at more than so many images costs epochs.
 VALIDATION_SHARE, MOST_VALIDATION_IMAGES = 0.15, 2_000
@@ -50,6 +50,7 @@ class SearchRequest(NamedTuple):
         data = f"on {base.dataset}, sigma {base.sigma:g}"
         about, keys = f"{base.objective} {data}", ", ".join(config.search)
         lines = [f"searching {keys} of {search.objectives} {data}: {number} -> {where}"]
+        lines += start_lines(base)
         if self.is_fitted:
             lines.append(fitted_line(base, self.train))
         elif not search.published:
@@ -96,9 +97,9 @@ def open_search(
     if base.build_objective().makes_images:
         raise UserError(f"objective {base.objective} trains no classifier: nothing to search for")
     train, num_test_images = _open_data(base, download)
-    is_fitted = is_fit_to_data(base, has_settings=preset is not None or start is not None)
+    is_fitted = is_fit_to_data(base, usual, preset_name=preset, base=start)
     if is_fitted:
-        base = fit_to_data(base, usual, train)
+        base = fit_to_data(base, usual, train, start)
     images = min(len(train), base.limit or len(train))
     space = dict(file.pop("search", {}))
     if search or grid or not space:
@@ -167,7 +168,7 @@ def _start_beside(
         same = {"model", "model_args", *SHARED} - {"settings"} if of_file else set()
         flat = {**base.model_dump(include=same), "epochs": base.epochs, **given}
         start = search_config(flat)
-        if is_fit_to_data(base, has_settings=False):
+        if is_fit_to_data(start, flat):
             start = fit_to_data(start, flat, train)
     mine, shared = start.model_dump(mode="json"), base.model_dump(mode="json")
     own = {*TrainConfig.where_fields, "settings", "objective"}
@@ -224,7 +225,8 @@ def search_defaults(
     usual = OWN_PICTURES if spec.is_own else spec.search
     found: dict[str, Any] = {"skip": spec.skip, **usual}
     if trial_epochs is None and spec.shorter_trials > 1 and "epochs" not in space:
-        trial_epochs = -(-train.epochs // spec.shorter_trials)
+        # Of one epoch there is no learning-rate drop, which objectives may wait for.
+        trial_epochs = min(train.epochs, max(2, -(-train.epochs // spec.shorter_trials)))
         found["trial_epochs"] = trial_epochs
     looks = LOOKS_PER_TRIAL // 2 if spec.is_own or spec.embedded else LOOKS_PER_TRIAL
     longest = trial_epochs or train.epochs

@@ -6,6 +6,7 @@ what only a cluster can say.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from rsray.config import TUNE_OBJECTIVES, TrainConfig, TuneConfig, nest
+from rsray.data import ImageSplit
 from rsray.distributed.search.space import (
     Point,
     Space,
@@ -30,8 +32,12 @@ from rsray.family import choose
 from rsray.objectives import OBJECTIVES
 from rsray.presets import published_for
 from rsray.training.batches.augment import AUGMENTATIONS
-from rsray.training.teacher import refuse_without_teacher
+from rsray.training.earlier_run import start_weights
+from rsray.training.optimisation import why_a_part_never_acts
+from rsray.training.run_folder.run import build_model, images_of
+from rsray.training.teacher import refuse_without_teacher, targets_of
 
+log = logging.getLogger(__name__)
 # What a user chooses for the published setting too: not of a paper's method.
 BUDGET = ("epochs", "batch_size", "model")
 # Sources of trials that nobody proposed: the published setting, and the one to start from.
@@ -151,6 +157,8 @@ def _published_settings(train: TrainConfig) -> Point:
 
 
 def _why_untried(space: Space, own: Point, published: Point) -> str:
+    if published and own["init"]:
+        return f"it starts from no other's weights, here from those of {own['init']}"
     point = {setting_of(key): key for key in active(space, own["objective"])}
     for key, value in {**own, **published}.items():
         if key in point and not holds_value(space[point[key]], value):
@@ -188,6 +196,36 @@ def check_search(search: Search) -> None:
     cells, trials = len(search.first_points), search.config.trials
     if search.config.sampler == "grid" and cells != trials:
         raise UserError(f"trials is {trials}: the grid has {cells}")
+
+
+def check_data(search: Search, split: ImageSplit) -> None:
+    """Raise UserError where the images to train on, or the results to learn from, fit no trial."""
+    for bare in search.bare_points:
+        trial, full = search.trial(bare), search.full(bare)
+        if why := why_a_part_never_acts(trial):
+            log.warning("in a trial %s", why)
+        (held_in, held_out), workers = images_of(trial, split), search.config.workers or 1
+        if len(held_out) < workers:
+            raise UserError(
+                f"validation is {trial.validation:g}: of {len(held_in) + len(held_out):,} images "
+                f"{len(held_out):,} would be held out to judge trials by, and at least {workers} "
+                "must be"
+            )
+        targets_of(full.build_objective(), split, images_of(full, split)[0])
+        for each in _with_each_network(search, bare) if full.init else ():
+            start_weights(build_model(each, split), each, split)
+
+
+def _with_each_network(search: Search, bare: Point) -> list[TrainConfig]:
+    """Return what trials train, one for each network that is searched."""
+    space = active(search.space, bare.get("objective"))
+    points = [
+        {**bare, key: value}
+        for key, distribution in space.items()
+        if setting_of(key) == "model"
+        for value in extreme_values(distribution)
+    ]
+    return [search.full(point) for point in points or [bare]]
 
 
 def _check_key(search: Search, bare: Point, key: str, distribution: BaseDistribution) -> None:

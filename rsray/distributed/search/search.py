@@ -35,7 +35,7 @@ from rsray.distributed.search.space import Space, active
 from rsray.distributed.search.study import ended_trials
 from rsray.distributed.search.trial import TrialJob, run_trial
 from rsray.distributed.search.trial_resources import DRIVER_CPUS, TrialPlan, plan_trials
-from rsray.distributed.search.watch import Watcher
+from rsray.distributed.search.watch import METRIC, Watcher
 from rsray.distributed.session import quiet_logs, search_path
 from rsray.progress import Watch
 from rsray.storage import Place, open_filesystem
@@ -72,7 +72,9 @@ def run_search(search: Search, study: optuna.Study, out: Place, watch: Watch) ->
             max_concurrent_trials=plan.concurrent,
             reuse_actors=plan.workers == 1,
         ),
-        run_config=_run_config(job.scratch, Watcher(search.config.trials, already, watch)),
+        run_config=_run_config(
+            job.scratch, Watcher(search.config.trials, already, watch, searcher)
+        ),
     )
     out.delete(SCRATCH_FOLDER)
     try:
@@ -183,6 +185,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self.running: dict[str, optuna.Trial] = {}
         # The looks that the study holds already.
         self.seen: dict[str, set[int]] = {}
+        # What the study calls each trial, ended or not.
+        self.numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Return the settings of the next trial: one that waits, else a new proposal."""
@@ -192,9 +196,19 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         trial = _ask(self.study, self.search.space)
         if "source" not in trial.user_attrs:
             trial.set_user_attr("source", self.search.config.sampler)
-        self.running[trial_id] = trial
+        self.running[trial_id], self.numbers[trial_id] = trial, trial.number
         self.seen[trial_id] = set(waiting[0].intermediate_values) if waiting else set()
         return dict(trial.params)
+
+    def number_of(self, trial_id: str) -> int | None:
+        """Return the number under which the study and trials.parquet have a trial of Tune's."""
+        return self.numbers.get(trial_id)
+
+    def best_acr(self) -> float | None:
+        """Return the largest projected ACR of the complete trials, None before there is one."""
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        found = [trial.user_attrs.get(METRIC) for trial in complete]
+        return max((acr for acr in found if acr is not None), default=None)
 
     def is_given(self, trial_id: str) -> bool:
         """Tell whether a trial under way tries a setting that was given, not proposed."""

@@ -7,7 +7,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rsray.config import Precision, TuneConfig
-from rsray.distributed.search.resolved_search import Search, check_search, resolve_search
+from rsray.data import ImageSplit
+from rsray.distributed.search.resolved_search import (
+    Search,
+    check_data,
+    check_search,
+    resolve_search,
+)
 from rsray.distributed.search.search import run_search
 from rsray.distributed.search.study import find_winner, open_study, write_trials
 from rsray.distributed.search.study_page import write_page, write_study
@@ -22,7 +28,11 @@ from rsray.storage.ownership import read_own_record
 from rsray.storage.records import read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.earlier_run import warn_if_judged_by_seen_images
-from rsray.training.run_folder.run import recorded_results, refuse_other_results
+from rsray.training.run_folder.run import (
+    open_training_split,
+    recorded_results,
+    refuse_other_results,
+)
 from rsray.versions import versions
 
 TUNE_FILE, BEST_FILE = "tune.yaml", "best.yaml"
@@ -56,18 +66,22 @@ def tune(
         return finals
 
 
-def claim_tune(out: Place, config: TuneConfig) -> Search:
-    """Make TUNE this search's own, and return it; UserError when it cannot be, or cannot be run."""
+def claim_tune(out: Place, config: TuneConfig, split: ImageSplit | None = None) -> Search:
+    """Make TUNE this search's own, and return it; UserError when it cannot be, or cannot be run.
+
+    `split` holds the images to train on, where they are open already.
+    """
     search = resolve_search(config)
     check_search(search)
     starts = [search.full(bare) for bare in search.bare_points]
     record = read_own_record(out, TUNE_FILE, config, "search")
     if record is not None:
         refuse_other_results(record, out, *starts)
-        if record["trials"] != config.trials:
+        if record.get("trials") != config.trials:
             _change_trials(out, record, config.trials)
         return search
     results = recorded_results(*starts)
+    check_data(search, split or open_training_split(config.train))
     record = {**config.model_dump(mode="json"), **results, "versions": versions()}
     out.make().write(TUNE_FILE, to_yaml(record))
     return search
@@ -77,8 +91,8 @@ def _change_trials(out: Place, record: dict[str, Any], trials: int) -> None:
     """Record another number of trials; UserError where another winner was trained already."""
     if (out / BEST_RUN).exists():
         raise UserError(
-            f"trials is {trials} now but was {record['trials']}, and {out} has trained its winner: "
-            "use another --out"
+            f"trials is {trials} now but was {record.get('trials')}, and {out} has trained its "
+            "winner: use another --out"
         )
     out.write(TUNE_FILE, to_yaml({**record, "trials": trials}))
 

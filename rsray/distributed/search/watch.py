@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune import Callback
 
@@ -25,8 +25,11 @@ class TrialEvent:
     finished: int
     trials: int
     params: dict[str, Any]
+    # As trials.parquet numbers it; None: it is of no trial.
+    number: int | None = None
     epoch: int | None = None
     acr: float | None = None
+    # Of the complete trials, those of an earlier start too.
     best: float | None = None
     error: str | None = None
     # Where the trials under way are, in words, and how many whole ones they make up.
@@ -34,36 +37,44 @@ class TrialEvent:
     under_way: float = 0.0
 
 
+class Standing(Protocol):
+    """What the study knows of the trials: StudySearcher."""
+
+    def number_of(self, trial_id: str) -> int | None:
+        """Return the number of a trial that Tune calls so."""
+
+    def best_acr(self) -> float | None:
+        """Return the largest projected ACR of the complete trials, None before there is one."""
+
+
 class Watcher(Callback):  # type: ignore[misc]
     """Passes on what trials report. Tune pickles its callbacks: what draws stays behind."""
 
-    def __init__(self, trials: int, already: int, watch: Watch) -> None:
+    def __init__(self, trials: int, already: int, watch: Watch, standing: Standing | None) -> None:
         self.trials, self.finished, self.watch = trials, already, watch
-        self.best: float | None = None
+        self.standing = standing
+        self.best = standing.best_acr() if standing else None
         self.told = time.monotonic()
         # The epoch of each trial's last look; of those under way, which share of its epochs.
         self.epochs: dict[str, int] = {}
         self.shares: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the functions that draw."""
-        return {**self.__dict__, "watch": Watch()}
+        """Return the state without the functions that draw, and the study."""
+        return {**self.__dict__, "watch": Watch(), "standing": None}
 
-    def _tell(
-        self, kind: str, params: dict[str, Any], result: dict[str, Any], running: str = ""
-    ) -> None:
+    def _tell(self, kind: str, trial: Any, result: dict[str, Any], running: str = "") -> None:
         error = result.get("error")
-        acr = None if error else result.get(METRIC)
-        if acr is not None:
-            self.best = acr if self.best is None else max(self.best, acr)
+        standing, is_of_one = self.standing, trial is not None
         self.watch.trial(
             TrialEvent(
                 kind,
                 self.finished,
                 self.trials,
-                params,
+                dict(trial.config) if is_of_one else {},
+                number=standing.number_of(trial.trial_id) if standing and is_of_one else None,
                 epoch=result.get("epoch"),
-                acr=acr,
+                acr=None if error else result.get(METRIC),
                 best=self.best,
                 error=error,
                 running=running,
@@ -78,7 +89,7 @@ class Watcher(Callback):  # type: ignore[misc]
             return
         looks = [self.epochs.get(each.trial_id, 0) for each in trials if each.status == "RUNNING"]
         running = f"{len(looks)} running, last looks at epoch {_listed(looks)}" if looks else ""
-        self._tell("report", {}, {}, running)
+        self._tell("report", None, {}, running)
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
@@ -88,7 +99,7 @@ class Watcher(Callback):  # type: ignore[misc]
         if "error" not in result:
             epoch = self.epochs[trial.trial_id] = result.get("epoch", 0)
             self.shares[trial.trial_id] = epoch / result.get("epochs", math.inf)
-            self._tell("report", dict(trial.config), result)
+            self._tell("report", trial, result)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tell of a trial that ended, early or at full length."""
@@ -101,7 +112,10 @@ class Watcher(Callback):  # type: ignore[misc]
     def _tell_end(self, kind: str, trial: Any) -> None:
         self.finished += 1
         self.shares.pop(trial.trial_id, None)
-        self._tell(kind, dict(trial.config), trial.last_result or {})
+        if self.standing is not None:
+            # The study was told before.
+            self.best = self.standing.best_acr()
+        self._tell(kind, trial, trial.last_result or {})
 
 
 def _listed(epochs: list[int]) -> str:

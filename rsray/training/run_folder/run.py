@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -29,13 +30,16 @@ from rsray.training.batches.augment import AUGMENTATIONS
 from rsray.training.batches.feeds import is_streamed, refuse_to_weigh_streamed
 from rsray.training.batches.reader import RESIZED_CROP, RandomResizedCrop, with_crop
 from rsray.training.earlier_run import companion_of, digest_of, start_weights
+from rsray.training.optimisation import why_a_part_never_acts
 from rsray.training.teacher import targets_of
 from rsray.versions import versions
 
+log = logging.getLogger(__name__)
 Indices = NDArray[np.int64]
 RUN_FILE, WEIGHTS_FILE, GROUP_SIZE_FILE = "run.yaml", "model.safetensors", ".group-size"
 _PRECISION: TypeAdapter[Precision | None] = TypeAdapter(Precision | None)
 _COMPILED: TypeAdapter[bool | None] = TypeAdapter(Annotated[bool, Field(strict=True)] | None)
+_EARLIER_RESULTS: TypeAdapter[dict[str, str] | None] = TypeAdapter(dict[str, str] | None)
 _GROUP_SIZE: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=1)])
 
 
@@ -84,8 +88,12 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
             f"workers is {most}: a batch of {least} images has none for some of them; at most "
             f"{least} workers"
         )
-    start_weights(build_model(config, split), config, split)
     objective = config.build_objective()
+    if objective.why_unused:
+        raise UserError(f"objective {config.objective}: {objective.why_unused}")
+    if why := why_a_part_never_acts(config):
+        log.warning("%s", why)
+    start_weights(build_model(config, split), config, split)
     companion_of(objective, split)
     targets_of(objective, split, images_of(config, split)[0])
     augmentation = config.augmentation or DATASETS[config.dataset].augmentation
@@ -172,33 +180,64 @@ def recorded_results(*configs: TrainConfig) -> dict[str, Any]:
     return {"earlier_results": found} if found else {}
 
 
-def refuse_other_results(record: Mapping[str, Any], where: Place, *configs: TrainConfig) -> None:
-    """Raise UserError where a record names other earlier results than are there now."""
-    began, now = (r.get("earlier_results") or {} for r in (record, recorded_results(*configs)))
-    if began != now:
-        changed = sorted(key for key in {*now, *began} if began.get(key) != now.get(key))
-        raise UserError(f"{where} began with another {' and '.join(changed)}: use another --out")
+def refuse_other_results(
+    record: Mapping[str, Any], where: Place, *configs: TrainConfig, may_be_gone: bool = False
+) -> None:
+    """Raise UserError where a record names other earlier results than the configurations do now.
+
+    With `may_be_gone`, a result that is gone since is known by its path.
+    """
+    told = f"what {where} says of earlier_results"
+    began = read_as(_EARLIER_RESULTS, record.get("earlier_results"), told) or {}
+    named = {name: place for each in configs for name, place in each.earlier_results.items()}
+    for name in sorted({*began, *named}):
+        place, digest = named.get(name), began.get(name)
+        if place is None:
+            raise UserError(f"{where} began with {name}, which is not given now: use another --out")
+        if digest is None:
+            raise UserError(f"{where} began without {name}, now it is {place}: use another --out")
+        try:
+            is_another = digest_of(place) != digest
+        except UserError:
+            if not may_be_gone or TrainConfig.of_record(record).earlier_results.get(name) != place:
+                raise
+            continue
+        if is_another:
+            raise UserError(f"{where} began with another {name} than {place}: use another --out")
+
+
+def read_own_run(run: Place, config: TrainConfig, split: ImageSplit) -> dict[str, Any] | None:
+    """Return run.yaml of this configuration's earlier start, finished or not, or None for none.
+
+    Raises UserError when RUN belongs to another run, naming the first differences, or when the data
+    or the earlier results are no longer those that it began with.
+    """
+    record = read_own_record(run, RUN_FILE, config, "run")
+    if record is None:
+        return None
+    began = record.get("data_fingerprint") or {}
+    read_as(FingerprintRecord, began, f"{run}/{RUN_FILE}: data_fingerprint")
+    if not is_same(began, fingerprint(split, sampled=False)):
+        raise UserError(
+            f"{run} began with other training data ({began.get('images') or 0:,} images then, "
+            f"{len(split):,} now): use another --out"
+        )
+    refuse_other_results(record, run, config, may_be_gone=is_finished(run))
+    return record
+
+
+def is_finished(run: Place) -> bool:
+    """Tell whether a RUN holds what a training ends with."""
+    return run.exists(WEIGHTS_FILE)
 
 
 def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.device) -> bool:
     """Make RUN this configuration's own; returns whether it is finished already.
 
-    Raises UserError when it belongs to another run, naming the first differences, or when the data
-    are no longer those that it began with.
+    Raises UserError where `read_own_run` or `check_settings` does.
     """
-    record = read_own_record(run, RUN_FILE, config, "run")
-    if record is not None:
-        is_finished = run.exists(WEIGHTS_FILE)
-        began = record.get("data_fingerprint") or {}
-        read_as(FingerprintRecord, began, f"{run}/{RUN_FILE}: data_fingerprint")
-        if not is_finished and not is_same(began, fingerprint(split, sampled=False)):
-            raise UserError(
-                f"{run} began with other training data ({began.get('images') or 0:,} images then, "
-                f"{len(split):,} now): use another --out"
-            )
-        if not is_finished:
-            refuse_other_results(record, run, config)
-        return is_finished
+    if read_own_run(run, config, split) is not None:
+        return is_finished(run)
     # The check comes first, so that a typo does not claim the folder.
     check_settings(config, split, device)
     run.make()

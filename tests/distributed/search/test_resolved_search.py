@@ -3,16 +3,25 @@
 import pickle
 
 import pytest
+import safetensors.torch
+import torch
 
 from rsray.config import TuneConfig
+from rsray.distributed.search import resolved_search
 from rsray.distributed.search.request import open_search
-from rsray.distributed.search.resolved_search import check_search, resolve_search, start_of
+from rsray.distributed.search.resolved_search import (
+    check_data,
+    check_search,
+    resolve_search,
+    start_of,
+)
 from rsray.distributed.search.space import SHARED, parse_space
 from rsray.distributed.search.tuner import claim_tune
 from rsray.errors import UserError
 from rsray.presets import presets, search_config, train_config
 from rsray.storage import Place
 from rsray.storage.yaml_files import to_yaml
+from rsray.training.run_folder.run import build_model, claim_run, open_training_split
 
 PUBLISHED = {
     (entry.settings["dataset"], entry.settings["objective"], entry.settings["sigma"]): name
@@ -57,7 +66,9 @@ def test_a_point_with_other_epochs_moves_its_drops():
     assert [easy.trial({}).settings[key] for key in keys] == [4, 1]
 
 
-def test_a_method_without_its_teacher_is_refused_though_it_is_searched_beside_others(tmp_path):
+def test_a_method_without_its_teacher_is_refused_though_it_is_searched_beside_others(
+    tmp_path, monkeypatch
+):
     request = {"dataset": "digits"}, {}
     search = ["objective=choice(macer,catrs)"]
     with pytest.raises(UserError, match="has no teacher: give --set teacher=CERT"):
@@ -68,12 +79,67 @@ def test_a_method_without_its_teacher_is_refused_though_it_is_searched_beside_ot
     with pytest.raises(UserError, match="cert is no finished RUN or CERT"):
         claim_tune(Place.of(tmp_path / "tune"), config)
     cert.mkdir()
+    (cert / "certificates.parquet").write_bytes(b"0")
+    with pytest.raises(UserError, match="cert is no CERT folder"):
+        claim_tune(Place.of(tmp_path / "tune"), config)
+    assert not (tmp_path / "tune").exists()
+    monkeypatch.setattr(resolved_search, "targets_of", lambda *given: None)
     (cert / "certificates.parquet").write_bytes(b"1")
     claim_tune(Place.of(tmp_path / "tune"), config)
     claim_tune(Place.of(tmp_path / "tune"), config)
     (cert / "certificates.parquet").write_bytes(b"2")
     with pytest.raises(UserError, match="began with another teacher"):
         claim_tune(Place.of(tmp_path / "tune"), config)
+
+
+def test_a_search_that_holds_out_no_image_is_refused(tmp_path):
+    place = Place.of(tmp_path / "tune")
+    for validation, workers, words in (
+        (0.0001, None, "validation is 0.0001: of 1,347 images 0 would be held out"),
+        (0.001, 2, "1 would be held out .* at least 2"),
+    ):
+        found = searched({"dataset": "digits"}, validation=validation, workers=workers)
+        with pytest.raises(UserError, match=words):
+            claim_tune(place, found.config)
+        assert not place.exists()
+    claim_tune(place, searched({"dataset": "digits"}, validation=0.001).config)
+
+
+def test_a_start_that_no_trial_could_take_is_refused_before_the_first(tmp_path):
+    started = train_config({"dataset": "digits", "objective": "gaussian", "limit": 64})
+    run, split = Place.of(tmp_path / "run"), open_training_split(started)
+    claim_run(run, started, split, torch.device("cpu"))
+    weights = {
+        key: value.clone() for key, value in build_model(started, split).state_dict().items()
+    }
+    run.write("model.safetensors", safetensors.torch.save(weights))
+
+    def claim(name, search=(), **flat):
+        found = searched({"dataset": "digits", "init": run.uri, **flat}, ["lr=log(0.1,1)", *search])
+        return claim_tune(Place.of(tmp_path / name), found.config)
+
+    claim("fits")
+    claim("fits-all-trials", ["model=choice(lenet)"], model="resnet8")
+    for flat, search in (({"model": "resnet8"}, []), ({}, ["model=choice(lenet,resnet8)"])):
+        with pytest.raises(UserError, match="has model 'lenet', not 'resnet8'"):
+            claim("other", search, **flat)
+        assert not (tmp_path / "other").exists()
+
+
+def test_a_search_of_what_never_acts_in_a_trial_is_told(caplog):
+    def check(flat, search=(), **tuning):
+        caplog.clear()
+        found = searched({"dataset": "digits", **flat}, search, **tuning)
+        check_data(found, open_training_split(found.config.train))
+        return caplog.text
+
+    assert check({"epochs": 4}, trial_epochs=2) == check({"epochs": 1, "deferred": False}) == ""
+    for given, way_out in (
+        ({}, "deferred=false"),
+        ({"objective": "sodm", "trade_off": 3.0}, "trade_off_growth=1"),
+    ):
+        said = check({"epochs": 4, **given}, ["lr=log(1e-3,1)"], trial_epochs=1)
+        assert "in a trial" in said and "waits for" in said and f"give --set {way_out}" in said
 
 
 def test_searched_objectives_share_the_data_sigma_and_network_of_the_file(tmp_path):
@@ -198,6 +264,13 @@ def test_why_the_published_setting_is_no_trial():
     assert not resolve_search(
         tuning_of(space, search_config({"dataset": "mnist", "sigma": 0.3}))
     ).why_untried
+
+
+def test_a_trial_from_weights_is_not_the_published_one():
+    search = searched({"dataset": "mnist", "init": "/run"})
+    assert [source for _, source in search.first_points] == ["start"]
+    assert search.why_untried == "it starts from no other's weights, here from those of /run"
+    assert search.published and search.paper.init is None
 
 
 def test_how_long_the_longest_trial_is():

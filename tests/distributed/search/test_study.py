@@ -88,6 +88,20 @@ def test_what_was_under_way_runs_again_under_its_number(tmp_path):
     assert [row["number"] for row in trial_rows(open_study(out, search))] == [0, 1]
 
 
+def test_what_is_shown_while_it_runs_is_the_winners_and_survives_a_resume(tmp_path):
+    search, out = search_of(), folder(tmp_path)
+    searcher = StudySearcher(search, open_study(out, search))
+    assert searcher.best_acr() is None
+    for name in "abc":
+        searcher.suggest(name)
+    searcher.on_trial_complete("b", look(1, 0.9))  # stopped early
+    searcher.on_trial_complete("a", look(LOOKS, 0.4))
+    again = StudySearcher(search, open_study(out, search))
+    again.suggest("d")
+    assert [searcher.number_of(name) for name in "abc"] == [0, 1, 2] and again.number_of("d") == 2
+    assert again.best_acr() == 0.4 == find_winner(again.study).value
+
+
 def test_a_torn_last_line_is_cut_off_and_the_rest_kept(tmp_path):
     search, out = search_of(), folder(tmp_path)
     tried = run(search, out, 3)

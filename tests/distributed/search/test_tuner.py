@@ -97,7 +97,7 @@ def test_a_search_that_ended_is_not_repeated_and_another_is_refused(ray_session,
     elsewhere = again.train.model_copy(update={"data_root": "/somewhere"})
     summary = tune(again.model_copy(update={"train": elsewhere}), Place.of(out))
     assert trials_of(out) == before and summary.best["num_images"] == 9
-    with pytest.raises(UserError, match="trials is 5 now but was 2.*trained its winner"):
+    with pytest.raises(UserError, match="trials is 5 now but was 2.*has trained its winner"):
         tune(small(trials=5), Place.of(out))
     with pytest.raises(UserError, match=r"sigma is 0\.5 now but was 0\.25"):
         tune(small(trials=2, sigma=0.5), Place.of(out))
