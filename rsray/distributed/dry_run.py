@@ -25,10 +25,10 @@ from rsray.distributed.certify.one_machine import fleet_of_one_machine, is_clust
 from rsray.distributed.search.forecast import plan_search
 from rsray.distributed.search.request import SearchRequest
 from rsray.distributed.search.resolved_search import check_data, check_search, resolve_search
+from rsray.distributed.search.tuner import read_own_search
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.progress import duration
 from rsray.storage import Place
-from rsray.storage.ownership import read_own_record
 from rsray.training.cost import plan_training
 from rsray.training.request import TrainingRequest
 from rsray.training.run_folder.checkpoint import latest_position
@@ -122,7 +122,7 @@ def search(request: SearchRequest, place: Place, address: str | None) -> list[st
     """Return what a search would be; UserError as it would raise it."""
     config, found = request.config, resolve_search(request.config)
     check_search(found)
-    earlier = read_own_record(place, "tune.yaml", config, "search")
+    earlier = read_own_search(place, found)
     if earlier is None:
         check_data(found, request.train)
     address = address or os.environ.get("RAY_ADDRESS")

@@ -190,9 +190,9 @@ def _run_name(folder: str) -> str:
 def unlike_images(results: Sequence[Certificates]) -> list[str]:
     """Return a warning for each sign that an index does not mean the same image everywhere."""
     shapes = (
-        (each.name, shape and " x ".join(map(str, shape)))
+        (each.name, " x ".join(map(str, shape)))
         for each in results
-        for shape in [each.parameter("image_shape")]
+        if (shape := each.parameter("image_shape"))
     )
     radii = ", and l2 radii of different sizes do not compare"
     unlike_shapes = [f"{warning}{radii}" for warning in unlike("image_shape", shapes)]

@@ -96,22 +96,23 @@ def warn_if_judged_by_seen_images(trials: Iterable[TrainConfig]) -> None:
 
     That RUN may have begun from another one, which counts as well.
     """
-    told: set[str] = set()
-    for trial in trials:
-        own = {key: getattr(trial, key) for key in ("validation", "seed", "limit")}
-        limit = "" if trial.limit is None else f" --limit {trial.limit}"
-        options = f"--set validation={trial.validation} --seed {trial.seed}{limit}"
-        for where, record in _line_of_starts(trial.init):
-            if any(record.get(key) != value for key, value in own.items()):
-                if where + options not in told:
-                    log.warning(
-                        "init %s was trained on images that the trials are judged by: their "
-                        "projected ACR is too large, all alike; trained with %s it would not be",
-                        where,
-                        options,
-                    )
-                told.add(where + options)
-                break
+    for why in dict.fromkeys(map(_why_seen, trials)):
+        if why:
+            log.warning("%s", why)
+
+
+def _why_seen(trial: TrainConfig) -> str:
+    """Return in a line which RUN saw the images that a trial is judged by, or nothing."""
+    own = {key: getattr(trial, key) for key in ("validation", "seed", "limit")}
+    limit = "" if trial.limit is None else f" --limit {trial.limit}"
+    for where, record in _line_of_starts(trial.init):
+        if any(record.get(key) != value for key, value in own.items()):
+            return (
+                f"init {where} was trained on images that the trials are judged by: their "
+                "projected ACR is too large, all alike; trained with --set "
+                f"validation={trial.validation} --seed {trial.seed}{limit} it would not be"
+            )
+    return ""
 
 
 def _line_of_starts(init: str | None) -> Iterator[tuple[str, dict[str, Any]]]:

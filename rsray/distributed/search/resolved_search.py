@@ -90,6 +90,11 @@ class Search:
         return [{"objective": name} for name in extreme_values(self.space["objective"])]
 
     @property
+    def full_starts(self) -> list[TrainConfig]:
+        """What each objective's winner would be trained with, were its start the winner."""
+        return [self.full(bare) for bare in self.bare_points]
+
+    @property
     def objectives(self) -> str:
         """The training methods of its trials, for people."""
         usual = self.config.train.objective

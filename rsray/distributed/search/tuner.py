@@ -73,28 +73,37 @@ def claim_tune(out: Place, config: TuneConfig, split: ImageSplit | None = None) 
     """
     search = resolve_search(config)
     check_search(search)
-    starts = [search.full(bare) for bare in search.bare_points]
-    record = read_own_record(out, TUNE_FILE, config, "search")
+    record = read_own_search(out, search)
     if record is not None:
-        refuse_other_results(record, out, *starts)
         if record.get("trials") != config.trials:
-            _change_trials(out, record, config.trials)
+            out.write(TUNE_FILE, to_yaml({**record, "trials": config.trials}))
         return search
-    results = recorded_results(*starts)
+    results = recorded_results(*search.full_starts)
     check_data(search, split or open_training_split(config.train))
     record = {**config.model_dump(mode="json"), **results, "versions": versions()}
     out.make().write(TUNE_FILE, to_yaml(record))
     return search
 
 
-def _change_trials(out: Place, record: dict[str, Any], trials: int) -> None:
-    """Record another number of trials; UserError where another winner was trained already."""
-    if (out / BEST_RUN).exists():
+def read_own_search(out: Place, search: Search) -> dict[str, Any] | None:
+    """Return tune.yaml of this search's earlier start, or None for none.
+
+    Raises UserError when TUNE belongs to another search, or the earlier results that its trials
+    start from are no longer the same, or more or fewer trials could have another winner than the
+    one it has trained.
+    """
+    config = search.config
+    record = read_own_record(out, TUNE_FILE, config, "search")
+    if record is None:
+        return None
+    refuse_other_results(record, out, *search.full_starts)
+    before = record.get("trials")
+    if before != config.trials and (out / BEST_RUN).exists():
         raise UserError(
-            f"trials is {trials} now but was {record.get('trials')}, and {out} has trained its "
-            "winner: use another --out"
+            f"trials is {config.trials} now but was {before}, and {out} has trained its winner: "
+            "use another --out"
         )
-    out.write(TUNE_FILE, to_yaml({**record, "trials": trials}))
+    return record
 
 
 def _recorded_precision(out: Place) -> str | None:

@@ -16,7 +16,7 @@ from rsray.distributed.search.resolved_search import (
     start_of,
 )
 from rsray.distributed.search.space import SHARED, parse_space
-from rsray.distributed.search.tuner import claim_tune
+from rsray.distributed.search.tuner import claim_tune, read_own_search
 from rsray.errors import UserError
 from rsray.presets import presets, search_config, train_config
 from rsray.storage import Place
@@ -124,6 +124,19 @@ def test_a_start_that_no_trial_could_take_is_refused_before_the_first(tmp_path):
         with pytest.raises(UserError, match="has model 'lenet', not 'resnet8'"):
             claim("other", search, **flat)
         assert not (tmp_path / "other").exists()
+
+
+def test_other_trials_than_those_whose_winner_is_trained_are_refused(tmp_path):
+    """Before, more go on and fewer end; `--dry-run` reads the same record."""
+    out = Place.of(tmp_path / "tune")
+    three, five = (searched({"dataset": "digits"}, ["lr=log(0.1,1)"], trials=n) for n in (3, 5))
+    for found in (three, five):
+        claim_tune(out, found.config)
+        assert read_own_search(out, found)["trials"] == found.config.trials
+    (out / "best").make()
+    assert read_own_search(out, five)["trials"] == 5
+    with pytest.raises(UserError, match="trials is 3 now but was 5.*has trained its winner"):
+        read_own_search(out, three)
 
 
 def test_a_search_of_what_never_acts_in_a_trial_is_told(caplog):
