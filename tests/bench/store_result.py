@@ -2,13 +2,15 @@
 
     python tests/bench/store_result.py CERT NAME --train "rsray train ..." --certify "rsray certify ..."
 
-writes results/NAME.csv, which `rsray report` reads, and results/NAME.csv.json beside it: sigma, n,
-alpha, ACR, both commands, commit, date and machine. Then the table in README.md is written anew: it
-is what `rsray report tests/bench/results --format markdown` prints. Without arguments that is all.
+writes results/DATASET/NAME.csv, which `rsray report` reads, and NAME.csv.json beside it: sigma, n,
+alpha, ACR, both commands, commit, date and machine. Then the tables in README.md are written anew:
+each is what `rsray report tests/bench/results/DATASET --format markdown` prints. Without arguments
+that is all.
 """
 
 import argparse
 import json
+import re
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,13 +24,17 @@ from rsray.storage.yaml_files import from_yaml
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE / "README.md"
-BEGIN, END = "<!-- rsray report tests/bench/results -->\n", "<!-- end of the report -->\n"
+# A table of README.md: the mark before it names the data set.
+REPORT = re.compile(
+    r"(<!-- rsray report tests/bench/results/(\S+) -->\n).*?(<!-- end of the report -->\n)",
+    re.DOTALL,
+)
 # What a result is kept with, beside what its columns cannot say.
 KEPT = ("acr", "train", "certify", "commit", "date", "machine")
 
 
 def store(cert, name, *, train, certify, commit, results=RESULTS):
-    """Write results/NAME.csv and its facts, both or neither; returns the first.
+    """Write results/DATASET/NAME.csv and its facts, both or neither; returns the first.
 
     `cert` is a CERT, or a TUNE that holds one. Raises UserError for anything else.
     """
@@ -41,8 +47,8 @@ def store(cert, name, *, train, certify, commit, results=RESULTS):
         "date": date,
         "machine": machine,
     }
-    results.mkdir(exist_ok=True)
-    file = results / f"{name}.csv"
+    file = results / result.parameter("dataset") / f"{name}.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
         made = Path(folder, file.name)
         write_log(made, result)
@@ -68,26 +74,25 @@ def _date_and_machine(cert):
     return f"{datetime.fromtimestamp(ended, UTC):%Y-%m-%d}", machine
 
 
-def table(results=RESULTS):
-    """Return what `rsray report` prints of the results that are kept."""
-    return api.report([results]).text("markdown") if any(results.glob("*.csv")) else "None yet."
-
-
-def commands(results=RESULTS):
-    """Return how each of them was made, as a list."""
+def commands(folder):
+    """Return how each result that is kept in a folder was made, as a list."""
     lines = []
-    for file in sorted(results.glob("*.csv")):
+    for file in sorted(folder.glob("*.csv")):
         told = json.loads(file.with_name(f"{file.name}.json").read_text())
         made = f"{told['date']}, commit {told['commit']}, {told['machine']}"
         lines.append(f"- {file.stem}: `{told['train']}`; `{told['certify']}` ({made})\n")
     return "".join(lines)
 
 
-def with_report(text, results=RESULTS):
-    """Return the page with the table of today's results between its marks."""
-    head, _, rest = text.partition(BEGIN)
-    tail = rest.partition(END)[2]
-    return f"{head}{BEGIN}\n{table(results)}\n{commands(results)}\n{END}{tail}"
+def with_reports(text, results=RESULTS):
+    """Return the page with the table of today's results between each pair of marks."""
+
+    def report(found):
+        begin, dataset, end = found.groups()
+        table = api.report([results / dataset]).text("markdown")
+        return f"{begin}\n{table}\n{commands(results / dataset)}\n{end}"
+
+    return REPORT.sub(report, text)
 
 
 def _commit():
@@ -111,7 +116,7 @@ def main():
             store(given.cert, given.name, **said)
         except UserError as problem:
             parser.error(str(problem))
-    PAGE.write_text(with_report(PAGE.read_text()))
+    PAGE.write_text(with_reports(PAGE.read_text()))
 
 
 if __name__ == "__main__":
