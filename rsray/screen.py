@@ -138,7 +138,8 @@ class TrainingBar:
     def __call__(self, progress: Progress) -> None:
         """Show where training is."""
         row, epochs = progress.epoch_figures, progress.epochs
-        done = progress.epoch + (1 if row else progress.step / progress.steps)
+        within = 0 if progress.is_weighing else progress.step / progress.steps
+        done = progress.epoch + (1 if row else within)
         share = done / epochs
         if row is not None:
             self.loss = f"  loss {row['loss']:.4f}"
@@ -148,6 +149,9 @@ class TrainingBar:
                 f"epoch {row['epoch'] + 1}/{epochs}{self.loss}{accuracy}  "
                 f"{row['draws_per_second']:,.0f} draws/s"
             )
+        elif progress.is_weighing:
+            weighed = f"{progress.step:,}/{progress.steps:,}"
+            figures = f"epoch {progress.epoch + 1}/{epochs}  weighing images {weighed}"
         else:
             # A line has room for it, 80 columns with a bar have not.
             speed = self._speed(progress) if self.shown.disable else ""

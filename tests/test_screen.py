@@ -118,6 +118,9 @@ def test_without_a_terminal_a_training_says_lines_within_a_long_epoch(clock, cap
         told.training(Step(1, 90, 501, 5000))
         (line,) = lines_of(capsys)
         assert line.startswith("epoch 2/90  step 501/5,000  loss 1.2500  ")
+        clock[0] += 61
+        told.training(Step(2, 90, 800, 6000, is_weighing=True))
+        assert lines_of(capsys) == ["epoch 3/90  weighing images 800/6,000"]
 
 
 def test_without_a_terminal_a_search_says_that_its_trials_are_under_way(clock, capsys):

@@ -53,6 +53,8 @@ class Progress:
     epoch_figures: dict[str, Any] | None = None
     # Within an epoch: the noisy images that all workers have trained on in it since this start.
     draws: int = 0
+    # Before an epoch: the images are being weighed, and steps are images.
+    is_weighing: bool = False
 
 
 @dataclass
@@ -165,6 +167,9 @@ class Training(OpenedRun):
             precision=self.precision,
             seed=key_seed(self.config.seed, "weights", self.epoch, num_draws, self.team.rank),
             num_draws=num_draws,
+            on_images=lambda done, total: self.on_progress(
+                Progress(self.epoch, self.config.epochs, done, total, is_weighing=True)
+            ),
         )
         return self.team.sum_over(right_N)
 

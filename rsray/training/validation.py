@@ -3,6 +3,7 @@
 # Shapes: G images in a group, m draws per image, K classes, C H W an image.
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +83,12 @@ def count_right(
     precision: str,
     seed: int,
     num_draws: int,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
-    """Return on how many noisy copies of each image [N] the network names its label (int64)."""
+    """Return on how many noisy copies of each image [N] the network names its label (int64).
+
+    `on_images` is told of how many images are done, of how many.
+    """
     was_training = model.training
     model.eval()
     classify, size = _Classifier(model), IMAGES_PER_NOISE_STREAM
@@ -92,6 +97,7 @@ def count_right(
         images, labels_G = images_NCHW[at : at + size], labels_N[at : at + size]
         classes_Gm = _classes(classify, images, sigma, precision, (seed, group), num_draws)
         right_N[at : at + size] = (classes_Gm == labels_G[:, None]).sum(1)
+        on_images(at + len(images), len(images_NCHW))
     model.train(was_training)
     return right_N
 

@@ -51,8 +51,11 @@ def test_right_draws_are_counted(lab):
 
 
 def test_weights_change_when_they_are_due(lab):
-    training, seen = lab.training(lab.config(**EASY)), []
+    training, seen, told = lab.training(lab.config(**EASY)), [], []
+    training.on_progress = told.append
     training.run_epochs(lambda row: seen.append(training.schedule.weights_N))
+    weighing = [(each.epoch, each.step, each.steps) for each in told if each.is_weighing]
+    assert {epoch for epoch, *_ in weighing} == {1, 3} and weighing[-1] == (3, 64, 64)
     assert seen[0] is None and seen[1] is seen[2] and seen[3] is not seen[2]
     assert len(seen[1]) == 64 and (seen[1] >= 0).all() and (seen[1] > 0).any()
 

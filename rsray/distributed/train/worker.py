@@ -31,7 +31,7 @@ NCCL_USUAL = {
 }
 # Where in an epoch a run is, in a small file of RUN: its driver may be on another machine.
 STEP_FILE = "step.json"
-STEP_FIELDS = ("epoch", "epochs", "step", "steps", "draws")
+STEP_FIELDS = ("epoch", "epochs", "step", "steps", "draws", "is_weighing")
 WRITE_STEP_EVERY_SECONDS = 20.0
 
 
