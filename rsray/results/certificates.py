@@ -51,6 +51,8 @@ class Parameters(BaseModel):
     at_radius: list[Annotated[float, Field(ge=0)]] | None = None
     failed: dict[Index, str] = {}
     failed_labels: dict[Index, Annotated[int, Field(ge=-1, le=MOST_CLASSES)]] = {}
+    # Of logs, which have no column for it
+    skipped_images: list[int] = []
 
 
 # eq=False: comparing arrays with == has no single truth value.

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from rsray import storage
 from rsray.core.radius import LARGEST_RADIUS, round_down
 from rsray.errors import UserError
@@ -81,16 +83,18 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
         "seconds": math.fsum(known_seconds) if len(known_seconds) == len(rows) else None,
         **_facts_beside(path, content),
     }
-    return Certificates.of_log(name or str(path), metadata, index=columns.pop("image"), **columns)
+    index = np.array(columns.pop("image"))
+    columns["skipped"] = np.isin(index, metadata.pop("skipped_images", []))
+    return Certificates.of_log(name or str(path), metadata, index=index, **columns)
 
 
 def write_log(path: PathLike, certificates: Certificates) -> None:
     """Write certificates as a log, complete or not at all.
 
     Radii are rounded down to DECIMALS: a printed certificate never claims more than was proved.
-    An image that failed abstains, so that a reader's ACR counts it 0. The time of single images is
-    not known and written as 0. Raises UserError for a run that decided a few radii alone, whose
-    ACR a reader would take, and for a failed image whose label is not known.
+    An image that failed or was skipped abstains, so that a reader's ACR counts it 0. The time of
+    single images is not known and written as 0. Raises UserError for a run that decided a few radii
+    alone, whose ACR a reader would take, and for a failed image whose label is not known.
     """
     if certificates.at_radius:
         asked = ", ".join(str(radius) for radius in certificates.at_radius)
@@ -121,6 +125,7 @@ def write_log(path: PathLike, certificates: Certificates) -> None:
 def write_facts(path: PathLike, certificates: Certificates) -> str:
     """Write LOG.json, which says of a log what its columns cannot; returns its address."""
     told = {name: certificates.parameter(name) for name in FACTS}
+    told["skipped_images"] = certificates.index[certificates.skipped].tolist() or None
     known = {name: value for name, value in told.items() if value is not None}
     decimals = DECIMALS[_separator(path)]
     known |= {
@@ -141,7 +146,9 @@ def _facts_beside(log: PathLike, content: bytes) -> dict[str, Any]:
     told = from_json(beside.read_bytes(), str(beside), finite=False) if beside.is_file() else None
     if not isinstance(told, dict) or told.get(DIGEST) != _digest(content):
         return {}
-    facts = read_as(Parameters, told, str(beside)).model_dump(include={*FACTS}, exclude_none=True)
+    facts = read_as(Parameters, told, str(beside)).model_dump(
+        include={*FACTS, "skipped_images"}, exclude_none=True
+    )
     return {**facts, TOLD_BY: beside.name}
 
 

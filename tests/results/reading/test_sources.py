@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -132,6 +134,17 @@ def test_what_a_log_cannot_say_stands_beside_it(tmp_path, make):
     assert compare.differences([exported, told]) == []
     with pytest.raises(UserError, match="--log-n is 7, sigma_0.25.tsv.json says 1000"):
         load_results([log], LogFacts(n=7))
+
+
+def test_images_that_were_skipped_do_not_count_as_abstained_in_a_log(tmp_path, make):
+    whole = make()
+    is_abstained = whole.prediction < 0
+    some = replace(whole, skipped=is_abstained & (whole.index > whole.index[is_abstained][0]))
+    write_log(tmp_path / "log.csv", some)
+    write_facts(tmp_path / "log.csv", some)
+    (told,) = load_results([tmp_path / "log.csv"]).results
+    assert told.skipped.tolist() == some.skipped.tolist()
+    assert told.abstained == some.abstained == 1 < whole.abstained
 
 
 def test_what_stands_beside_a_log_is_of_that_log_alone(tmp_path, make):
