@@ -84,8 +84,9 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
         **_facts_beside(path, content),
     }
     index = np.array(columns.pop("image"))
-    columns["skipped"] = np.isin(index, metadata.pop("skipped_images", []))
-    return Certificates.of_log(name or str(path), metadata, index=index, **columns)
+    skipped = np.isin(index, metadata.pop("skipped_images", []))
+    name = name or str(path)
+    return Certificates.of_log(name, metadata, index=index, skipped=skipped, **columns)
 
 
 def write_log(path: PathLike, certificates: Certificates) -> None:
