@@ -41,6 +41,7 @@ class Parameters(BaseModel):
     n0: int | None = Field(None, ge=1, le=2**53)
     inverse_temperature: float | None = Field(None, gt=0)
     bound: str | None = None
+    sampling: str | None = None
     dataset: str | None = None
     split: str | None = None
     model: str | None = None
@@ -136,8 +137,12 @@ class Certificates:
 
     @property
     def abstained(self) -> int | None:
-        """How many images the classifier abstained from; None where that is not told."""
-        if not self.has_labels:
+        """How many images the classifier abstained from; None where that is not told.
+
+        A log says of an image that was skipped what it says of an abstention.
+        """
+        is_log_of_all = self.draws is not None or self.parameter("sampling") in (None, "fixed")
+        if not self.has_labels or not is_log_of_all:
             return None
         return int(np.sum((self.prediction < 0) & ~self.skipped))
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from rsray.core.radius import largest_radius
 from rsray.errors import UserError
 from rsray.results import compare
 from rsray.results.certificates import write_certificates
@@ -132,6 +133,27 @@ def test_what_a_log_cannot_say_stands_beside_it(tmp_path, make):
     assert compare.differences([exported, told]) == []
     with pytest.raises(UserError, match="--log-n is 7, sigma_0.25.tsv.json says 1000"):
         load_results([log], LogFacts(n=7))
+
+
+def test_a_log_does_not_say_which_images_were_skipped(tmp_path, make):
+    result = make(sampling="skip")
+    result.skipped[result.prediction < 0] = True
+    assert result.abstained == 0 < int(np.sum(result.skipped))
+    write_log(tmp_path / "log.tsv", result)
+    write_facts(tmp_path / "log.tsv", result)
+    (told,) = load_results([tmp_path / "log.tsv"]).results
+    assert told.abstained is None and told.acr == pytest.approx(result.acr, abs=1e-3)
+
+
+def test_radii_of_a_randomized_bound_may_be_larger_than_clopper_pearsons(tmp_path, make):
+    result = make(bound="randomized-clopper-pearson")
+    result.radius[result.correct] = 1.1 * largest_radius(0.5, 1000, 0.001)
+    write_log(tmp_path / "log.tsv", result)
+    write_facts(tmp_path / "log.tsv", result)
+    assert len(load_results([tmp_path / "log.tsv"]).results) == 1
+    write_facts(tmp_path / "log.tsv", make())
+    with pytest.raises(UserError, match="none is above"):
+        load_results([tmp_path / "log.tsv"])
 
 
 def test_what_stands_beside_a_log_is_of_that_log_alone(tmp_path, make):
