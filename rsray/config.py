@@ -182,7 +182,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     where_fields: ClassVar[frozenset[str]] = frozenset()
-    # None: as an earlier start chose; what it asked for and could not have is asked_... in its record
+    # None: as an earlier start chose; its record has as asked_... what it asked for in vain
     open_fields: ClassVar[frozenset[str]] = frozenset()
     # What a record that does not name it was made with
     unrecorded: ClassVar[dict[str, Any]] = {}
