@@ -42,6 +42,7 @@ class Parameters(BaseModel):
     inverse_temperature: float | None = Field(None, gt=0)
     bound: str | None = None
     sampling: str | None = None
+    tolerance: float | None = Field(None, gt=0)
     dataset: str | None = None
     split: str | None = None
     model: str | None = None

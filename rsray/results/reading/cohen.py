@@ -26,7 +26,8 @@ HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 NEEDED = HEADER[:5]
 # What a log has no column for: it stands in LOG.json beside one that rsray wrote.
 FACTS = (
-    "sigma", "n", "alpha", "n0", "bound", "noise", "dataset", "split", "image_shape", "sampling"
+    "sigma", "n", "alpha", "n0", "bound", "noise", "dataset", "split", "image_shape", "sampling",
+    "tolerance",
 )  # fmt: skip
 # There, of which log it is; in metadata, the name of that file.
 DIGEST, TOLD_BY = "log_sha256", "told_by"
