@@ -182,7 +182,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     where_fields: ClassVar[frozenset[str]] = frozenset()
-    # None: as an earlier start chose
+    # None: as an earlier start chose; its record has as asked_... what it asked for in vain
     open_fields: ClassVar[frozenset[str]] = frozenset()
     # What a record that does not name it was made with
     unrecorded: ClassVar[dict[str, Any]] = {}
@@ -216,7 +216,7 @@ class Config(BaseModel):
             for key in mine
             if key in other
             and mine.get(key) != other.get(key)
-            and not (key in self.open_fields and mine.get(key) is None)
+            and not (key in self.open_fields and mine[key] in (None, other.get(f"asked_{key}")))
         ]
 
 

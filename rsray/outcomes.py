@@ -101,8 +101,8 @@ class Run(Result):
     def write_card(self, summary: Mapping[str, Any] | None = None) -> None:
         """Write it into the folder, unless somebody has edited the one that is there.
 
-        Figures of fewer images, or of as many by fewer draws, do not take the place of those that
-        are there. A denoiser has none, for it is no classifier.
+        Figures of fewer images, or of as many by fewer draws or without an ACR, do not take the
+        place of those that are there. A denoiser has none, for it is no classifier.
         """
         from rsray.results.model_card import certified_in, is_same_but_for_figures
 

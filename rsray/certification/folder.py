@@ -67,6 +67,8 @@ class CertRecord(BaseModel):
     versions: dict[str, str | None]
     recertified_from: DrawnWith | None = None
     drawn_with: DrawnWith | None = None
+    # Where the network does not compute in the precision that was asked for.
+    asked_precision: str | None = None
 
 
 class Spent(BaseModel):
@@ -137,7 +139,9 @@ def recorded_evaluation(cert: Place, config: CertifyConfig) -> Evaluation | None
     if record is None:
         return None
     evaluation = read_as(CertRecord, record, f"{cert}/{CERT_FILE}").evaluation
-    if config.compile != "auto" and evaluation.compiled != (config.compile == "on"):
+    # What was asked for then may have been impossible: it is asked for again.
+    is_asked_anew = config.compile not in ("auto", record.get("compile"))
+    if is_asked_anew and evaluation.compiled != (config.compile == "on"):
         was = "compiled" if evaluation.compiled else "not compiled"
         raise UserError(
             f"{cert} counts with a network that is {was}: compile {config.compile!r} needs another "
@@ -146,9 +150,12 @@ def recorded_evaluation(cert: Place, config: CertifyConfig) -> Evaluation | None
     return evaluation
 
 
-def claim(cert: Place, config: CertifyConfig, evaluation: Evaluation) -> Claimed:
-    """Write certify.yaml if it is not there, and return the folder as this run's own."""
-    spent = 0.0
+def claim(cert: Place, asked: CertifyConfig, evaluation: Evaluation) -> Claimed:
+    """Write certify.yaml if it is not there, and return the folder as this run's own.
+
+    The run's precision is that of the evaluation, whatever was asked for.
+    """
+    spent, config = 0.0, asked.model_copy(update={"precision": evaluation.precision})
     if not cert.exists(CERT_FILE):
         cert.make()
         record = {
@@ -156,6 +163,8 @@ def claim(cert: Place, config: CertifyConfig, evaluation: Evaluation) -> Claimed
             "evaluation": evaluation.record(),
             "versions": versions(),
         }
+        if asked.precision not in (None, config.precision):
+            record["asked_precision"] = asked.precision
         cert.write(CERT_FILE, to_yaml(record))
     elif cert.exists(PROGRESS):
         where = f"{cert}/{PROGRESS}"

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -105,10 +106,13 @@ class Normalisation:
 
     @property
     def text(self) -> str:
-        """What --normalise takes to state the same once more: MEAN/STD, or none."""
+        """What --normalise takes to state the same once more: MEAN/STD, or none.
+
+        It has the fewest digits by which the layer's float32 are the same to the last bit.
+        """
         if not self.mean:
             return "none"
-        return "/".join(",".join(f"{x:.7g}" for x in each) for each in (self.mean, self.std))
+        return "/".join(",".join(map(_float32_text, each)) for each in (self.mean, self.std))
 
     def __str__(self) -> str:
         """Return what is done, for people."""
@@ -130,6 +134,10 @@ class Normalisation:
             )
         layer = Normalise(self.mean, self.std)
         return nn.Sequential(OrderedDict(normalise=layer, network=network))
+
+
+def _float32_text(value: float) -> str:
+    return str(np.format_float_positional(np.float32(value), trim="-"))
 
 
 NOTHING = Normalisation("none")

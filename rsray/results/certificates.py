@@ -41,6 +41,8 @@ class Parameters(BaseModel):
     n0: int | None = Field(None, ge=1, le=2**53)
     inverse_temperature: float | None = Field(None, gt=0)
     bound: str | None = None
+    sampling: str | None = None
+    tolerance: float | None = Field(None, gt=0)
     dataset: str | None = None
     split: str | None = None
     model: str | None = None

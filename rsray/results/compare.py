@@ -90,7 +90,15 @@ def differences(results: Sequence[Certificates]) -> list[str]:
         warnings.insert(0, f"the images differ (--common compares on those that all share): {sets}")
     for name in (*COMPARED, *COMPARED_WHERE_KNOWN):
         warnings += unlike(name, ((each.name, each.parameter(name)) for each in results))
+    asked = unlike("draws per image", ((each.name, _draws_asked(each)) for each in results))
+    warnings += [f"{text}; fewer make radii smaller" for text in asked]
     return [*warnings, *_unknown(results)]
+
+
+def _draws_asked(result: Certificates) -> str:
+    """Return in words how many draws an image got: n unless it is told otherwise, as of logs."""
+    tolerance = result.parameter("tolerance")
+    return "n" if tolerance is None else f"fewer than n, tolerance {tolerance:g}"
 
 
 def unlike(what: str, named: Iterable[tuple[str, Any]]) -> list[str]:

@@ -11,7 +11,6 @@ from importlib import resources
 from typing import Any
 
 from rsray.config import TrainConfig
-from rsray.core.bounds import BOUNDS
 from rsray.core.radius import round_down
 from rsray.errors import printable
 from rsray.storage.yaml_files import to_yaml
@@ -86,13 +85,17 @@ def is_same_but_for_figures(card: str, other: str) -> bool:
     return rest(card) == rest(other)
 
 
-def certified_in(card: str) -> tuple[int, int]:
-    """Return of how many images a card's figures are, and of how many draws each; 0 of none."""
+def certified_in(card: str) -> tuple[int, bool, int]:
+    """Return of how many images a card's figures are, whether an ACR is one, and of how many draws.
+
+    A card without figures is of 0 images.
+    """
     found = re.search(r"^([\d,]+) images; images of (.*)", card, re.MULTILINE)
     if not found:
-        return 0, 0
+        return 0, False, 0
     draws = re.search(r"\bestimation draws (\d+)", found[2])
-    return int(found[1].replace(",", "")), int(draws[1]) if draws else 0
+    images, has_acr = int(found[1].replace(",", "")), "| average certified radius (ACR) |" in card
+    return images, has_acr, int(draws[1]) if draws else 0
 
 
 def text_of(value: Any) -> str:
@@ -103,7 +106,7 @@ def text_of(value: Any) -> str:
 def _smoothed(summary: Mapping[str, Any], sigma: float) -> str:
     """Return which class the certified classifier gives, and under which noise."""
     noise = f"under noise of standard deviation {summary.get('sigma', sigma):g}"
-    if BOUNDS[summary.get("bound", "clopper-pearson")].is_soft:
+    if summary.get("smoothing") == "soft":
         return f"the class that this network gives the largest mean probability {noise}"
     return f"the class that this network gives most often {noise}"
 

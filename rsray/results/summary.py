@@ -85,8 +85,8 @@ def accuracy_by_radius(certificates: Certificates) -> dict[str, float]:
 def largest_certifiable_radius(certificates: Certificates) -> float:
     """Return the l2 radius of an image whose n draws all hit: sigma * Phi^-1(alpha^(1/n)).
 
-    This is Clopper-Pearson's; the other bounds stay below it. Where sigma, n or alpha is unknown,
-    the largest radius seen.
+    This is Clopper-Pearson's; a randomized bound may go beyond, the others do not. Where sigma, n
+    or alpha is unknown, the largest radius seen.
     """
     sigma, n, alpha = (certificates.parameter(name) for name in ("sigma", "n", "alpha"))
     seen = float(certificates.radius.max(initial=0.0))

@@ -233,6 +233,31 @@ def test_where_a_run_runs_may_change(small_run, change):
     assert run_id(other) == run.claimed.run_id
 
 
+def test_a_run_goes_on_though_what_it_asks_for_cannot_be_had(small_run, tmp_path):
+    asked = small_run().config.model_copy(update={"precision": "bf16", "compile": "on"})
+    evaluation = Evaluation("cpu", "fp32", "contiguous", 8)
+    where = Place.of(tmp_path / "fell-back")
+    begun = claim(where, asked, evaluation)
+    assert (
+        begun.config.precision == from_yaml(where.read("certify.yaml"), "")["precision"] == "fp32"
+    )
+    assert recorded_evaluation(where, asked) == evaluation
+    for precision in (None, "fp32"):
+        again = asked.model_copy(update={"precision": precision})
+        assert recorded_evaluation(where, again) == evaluation
+        assert claim(where, again, evaluation).run_id == begun.run_id
+    with pytest.raises(UserError, match="precision is 'fp16' now but was 'fp32'"):
+        recorded_evaluation(where, asked.model_copy(update={"precision": "fp16"}))
+    other = Place.of(tmp_path / "as-it-is")
+    claim(other, asked.model_copy(update={"precision": "fp32", "compile": "auto"}), evaluation)
+    for change, message in (
+        ({"compile": "on", "precision": None}, "compile 'on' needs another --out"),
+        ({"compile": "auto"}, "precision is 'bf16' now but was 'fp32'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            recorded_evaluation(other, asked.model_copy(update=change))
+
+
 def test_counts_of_another_run_in_the_folder_are_refused(small_run):
     ours, theirs = small_run("ours"), small_run("theirs", seed=1)
     ours.count()

@@ -29,6 +29,15 @@ def test_choices_with_statistics(choice, mean, std):
     assert stated.text in str(stated)
 
 
+def test_what_is_recorded_states_the_same_layer_to_the_last_bit():
+    fractions = [x / 255 for x in (125.3, 123.0, 113.9)], [x / 255 for x in (63.0, 62.1, 66.7)]
+    given = Normalisation.stated("/".join(",".join(map(str, each)) for each in fractions), None)
+    again = Normalisation.stated(given.text, None)
+    assert again.text == given.text
+    for mine, right in ((again.mean, given.mean), (again.std, given.std)):
+        assert torch.equal(torch.tensor(mine), torch.tensor(right))
+
+
 def test_none_is_nothing():
     network = nn.Identity()
     assert Normalisation.stated("none", None) == NOTHING and NOTHING.text == "none"

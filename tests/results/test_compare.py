@@ -109,6 +109,14 @@ def with_metadata(result, **more):
     return dataclasses.replace(result, metadata={**result.metadata, **more})
 
 
+def test_adaptive_draws_are_told_beside_n_draws(make):
+    adaptive = make(name="b", split="test", sampling="adaptive", tolerance=0.1)
+    assert compare.differences([adaptive, adaptive]) == []
+    for other in (make(name="a", sampling="fixed"), make(name="a")):
+        (text,) = [t for t in compare.differences([other, adaptive]) if "draws per image" in t]
+        assert "n (a), fewer than n, tolerance 0.1 (b)" in text
+
+
 def test_images_of_other_shapes_and_classes_are_told(make):
     """Two data sets of the same labels: of the same number of images, and of classes as many."""
     cats = with_metadata(

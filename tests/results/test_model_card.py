@@ -71,8 +71,14 @@ def test_the_card_tells_the_classifier_that_was_certified():
     text = card(summary={**SUMMARY, "sigma": 0.25})
     assert "most often under noise of standard deviation 0.25)" in text and "sigma 0.25" in text
     assert "trained to be smoothed with Gaussian noise of standard deviation 0.5" in text
-    soft = card(summary={**SUMMARY, "sigma": 0.5, "bound": "hoeffding"})
+    soft = card(summary={**SUMMARY, "sigma": 0.5, "bound": "hoeffding", "smoothing": "soft"})
     assert "the largest mean probability under noise of standard deviation 0.5)" in soft
+
+
+@pytest.mark.parametrize("bound", ["confidence-sequence", "reused-counts"])
+def test_bounds_that_nobody_chooses_by_name_are_told_too(bound):
+    text = card(summary={**SUMMARY, "bound": bound, "smoothing": "hard"})
+    assert "most often under noise" in text and f"bound {bound}" in text
 
 
 def test_float_noise_has_no_promise_in_floating_point():
@@ -178,6 +184,8 @@ def test_certify_fills_the_card_of_its_run_unless_somebody_edited_it(run, tmp_pa
     assert "4 images; images of test" in run.place.read(file).decode()
     rsray.certify(run, **{**asked, "n": 150}, out=tmp_path / "fewer-draws")
     assert "estimation draws 200" in run.place.read(file).decode()
+    rsray.certify(run, **asked, at_radius=[0.1], out=tmp_path / "decided")
+    assert "(ACR)" in run.place.read(file).decode(), "an ACR says more than a few radii"
     edited = text.replace("## Citation", "## Thanks\n\nto all\n\n## Citation")
     run.place.write(file, edited.encode())
     rsray.certify(run, **asked, out=tmp_path / "third")

@@ -94,8 +94,7 @@ def _certify_on_ray(
 def _begin(
     request: CertificationRequest, cert: Place, evaluation: Evaluation, on_progress: OnProgress
 ) -> CertificationRun:
-    config = request.config.model_copy(update={"precision": evaluation.precision})
-    claimed = claim(cert, config, evaluation)
+    claimed = claim(cert, request.config, evaluation)
     earlier = request.earlier.claimed if request.earlier else None
     if earlier is not None and earlier.evaluation.device != evaluation.device:
         raise UserError(

@@ -27,7 +27,10 @@ HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 # Without these no certificate can be read.
 NEEDED = HEADER[:5]
 # What a log has no column for: it stands in LOG.json beside one that rsray wrote.
-FACTS = ("sigma", "n", "alpha", "n0", "bound", "noise", "dataset", "split", "image_shape")
+FACTS = (
+    "sigma", "n", "alpha", "n0", "bound", "noise", "dataset", "split", "image_shape", "sampling",
+    "tolerance",
+)  # fmt: skip
 # There, of which log it is; in metadata, the name of that file.
 DIGEST, TOLD_BY = "log_sha256", "told_by"
 # "sigma_0.25", "noise0.5": a word for the noise level, then a decimal number; not that of training.

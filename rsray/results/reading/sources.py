@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from rsray.core.bounds.randomized_clopper_pearson import RandomizedClopperPearson
 from rsray.core.radius import largest_radius, round_down
 from rsray.data import DATASETS
 from rsray.errors import UserError
@@ -54,7 +55,9 @@ class LogFacts:
                 raise UserError(f"{result.name}: --log-{name} is {value}, {said} says {known}")
         result = replace(result, metadata={**result.metadata, **self.parameters})
         sigma, n, alpha = (result.metadata.get(name) for name in ("sigma", "n", "alpha"))
-        if sigma is None or n is None or alpha is None:
+        # With a randomized bound a radius may be larger than any of Clopper-Pearson's.
+        is_randomized = result.metadata.get("bound") == RandomizedClopperPearson.name
+        if sigma is None or n is None or alpha is None or is_randomized:
             return result
         seen, largest = float(result.radius.max()), largest_radius(sigma, n, alpha)
         if seen > largest * (1 + PRINTED_DIGITS) + PRINTED_DIGITS:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from rsray.core.radius import largest_radius
 from rsray.errors import UserError
 from rsray.results import compare
 from rsray.results.certificates import write_certificates
@@ -145,6 +146,17 @@ def test_images_that_were_skipped_do_not_count_as_abstained_in_a_log(tmp_path, m
     (told,) = load_results([tmp_path / "log.csv"]).results
     assert told.skipped.tolist() == some.skipped.tolist()
     assert told.abstained == some.abstained == 1 < whole.abstained
+
+
+def test_radii_of_a_randomized_bound_may_be_larger_than_clopper_pearsons(tmp_path, make):
+    result = make(bound="randomized-clopper-pearson")
+    result.radius[result.correct] = 1.1 * largest_radius(0.5, 1000, 0.001)
+    write_log(tmp_path / "log.tsv", result)
+    write_facts(tmp_path / "log.tsv", result)
+    assert len(load_results([tmp_path / "log.tsv"]).results) == 1
+    write_facts(tmp_path / "log.tsv", make())
+    with pytest.raises(UserError, match="none is above"):
+        load_results([tmp_path / "log.tsv"])
 
 
 def test_what_stands_beside_a_log_is_of_that_log_alone(tmp_path, make):
