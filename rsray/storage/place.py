@@ -379,4 +379,6 @@ def _run_uninterrupted(work: Callable[[], None]) -> None:
     Closing a stream is what makes an object, so a Ctrl-C within `with` would make a part of one.
     """
     with ThreadPoolExecutor(1) as thread:
+        # An executor does not wait for a thread whose start was interrupted: this one runs before.
+        thread.submit(int).result()
         thread.submit(work).result()
