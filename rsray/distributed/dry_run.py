@@ -24,8 +24,12 @@ from rsray.distributed.capacity import Capacity, FleetSize, check_room
 from rsray.distributed.certify.one_machine import fleet_of_one_machine, is_cluster_open
 from rsray.distributed.search.forecast import plan_search
 from rsray.distributed.search.request import SearchRequest
-from rsray.distributed.search.resolved_search import check_data, check_search, resolve_search
-from rsray.distributed.search.tuner import read_own_search
+from rsray.distributed.search.resolved_search import (
+    check_data,
+    check_search,
+    read_own_search,
+    resolve_search,
+)
 from rsray.distributed.train.training_run import TrainingRun
 from rsray.progress import duration
 from rsray.storage import Place

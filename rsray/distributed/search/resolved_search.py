@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution
 
@@ -31,13 +32,17 @@ from rsray.errors import UserError
 from rsray.family import choose
 from rsray.objectives import OBJECTIVES
 from rsray.presets import published_for
+from rsray.storage import Place
+from rsray.storage.ownership import read_own_record
 from rsray.training.batches.augment import AUGMENTATIONS
 from rsray.training.earlier_run import start_weights
 from rsray.training.optimisation import why_a_part_never_acts
-from rsray.training.run_folder.run import build_model, images_of
+from rsray.training.run_folder.run import build_model, images_of, refuse_other_results
 from rsray.training.teacher import refuse_without_teacher, targets_of
 
 log = logging.getLogger(__name__)
+# Of TUNE: what the search is, and the RUN of its winner.
+TUNE_FILE, BEST_RUN = "tune.yaml", "best"
 # What a user chooses for the published setting too: not of a paper's method.
 BUDGET = ("epochs", "batch_size", "model")
 # Sources of trials that nobody proposed: the published setting, and the one to start from.
@@ -219,6 +224,27 @@ def check_data(search: Search, split: ImageSplit) -> None:
         targets_of(full.build_objective(), split, images_of(full, split)[0])
         for each in _with_each_network(search, bare) if full.init else ():
             start_weights(build_model(each, split), each, split)
+
+
+def read_own_search(out: Place, search: Search) -> dict[str, Any] | None:
+    """Return tune.yaml of this search's earlier start, or None for none.
+
+    Raises UserError when TUNE belongs to another search, or the earlier results that its trials
+    start from are no longer the same, or more or fewer trials could have another winner than the
+    one it has trained.
+    """
+    config = search.config
+    record = read_own_record(out, TUNE_FILE, config, "search")
+    if record is None:
+        return None
+    refuse_other_results(record, out, *search.full_starts)
+    before = record.get("trials")
+    if before != config.trials and (out / BEST_RUN).exists():
+        raise UserError(
+            f"trials is {config.trials} now but was {before}, and {out} has trained its winner: "
+            "use another --out"
+        )
+    return record
 
 
 def _with_each_network(search: Search, bare: Point) -> list[TrainConfig]:

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import TypeAdapter
 
 from rsray.config import Precision, TuneConfig
 from rsray.data import ImageSplit
 from rsray.distributed.search.resolved_search import (
+    TUNE_FILE,
     Search,
     check_data,
     check_search,
+    read_own_search,
     resolve_search,
 )
 from rsray.distributed.search.search import run_search
 from rsray.distributed.search.study import find_winner, open_study, write_trials
 from rsray.distributed.search.study_page import write_page, write_study
 from rsray.distributed.search.trial_resources import may_have_groups, nodes_for, settle_on_cluster
-from rsray.distributed.search.winner import BEST_RUN, Finals, train_and_certify
+from rsray.distributed.search.winner import Finals, train_and_certify
 from rsray.distributed.session import session
 from rsray.distributed.train.training_run import may_stream
-from rsray.errors import UserError
 from rsray.progress import Watch
 from rsray.storage import Place
-from rsray.storage.ownership import read_own_record
 from rsray.storage.records import read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.earlier_run import warn_if_judged_by_seen_images
 from rsray.training.run_folder.run import (
     open_training_split,
     recorded_results,
-    refuse_other_results,
 )
 from rsray.versions import versions
 
-TUNE_FILE, BEST_FILE = "tune.yaml", "best.yaml"
+BEST_FILE = "best.yaml"
 _PRECISION: TypeAdapter[Precision | None] = TypeAdapter(Precision | None)
 
 
@@ -83,27 +80,6 @@ def claim_tune(out: Place, config: TuneConfig, split: ImageSplit | None = None) 
     record = {**config.model_dump(mode="json"), **results, "versions": versions()}
     out.make().write(TUNE_FILE, to_yaml(record))
     return search
-
-
-def read_own_search(out: Place, search: Search) -> dict[str, Any] | None:
-    """Return tune.yaml of this search's earlier start, or None for none.
-
-    Raises UserError when TUNE belongs to another search, or the earlier results that its trials
-    start from are no longer the same, or more or fewer trials could have another winner than the
-    one it has trained.
-    """
-    config = search.config
-    record = read_own_record(out, TUNE_FILE, config, "search")
-    if record is None:
-        return None
-    refuse_other_results(record, out, *search.full_starts)
-    before = record.get("trials")
-    if before != config.trials and (out / BEST_RUN).exists():
-        raise UserError(
-            f"trials is {config.trials} now but was {before}, and {out} has trained its winner: "
-            "use another --out"
-        )
-    return record
 
 
 def _recorded_precision(out: Place) -> str | None:

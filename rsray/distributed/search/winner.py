@@ -11,13 +11,13 @@ from rsray.certification.request import CertificationRequest, carried, selected_
 from rsray.config import CertifyConfig, TrainConfig
 from rsray.data import ImageSplit, open_split
 from rsray.distributed.certify.certifier import certify
-from rsray.distributed.search.resolved_search import Search
+from rsray.distributed.search.resolved_search import BEST_RUN, Search
 from rsray.distributed.train.trainer import train
 from rsray.progress import Watch
 from rsray.storage import Place
 from rsray.training.run_folder.run import open_training_split
 
-BEST_RUN, PAPER_RUN, CERTIFICATES = "best", "paper", "certificates"
+PAPER_RUN, CERTIFICATES = "paper", "certificates"
 
 
 class Finals(NamedTuple):

@@ -12,11 +12,12 @@ from rsray.distributed.search.request import open_search
 from rsray.distributed.search.resolved_search import (
     check_data,
     check_search,
+    read_own_search,
     resolve_search,
     start_of,
 )
 from rsray.distributed.search.space import SHARED, parse_space
-from rsray.distributed.search.tuner import claim_tune, read_own_search
+from rsray.distributed.search.tuner import claim_tune
 from rsray.errors import UserError
 from rsray.presets import presets, search_config, train_config
 from rsray.storage import Place
