@@ -29,7 +29,7 @@ NEEDED = HEADER[:5]
 # What a log has no column for: it stands in LOG.json beside one that rsray wrote.
 FACTS = (
     "sigma", "n", "alpha", "n0", "bound", "noise", "dataset", "split", "image_shape", "sampling",
-    "tolerance",
+    "tolerance", "skipped_images",
 )  # fmt: skip
 # There, of which log it is; in metadata, the name of that file.
 DIGEST, TOLD_BY = "log_sha256", "told_by"
@@ -128,8 +128,8 @@ def write_log(path: PathLike, certificates: Certificates) -> None:
 
 def write_facts(path: PathLike, certificates: Certificates) -> str:
     """Write LOG.json, which says of a log what its columns cannot; returns its address."""
-    told = {name: certificates.parameter(name) for name in FACTS}
-    told["skipped_images"] = certificates.index[certificates.skipped].tolist() or None
+    skipped = certificates.index[certificates.skipped].tolist() or None
+    told = {name: certificates.parameter(name) for name in FACTS} | {"skipped_images": skipped}
     known = {name: value for name, value in told.items() if value is not None}
     decimals = DECIMALS[_separator(path)]
     known |= {
@@ -150,9 +150,7 @@ def _facts_beside(log: PathLike, content: bytes) -> dict[str, Any]:
     told = from_json(beside.read_bytes(), str(beside), finite=False) if beside.is_file() else None
     if not isinstance(told, dict) or told.get(DIGEST) != _digest(content):
         return {}
-    facts = read_as(Parameters, told, str(beside)).model_dump(
-        include={*FACTS, "skipped_images"}, exclude_none=True
-    )
+    facts = read_as(Parameters, told, str(beside)).model_dump(include={*FACTS}, exclude_none=True)
     return {**facts, TOLD_BY: beside.name}
 
 
