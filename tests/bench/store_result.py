@@ -113,9 +113,12 @@ def main():
             parser.error("a CERT needs a NAME, --train and --certify")
         said = {"train": given.train, "certify": given.certify, "commit": given.commit or _commit()}
         try:
-            store(given.cert, given.name, **said)
+            file = store(given.cert, given.name, **said)
         except UserError as problem:
             parser.error(str(problem))
+        mark = f"<!-- rsray report tests/bench/results/{file.parent.name} -->"
+        if mark not in PAGE.read_text():
+            print(f"{PAGE} has no table of it: put {mark} and <!-- end of the report --> there")
     PAGE.write_text(with_reports(PAGE.read_text()))
 
 

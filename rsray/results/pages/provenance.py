@@ -30,9 +30,13 @@ def _facts(result: Certificates, place: str, verified: str) -> dict[str, str]:
     told, is_own = result.metadata, "format" not in result.metadata
     written = told.get("versions")
     versions: dict[str, Any] = written if isinstance(written, dict) else {}
-    digest = str(told.get("model_digest") or "")
+    digest, denoiser = (str(told.get(name) or "") for name in ("model_digest", "denoiser"))
     facts = {
-        "network": [str(told.get("model") or ""), f"SHA-256 {digest[:12]}" if digest else ""],
+        "network": [
+            str(told.get("model") or ""),
+            f"behind the denoiser {printable_address(denoiser)}" if denoiser else "",
+            f"SHA-256 {digest[:12]}" if digest else "",
+        ],
         "images": [str(told.get(name) or "") for name in ("dataset", "split")],
         "evaluated on": [str(told.get(name) or "") for name in ("device_name", "precision")],
         "made with": [f"{name} {versions[name]}" for name in WRITERS if name in versions],

@@ -127,6 +127,12 @@ def test_provenance_says_what_became_of_checking_each_result(make):
     assert provenance_html([], [], []) == ""
 
 
+def test_provenance_names_the_denoiser_before_the_network(make):
+    result = make(model="lenet", denoiser="runs/denoiser", model_digest="0123456789abcdef")
+    text = provenance_html([result], ["a"], ["equal"])
+    assert "lenet, behind the denoiser runs/denoiser, SHA-256 0123456789ab" in text
+
+
 def test_notes_stand_at_the_top_and_under_the_plot(make):
     text = page.build([make(name="a"), make(50, name="b")], warnings=["n differs: 1, 2"])
     assert text.count("n differs: 1, 2") == 2
