@@ -240,6 +240,19 @@ def test_a_short_file_says_what_the_same_options_do(flat, make):
     assert make({"objective": expected.objective}, base=rest) == expected
 
 
+@pytest.mark.parametrize("make", [train_config, search_config])
+def test_a_short_file_that_names_a_preset_has_its_settings(make):
+    name, base = "smoothadv-mnist-0.50", {"epochs": 9, "settings": {"epsilon": 0.5}}
+    expected = make({"epochs": 9, "epsilon": 0.5}, preset_name=name)
+    assert make({}, base={"preset": name, **base}) == expected
+    assert (expected.sigma, expected.lr_drops, expected.preset) == (0.5, (3, 6), name)
+    with pytest.raises(UserError, match="preset 'macer-digit' is unknown .did you mean macer-dig"):
+        make({}, base={"dataset": "digits", "preset": "macer-digit"})
+    record = make({}, preset_name="macer-digits").model_dump()
+    other = make({"objective": "gaussian"}, base=record)
+    assert other.preset is None and other.epochs == record["epochs"]
+
+
 @pytest.mark.parametrize("name", presets())
 def test_a_file_that_says_all_stands_alone(name):
     config = train_config({}, preset_name=name)

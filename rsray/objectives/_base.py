@@ -2,9 +2,9 @@
 
 An objective that is a function of the logits alone overrides `terms`, one with an attack before
 that `attacked`. One that needs more of the network (a clean copy, a second pass) overrides `step`;
-a weight that changes during training overrides `at_epoch`, and `without_drop` where it waits for a
-learning-rate drop; a second network with its own optimiser
-overrides `companion` and `companion_loss`, and `guide` names a trained one that stays as it is. One
+a weight that changes during training overrides `at_epoch`, and `without_drop` or `acts_from` where
+it waits for a learning-rate drop or an epoch; a second network with its own optimiser overrides
+`companion` and `companion_loss`, and `guide` names a trained one that stays as it is. One
 whose images have targets of their own says with `teacher` whose counts make them, and `step` takes
 them as `targets_BK`. One that drops or repeats images says how often each is seen with
 `image_weights`; one that trains a denoiser says that its network `makes_images`. The trainer knows
@@ -162,6 +162,11 @@ class Objective:
     def without_drop(self) -> str:
         """What does without a learning-rate drop, `setting=value`; empty: it waits for none."""
         return ""
+
+    @property
+    def acts_from(self) -> int:
+        """The epoch (from 0), the end of `warm_up_epochs`, before which it is cross entropy."""
+        return 0
 
     @property
     def why_unused(self) -> str:

@@ -50,6 +50,17 @@ class Easy(Objective):
     )
     reweigh_every: int = setting("Epochs after which images are weighed again.", 10, least=1)
 
+    def __post_init__(self) -> None:
+        """Refuse a threshold that no share of draws can reach, such as one in percent."""
+        super().__post_init__()
+        if self.threshold > 1:
+            raise ValueError(f"threshold must be at most 1, got {self.threshold}")
+
+    @property
+    def acts_from(self) -> int:
+        """The epoch at which attack and choice of images begin."""
+        return self.warm_up_epochs
+
     def at_epoch(self, epoch: int, lr_drops: tuple[int, ...]) -> Easy:
         """Return the objective without its attack during the warm-up."""
         return self if epoch >= self.warm_up_epochs else replace(self, num_steps=0)

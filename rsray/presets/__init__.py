@@ -39,23 +39,25 @@ def train_config(
 ) -> TrainConfig:
     """Return the configuration of a training run: defaults, then preset or `base`, then `flat`.
 
-    The defaults are `usual` (flat settings), else what the data set says; a `base` that says all of
-    it, as those that rsray records, stands alone. When `epochs` is changed, what is counted in
-    epochs moves in proportion unless it is given beside it. With `init` the objective is at work
-    from the first epoch on, unless `flat`, `base` or a preset that names `init` say otherwise.
+    The defaults are `usual` (flat settings), else what the data set says. A `base` that says all of
+    it, as those that rsray records, stands alone; a shorter one lies over the preset that it names,
+    if it names one. When `epochs` is changed, what is counted in epochs moves in proportion unless
+    it is given beside it. With `init` the objective is at work from the first epoch on, unless
+    `flat`, `base` or a preset that names `init` say otherwise.
     """
     base = _without_another_objective(base or {}, flat)
     settings = base.get("settings")
     given = {*flat, *(settings if isinstance(settings, Mapping) else ())}
-    if preset_name is not None:
-        start = nest(preset(preset_name).settings)
-        start["preset"] = preset_name
-        # One that names its start has the settings for it.
-        given |= WARM_START.keys() if start.get("init") else set()
-    elif says_all(base, flat):
+    if says_all(base, flat):
         start = dict(base)
     else:
-        start = nest(usual) if usual else _defaults({**base, **flat})
+        named = base.get("preset") if preset_name is None else preset_name
+        if named is None:
+            start = nest(usual) if usual else _defaults({**base, **flat})
+        else:
+            start = {**nest(preset(str(named)).settings), "preset": named}
+            # One that names its start has the settings for it.
+            given |= WARM_START.keys() if start.get("init") else set()
         start = _laid_over(start, _flattened(base, start["objective"]))
     values = _laid_over(start, flat)
     if values.get("init"):
@@ -76,7 +78,7 @@ def search_config(
     of epochs, which is the data set's default or given.
     """
     config = train_config(flat, preset_name=preset_name, base=base)
-    if preset_name is not None or says_all(base or {}, flat):
+    if config.preset is not None or says_all(base or {}, flat):
         return config
     entry = published_for(config)
     usual = entry.at_epochs(config.epochs) if entry else None
@@ -107,10 +109,14 @@ def says_all(base: Mapping[str, Any], flat: Mapping[str, Any]) -> bool:
 
 
 def _without_another_objective(base: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a file, without those of another objective than the one given."""
+    """Return the settings of a file, without those of another objective than the one given.
+
+    The preset that they came from is left out with them.
+    """
     names = [each["objective"] for each in (base, flat) if "objective" in each]
     is_other = len(names) == 2 and names[0] != names[1]
-    return {k: v for k, v in base.items() if not (is_other and k in ("objective", "settings"))}
+    left_out = ("objective", "settings", "preset")
+    return {k: v for k, v in base.items() if not (is_other and k in left_out)}
 
 
 def _flattened(base: Mapping[str, Any], objective: str) -> dict[str, Any]:

@@ -31,8 +31,15 @@ def make_optimiser(config: TrainConfig, module: nn.Module, device: torch.device)
 
 
 def why_a_part_never_acts(config: TrainConfig) -> str:
-    """Return in a line which part of an objective waits for a drop that never comes, or nothing."""
-    way_out = config.build_objective().without_drop
+    """Return in a line which part of an objective waits for what never comes, or nothing."""
+    objective = config.build_objective()
+    if objective.acts_from >= config.epochs:
+        return (
+            f"{config.objective} waits for the end of its warm-up, which never comes, and is plain "
+            f"cross entropy until then: epochs is {config.epochs}, warm_up_epochs "
+            f"{objective.acts_from}; give --set warm_up_epochs=0, or more epochs"
+        )
+    way_out = objective.without_drop
     if not way_out or any(drop < config.epochs for drop in config.lr_drops):
         return ""
     return (

@@ -83,28 +83,24 @@ def open_training(
     base = read_settings(config_file) if config_file is not None else None
     if base is not None:
         refuse_factory_of_a_file(base.get("model"), str(config_file), given.get("model"))
-        TrainConfig.make(base)
+        train_config({}, base=base) if base.get("preset") else TrainConfig.make(base)
     elif preset is None and "dataset" not in given:
         raise UserError("give --dataset, --preset or --config")
     config = train_config(given, preset_name=preset, base=base)
     split = data.open_split(
         config.dataset, "train", config.data_root, download=download, **config.reading
     )
-    is_fitted = is_fit_to_data(config, given, preset_name=preset, base=base)
+    is_fitted = is_fit_to_data(config, given, base)
     if is_fitted:
         config = fit_to_data(config, given, split, base)
     return TrainingRequest(config, split, is_fitted)
 
 
 def is_fit_to_data(
-    config: TrainConfig,
-    given: Mapping[str, Any],
-    *,
-    preset_name: str | None = None,
-    base: Mapping[str, Any] | None = None,
+    config: TrainConfig, given: Mapping[str, Any], base: Mapping[str, Any] | None = None
 ) -> bool:
     """Tell whether settings come from the data: the user's own, where no preset or file has all."""
-    has_settings = preset_name is not None or says_all(base or {}, given)
+    has_settings = config.preset is not None or says_all(base or {}, given)
     return DATASETS[config.dataset].is_own and not has_settings
 
 

@@ -51,6 +51,12 @@ def test_the_attack_makes_the_loss_larger():
     assert (attacked >= plain - 1e-6).all() and attacked.mean() > plain.mean()
 
 
+def test_a_threshold_in_percent_is_refused():
+    """It dropped nothing: no image reaches it, and where none is left all are kept."""
+    with pytest.raises(ValueError, match="threshold must be at most 1, got 40"):
+        Easy(sigma=SIGMA, threshold=40)
+
+
 def test_the_warm_up_is_gaussian_training():
     network = Tiny().eval()
     warm = Easy(sigma=SIGMA, num_draws=1).at_epoch(9, ())

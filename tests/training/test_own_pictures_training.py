@@ -70,6 +70,13 @@ def test_a_short_file_is_fitted_to_the_data_as_options_are(trained, pictures, tm
     assert not whole.is_fitted and whole.config == run.config
 
 
+def test_a_file_may_name_a_preset(tmp_path):
+    (tmp_path / "short.yaml").write_bytes(to_yaml({"preset": "macer-digits", "epochs": 8}))
+    asked = open_training({"sigma": 0.5}, config_file=tmp_path / "short.yaml")
+    same = open_training({"preset": "macer-digits", "epochs": 8, "sigma": 0.5})
+    assert asked.config == same.config and not asked.is_fitted
+
+
 def test_predictions_name_the_classes(trained, tmp_path):
     run, _ = trained
     table = rsray.predict(run, n=100, limit=12, out=tmp_path / "p.parquet").table.to_pylist()

@@ -97,7 +97,7 @@ def open_search(
     if base.build_objective().makes_images:
         raise UserError(f"objective {base.objective} trains no classifier: nothing to search for")
     train, num_test_images = _open_data(base, download)
-    is_fitted = is_fit_to_data(base, usual, preset_name=preset, base=start)
+    is_fitted = is_fit_to_data(base, usual, start)
     if is_fitted:
         base = fit_to_data(base, usual, train, start)
     images = min(len(train), base.limit or len(train))
@@ -165,7 +165,7 @@ def _start_beside(
         before = train_config({**known, "objective": given["objective"]}, base=dict(of_file))
         start = train_config(dict(given), base=before.model_dump())
     else:
-        same = {"model", "model_args", *SHARED} - {"settings"} if of_file else set()
+        same = {"model", "model_args", *SHARED} - {"settings", "preset"} if of_file else set()
         flat = {**base.model_dump(include=same), "epochs": base.epochs, **given}
         start = search_config(flat)
         if is_fit_to_data(start, flat):

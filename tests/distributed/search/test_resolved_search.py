@@ -151,6 +151,7 @@ def test_a_search_of_what_never_acts_in_a_trial_is_told(caplog):
     for given, way_out in (
         ({}, "deferred=false"),
         ({"objective": "sodm", "trade_off": 3.0}, "trade_off_growth=1"),
+        ({"objective": "easy"}, "warm_up_epochs=0"),
     ):
         said = check({"epochs": 4, **given}, ["lr=log(1e-3,1)"], trial_epochs=1)
         assert "in a trial" in said and "waits for" in said and f"give --set {way_out}" in said
