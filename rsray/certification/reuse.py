@@ -90,10 +90,18 @@ class EarlierCertification(NamedTuple):
                 "your own word imports: its counts can be used for that --denoiser alone"
             )
         found = open_source(where)
-        known = ("model", "model_args", "dataset", "image_size", "channels", "label_column")
-        found = found.given(**{name: getattr(old, name) for name in (*known, "sigma")})
+        known = (
+            "model",
+            "model_args",
+            "dataset",
+            "image_size",
+            "channels",
+            "label_column",
+            "sigma",
+        )
         # What --normalise takes to state the recorded normalisation once more.
-        found = found.given(normalise=old.normalisation if ":" not in old.model else None)
+        stated = {"normalise": old.normalisation}
+        found = found.given(**{name: getattr(old, name) for name in known}, **stated)
         if old.denoiser:
             found = found.settled(split).behind(open_denoiser(old.denoiser), split)
         if found.digest != old.model_digest:

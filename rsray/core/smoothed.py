@@ -3,6 +3,7 @@
 # Shapes: B draws in a batch, K classes, C H W an image.
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -72,14 +73,17 @@ class SmoothedClassifier:
         self, model: nn.Module, sigma: float, num_classes: int, *, batch_size: int = 400
     ) -> None:
         """Wrap `model`; sigma is the noise standard deviation in pixels of [0, 1]."""
-        if not sigma > 0:
-            raise UserError(f"sigma is {sigma}: the noise standard deviation must be positive")
+        if not 0 < sigma < math.inf:
+            raise UserError(
+                f"sigma is {sigma}: the noise standard deviation must be positive and finite"
+            )
         if num_classes < 2:
             raise UserError(f"num_classes is {num_classes}: a classifier has at least 2 classes")
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
-        self.model, self.sigma, self.num_classes = model, float(sigma), int(num_classes)
-        self.batch_size = batch_size
+        self.model, self.sigma = model, float(sigma)
+        self.num_classes = _whole("num_classes", num_classes)
+        self.batch_size = _whole("batch_size", batch_size)
         # Image shapes that were asked for before
         self._checked: set[tuple[int, ...]] = set()
 
@@ -99,6 +103,7 @@ class SmoothedClassifier:
         for n or alpha with which nothing could be certified.
         """
         check_settings(n, alpha, n0)
+        n, n0, alpha = _whole("n", n), _whole("n0", n0), float(alpha)
 
         def one(image_CHW: Tensor) -> Certificate:
             selection_1K = self._counts(image_CHW, n0, generator)[None]
@@ -128,6 +133,7 @@ class SmoothedClassifier:
         """
         if n < 1 or not 0 < alpha < 1:
             raise UserError(f"n must be at least 1 and alpha in (0, 1), got n {n}, alpha {alpha}")
+        n, alpha = _whole("n", n), float(alpha)
 
         def one(image_CHW: Tensor) -> Prediction:
             counts_1K = self._counts(image_CHW, n, generator)[None]
@@ -144,6 +150,7 @@ class SmoothedClassifier:
 
         A batch [B, C, H, W] gives a list. Pixels are in [0, 1], or uint8.
         """
+        n = _whole("n", n)
         return _for_each(image, lambda image_CHW: self._counts(image_CHW, n, generator))
 
     def _counts(
@@ -237,6 +244,13 @@ class SmoothedClassifier:
         return nearest.to(torch.int16)
 
 
+def _whole(name: str, number: float) -> int:
+    """Return a whole number as an int, 1e5 too; UserError for any other."""
+    if not float(number).is_integer():
+        raise UserError(f"{name} is {number}: it must be a whole number")
+    return int(number)
+
+
 def _for_each(image: Image, ask: Callable[[Tensor], Any]) -> Any:
     """Return the answer for one image [C, H, W], or a list for each of a batch."""
     pixels = _in_unit_range(image)
@@ -255,7 +269,11 @@ def _for_each(image: Image, ask: Callable[[Tensor], Any]) -> Any:
 
 def _in_unit_range(image: Image) -> Tensor:
     """Return the pixels in [0, 1], float32; uint8 is divided by 255. UserError for any other."""
-    pixels = image if isinstance(image, Tensor) else torch.tensor(np.ascontiguousarray(image))
+    if not isinstance(image, Tensor):
+        array = np.ascontiguousarray(image)
+        # FITS and other scientific formats keep the order of bytes that torch refuses.
+        image = torch.tensor(array.astype(array.dtype.newbyteorder("="), copy=False))
+    pixels = image
     if pixels.dtype == torch.uint8:
         # Not on a GPU: see _levels.
         return (pixels.cpu().float() / LEVELS).to(pixels.device)

@@ -10,7 +10,7 @@ import json
 import pathlib
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,14 +39,18 @@ class _Settings(dict[str, Any]):
     """Stands for the dictionaries with attributes in which training codes keep their settings."""
 
 
-class _SkippedArray:
-    """Stands for a NumPy array, such as the state of a random generator; what it holds is left."""
+class _Array:
+    """Stands for a NumPy array: `texts` are its texts, and numbers in it are left."""
+
+    texts: Sequence[str] = ()
 
     def __init__(self, *of: Any) -> None:
         pass
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        *_, dtype, _, content = state
+        if isinstance(dtype, np.dtype) and dtype.kind == "U" and isinstance(content, bytes):
+            self.texts = np.frombuffer(content, dtype).tolist()
 
 
 def _numpy_scalar(dtype: Any, content: Any = b"") -> Any:
@@ -79,9 +83,9 @@ HARMLESS: dict[str, Any] = {
     **{f"__builtin__.{kind.__name__}": kind for kind in (list, dict, int, float, str, slice)},
     "_codecs.encode": _bytes_of,
     "numpy.dtype": lambda name, *options: np.dtype(str(name)),
-    "numpy.ndarray": _SkippedArray,
+    "numpy.ndarray": _Array,
     **{f"{package}.multiarray.scalar": _numpy_scalar for package in _NUMPY},
-    **{f"{package}.multiarray._reconstruct": _SkippedArray for package in _NUMPY},
+    **{f"{package}.multiarray._reconstruct": _Array for package in _NUMPY},
     **{
         f"{module}.{name}": pathlib.PurePosixPath
         for module in ("pathlib", "pathlib._local")

@@ -39,8 +39,9 @@ def from_factory(
     """Return the module that the factory `package.module:attribute` makes, in float32.
 
     The factory is called with `arguments`, and with image_shape and num_classes if it takes them.
-    The module returns logits where the factory's own returns more. Raises UserError when the
-    factory cannot be imported, raises, takes minutes, or returns something else.
+    The module returns logits where the factory's own returns more, and gets a copy of its images,
+    which it may change in place: members of an ensemble and losses use them again. Raises UserError
+    when the factory cannot be imported, raises, takes minutes, or returns something else.
     """
     ours = {"image_shape": image_shape, "num_classes": num_classes}
     limit = _time_limit(f"model {name!r} has not returned in {MOST_SECONDS} seconds")
@@ -58,6 +59,7 @@ def from_factory(
     if not isinstance(model, nn.Module):
         raise UserError(f"model {name!r} must return a torch.nn.Module, got {type(model).__name__}")
     model.float().register_forward_hook(_logits_alone)
+    model.register_forward_pre_hook(_on_a_copy)
     return model
 
 
@@ -144,6 +146,11 @@ def _called(factory: Callable[..., Any], ours: dict[str, Any], arguments: Mappin
             if not is_open or not unknown or unknown[0] not in given:
                 raise
             del given[unknown[0]]
+
+
+def _on_a_copy(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    images_NCHW, *others = inputs
+    return images_NCHW.clone(), *others
 
 
 def _logits_alone(module: nn.Module, inputs: Any, output: Any) -> Any:

@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 import torch.fx
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from rsray.models.mean_logits import MeanLogits
 
@@ -25,10 +24,13 @@ def keep_heads_in_float32(network: nn.Module) -> None:
 
 
 def _in_float32(layer: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> Tensor:
-    """Return the layer's output [N, K] in its weights' type, in place of what autocast gave."""
-    weight_KF, bias_K = cast(nn.Linear, layer).weight, cast(nn.Linear, layer).bias
+    """Return the layer's output [N, K] in its weights' type, in place of what autocast gave.
+
+    A user's own layer, derived from nn.Linear, computes what its own forward does.
+    """
+    kind = cast(nn.Linear, layer).weight.dtype
     with torch.autocast(inputs[0].device.type, enabled=False):
-        return linear(inputs[0].to(weight_KF.dtype), weight_KF, bias_K)
+        return cast(Tensor, layer.forward(*(each.to(kind) for each in inputs)))
 
 
 def heads_of(network: nn.Module) -> list[str]:

@@ -9,8 +9,10 @@ statistics; a plain state dict.
 # Shapes: C channels.
 from __future__ import annotations
 
+import argparse
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +23,7 @@ from rsray.errors import UserError
 from rsray.models import PAPERS_NAMES
 from rsray.models.checkpoint_file import read_safetensors, read_torch_file
 from rsray.models.normalise import NOTHING, Normalisation
-from rsray.models.state_dicts import find_state_dict
+from rsray.models.state_dicts import DEEPEST, find_state_dict, is_count
 from rsray.models.weights import fit
 
 MACERS_KEYS = {"net", "epoch", "optimizer", "scheduler"}
@@ -31,9 +33,11 @@ MEANS, DEVIATIONS = ("mean", "means", "mu", "new_mean"), ("std", "sds", "sigma",
 BESIDE = re.compile(
     r"(criterion|loss\w*|metrics?|(train|val|valid|test)_\w+|\w*acc(uracy)?)\.|n_averaged$"
 )
-NUMBER_OF_BATCHES = "num_batches_tracked"
-# Where codes keep the names of their classes: in order, or with the number of each.
-CLASSES = ("classes", "class_names", "class_to_idx", "idx_to_class", "id2label")
+# Where codes keep the names of their classes, in any case: in order, or with the number of each.
+CLASSES = (
+    "classes", "class_names", "classnames", "class_labels", "label_names", "categories",
+    "class_to_idx", "idx_to_class", "id2label", "label2id", "idx2label",
+)  # fmt: skip
 
 
 class LayerBefore(NamedTuple):
@@ -71,21 +75,16 @@ class Checkpoint:
     @property
     def architecture(self) -> str | None:
         """The name of the network, if the file has it, in rsray's words where there is one."""
-        names = (values.get("arch") for values in self._values_beside)
+        names = (values.get("arch") for values in _mappings(self.values))
         name = next((name for name in names if isinstance(name, str)), None)
         return None if name is None else PAPERS_NAMES.get(name, name)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
         """The names of the classes by label, if the file has them."""
-        held = (values.get(key) for values in self._values_beside for key in CLASSES)
+        lower = ({str(k).lower(): v for k, v in each.items()} for each in _mappings(self.values))
+        held = (values[key] for values in lower for key in CLASSES if key in values)
         return next((names for names in map(_in_order, held) if names), None)
-
-    @property
-    def _values_beside(self) -> list[Mapping[str, Any]]:
-        """What the file holds by name beside the weights, and what its settings hold."""
-        beside = [self.values, self.values.get("args"), self.values.get("hyper_parameters")]
-        return [v if isinstance(v, Mapping) else getattr(v, "__dict__", {}) for v in beside]
 
     def load_into(self, network: nn.Module) -> LayerBefore:
         """Load the weights, and return what the file says of the layer before the network.
@@ -93,8 +92,8 @@ class Checkpoint:
         Raises UserError for the weights of another network, which is then unchanged.
         """
         own = network.state_dict()
-        prefix, *copies = self._prefixes([key for key in own if not _is_count(key)])
-        inside, beside = {key: value for key, value in own.items() if _is_count(key)}, {}
+        prefix, *copies = self._prefixes([key for key in own if not is_count(key)])
+        inside, beside = {key: value for key, value in own.items() if is_count(key)}, {}
         for key, value in self.state.items():
             if key.startswith(prefix) and key.removeprefix(prefix) in own:
                 inside[key.removeprefix(prefix)] = value
@@ -144,22 +143,35 @@ class Checkpoint:
         return [first, *others]
 
 
+def _mappings(value: Any, depth: int = 0) -> Iterator[Mapping[Any, Any]]:
+    """Yield all dictionaries in what a file holds, and settings that are kept as a Namespace."""
+    value = vars(value) if isinstance(value, argparse.Namespace) else value
+    if isinstance(value, Mapping) and depth <= DEEPEST:
+        yield value
+        for inside in value.values():
+            yield from _mappings(inside, depth + 1)
+
+
 def _in_order(held: Any) -> tuple[str, ...] | None:
-    """Return names of classes by label, from a list or from a dictionary of names and numbers."""
+    """Return names of classes by label, from texts or from a dictionary of names and numbers."""
     if isinstance(held, Mapping):
-        pairs = [
-            (value, key) if isinstance(value, int) else (key, value) for key, value in held.items()
-        ]
-        by_label = {int(number): name for number, name in pairs if str(number).isdecimal()}
+        pairs = [(k, name) if isinstance(name, str) else (name, k) for k, name in held.items()]
+        by_label = {_label(number): name for number, name in pairs}
         held = [by_label.get(label) for label in range(len(held))]
+    held = getattr(held, "texts", held)
     if not isinstance(held, list | tuple) or not all(isinstance(name, str) for name in held):
         return None
-    return tuple(held) if len(set(held)) == len(held) > 1 else None
+    return tuple(map(str, held)) if len(set(held)) == len(held) > 1 else None
 
 
-def _is_count(key: str) -> bool:
-    """Tell whether it is batch norm's count, which files written before PyTorch 0.4.1 lack."""
-    return key.endswith(NUMBER_OF_BATCHES)
+def _label(number: Any) -> int | None:
+    """Return a whole number, of torch and NumPy and as text too; None for what is none."""
+    if isinstance(number, str):
+        return int(number) if number.isdecimal() else None
+    try:
+        return operator.index(number)
+    except TypeError:
+        return None
 
 
 def _statistics(beside: dict[str, Tensor], where: str) -> Normalisation | None:

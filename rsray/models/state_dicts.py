@@ -66,12 +66,27 @@ def _tensors_held(
 
 
 def _is_another(held: dict[str, Tensor] | list[Tensor], weights: dict[str, Tensor]) -> bool:
-    """Tell whether tensors are of such a network and not the same: all its matrices are there."""
+    """Tell whether tensors are of such a network and not the same: all its matrices are there.
+
+    Of the same names the vectors count too: statistics of batch norm may have been taken anew.
+    """
     mine, theirs = _matrices(weights), _matrices(held)
     shapes = Counter(tensor.shape for tensor in mine)
     if not shapes or not shapes <= Counter(tensor.shape for tensor in theirs):
         return False
+    if isinstance(held, dict) and held.keys() == weights.keys():
+        mine, theirs = _values(weights), _values(held)
     return len(mine) != len(theirs) or not all(map(torch.equal, mine, theirs))
+
+
+def _values(held: dict[str, Tensor]) -> list[Tensor]:
+    """Return the tensors in the order of their names, without batch norm's counts."""
+    return [held[key] for key in sorted(held) if not is_count(key)]
+
+
+def is_count(key: str) -> bool:
+    """Tell whether it is batch norm's count, which files written before PyTorch 0.4.1 lack."""
+    return key.endswith("num_batches_tracked")
 
 
 def _matrices(held: dict[str, Tensor] | list[Tensor]) -> list[Tensor]:

@@ -298,6 +298,31 @@ def test_nothing_is_added_to_a_users_own_factory(tmp_path, colour, monkeypatch):
         saved(tmp_path, colour, "behind a layer").given(**known).settled(split)
 
 
+def test_a_users_factory_whose_images_were_normalised_elsewhere(tmp_path, colour, monkeypatch):
+    """A network that answers far better behind a layer was trained behind one: it is asked."""
+    (tmp_path / "bare_networks.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    known = {"model": "bare_networks:make"}
+    answers = layer("dataset").before(colour, 3)
+    split = Split(image_shape=COLOUR, num_classes=10, answers=answers)
+    for layout in ("plain", "macer", "safetensors"):
+        source = saved(tmp_path, colour, layout).given(**known)
+        with pytest.raises(UserError, match=r"does not say .*dataset: 100%.*none: \d+%"):
+            source.settled(split)
+        for choice in ("none", "dataset"):
+            stated = source.given(**known, normalise=choice).settled(split)
+            assert stated.normalisation.is_as(layer(choice))
+    (tmp_path / "strict_networks.py").write_text(
+        FACTORY + "class Strict(LeNet):\n"
+        "    def forward(self, x):\n"
+        "        assert x.max() < 1.5 or len(x) == 1\n"
+        "        return super().forward(x)\n"
+    )
+    split.answers = colour
+    strict = saved(tmp_path, colour, "plain").given(model="strict_networks:Strict")
+    assert "factory" in str(strict.settled(split).normalisation)
+
+
 def test_arguments_of_a_factory_come_from_the_command_line_as_text(tmp_path, monkeypatch):
     (tmp_path / "argued_networks.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(str(tmp_path))

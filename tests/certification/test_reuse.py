@@ -1,8 +1,10 @@
 """Counts of one network that certify another near it: what is drawn, what is refused, what holds."""
 
 import copy
+import hashlib
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,14 @@ from rsray.storage import Place
 from rsray.storage.schemas import PAIRED_COUNTS
 
 N, PAIRS = 4000, 400
+FACTORY = """
+from torch import nn
+class Net(nn.Linear):
+    def __init__(self, num_classes):
+        super().__init__(64, num_classes)
+    def forward(self, images):
+        return super().forward(images.flatten(1))
+"""
 DRAWS = {"n0": 40, "block_size": 100, "sigma": 0.1}
 
 
@@ -238,6 +248,25 @@ def test_another_network_than_the_counted_one_is_refused(earlier, tmp_path):
     of_a_file = earlier.config.model_copy(update={"model": "danger:factory"})
     with pytest.raises(UserError, match="which only your own word imports"):
         EarlierCertification(replace(earlier.claimed, config=of_a_file)).with_source(config, None)
+
+
+def test_counts_of_a_factorys_network_are_used_with_the_normalisation_that_was_stated(
+    earlier, tmp_path, monkeypatch
+):
+    (tmp_path / "reused_networks.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    torch.save(torch.nn.Linear(64, 4).state_dict(), tmp_path / "w.pt")
+    digest = hashlib.sha256((tmp_path / "w.pt").read_bytes()).hexdigest()
+    split = SimpleNamespace(image_shape=(1, 8, 8), num_classes=4)
+    for stated in ("0.5/0.25", "none"):
+        own = {
+            "model": "reused_networks:Net", "source": str(tmp_path / "w.pt"),
+            "model_digest": digest, "normalisation": stated,
+        }  # fmt: skip
+        config = earlier.config.model_copy(update=own)
+        claimed = replace(earlier.claimed, config=config)
+        found = EarlierCertification(claimed).with_source(config, split)
+        assert found.source.normalisation.text == stated
 
 
 def test_counts_that_are_used_again_are_those_of_their_own_cert(reusing, earlier):

@@ -152,7 +152,8 @@ def test_image_is_not_changed_and_may_be_of_any_number_type():
     want = smoothed.counts(image, 200, seeded())
     assert torch.equal(image, before)
     same = [image.double(), image.numpy(), image.numpy().astype(np.float64), pixels.to(torch.uint8),
-            pixels.numpy().astype(np.uint8), np.flip(np.flip(image.numpy()).copy())]  # fmt: skip
+            pixels.numpy().astype(np.uint8), np.flip(np.flip(image.numpy()).copy()),
+            image.numpy().astype(">f4")]  # fmt: skip
     for other in same:
         assert np.array_equal(smoothed.counts(other, 200, seeded()), want)
 
@@ -237,11 +238,24 @@ def test_on_a_gpu_the_image_and_generator_may_live_on_the_cpu():
         ({"sigma": float("nan")}, "sigma is nan"),
         ({"num_classes": 1}, "num_classes is 1: .*at least 2"),
         ({"batch_size": 0}, "batch_size is 0: .*at least 1"),
+        ({"sigma": float("inf")}, "sigma is inf: .*finite"),
+        ({"num_classes": 5.5}, "num_classes is 5.5: .*whole number"),
     ],
 )
 def test_bad_settings_are_the_users_mistake(settings, message):
     with pytest.raises(UserError, match=message):
         SmoothedClassifier(**{"model": network(), "sigma": 0.5, "num_classes": 5, **settings})
+
+
+def test_numbers_of_draws_may_be_of_any_type_and_must_be_whole():
+    smoothed = SmoothedClassifier(network(), 0.5, 5)
+    want = smoothed.certify(IMAGE, 10, 100, generator=seeded())
+    for n, n0 in ((1e2, 10.0), (np.int64(100), np.float32(10)), (torch.tensor(100), 10)):
+        found = smoothed.certify(IMAGE, n0, n, generator=seeded())
+        assert found == want and type(found.n) is type(found.n0) is int
+    for ask in (smoothed.certify, smoothed.predict, smoothed.counts):
+        with pytest.raises(UserError, match="n is 100.5: it must be a whole number"):
+            ask(IMAGE, n=100.5)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (1, 1, 1, 4, 4)])

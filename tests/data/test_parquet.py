@@ -194,6 +194,21 @@ def test_arrays_whose_order_would_be_a_guess_are_refused(tmp_path, shape):
         open_split("parquet", "train", str(tmp_path))
 
 
+def test_arrays_that_arrow_stores_in_another_order_than_it_names(tmp_path):
+    images = PIXELS.transpose(0, 3, 1, 2)
+    column = pa.FixedShapeTensorArray.from_numpy_ndarray(images)
+    assert column.type.permutation == [1, 2, 0]
+    write(tmp_path / "test.parquet", column)
+    found = open_split("parquet", "test", str(tmp_path)).images([7, 2])
+    np.testing.assert_array_equal(found, images[[7, 2]])
+    for order in ([1, 0, 2], [1, 0]):
+        shape = [5, 4, 3] if len(order) == 3 else [5, 12]
+        kind = pa.fixed_shape_tensor(pa.uint8(), shape, permutation=order)
+        write(tmp_path / "test.parquet", pa.ExtensionArray.from_storage(kind, column.storage))
+        with pytest.raises(UserError, match="stored in the permutation"):
+            open_split("parquet", "test", str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

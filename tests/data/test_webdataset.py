@@ -192,6 +192,7 @@ DAMAGED = {
     "nothing": ([], "no samples"),
     "two pictures": ([("a.mask.png", png(PIXELS[0])), ("a.png", png(PIXELS[0])), ("a.cls", b"0")], r"several pictures \(mask.png, png\)"),
     "two labels": ([("a.png", png(PIXELS[0])), ("a.cls", b"0"), ("a.json", b'{"label": 1}')], "its label is 0 and 1"),
+    "two names of one sample": ([("a.png", png(PIXELS[0])), ("a.cls", b"cat"), ("a.json", b'{"label": "dog"}')], "its label is cat and dog"),
     "numbers and names": ([(f"{i}.{end}", png(PIXELS[i]) if end == "png" else [b"0", b"cat"][i]) for i in (0, 1) for end in ("png", "cls")], r"numbers \(0\) and others are names \(cat\)"),
     "without a label": ([("a.png", png(PIXELS[0])), ("a.cls", b"-1")], "label -1 is no class"),
     "two names": ([(f"{i}.{end}", png(PIXELS[i]) if end == "png" else b'{"label": 1, "class_name": "%d"}' % i) for i in (0, 1) for end in ("png", "json")], "one label have several class names"),

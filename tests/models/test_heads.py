@@ -40,3 +40,23 @@ def test_a_copy_computes_with_its_own_weights():
     with torch.autocast("cpu", torch.bfloat16):
         images = torch.rand(2, 4)
         assert other(images).abs().sum() == 0 and layer(images).abs().sum() > 0
+
+
+def test_a_users_own_layer_computes_what_it_computes():
+    """A network that cannot be traced is taken to end in its last linear layer, of any class."""
+
+    class Cosine(nn.Linear):
+        def forward(self, features_NF):
+            return 10 * super().forward(nn.functional.normalize(features_NF))
+
+    class Network(nn.Sequential):
+        def forward(self, images):
+            return super().forward(images if images.sum() > 0 else -images)
+
+    network = Network(nn.Flatten(), Cosine(4, 3))
+    images = torch.rand(5, 4)
+    want = network(images)
+    keep_heads_in_float32(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = network(images)
+    assert torch.equal(got, want)

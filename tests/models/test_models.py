@@ -1,4 +1,5 @@
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.models import MODELS, Normalise, build, check
 from rsray.models.first_convolution import FirstConvolution
+from rsray.models.mean_logits import MeanLogits
 from rsray.models.resnet import CifarResNet
+from rsray.objectives import Stability
 
 CASES = [
     ("lenet", (1, 28, 28), 10),
@@ -165,6 +168,9 @@ class Inception(nn.Module):
 class AlwaysTwo(Inception):
     def forward(self, x):
         return self.layer(x.flatten(1)), x
+class InPlace(Inception):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5).div_(0.25))
 class Asserts(Inception):
     def forward(self, x):
         assert 0 <= x.min() and x.max() <= 1, "images must be in [0, 1]"
@@ -226,6 +232,21 @@ def test_torchvisions_vision_transformer_takes_its_image_size():
     check(model, (3, 32, 32), 7)
     with pytest.raises(UserError, match="Wrong image height"):
         check(build(name, image_shape=(3, 32, 32), num_classes=7), (3, 32, 32), 7)
+
+
+@torch.no_grad()
+def test_what_a_factorys_network_does_to_its_images_nobody_else_sees(factories):
+    """Members of an ensemble, and losses that use images twice, see what they would see alone."""
+    make = partial(build, f"{factories}:InPlace", image_shape=(1, 6, 6), num_classes=4)
+    members = [make().eval(), make().eval()]
+    images = torch.rand(5, 1, 6, 6)
+    alone = [member(images.clone()) for member in members]
+    torch.testing.assert_close(MeanLogits(members)(images), (alone[0] + alone[1]) / 2)
+    kept = images.clone()
+    noise = torch.zeros(5, 1, 1, 6, 6)
+    step = Stability(sigma=0.25).step(members[0], images, torch.zeros(5).long(), noise)
+    torch.testing.assert_close(step.logits_BMK[:, 0], alone[0])
+    assert torch.equal(images, kept)
 
 
 def test_arguments_reach_a_factory_and_nothing_else(factories):

@@ -152,6 +152,10 @@ def test_the_architecture_is_read(tmp_path, arch, name, place):
     ({"class_to_idx": {"dog": 1, "cat": 0}}, ("cat", "dog")),
     ({"hyper_parameters": {"idx_to_class": {1: "dog", 0: "cat"}}}, ("cat", "dog")),
     ({"args": argparse.Namespace(id2label={"0": "cat", "1": "dog"})}, ("cat", "dog")),
+    ({"class_to_idx": {"dog": np.int64(1), "cat": np.int64(0)}}, ("cat", "dog")),
+    ({"label2id": {"dog": torch.tensor(1), "cat": torch.tensor(0)}}, ("cat", "dog")),
+    ({"classes": np.array(["zebra", "cat"])}, ("zebra", "cat")),
+    ({"meta": {"best": torch.ones(2), "dataset_meta": {"CLASSES": ("zebra", "cat")}}}, ("zebra", "cat")),
     # A number of classes, two of one name, numbers with gaps: nothing is known.
     ({"classes": 10}, None), ({"classes": ["cat", "cat"]}, None), ({"classes": [0, 1]}, None),
     ({"class_to_idx": {"dog": 2, "cat": 0}}, None), ({}, None),
@@ -202,6 +206,17 @@ def test_weights_beside_an_average_of_them_are_refused(tmp_path, beside):
     torch.save({"state_dict": resnet(0).state_dict(), **beside(other), "epoch": 1}, tmp_path / "c")
     with pytest.raises(UserError, match=r"more than one such network \(.*torch.save\(c\[KEY\]"):
         read(tmp_path / "c")
+
+
+def test_other_statistics_of_batch_norm_are_another_network(tmp_path):
+    state = resnet(0).state_dict()
+    again = {key: value + key.endswith("running_mean") for key, value in state.items()}
+    torch.save({"state_dict": state, "swa_state_dict": again}, tmp_path / "c")
+    with pytest.raises(UserError, match="more than one such network"):
+        read(tmp_path / "c")
+    counts = {key: value + key.endswith("num_batches_tracked") for key, value in state.items()}
+    torch.save({"state_dict": state, "copy": counts}, tmp_path / "c")
+    read(tmp_path / "c").load_into(resnet(2))
 
 
 def test_several_networks_under_other_keys_are_refused(tmp_path):

@@ -24,7 +24,8 @@ from rsray.models.published import Checkpoint, LayerBefore
 
 # What a RUN says of itself unless it is given.
 KNOWN = ("model", "model_args", "dataset", "data_root", *READING, "sigma")
-# Of clean accuracy: so much better than by what the layout suggests, and the user is asked.
+# Of clean accuracy: so much better than by what the layout suggests, and the user is asked. A
+# factory most often normalises images itself: chance alone must not raise a doubt of it.
 DOUBT = 0.05
 
 
@@ -71,12 +72,15 @@ class ClassifierSource:
         """
         network, layer = self._load(split.image_shape, split.num_classes)
         normalisation = self._decide(layer)
-        # Nothing but the file's layout says that images were not normalised: whoever writes their
-        # own network into the layout of another code may normalise otherwise.
-        is_stated = layer.is_certain or self.normalise is not None or self._is_own_factory
-        if normalisation is None or not is_stated:
+        # Only a layout, or the silence of a user's factory, says that images were not normalised:
+        # many networks in such files had theirs normalised by the code that read them.
+        is_silent = self.published and normalisation is FACTORYS_OWN
+        if normalisation is None or (
+            self.normalise is None and (is_silent or not layer.is_certain)
+        ):
             accuracies, images = self._accuracies(network, split)
-            if normalisation is None or max(accuracies.values()) > accuracies["none"] + DOUBT:
+            doubt = DOUBT + (max(images, 1) ** -0.5 if self._is_own_factory else 0.0)
+            if normalisation is None or max(accuracies.values()) > accuracies["none"] + doubt:
                 raise UserError(self._question(layer, accuracies, images))
         normalisation.before(network, split.image_shape[0])
         return replace(self, normalisation=normalisation)

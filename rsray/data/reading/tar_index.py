@@ -37,7 +37,7 @@ INDEX = pa.schema(
     ]
 )
 # Of what an index holds
-VERSION = 2
+VERSION = 3
 # Read at once from a store where every request has its price
 STREAM_BYTES = 8 * 2**20
 CLASS_EXTENSIONS = ("cls", "cls.txt")
@@ -178,11 +178,14 @@ def _label(
         if label is not None and label != ""
     ]
     numbers = {str(label) for label in labels if str(label).isdecimal()}
-    if len(numbers) > 1:
-        raise UserError(
-            f"{file}: a sample says that its label is {' and '.join(sorted(numbers))}: name the "
-            "field of the .json with --label-column"
-        )
+    # A name may stand beside a number.
+    texts = {label.strip() for label in labels if isinstance(label, str)} - numbers
+    for alike in (numbers, texts):
+        if len(alike) > 1:
+            raise UserError(
+                f"{file}: a sample says that its label is {' and '.join(sorted(alike))}: name the "
+                "field of the .json with --label-column"
+            )
     return labels[0] if labels else None
 
 

@@ -83,8 +83,10 @@ def _stacked(column: Column, names: Sequence[object]) -> Pixels:
     array: Any = column.combine_chunks()
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     if isinstance(array, pa.FixedShapeTensorArray) and not array.null_count:
-        values = array.to_numpy_ndarray()
-        return _checked(values, names)
+        kind: Any = array.type
+        _refuse_turned(kind.permutation, names)
+        pixels = array.storage.flatten().to_numpy(zero_copy_only=False)
+        return _checked(pixels.reshape(len(array), *kind.shape), names)
     count, sizes = len(array), []
     while _is_list(array.type):
         lengths = np.unique(pc.list_value_length(array).to_numpy(zero_copy_only=False))
@@ -96,6 +98,21 @@ def _stacked(column: Column, names: Sequence[object]) -> Pixels:
         raise UserError(f"{names[0]} or a row soon after: an image lacks values")
     values = array.to_numpy(zero_copy_only=False)
     return _checked(values.reshape(count, *sizes), names)
+
+
+def _refuse_turned(permutation: Sequence[int] | None, names: Sequence[object]) -> None:
+    """Raise UserError for arrays that are stored with height and width exchanged.
+
+    Other permutations say that channels are stored first and named last, or the other way round:
+    where they are, the stored shape shows. (Arrow's own array of such a column is another picture.)
+    """
+    order = list(permutation or ())
+    moved = [order[i:] + order[:i] for i in range(len(order))] if len(order) == 3 else [order]
+    if sorted(order) not in moved:
+        raise UserError(
+            f"{names[0]}: arrays are stored in the permutation {order}: store them as (C, H, W) or "
+            "(H, W, C)"
+        )
 
 
 def _checked(values: NDArray[Any], names: Sequence[object]) -> Pixels:
