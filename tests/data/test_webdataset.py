@@ -137,6 +137,16 @@ def test_folders_dots_and_long_names_in_a_tar(tmp_path):
     assert split.labels.tolist() == [0, 1, 2]
 
 
+def test_a_number_may_be_written_with_zeros_before_it(tmp_path):
+    members = []
+    for i in range(2):
+        said = b'{"label": %d, "class_name": "%s"}' % (i, b"ab"[i : i + 1])
+        members += [(f"{i}.png", png(PIXELS[i])), (f"{i}.cls", b"00%d" % i), (f"{i}.json", said)]
+    write_tar(tmp_path / "train.tar", members)
+    split = open_split("webdataset", "train", str(tmp_path))
+    assert (split.labels.tolist(), split.class_names) == ([0, 1], ("a", "b"))
+
+
 def test_the_index_is_made_once_and_again_for_a_changed_file(tmp_path, cache, monkeypatch):
     file = tmp_path / "d" / "train.tar"
     write_tar(file, samples(range(4)))

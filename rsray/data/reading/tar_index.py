@@ -177,10 +177,10 @@ def _label(
         for label in (told, *(said.get(name) for name in LABEL_FIELDS))
         if label is not None and label != ""
     ]
-    numbers = {str(label) for label in labels if str(label).isdecimal()}
+    texts = {str(label).strip() for label in labels}
+    numbers = {str(int(text)) for text in texts if text.isdecimal()}
     # A name may stand beside a number.
-    texts = {label.strip() for label in labels if isinstance(label, str)} - numbers
-    for alike in (numbers, texts):
+    for alike in (numbers, {text for text in texts if not text.isdecimal()}):
         if len(alike) > 1:
             raise UserError(
                 f"{file}: a sample says that its label is {' and '.join(sorted(alike))}: name the "
