@@ -52,10 +52,16 @@ class Step:
 
 
 def setting(
-    help: str, default: Any, *, least: float | None = None, above: float | None = None
+    help: str,
+    default: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
 ) -> Any:
-    """Return the field of an objective's setting: what it means in words, and its lower limit."""
-    return field(default=default, metadata={"help": help, "least": least, "above": above})
+    """Return the field of an objective's setting: what it means in words, and its limits."""
+    limits = {"least": least, "above": above, "most": most}
+    return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +93,16 @@ class Objective:
     num_draws: int = setting("Noisy copies of each image in a step.", 1)
 
     def __post_init__(self) -> None:
-        """Refuse settings below their limits, and what no method allows."""
+        """Refuse settings beyond their limits, and what no method allows."""
         for each in fields(self):
             value = getattr(self, each.name)
-            least, above = each.metadata.get("least"), each.metadata.get("above")
+            least, above, most = (each.metadata.get(key) for key in ("least", "above", "most"))
             if value is not None and least is not None and value < least:
                 raise ValueError(f"{each.name} must be at least {least}, got {value}")
             if above is not None and not value > above:
                 raise ValueError(f"{each.name} must be greater than {above}, got {value}")
+            if value is not None and most is not None and value > most:
+                raise ValueError(f"{each.name} must be at most {most}, got {value}")
         if self.num_draws < 1:
             raise ValueError(f"num_draws must be at least 1, got {self.num_draws}")
         if not 0 <= self.label_smoothing < 1:

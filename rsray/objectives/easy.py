@@ -46,15 +46,9 @@ class Easy(Objective):
     num_steps: int = setting("Steps of the attack.", 3, least=0)
     warm_up_epochs: int = setting("Epochs without attack, and with all images.", 10, least=0)
     threshold: float = setting(
-        "Images with a smaller share of right draws are dropped then.", 0.5, least=0
+        "Images with a smaller share of right draws are dropped then.", 0.5, least=0, most=1
     )
     reweigh_every: int = setting("Epochs after which images are weighed again.", 10, least=1)
-
-    def __post_init__(self) -> None:
-        """Refuse a threshold that no share of draws can reach, such as one in percent."""
-        super().__post_init__()
-        if self.threshold > 1:
-            raise ValueError(f"threshold must be at most 1, got {self.threshold}")
 
     @property
     def acts_from(self) -> int:
