@@ -25,7 +25,7 @@ from rsray.certification.counts.tables import (
 )
 from rsray.certification.folder import Claimed, finished_record, reopen
 from rsray.certification.networks.opening import open_denoiser, open_source
-from rsray.certification.networks.source import ClassifierSource
+from rsray.certification.networks.source import KNOWN, ClassifierSource
 from rsray.config import CertifyConfig
 from rsray.data import ImageSplit
 from rsray.errors import UserError
@@ -89,19 +89,9 @@ class EarlierCertification(NamedTuple):
                 f"{cert} has a denoiser that the factory {old.denoiser} makes, which only "
                 "your own word imports: its counts can be used for that --denoiser alone"
             )
-        found = open_source(where)
-        known = (
-            "model",
-            "model_args",
-            "dataset",
-            "image_size",
-            "channels",
-            "label_column",
-            "sigma",
-        )
+        known = {name: getattr(old, name) for name in KNOWN if name != "data_root"}
         # What --normalise takes to state the recorded normalisation once more.
-        stated = {"normalise": old.normalisation}
-        found = found.given(**{name: getattr(old, name) for name in known}, **stated)
+        found = open_source(where).given(**known, normalise=old.normalisation)
         if old.denoiser:
             found = found.settled(split).behind(open_denoiser(old.denoiser), split)
         if found.digest != old.model_digest:
