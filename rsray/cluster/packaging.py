@@ -23,7 +23,7 @@ from platform import node
 from rsray.cluster.safety import find_secrets
 from rsray.cluster.safety.reach import SECRET_NAMES
 from rsray.errors import UserError, printable
-from rsray.storage.address import ENSEMBLE, address_in, is_ensemble
+from rsray.storage.address import ENSEMBLE, address_in, config_beside, is_ensemble
 
 # They travel as they are installed here, so that the cluster runs the same.
 PACKAGES = ("rsray", "rsray_cli")
@@ -129,7 +129,11 @@ def _input_files(path: Path) -> list[SentFile]:
     """Return what travels of a file or a results folder that the user named."""
     there = _name_there(path)
     if not path.is_dir():
-        return [_sent(path, there)]
+        config = Path(config_beside(str(path)) or path)
+        # Two links into one folder lie beside each other, as in Hugging Face's cache.
+        is_beside = config.is_file() and _is_below(config, Path(os.path.realpath(path)).parent)
+        files = {path, config} if is_beside else {path}
+        return [_sent(file, str(Path(there).with_name(file.name))) for file in sorted(files)]
     _inside(path, "counts")
     names = [name for name in _walk(path, depth=2) if RESULT_FILES.fullmatch(name)]
     if not names:

@@ -33,11 +33,22 @@ MEANS, DEVIATIONS = ("mean", "means", "mu", "new_mean"), ("std", "sds", "sigma",
 BESIDE = re.compile(
     r"(criterion|loss\w*|metrics?|(train|val|valid|test)_\w+|\w*acc(uracy)?)\.|n_averaged$"
 )
-# Where codes keep the names of their classes, in any case: in order, or with the number of each.
+# Where codes keep the names of their classes, in any case: always numbered, and in order too.
+NUMBERED = ("class_to_idx", "idx_to_class", "id2label", "label2id", "idx2label")
 CLASSES = (
-    "classes", "class_names", "classnames", "class_labels", "label_names", "categories",
-    "class_to_idx", "idx_to_class", "id2label", "label2id", "idx2label",
-)  # fmt: skip
+    "classes",
+    "class_names",
+    "classnames",
+    "class_labels",
+    "label_names",
+    "categories",
+    *NUMBERED,
+)
+# The name of an output of which no name is known
+NAMELESS = "(nameless class {})"
+# What Hugging Face's libraries call every output of a network whose classes nobody named
+PLACEHOLDER = re.compile(r"LABEL_\d+")
+MOST_CLASSES = 2**15
 
 
 class LayerBefore(NamedTuple):
@@ -82,9 +93,7 @@ class Checkpoint:
     @property
     def classes(self) -> tuple[str, ...] | None:
         """The names of the classes by label, if the file has them."""
-        lower = ({str(k).lower(): v for k, v in each.items()} for each in _mappings(self.values))
-        held = (values[key] for values in lower for key in CLASSES if key in values)
-        return next((names for names in map(_in_order, held) if names), None)
+        return find_class_names(self.values)
 
     def load_into(self, network: nn.Module) -> LayerBefore:
         """Load the weights, and return what the file says of the layer before the network.
@@ -152,16 +161,31 @@ def _mappings(value: Any, depth: int = 0) -> Iterator[Mapping[Any, Any]]:
             yield from _mappings(inside, depth + 1)
 
 
-def _in_order(held: Any) -> tuple[str, ...] | None:
-    """Return names of classes by label, from texts or from a dictionary of names and numbers."""
+def find_class_names(values: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the names of classes by label that a file of another code base holds, if it does."""
+    lower = ({str(k).lower(): v for k, v in each.items()} for each in _mappings(values))
+    held = ((key, values[key]) for values in lower for key in CLASSES if key in values)
+    found = (_in_order(value, may_have_gaps=key in NUMBERED) for key, value in held)
+    return next((names for names in found if names), None)
+
+
+def _in_order(held: Any, *, may_have_gaps: bool) -> tuple[str, ...] | None:
+    """Return names of classes by label, from texts or from a dictionary of names and numbers.
+
+    Numbers from 1, or with gaps, leave outputs that have no name.
+    """
     if isinstance(held, Mapping):
         pairs = [(k, name) if isinstance(name, str) else (name, k) for k, name in held.items()]
         by_label = {_label(number): name for number, name in pairs}
-        held = [by_label.get(label) for label in range(len(held))]
+        labels = [label for label in by_label if label is not None and 0 <= label < MOST_CLASSES]
+        if not len(labels) == len(held) > 1 or not (may_have_gaps or max(labels) < len(held)):
+            return None
+        held = [by_label.get(label, NAMELESS.format(label)) for label in range(max(labels) + 1)]
     held = getattr(held, "texts", held)
     if not isinstance(held, list | tuple) or not all(isinstance(name, str) for name in held):
         return None
-    return tuple(map(str, held)) if len(set(held)) == len(held) > 1 else None
+    is_known = len(set(held)) == len(held) > 1 and not all(map(PLACEHOLDER.fullmatch, held))
+    return tuple(map(str, held)) if is_known else None
 
 
 def _label(number: Any) -> int | None:

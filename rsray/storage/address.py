@@ -13,6 +13,8 @@ from rsray.errors import UserError
 
 # Several RUNs or checkpoints as one classifier: ensemble:RUN,RUN,...
 ENSEMBLE = "ensemble:"
+# What Hugging Face's libraries call the weights of a network
+HUGGING_FACES_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def is_ensemble(text: str) -> bool:
@@ -62,6 +64,16 @@ def parent_and_name(uri: str) -> tuple[str, str]:
     base, options = split_options(uri)
     parent, _, name = base.rpartition("/")
     return f"{parent or '/'}{options}", name
+
+
+def config_beside(weights: str) -> str | None:
+    """Return where Hugging Face's libraries name the classes of the network with these weights.
+
+    None for weights of another name. Nobody has looked whether the file exists.
+    """
+    folder, name = parent_and_name(weights)
+    base, options = split_options(folder)
+    return f"{base.rstrip('/')}/config.json{options}" if name in HUGGING_FACES_WEIGHTS else None
 
 
 def printable_address(uri: str) -> str:

@@ -1,5 +1,6 @@
 """Data that are not such as a network was trained for, or were trained on, are refused."""
 
+import json
 import logging
 import shutil
 
@@ -92,6 +93,28 @@ def test_the_class_names_in_a_checkpoint_count(pets, caplog):
     torch.save({**content, "class_to_idx": {"owl": 0, "cat": 1, "fox": 2}}, file)
     with pytest.raises(UserError, match="among them 'dog', and not 'fox'"):
         open_classifier(str(file), given, download=False)
+
+
+def test_the_class_names_in_hugging_faces_config_count(pets, caplog):
+    network = models.build("lenet", image_shape=(3, 6, 6), num_classes=3)
+    file, given = (
+        pets.parent / "model.safetensors",
+        {"dataset": "imagefolder", "data_root": str(pets)},
+    )
+    given |= {"model": "lenet", "sigma": 0.5, "normalisation": "none"}
+    file.write_bytes(models.weights_bytes(network))
+    config = {"id2label": {"0": "owl", "1": "cat", "2": "dog"}, "layer_norm_eps": 1e-12}
+    file.with_name("config.json").write_text(json.dumps(config))
+    _, split = open_classifier(str(file), given, download=False)
+    assert split.classes == ("owl", "cat", "dog") and split.labels[0] == 1
+    assert "taken by name" in caplog.text
+    config["id2label"]["2"] = "fox"
+    file.with_name("config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="among them 'dog', and not 'fox'"):
+        open_classifier(str(file), given, download=False)
+    file.rename(file.with_name("weights.safetensors"))  # whose config.json may be anything
+    _, split = open_classifier(str(file.with_name("weights.safetensors")), given, download=False)
+    assert split.classes == ("cat", "dog", "owl")
 
 
 def test_other_words_for_the_classes_of_a_known_data_set_are_said(caplog):

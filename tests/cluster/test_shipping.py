@@ -40,6 +40,23 @@ def test_local_files_travel_and_other_words_stay(tmp_path):
     assert done.stdout.split() == [str(folder / p / "__init__.py") for p in ("rsray", "rsray_cli")]
 
 
+def test_the_class_names_beside_hugging_faces_weights_travel(tmp_path):
+    cache, elsewhere = tmp_path / "blobs", tmp_path / "elsewhere"
+    for folder in (cache, elsewhere, tmp_path / "snapshot", tmp_path / "prepared"):
+        folder.mkdir()
+    (cache / "1a").write_text("weights")
+    (cache / "2b").write_text("names")
+    (elsewhere / "keys").write_text("secret")
+    for folder, config in (("snapshot", cache / "2b"), ("prepared", elsewhere / "keys")):
+        weights = tmp_path / folder / "model.safetensors"
+        weights.symlink_to(cache / "1a")
+        weights.with_name("config.json").symlink_to(config)
+        line = line_for_cluster(["certify", str(weights)])
+        there = copy_all(line, tmp_path / f"package-{folder}", print) / line.there()[1]
+        assert there.read_text() == "weights"
+        assert there.with_name("config.json").exists() == (folder == "snapshot")
+
+
 def test_a_users_own_model_travels(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def factory(): ...")
     monkeypatch.syspath_prepend(tmp_path)

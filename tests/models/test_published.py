@@ -156,9 +156,14 @@ def test_the_architecture_is_read(tmp_path, arch, name, place):
     ({"label2id": {"dog": torch.tensor(1), "cat": torch.tensor(0)}}, ("cat", "dog")),
     ({"classes": np.array(["zebra", "cat"])}, ("zebra", "cat")),
     ({"meta": {"best": torch.ones(2), "dataset_meta": {"CLASSES": ("zebra", "cat")}}}, ("zebra", "cat")),
-    # A number of classes, two of one name, numbers with gaps: nothing is known.
+    # Numbers from 1, or with gaps: an output has no name.
+    ({"class_to_idx": {"dog": 2, "cat": 0}}, ("cat", "(nameless class 1)", "dog")),
+    ({"id2label": {1: "cat", 2: "dog"}}, ("(nameless class 0)", "cat", "dog")),
+    # A number of classes, two of one name, numbers that are no labels: nothing is known.
     ({"classes": 10}, None), ({"classes": ["cat", "cat"]}, None), ({"classes": [0, 1]}, None),
-    ({"class_to_idx": {"dog": 2, "cat": 0}}, None), ({}, None),
+    ({"class_to_idx": {"dog": 0, "cat": 0}}, None), ({"categories": {"dog": 700, "cat": 9}}, None),
+    ({"id2label": {0: "LABEL_0", 1: "LABEL_1"}}, None), ({"label2id": {"dog": 10**9, "cat": 0}}, None),
+    ({"class_to_idx": {"dog": -1, "cat": 0}}, None), ({}, None),
 ])  # fmt: skip
 def test_the_names_of_the_classes_are_read(tmp_path, held, names):
     torch.save({"state_dict": resnet(0).state_dict(), **held}, tmp_path / "c")

@@ -14,8 +14,9 @@ from rsray.config import LEAST_SIGMA, MOST_SIGMA
 from rsray.data.fingerprint import FingerprintRecord
 from rsray.errors import UserError
 from rsray.models.checkpoint_file import PUBLISHED, safetensors_metadata
+from rsray.models.published import find_class_names
 from rsray.storage import Place, read_file
-from rsray.storage.address import addresses_in, is_ensemble, parent_and_name
+from rsray.storage.address import addresses_in, config_beside, is_ensemble, parent_and_name
 from rsray.storage.records import from_json, read_as
 from rsray.storage.yaml_files import from_yaml
 
@@ -79,14 +80,24 @@ def open_denoiser(text: str) -> DenoiserSource:
 def _open_file(file: Place) -> ClassifierSource:
     name = parent_and_name(file.uri)[1]
     weights = read_file(file)
-    if name.endswith(".safetensors"):
-        return _described(file.uri, weights, _metadata(weights, file.uri))
-    if name.endswith(PUBLISHED):
-        return ClassifierSource(file.uri, weights, True, _digest(weights))
+    if name.endswith(".safetensors") and (record := _metadata(weights, file.uri)):
+        return _described(file.uri, weights, record)
+    if name.endswith((".safetensors", *PUBLISHED)):
+        names = _class_names_beside(file)
+        return ClassifierSource(file.uri, weights, True, _digest(weights), class_names=names)
     raise UserError(
         f"{file.uri} is no checkpoint: expected a RUN folder, a .safetensors file, "
         f"or a torch checkpoint ({', '.join(PUBLISHED)})"
     )
+
+
+def _class_names_beside(weights: Place) -> tuple[str, ...] | None:
+    """Return the names in the config.json of Hugging Face's libraries, if it is there."""
+    where = config_beside(weights.uri)
+    if where is None or not Place.of(where).is_file():
+        return None
+    config = from_json(read_file(where), where, finite=False)
+    return find_class_names(config) if isinstance(config, dict) else None
 
 
 def _described(where: str, weights: bytes, record: dict[str, Any]) -> ClassifierSource:

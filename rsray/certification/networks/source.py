@@ -50,6 +50,8 @@ class ClassifierSource:
     sigma: float | None = None
     # What is recorded of its training
     trained: Mapping[str, Any] = field(default_factory=dict)
+    # By label, where a file beside it has them
+    class_names: tuple[str, ...] | None = None
     # What the user states: a word of normalise.CHOICES or MEAN/STD
     normalise: str | None = None
     # What was decided, once `settled`
@@ -62,7 +64,7 @@ class ClassifierSource:
         """Where each of its networks is, and what is recorded of its training."""
         if self.trained or not self.published:
             return [(self.where, self.trained)]
-        names = self._checkpoint().classes
+        names = self.class_names or self._checkpoint().classes
         return [(self.where, {"classes": list(map(normal, names))} if names else {})]
 
     def settled(self, split: ImageSplit) -> ClassifierSource:
