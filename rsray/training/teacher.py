@@ -3,6 +3,7 @@
 # Shapes: N images, K classes, R rows of counts.
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,16 @@ from rsray.storage import Place
 from rsray.storage.records import read_as
 
 Indices = NDArray[np.int64]
+log = logging.getLogger(__name__)
 
 
-def targets_of(objective: Objective, split: ImageSplit, indices_N: Indices) -> Tensor | None:
+def targets_of(
+    objective: Objective, split: ImageSplit, indices_N: Indices, *, warn: bool = False
+) -> Tensor | None:
     """Return the share of the teacher's draws in each class [N, K], None for no teacher.
 
-    All draws of an image count, those of the selection too. UserError where the CERT is not of
-    these images, or of not all of them.
+    All draws of an image count, those of the selection too; `warn` says where some images have
+    fewer than others. UserError where the CERT is not of these images, or of not all of them.
     """
     if objective.teacher is None:
         return None
@@ -36,7 +40,16 @@ def targets_of(objective: Objective, split: ImageSplit, indices_N: Indices) -> T
     cert = Place.of(objective.teacher)
     was = reopen(cert, finished_record(cert))
     _check_images(was, split)
-    return torch.from_numpy(_shares(was, indices_N, split.num_classes))
+    shares_NK, draws_N = _shares(was, indices_N, split.num_classes)
+    is_short_N = draws_N < draws_N.max()
+    if warn and is_short_N.any():
+        log.warning(
+            "teacher %s: the targets of %s of %s images are of fewer draws than %s, the least of "
+            "%s: its sampling is %s; certify with --sampling fixed for equal ones",
+            cert, f"{is_short_N.sum():,}", f"{len(draws_N):,}",
+            f"{draws_N.max():,.0f}", f"{draws_N.min():,.0f}", was.config.sampling,
+        )  # fmt: skip
+    return torch.from_numpy(shares_NK)
 
 
 def refuse_without_teacher(objective: Objective) -> None:
@@ -68,8 +81,13 @@ def _check_images(was: Claimed, split: ImageSplit) -> None:
         )
 
 
-def _shares(was: Claimed, indices_N: Indices, num_classes: int) -> NDArray[np.float32]:
-    """Return the share of the draws in each class; UserError for an image without all its draws."""
+def _shares(
+    was: Claimed, indices_N: Indices, num_classes: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the share of the draws in each class [N, K], and the draws of each image [N].
+
+    Raises UserError for an image without all its draws.
+    """
     found = read_certificates(was.folder / TABLE)
     lost = np.setdiff1d(indices_N, found.index)
     if len(lost):
@@ -93,4 +111,5 @@ def _shares(was: Claimed, indices_N: Indices, num_classes: int) -> NDArray[np.fl
             "`rsray certify` again with its --out"
         )
     shares_NK /= draws_N[:, None].clip(1)
-    return shares_NK[selected.positions(indices_N)]
+    positions_N = selected.positions(indices_N)
+    return shares_NK[positions_N], draws_N[positions_N]

@@ -25,7 +25,7 @@ from rsray.storage import Place
 from rsray.training.earlier_run import warn_if_judged_by_seen_images
 from rsray.training.loop import Training
 from rsray.training.request import TrainingRequest
-from rsray.training.run_folder.run import claim_run, open_training_split
+from rsray.training.run_folder.run import claim_run, images_of, open_training_split
 from rsray.training.teacher import targets_of
 
 CPU = torch.device("cpu")
@@ -57,6 +57,7 @@ def made(tmp_path_factory):
 
 
 def certify(run, where, **given):
+    """Certify with drawn counts; with `sampling` skip, of half of the images the first stage alone."""
     request = open_certification(str(run), {**given, **CERTIFY})
     evaluation = Evaluation("cpu", "fp32", "channels_last", 32, device_name="a chip")
     claimed, draw = (
@@ -66,8 +67,11 @@ def certify(run, where, **given):
     tables = []
     for index, label in zip(request.selected.indices, request.selected.labels, strict=True):
         stages = (("selection", [(0, 10)]), ("estimation", [(0, 20), (1, 20)]))
-        for stage, blocks in stages:
+        is_skipped = request.config.sampling == "skip" and index % 2 == 1
+        for stage, blocks in stages[:1] if is_skipped else stages:
             counts = np.stack([draw.multinomial(draws, np.full(10, 0.1)) for _, draws in blocks])
+            if request.config.sampling == "skip" and stage == "selection":
+                counts = 10 * np.eye(10, dtype=int)[[(label + is_skipped) % 10]]
             tables.append(counts_table(int(index), int(label), stage, blocks, counts))
     claimed.store.append(pa.concat_tables(tables))
     gathered = gather(claimed.store, request.selected, claimed.plan)
@@ -88,6 +92,23 @@ def test_targets_are_the_shares_of_all_draws(lab, made):
             expected[row["index"], row["classes"]] += row["counts"]
     assert (expected.sum(1) == 50).all()
     np.testing.assert_allclose(found, expected[indices] / 50, rtol=1e-6)
+
+
+def test_targets_of_fewer_draws_than_others_are_told(lab, made, tmp_path, caplog):
+    config = lab.config(**CATRS, teacher=str(made / "train"))
+    claim(lab, config)
+    assert not caplog.text, "all have as many"
+    certify(made / "run", tmp_path / "skip", split="train", skip=1, sampling="skip")
+    table = pq.read_table(tmp_path / "skip" / "certificates.parquet")
+    few = np.asarray(table["n"])[config_images(config)] == 0
+    assert few.sum() == (config_images(config) % 2).sum()
+    claim(lab, lab.config(**CATRS, teacher=str(tmp_path / "skip")), "other")
+    words = f"of {few.sum()} of 64 images are of fewer draws than 50, the least of 10"
+    assert words in caplog.text and "its sampling is skip" in caplog.text
+
+
+def config_images(config):
+    return images_of(config, open_training_split(config))[0]
 
 
 def test_each_image_is_trained_with_its_own_target(lab, made, monkeypatch):

@@ -221,7 +221,7 @@ def check_data(search: Search, split: ImageSplit) -> None:
                 f"{len(held_out):,} would be held out to judge trials by, and at least {workers} "
                 "must be"
             )
-        targets_of(full.build_objective(), split, images_of(full, split)[0])
+        targets_of(full.build_objective(), split, images_of(full, split)[0], warn=True)
         for each in _with_each_network(search, bare) if full.init else ():
             start_weights(build_model(each, split), each, split)
 

@@ -95,7 +95,7 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
         log.warning("%s", why)
     start_weights(build_model(config, split), config, split)
     companion_of(objective, split)
-    targets_of(objective, split, images_of(config, split)[0])
+    targets_of(objective, split, images_of(config, split)[0], warn=True)
     augmentation = config.augmentation or DATASETS[config.dataset].augmentation
     if is_streamed(split, min(len(split), config.limit or len(split)), augmentation):
         refuse_to_weigh_streamed(objective)
