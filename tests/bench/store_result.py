@@ -3,9 +3,9 @@
     python tests/bench/store_result.py CERT NAME --train "rsray train ..." --certify "rsray certify ..."
 
 writes results/DATASET/NAME.csv, which `rsray report` reads, and NAME.csv.json beside it: sigma, n,
-alpha, ACR, both commands, commit, date and machine. Then the tables in README.md are written anew:
-each is what `rsray report tests/bench/results/DATASET --format markdown` prints. Without arguments
-that is all.
+alpha, ACR, both commands, commit, date and machine. A CERT that `rsray verify` finds unlike its
+counts is refused. Then the tables in README.md are written anew: each is what `rsray report
+tests/bench/results/DATASET --format markdown` prints. Without arguments that is all.
 """
 
 import argparse
@@ -100,19 +100,21 @@ def _commit():
     return subprocess.run(done, capture_output=True, check=True, text=True).stdout.strip()
 
 
-def main():
+def main(words=None):
     """Store a result, if one is given, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cert", nargs="?")
     parser.add_argument("name", nargs="?")
     for name in ("train", "certify", "commit"):
         parser.add_argument(f"--{name}")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     if given.cert:
         if not (given.name and given.train and given.certify):
             parser.error("a CERT needs a NAME, --train and --certify")
         said = {"train": given.train, "certify": given.certify, "commit": given.commit or _commit()}
         try:
+            if not (checked := api.verify(cert_folder(given.cert) or given.cert)).is_equal:
+                parser.error(str(checked))
             file = store(given.cert, given.name, **said)
         except UserError as problem:
             parser.error(str(problem))

@@ -3,8 +3,10 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from bench import store_result
 from bench.store_result import KEPT, PAGE, REPORT, RESULTS, store, with_reports
 
 from rsray import api
@@ -84,3 +86,16 @@ def test_what_does_not_say_how_it_was_made_leaves_nothing_behind(cert, tmp_path,
     assert not results.exists()
     with pytest.raises(UserError, match="does not exist"):
         store(tmp_path / "nowhere", "mine", **WORDS, results=results)
+
+
+def test_certificates_that_are_not_of_their_counts_are_not_kept(cert, monkeypatch, capsys):
+    monkeypatch.setattr(store_result, "store", lambda *args, **said: pytest.fail("it was kept"))
+    words = [str(cert), "mine", "--train", "x", "--certify", "y", "--commit", "z"]
+    with pytest.raises(SystemExit):
+        store_result.main(words)  # there are no counts
+    assert "has no counts" in capsys.readouterr().err
+    equal = SimpleNamespace(is_equal=False)
+    monkeypatch.setattr(store_result.api, "verify", lambda cert: equal)
+    with pytest.raises(SystemExit):
+        store_result.main(words)
+    assert "is_equal=False" in capsys.readouterr().err
