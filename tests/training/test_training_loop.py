@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+import types
 from dataclasses import replace
 from importlib.metadata import version
 from typing import get_args
@@ -232,6 +234,33 @@ def test_batches_with_too_few_images_for_the_workers(lab):
     team = Team(rank=0, world=2)
     with pytest.raises(UserError, match="nothing to train on"):
         lab.training(lab.config(batch_size=1), team=team).run_epochs()
+
+
+def flat_network(image_shape, num_classes):
+    """A network whose batch norm sees one position of each image."""
+    pixels = math.prod(image_shape)
+    layers = torch.nn.Flatten(), torch.nn.Linear(pixels, 8), torch.nn.BatchNorm1d(8)
+    return torch.nn.Sequential(*layers, torch.nn.Linear(8, num_classes))
+
+
+@pytest.mark.parametrize(("given", "is_refused"), [
+    ({"limit": 65}, True), ({"limit": 64, "batch_size": 1}, True), ({"limit": 65, "workers": 2}, False),
+    ({"limit": 67, "workers": 2}, True), ({"limit": 66, "workers": "1-2"}, True), ({"limit": 66}, False),
+    ({"limit": 65, "objective": "consistency"}, False), ({"limit": 65, "model": "lenet"}, False),
+])  # fmt: skip
+def test_a_step_of_one_image_that_batch_norm_refuses_is_told_at_once(
+    lab, monkeypatch, given, is_refused
+):
+    module = types.ModuleType("flat_net")
+    module.make = flat_network
+    monkeypatch.setitem(sys.modules, "flat_net", module)
+    config = lab.config(**{"model": "flat_net:make", **given})
+    if not is_refused:
+        claim_run(lab.folder("run"), config, open_training_split(config), CPU)
+        return
+    with pytest.raises(UserError, match="batch_size is .* Expected more than 1 value per channel"):
+        claim_run(lab.folder("run"), config, open_training_split(config), CPU)
+    assert not lab.folder("run").exists()
 
 
 def test_seeds_of_any_size(lab):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -22,7 +23,7 @@ from rsray.errors import UserError
 from rsray.family import choose
 from rsray.models.normalise import normalisation_in_training
 from rsray.objectives import OBJECTIVES
-from rsray.storage import Place
+from rsray.storage import Place, one_line
 from rsray.storage.ownership import read_own_record
 from rsray.storage.records import from_json, read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
@@ -93,12 +94,38 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
         raise UserError(f"objective {config.objective}: {objective.why_unused}")
     if why := why_a_part_never_acts(config):
         log.warning("%s", why)
-    start_weights(build_model(config, split), config, split)
+    model, (held_in, _) = build_model(config, split), images_of(config, split)
+    start_weights(model, config, split)
     companion_of(objective, split)
-    targets_of(objective, split, images_of(config, split)[0], warn=True)
+    targets_of(objective, split, held_in, warn=True)
+    _check_steps_of_one_copy(model, config, split, len(held_in))
     augmentation = config.augmentation or DATASETS[config.dataset].augmentation
     if is_streamed(split, min(len(split), config.limit or len(split)), augmentation):
         refuse_to_weigh_streamed(objective)
+
+
+def _check_steps_of_one_copy(
+    model: nn.Module, config: TrainConfig, split: ImageSplit, num_images: int
+) -> None:
+    """Raise UserError where a worker has one copy of one image in a step, which the model refuses.
+
+    Batch norm with one position does: it has no statistics.
+    """
+    batches = {min(config.batch_size, num_images), num_images % config.batch_size}
+    workers = range(config.workers, (config.most_workers or config.workers) + 1)
+    # A batch of fewer images than workers is left out.
+    shares = {batch // count for batch in batches for count in workers}
+    if 1 not in shares or config.build_objective().num_draws > 1:
+        return
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            copy.deepcopy(model).train()(torch.zeros(1, *split.image_shape))
+    except ValueError as problem:
+        raise UserError(
+            f"batch_size is {config.batch_size}: of {num_images:,} images a worker would have a "
+            f"single one in some step, and the network refuses that: {one_line(problem)}; choose "
+            "another"
+        ) from problem
 
 
 def recorded_precision(run: Place) -> str | None:
