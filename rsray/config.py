@@ -426,7 +426,8 @@ class CertifyConfig(Config):
     image_shape: tuple[int, int, int] | None = None
     # Of the data trained on
     data_fingerprint: dict[str, Any] = {}
-    # Of the training images that are certified: objectives may learn from their counts.
+    # Of the split that is certified: a run goes on with it alone, and objectives may learn from the
+    # counts of training images.
     images_fingerprint: dict[str, Any] | None = None
     sigma: Sigma
     noise: NoiseName = "grid"

@@ -19,6 +19,7 @@ from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.config import CertifyConfig
 from rsray.core import NOISES
+from rsray.data.fingerprint import FingerprintRecord, is_same
 from rsray.errors import UserError
 from rsray.results.certificates import Certificates, write_certificates
 from rsray.results.summary import summarise, write_summary
@@ -133,11 +134,13 @@ def run_id(config: CertifyConfig) -> str:
 def recorded_evaluation(cert: Place, config: CertifyConfig) -> Evaluation | None:
     """Return the evaluation that an earlier start of this run chose, or None for a new run.
 
-    Raises UserError when the folder belongs to something else, naming the first differences.
+    Raises UserError when the folder belongs to something else, naming the first differences, or the
+    data are no longer those that it began with.
     """
     record = read_own_record(cert, CERT_FILE, config, "certification")
     if record is None:
         return None
+    _refuse_other_images(cert, record, config)
     evaluation = read_as(CertRecord, record, f"{cert}/{CERT_FILE}").evaluation
     # What was asked for then may have been impossible: it is asked for again.
     is_asked_anew = config.compile not in ("auto", record.get("compile"))
@@ -148,6 +151,17 @@ def recorded_evaluation(cert: Place, config: CertifyConfig) -> Evaluation | None
             "--out"
         )
     return evaluation
+
+
+def _refuse_other_images(cert: Place, record: Mapping[str, Any], config: CertifyConfig) -> None:
+    """Raise UserError where the split was another one: an image would have counts of two."""
+    began, now = record.get("images_fingerprint") or {}, config.images_fingerprint or {}
+    read_as(FingerprintRecord, began, f"{cert}/{CERT_FILE}: images_fingerprint")
+    if not is_same(began, now):
+        raise UserError(
+            f"{cert} began with other images ({began.get('images')} then, {now.get('images')} now, "
+            "or others of the same number): give the data root that it began with, or another --out"
+        )
 
 
 def claim(cert: Place, asked: CertifyConfig, evaluation: Evaluation) -> Claimed:

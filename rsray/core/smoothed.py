@@ -17,8 +17,8 @@ from rsray.core.bounds import check_settings
 from rsray.core.bounds.clopper_pearson import CLOPPER_PEARSON
 from rsray.core.decide import predict_hard
 from rsray.core.evidence import ABSTAIN, Evidence
-from rsray.core.grid_noise import LARGEST_SIGMA, GridNoise, TorchUniform, uniform_source
-from rsray.core.independence import check_independence, logits_of
+from rsray.core.grid_noise import LARGEST_SIGMA, CounterUniform, GridNoise, TorchUniform
+from rsray.core.independence import check_independence, first_weight, logits_of
 from rsray.core.noise import LEVELS, FloatNoise, Stream
 from rsray.errors import UserError
 
@@ -174,7 +174,7 @@ class SmoothedClassifier:
 
     @torch.inference_mode()
     def _count(self, image: Tensor, n: int, generator: torch.Generator | None) -> NDArray[np.int64]:
-        parameter = next(self.model.parameters(), None)
+        parameter = first_weight(self.model)
         device = image.device if parameter is None else parameter.device
         dtype = torch.float32 if parameter is None else parameter.dtype
         noisy_copies = self._noisy_copies(image.cpu(), device, generator)
@@ -218,12 +218,8 @@ class SmoothedClassifier:
                 return noise.mul_(self.sigma).add_(image)
 
             return with_float_noise
-        whole, noise = levels.to(source), GridNoise.of(self.sigma)
-        if source.type == "cpu":
-            name = torch.randint(2**62, (2,), generator=generator).tolist()
-            uniform = uniform_source(Stream(name[0], name[1], "estimation", 0), source)
-        else:
-            uniform = TorchUniform(generator or torch.cuda.default_generators[source.index or 0])
+        noise, uniform = GridNoise.of(self.sigma), _uniform_numbers(source, generator)
+        whole = levels.to(source) if isinstance(uniform, TorchUniform) else levels
 
         def on_the_grid(count: int) -> Tensor:
             sums_BCHW = noise.draw(uniform, (count, *whole.shape)).add_(whole)
@@ -242,6 +238,20 @@ class SmoothedClassifier:
         if self.sigma > LARGEST_SIGMA or not torch.equal(nearest.div(LEVELS), image):
             return None
         return nearest.to(torch.int16)
+
+
+def _uniform_numbers(
+    source: torch.device, generator: torch.Generator | None
+) -> CounterUniform | TorchUniform:
+    """Return where the next numbers of exact noise come from: CUDA, for all other devices the CPU.
+
+    What else there is (Apple's and Intel's GPUs) is not known to make 64 random bits.
+    """
+    if source.type == "cuda":
+        return TorchUniform(generator or torch.cuda.default_generators[source.index or 0])
+    device = torch.device("cpu") if generator is None else source
+    name = torch.randint(2**62, (2,), generator=generator, device=device).tolist()
+    return CounterUniform(Stream(name[0], name[1], "estimation", 0))
 
 
 def _whole(name: str, number: float) -> int:

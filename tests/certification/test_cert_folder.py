@@ -223,6 +223,21 @@ def test_another_run_is_refused_by_its_difference(small_run, change, message):
     assert run_id(other) != run.claimed.run_id
 
 
+@pytest.mark.parametrize(
+    "now", [{"images": 91, "names": "b"}, {"images": 90, "names": "a", "labels": "other"}]
+)
+def test_a_run_does_not_go_on_with_other_images(small_run, now):
+    began = {"images": 90, "labels": "its own", "names": "a"}
+    run = small_run(images_fingerprint=began)
+    with pytest.raises(UserError, match="began with other images .90 then"):
+        recorded_evaluation(run.where, run.config.model_copy(update={"images_fingerprint": now}))
+    assert recorded_evaluation(run.where, run.config) == run.evaluation
+    # Of a run that an earlier version began nothing is known.
+    earlier = small_run("earlier")
+    again = earlier.config.model_copy(update={"images_fingerprint": now})
+    assert recorded_evaluation(earlier.where, again) == earlier.evaluation
+
+
 @pytest.mark.parametrize("change", [
     {"actors": 9}, {"gpus_per_actor": 0.5}, {"data_root": "/elsewhere"}, {"source": "moved/RUN"},
 ])  # fmt: skip

@@ -247,6 +247,8 @@ def test_what_opens_a_run_compares(run, pets, tmp_path):
     assert request.config.image_shape == (3, 6, 6)
     assert request.config.data_fingerprint["images"] == 24
     assert "sample" not in request.config.data_fingerprint
+    # By which a certification knows its images when it goes on.
+    assert request.config.images_fingerprint == fingerprint(request.split, sampled=False)
     fill(tmp_path / "other" / "test", ("cat", "cow", "owl"), 2)
     elsewhere = {"data_root": str(tmp_path / "other")}
     for opens in (open_certification, open_prediction):

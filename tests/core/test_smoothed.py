@@ -186,6 +186,24 @@ def test_networks_of_other_types(dtype):
     assert np.abs(counts - want).sum() <= 10
 
 
+def test_weights_that_are_whole_numbers_leave_images_as_they_are():
+    class Quantised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            steps = torch.randint(-99, 99, (16, 5), generator=seeded(1), dtype=torch.int8)
+            self.steps = nn.Parameter(steps, requires_grad=False)
+            self.scale = nn.Parameter(torch.tensor(0.1))
+
+        def forward(self, images):
+            return images.flatten(1) @ (self.steps * self.scale)
+
+    model, plain = Quantised(), nn.Sequential(nn.Flatten(), nn.Linear(16, 5, bias=False))
+    plain[1].weight.data = (model.steps * model.scale).T
+    counts = SmoothedClassifier(model, 0.5, 5).counts(IMAGE, 300, seeded())
+    want = SmoothedClassifier(plain, 0.5, 5).counts(IMAGE, 300, seeded())
+    assert np.abs(counts - want).sum() <= 4
+
+
 def test_outputs_with_logits_inside():
     class Output:
         def __init__(self, logits):
@@ -219,6 +237,12 @@ def test_model_stays_on_its_device():
     smoothed.counts(IMAGE, 10)
     assert smoothed.model is model
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+
+
+def test_exact_noise_for_a_gpu_that_is_none_of_cudas_is_made_on_the_cpu():
+    smoothed, apples = SmoothedClassifier(network(), 0.5, 5), torch.device("meta")
+    copies = smoothed._noisy_copies(torch.full((1, 4, 4), 0.2), apples, None)
+    assert copies(3).device == apples and copies(3).dtype == torch.float32
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
