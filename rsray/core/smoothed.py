@@ -232,10 +232,12 @@ class SmoothedClassifier:
 
         That is where a pixel is no whole step, and for a sigma too large for such noise.
         """
-        # A GPU divides by multiplying with 1/255, which is another number at half of the levels.
         image = image_CHW.cpu()
         nearest = image.mul(LEVELS).round()
-        if self.sigma > LARGEST_SIGMA or not torch.equal(nearest.div(LEVELS), image):
+        # GPUs and torchvision's ToDtype(scale=True) multiply 8-bit levels with 1/255, which is the
+        # neighbouring number at half of them.
+        made = nearest.div(LEVELS), nearest.mul(1 / LEVELS)
+        if self.sigma > LARGEST_SIGMA or not any(torch.equal(each, image) for each in made):
             return None
         return nearest.to(torch.int16)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import v2
 
 from rsray.core.evidence import ABSTAIN
 from rsray.core.smoothed import SmoothedClassifier
@@ -153,7 +154,9 @@ def test_image_is_not_changed_and_may_be_of_any_number_type():
     assert torch.equal(image, before)
     same = [image.double(), image.numpy(), image.numpy().astype(np.float64), pixels.to(torch.uint8),
             pixels.numpy().astype(np.uint8), np.flip(np.flip(image.numpy()).copy()),
-            image.numpy().astype(">f4")]  # fmt: skip
+            image.numpy().astype(">f4"), v2.functional.to_dtype(pixels.byte(), torch.float32, scale=True),
+            pixels * (1 / 255)]  # fmt: skip
+    assert not torch.equal(same[-1], image)
     for other in same:
         assert np.array_equal(smoothed.counts(other, 200, seeded()), want)
 
