@@ -157,10 +157,16 @@ def by_class(result: Certificates) -> list[Certificates]:
 
 
 def cert_folder(path: PathLike) -> Place | None:
-    """Return the CERT at a path, inside the TUNE there, or around the file; None without one."""
+    """Return the CERT at a path, inside the TUNE there, or whose file it is; None without one.
+
+    Its files are what `rsray verify` looks at: the certificates, and logs that lie beside them.
+    """
     place = Place.of(path)
     if place.is_file():
-        place = Place(parent_and_name(place.uri)[0])
+        folder, name = parent_and_name(place.uri)
+        is_checked = name == "certificates.parquet" or name.endswith((".tsv", ".csv"))
+        cert = Place(folder)
+        return cert if is_checked and cert.is_file("certificates.parquet") else None
     for inside in (place, place / "best" / "certificates", place / "certificates"):
         if inside.is_file("certificates.parquet"):
             return inside

@@ -89,6 +89,10 @@ class _Image:
     def radius(self) -> float:
         return float(self.result.radius[self.row])
 
+    @property
+    def is_soft(self) -> bool:
+        return bool(self.result.metadata.get("smoothing") == "soft")
+
     def name(self, label: int) -> str:
         """Return a class as people call it."""
         if label < 0:
@@ -136,13 +140,13 @@ class _Image:
             looked += f"; the others {self._others(top, n)}." if hits < n else "."
         lower = 100 * round_down(result.p_a_lower[at], 6)
         bound = BOUNDS.get(str(result.parameter("bound")), str(result.parameter("bound")))
-        kind = "at least" if self.prediction >= 0 else "it is only certain that at least"
-        soft = result.metadata.get("smoothing") == "soft"
-        what = "the mean probability of that class is" if soft else f"{kind}"
-        tail = "" if soft else " of them get that name"
+        only = "" if self.prediction >= 0 else "it is only certain that "
+        what = "the mean probability of that class is " if self.is_soft else ""
+        tail = "" if self.is_soft else " of them get that name"
         return [
             looked,
-            f"Bound: of all noisy copies that there could be, {what} {lower:.4f} %{tail}. This "
+            f"Bound: of all noisy copies that there could be, {only}{what}at least "
+            f"{lower:.4f} %{tail}. This "
             f"statement is wrong with probability {alpha:g} at most (bound of {bound})."
             + ("" if self.prediction >= 0 else " More than half are needed for an answer."),
         ]
@@ -167,8 +171,9 @@ class _Image:
             "Guarantee, where the bound is right: whoever changes the image, by whatever method, "
             f"cannot change the answer as long as the change is no larger than {radius}: the "
             f"square root of the sum of the squared changes of all pixel values.{self._scale()}",
-            "It is a statement about the smoothed classifier, which answers by such a vote over "
-            "noisy copies, and about this image alone.",
+            "It is a statement about the smoothed classifier, which answers by "
+            f"{'the mean probability' if self.is_soft else 'such a vote'} over noisy copies, and "
+            "about this image alone.",
         ]
         if not self.result.correct[self.row]:
             lines.append("The answer is wrong: it counts as radius 0 in every figure.")

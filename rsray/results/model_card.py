@@ -22,6 +22,7 @@ SETTINGS = (
 )  # fmt: skip
 PROTOCOL = {
     "split": "images of",
+    "dataset": "data set",
     "sigma": "sigma",
     "n0": "selection draws",
     "n": "estimation draws",

@@ -18,15 +18,19 @@ from scipy import stats
 from rsray.core.radius import round_down
 from rsray.errors import UserError, printable
 from rsray.results.certificates import Certificates
-from rsray.results.compare import common_indices, restrict, unlike_images
+from rsray.results.compare import common_indices, restrict, unlike, unlike_images
 from rsray.results.formats import UNKNOWN, Table
+from rsray.results.reading.cohen import DECIMALS
 
 LEVEL, POWER = 0.05, 0.8
 # What is smaller is not told apart in print.
 SMALLEST_P = 1e-99
+# Beside what is rounded in print, what differs by less is the same.
+SAME = 1e-12
 NOTES = (
     "difference: ACR of the result minus that of the one it is compared with, on the "
-    "images that both have; from, to: its 95 % confidence interval",
+    "images that both have; from, to: its 95 % confidence interval over the choice of images, not "
+    "over trainings; radii that differ by no more than a log has rounded count as equal",
     "sign test: of the images whose radii differ; at a radius: images certified by one "
     "alone, + by the result and - by the other, with McNemar's exact p-value",
     "images needed: to tell such a difference apart at the 5 % level, four times of five",
@@ -81,16 +85,18 @@ class Pair:
 def compare_pair(result: Certificates, against: Certificates, radii: np.ndarray) -> Pair:
     """Return how a result differs from another at the radii [R], on the images that both have.
 
-    UserError where they share none, or where labels, classes or shapes say that an index is not
-    the same image.
+    Radii that differ by no more than a log has rounded are equal. UserError where they share no
+    image, or where split, labels, classes or shapes say that an index is not the same image.
     """
-    if unlike := unlike_images([against, result]):
-        raise UserError(f"these cannot be paired: {unlike[0]}")
+    splits = unlike("split", ((each.name, each.parameter("split")) for each in (against, result)))
+    if signs := [*splits, *unlike_images([against, result])]:
+        raise UserError(f"these cannot be paired: {signs[0]}")
     shared = common_indices([against, result])
     first, second = restrict([against, result], shared)
     (radius_a, right_a), (radius_b, right_b) = _by_index(first), _by_index(second)
     has_acr = not (first.at_radius or second.at_radius)
     gain_N = radius_b * right_b - radius_a * right_a
+    gain_N[np.abs(gain_N) <= SAME + max(_rounding(radius_a), _rounding(radius_b))] = 0.0
     return Pair(
         name=printable(result.name),
         against=printable(against.name),
@@ -115,6 +121,13 @@ def _by_index(result: Certificates) -> tuple[np.ndarray, np.ndarray]:
     radius, correct = result.outcomes
     order = np.argsort(index, kind="stable")
     return radius[order], correct[order].astype(bool)
+
+
+def _rounding(radius_N: np.ndarray) -> float:
+    """Return how far radii may be from those that were proved: 0 where they are not rounded."""
+    is_rounded = (np.array_equal(radius_N, np.round(radius_N, d)) for d in DECIMALS.values())
+    known = zip(DECIMALS.values(), is_rounded, strict=True)
+    return next((10.0**-decimals for decimals, is_so in known if is_so), 0.0)
 
 
 def _interval(gain_N: np.ndarray) -> tuple[float, float] | None:

@@ -203,3 +203,17 @@ def test_a_noise_that_is_not_known_is_told_beside_one_that_is(make):
     assert compare.differences([ours, *logs]) == ["unknown, so not compared: noise (a, b)"]
     other = make(name="float", split="test", n0=100, noise="float32")
     assert compare.differences([ours, other]) == ["noise differs: grid (ours), float32 (float)"]
+
+
+def test_a_file_is_of_the_cert_around_it_only_where_that_is_checked_with_it(tmp_path, make):
+    for folder in ("cert", "search/best/certificates"):
+        write(tmp_path / folder, make())
+        write_log(tmp_path / folder / "log.tsv", make())
+        (tmp_path / folder / "old.parquet").write_bytes(b"")
+    write_log(tmp_path / "search" / "theirs.tsv", make(50))
+    cert = tmp_path / "cert"
+    for name in ("certificates.parquet", "log.tsv"):
+        assert compare.cert_folder(cert / name).local_path == cert
+    assert compare.cert_folder(cert / "old.parquet") is None
+    assert compare.cert_folder(tmp_path / "search" / "theirs.tsv") is None
+    assert compare.cert_folder(tmp_path / "search").name == "certificates"

@@ -44,6 +44,11 @@ def test_its_head_holds_every_figure_for_a_hub():
     assert head(card()) == {key: v for key, v in head(card()).items() if key != "model-index"}
 
 
+def test_figures_name_the_data_that_they_are_of():
+    text = card(summary={**SUMMARY, "dataset": "parquet"})
+    assert "- Data: digits." in text and "40 images; images of test, data set parquet, " in text
+
+
 def test_no_printed_radius_is_rounded_up():
     text = card(summary={**SUMMARY, "acr": 0.43219999})
     assert "| average certified radius (ACR) | 0.4321 (standard error 0.0100) |" in text

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
+from rsray.core.radius import round_down
 from rsray.errors import UserError
 from rsray.results import formats
 from rsray.results.paired import compare_all, compare_pair
@@ -85,10 +86,26 @@ def test_results_that_are_equal_and_that_cannot_be_paired(pair, make):
     small, large = (dataclasses.replace(first, metadata=metadata) for metadata in shapes)
     with pytest.raises(UserError, match="cannot be paired: image_shape differs"):
         compare_pair(small, large, RADII)
+    trained = dataclasses.replace(first, metadata={**first.metadata, "split": "train"})
+    tested = dataclasses.replace(first, metadata={**first.metadata, "split": "test"})
+    with pytest.raises(UserError, match="cannot be paired: split differs"):
+        compare_pair(trained, tested, RADII)
     with pytest.raises(UserError, match="share no image"):
         compare_pair(make(3, start=1000), first, RADII)
     with pytest.raises(UserError, match="at least two"):
         compare_all([first], RADII)
+
+
+@pytest.mark.parametrize("decimals", [3, 9])
+def test_what_a_log_has_rounded_tells_no_results_apart(pair, decimals):
+    first, second = pair
+    log = dataclasses.replace(first, radius=round_down(first.radius, decimals))
+    same = compare_pair(log, first, RADII)
+    assert (same.larger, same.smaller, same.difference) == (0, 0, 0.0)
+    assert not same.is_told_apart and same.images_needed is None
+    found, exact = compare_pair(second, log, RADII), compare_pair(second, first, RADII)
+    assert found.is_told_apart == exact.is_told_apart
+    assert found.difference == pytest.approx(exact.difference, abs=1e-3)
 
 
 def test_a_run_that_decided_a_few_radii_is_compared_at_these(pair):

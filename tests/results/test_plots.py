@@ -9,6 +9,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from rsray.config import ReportConfig
 from rsray.errors import UserError
+from rsray.results.compare import by_class
 from rsray.results.plots import PLOTS, accuracy, classes, draws, probability, style, training
 from rsray.results.plots.style import Style
 
@@ -113,3 +114,11 @@ def test_published_figures_are_points(make):
     line = figure.axes[0].lines[-1]
     assert line.get_linestyle() == "None" and line.get_ydata().tolist() == [0.9, 0.8]
     assert [t.get_text() for t in figure.legends[0].get_texts()][-1] == "paper"
+
+
+def test_a_result_may_have_none_of_the_classes_that_are_drawn(make, monkeypatch):
+    result = make(400)
+    easiest = max(by_class(result), key=lambda part: part.acr)
+    monkeypatch.setattr(classes, "MOST_CLASSES", 3)
+    (axes,) = classes.draw([result, easiest], Style()).axes
+    assert [len(line.get_xdata()) for line in axes.lines] == [3, 0]

@@ -22,10 +22,12 @@ from rsray.certification.counts.tables import FIRST_BLOCK, block_keys
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.folder import CERT_FILE, COUNTS_DIGEST, TABLE, Claimed
 from rsray.certification.networks.opening import open_source
+from rsray.certification.recertify import DRAWN
 from rsray.certification.request import CertificationRequest, open_certification
 from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.work_items import WorkItem
 from rsray.config import AuditConfig, CertifyConfig
+from rsray.core.bounds.hoeffding import HOEFFDING
 from rsray.errors import UserError
 from rsray.models.factory import refuse_factory_of_a_file
 from rsray.results.audited import AUDIT, certificates_digest
@@ -68,6 +70,8 @@ def open_audited(
     )
     if not record.get("denoiser"):
         _check_digest(cert, record, source, open_source(source).digest)
+    # As the counts were drawn: settings that only their bound takes are refused beside another.
+    record = {**record, **record.get(DRAWN, {})}
     here = ("actors", "most_actors", "gpus_per_actor", "compile")
     kept = CertifyConfig.of_record(record).model_dump(exclude={*here})
     request = open_certification(source, {**kept, **given}, download=download)
@@ -139,9 +143,14 @@ def choose_blocks(counts: CheckedCounts, failed: Sequence[int], settings: AuditC
     return Choice(seed, settings.seed is not None, len(cells), index_R, block_R.astype(np.int64))
 
 
-def plan_of_blocks(plan: SamplingPlan) -> SamplingPlan:
-    """Return the plan that draws a block alone; at-radius would draw all those before it."""
-    return replace(plan, at_radius=())
+def plan_of_blocks(claimed: Claimed) -> SamplingPlan:
+    """Return the plan that draws a block alone; at-radius would draw all those before it.
+
+    Sums that are stored are drawn too, though a bound made from them later needs none.
+    """
+    plan = replace(claimed.plan, at_radius=())
+    has_more = claimed.store.has_sums() and not plan.bound.is_soft
+    return replace(plan, bound_name=HOEFFDING.name) if has_more else plan
 
 
 @dataclass(frozen=True)
@@ -238,7 +247,7 @@ def compare(
     exact = [table for table, chip in redrawn if not reasons and was and chip == was]
     chips = sorted({chip for _, chip in redrawn if chip != was or not was})
     reasons += [f"{chip} counts, {was or 'an unknown chip'} did" for chip in chips]
-    empty = claimed.plan.counts_schema.empty_table()
+    empty = plan_of_blocks(claimed).counts_schema.empty_table()
     parts = (in_order(part, choice.keys) for part in claimed.store.parts())
     stored = in_order(pa.concat_tables([empty, *parts]), choice.keys)
     whole = in_order(pa.concat_tables([empty, *(table for table, _ in redrawn)]), choice.keys)

@@ -76,7 +76,7 @@ def _draw(
     """Return the chosen blocks drawn again, with the chip of each table, and the evaluation."""
     selected, failed = request.selected, dict[int, str]()
     labels = dict(zip(selected.indices.tolist(), selected.labels.tolist(), strict=True))
-    items, plan = choice.items(labels), checking.plan_of_blocks(claimed.plan)
+    items, plan = choice.items(labels), checking.plan_of_blocks(claimed)
     draws, started = sum(item.draws(plan) for item in items), time.perf_counter()
     redrawn: list[tuple[pa.Table, str]] = []
     evaluation = claimed.evaluation

@@ -32,7 +32,8 @@ def draw(results: Sequence[Certificates], style: Style) -> Figure:
         # Dots of one class stand one below the other.
         offset = 0.6 * (position - (len(results) - 1) / 2) / max(len(results), 2)
         found = [(row, *parts[label][1:]) for row, label in enumerate(labels) if label in parts]
-        rows, acr, error = (np.array(each) for each in zip(*found, strict=True))
+        # It may have none of the classes that are drawn.
+        rows, acr, error = np.array(found, dtype=np.float64).reshape(-1, 3).T
         axes.errorbar(
             acr, rows + offset, xerr=2 * error, linestyle="",
             marker=MARKERS[position % len(MARKERS)], markersize=4, elinewidth=1,

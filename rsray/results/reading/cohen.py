@@ -29,7 +29,7 @@ NEEDED = HEADER[:5]
 # What a log has no column for: it stands in LOG.json beside one that rsray wrote.
 FACTS = (
     "sigma", "n", "alpha", "n0", "bound", "noise", "dataset", "split", "image_shape", "sampling",
-    "tolerance", "skipped_images",
+    "tolerance", "skipped_images", "inverse_temperature", "label_column", "classes",
 )  # fmt: skip
 # There, of which log it is; in metadata, the name of that file.
 DIGEST, TOLD_BY = "log_sha256", "told_by"

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from rsray.core.bounds.randomized_clopper_pearson import RandomizedClopperPearson
+from rsray.core.bounds.reused_counts import ReusedCounts
 from rsray.core.radius import largest_radius, round_down
 from rsray.data import DATASETS
 from rsray.errors import UserError
@@ -24,6 +25,8 @@ DEEPEST = 8
 FOREIGN = ("cohen", macer_mat.FORMAT)
 # The last folders of a path that may name a data set.
 FOLDERS_READ = 3
+# Bounds whose radii may be larger than any of Clopper-Pearson's by n draws.
+BEYOND_CLOPPER_PEARSON = (RandomizedClopperPearson.name, ReusedCounts.name)
 # Radii of published logs are rounded to three digits, up or down.
 PRINTED_DIGITS = 0.005
 
@@ -55,9 +58,8 @@ class LogFacts:
                 raise UserError(f"{result.name}: --log-{name} is {value}, {said} says {known}")
         result = replace(result, metadata={**result.metadata, **self.parameters})
         sigma, n, alpha = (result.metadata.get(name) for name in ("sigma", "n", "alpha"))
-        # With a randomized bound a radius may be larger than any of Clopper-Pearson's.
-        is_randomized = result.metadata.get("bound") == RandomizedClopperPearson.name
-        if sigma is None or n is None or alpha is None or is_randomized:
+        is_beyond = result.metadata.get("bound") in BEYOND_CLOPPER_PEARSON
+        if sigma is None or n is None or alpha is None or is_beyond:
             return result
         seen, largest = float(result.radius.max()), largest_radius(sigma, n, alpha)
         if seen > largest * (1 + PRINTED_DIGITS) + PRINTED_DIGITS:

@@ -2,18 +2,21 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from test_verify import MODES, finished, is_block, rewrite_table
 
+from rsray.certification.checks import audit as checking
 from rsray.certification.checks.audit import (
     FEWEST_BLOCKS,
     LEVEL,
     Audit,
     choose_blocks,
     compare,
+    open_audited,
     plan_of_blocks,
     write_audit,
 )
@@ -21,7 +24,9 @@ from rsray.certification.counts.check import CheckedCounts
 from rsray.certification.counts.item import count_item
 from rsray.certification.counts.store import Selected
 from rsray.certification.engine.sampler import Sampler
-from rsray.config import AuditConfig
+from rsray.certification.folder import finished_record, reopen
+from rsray.certification.recertify import recertify
+from rsray.config import AuditConfig, CertifyConfig
 from rsray.errors import UserError
 from rsray.results.compare import load
 from rsray.storage import Place
@@ -37,11 +42,12 @@ def choice(run, **settings):
 
 def audited(run, *, model=None, evaluation=None, chip=CHIP, **settings):
     """Draw blocks again as the fleet does, here."""
-    chosen, plan = choice(run, **{"fraction": 1.0, **settings}), plan_of_blocks(run.claimed.plan)
+    chosen, plan = choice(run, **{"fraction": 1.0, **settings}), plan_of_blocks(run.claimed)
     evaluation = evaluation or run.evaluation
     sampler = Sampler(
         model or run.model, evaluation, image_shape=run.images.shape[1:], num_classes=4,
         sigma=run.config.sigma, seed=run.config.seed, noise=run.config.noise,
+        inverse_temperature=run.config.inverse_temperature,
     )  # fmt: skip
     labels = dict(zip(run.selected.indices.tolist(), run.selected.labels.tolist(), strict=True))
     redrawn = []
@@ -96,6 +102,26 @@ def test_changed_sums_of_probabilities_fail(small_run):
         rewrite_table(part, with_larger_sums)
     (line,) = map(str, audited(run).differences)
     assert line.startswith("counts: sums in estimation block 1 of image 26 is {")
+
+
+def test_soft_counts_that_a_hard_bound_uses_are_drawn_again_as_they_were(small_run, monkeypatch):
+    run = small_run(bound="hoeffding", inverse_temperature=5.0)
+    target = Place.of(f"{finished(run)}-hard")
+    recertify(run.where, target, bound="clopper-pearson")
+    record = finished_record(target)
+    run.claimed = reopen(target, record)
+    run.store = run.claimed.store
+    found = audited(run)
+    assert found.is_passed and found.num_exact == found.num_audited > 12
+    source = SimpleNamespace(digest="d1")
+
+    def opened(where, given, *, download):
+        return SimpleNamespace(source=source, config=CertifyConfig.make(given))
+
+    monkeypatch.setattr(checking, "open_source", lambda where: source)
+    monkeypatch.setattr(checking, "open_certification", opened)
+    asked = open_audited(target, record, "RUN", {}, download=False).config
+    assert asked.soft and asked.inverse_temperature == 5.0, "a hard bound with it is refused"
 
 
 @pytest.mark.parametrize("mode", ["fixed", "bernstein"])

@@ -33,3 +33,11 @@ def test_nothing_certified_is_a_curve_too(make):
     nothing.radius[:] = 0.0
     data = json.loads(json.dumps(curves_data([nothing])))
     assert len(data["radii"]) >= 2 and data["curves"][0]["accuracy"][-1] == 0.0
+
+
+def test_a_radius_of_three_decimals_counts_at_that_radius(make):
+    some = make(200, name="log")
+    some.radius[:] = 0.282
+    data = curves_data([some])
+    at = data["radii"].index(0.282)
+    assert data["curves"][0]["accuracy"][at] == round(some.correct.mean(), 6) > 0.5

@@ -1,5 +1,6 @@
 """What a notebook shows of results: whole HTML, with the figures, and strangers' names as text."""
 
+import numpy as np
 import pyarrow as pa
 from test_page import Outline
 
@@ -57,3 +58,14 @@ def test_a_search_shows_its_best_trials_first(make):
 def test_a_certificate_in_words_is_text(make):
     explained = explain(make(40, classes=[EVIL, *"bcdefghij"]), 0)
     assert len(outline_of(explained._repr_html_()).tags) == len(explained.lines)
+
+
+def test_a_soft_bound_is_told_as_a_bound_of_the_mean_probability(make):
+    soft = make(40, bound="hoeffding", smoothing="soft")
+    answers, abstains = (
+        str(explain(soft, int(soft.index[np.flatnonzero(is_it)[0]])))
+        for is_it in (soft.correct & (soft.radius > 0), soft.prediction < 0)
+    )
+    assert "copies that there could be, the mean probability of that class is at least" in answers
+    assert "answers by the mean probability over noisy copies" in answers
+    assert "it is only certain that the mean probability of that class is at least" in abstains

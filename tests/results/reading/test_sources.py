@@ -125,12 +125,14 @@ def test_a_result_without_labels_is_compared_where_it_can_be(tmp_path, make):
 
 
 def test_what_a_log_cannot_say_stands_beside_it(tmp_path, make):
-    exported = make(noise="grid", split="test")
+    names = [f"digit {label}" for label in range(10)]
+    more = {"classes": names, "inverse_temperature": 4.0, "label_column": "fine"}
+    exported = make(noise="grid", split="test", **more)
     log = tmp_path / "noise_0.12" / "sigma_0.25.tsv"
     write_log(log, exported)
     write_facts(log, exported)
     (told,) = load_results([log.parent]).results
-    for name in ("sigma", "n", "alpha", "bound", "dataset", "noise", "split"):
+    for name in ("sigma", "n", "alpha", "bound", "dataset", "noise", "split", *more):
         assert told.parameter(name) == exported.parameter(name) is not None, name
     assert compare.differences([exported, told]) == []
     with pytest.raises(UserError, match="--log-n is 7, sigma_0.25.tsv.json says 1000"):
@@ -148,8 +150,9 @@ def test_images_that_were_skipped_do_not_count_as_abstained_in_a_log(tmp_path, m
     assert told.abstained == some.abstained == 1 < whole.abstained
 
 
-def test_radii_of_a_randomized_bound_may_be_larger_than_clopper_pearsons(tmp_path, make):
-    result = make(bound="randomized-clopper-pearson")
+@pytest.mark.parametrize("bound", ["randomized-clopper-pearson", "reused-counts"])
+def test_radii_of_some_bounds_may_be_larger_than_clopper_pearsons(tmp_path, make, bound):
+    result = make(bound=bound)
     result.radius[result.correct] = 1.1 * largest_radius(0.5, 1000, 0.001)
     write_log(tmp_path / "log.tsv", result)
     write_facts(tmp_path / "log.tsv", result)
