@@ -246,7 +246,7 @@ def flat_network(image_shape, num_classes):
 @pytest.mark.parametrize(("given", "is_refused"), [
     ({"limit": 65}, True), ({"limit": 64, "batch_size": 1}, True), ({"limit": 65, "workers": 2}, False),
     ({"limit": 67, "workers": 2}, True), ({"limit": 66, "workers": "1-2"}, True), ({"limit": 66}, False),
-    ({"limit": 65, "objective": "consistency"}, False), ({"limit": 65, "model": "lenet"}, False),
+    ({"limit": 65, "workers": 0}, True), ({"limit": 65, "objective": "consistency"}, False), ({"limit": 65, "model": "lenet"}, False),
 ])  # fmt: skip
 def test_a_step_of_one_image_that_batch_norm_refuses_is_told_at_once(
     lab, monkeypatch, given, is_refused

@@ -112,7 +112,9 @@ def _check_steps_of_one_copy(
     Batch norm with one position does: it has no statistics.
     """
     batches = {min(config.batch_size, num_images), num_images % config.batch_size}
-    workers = range(config.workers, (config.most_workers or config.workers) + 1)
+    # No workers: this process trains.
+    fewest = max(1, config.workers)
+    workers = range(fewest, max(fewest, config.most_workers or 0) + 1)
     # A batch of fewer images than workers is left out.
     shares = {batch // count for batch in batches for count in workers}
     if 1 not in shares or config.build_objective().num_draws > 1:

@@ -84,7 +84,7 @@ def test_a_method_without_its_teacher_is_refused_though_it_is_searched_beside_ot
     with pytest.raises(UserError, match="cert is no CERT folder"):
         claim_tune(Place.of(tmp_path / "tune"), config)
     assert not (tmp_path / "tune").exists()
-    monkeypatch.setattr(resolved_search, "targets_of", lambda *given: None)
+    monkeypatch.setattr(resolved_search, "targets_of", lambda *given, **named: None)
     (cert / "certificates.parquet").write_bytes(b"1")
     claim_tune(Place.of(tmp_path / "tune"), config)
     claim_tune(Place.of(tmp_path / "tune"), config)
