@@ -72,8 +72,7 @@ def config_beside(weights: str) -> str | None:
     None for weights of another name. Nobody has looked whether the file exists.
     """
     folder, name = parent_and_name(weights)
-    base, options = split_options(folder)
-    return f"{base.rstrip('/')}/config.json{options}" if name in HUGGING_FACES_WEIGHTS else None
+    return address_in(folder, "config.json") if name in HUGGING_FACES_WEIGHTS else None
 
 
 def printable_address(uri: str) -> str:

@@ -113,8 +113,8 @@ def _check_steps_of_one_copy(
     """
     batches = {min(config.batch_size, num_images), num_images % config.batch_size}
     # No workers: this process trains.
-    fewest = max(1, config.workers)
-    workers = range(fewest, max(fewest, config.most_workers or 0) + 1)
+    fewest = config.workers or 1
+    workers = range(fewest, (config.most_workers or fewest) + 1)
     # A batch of fewer images than workers is left out.
     shares = {batch // count for batch in batches for count in workers}
     if 1 not in shares or config.build_objective().num_draws > 1:
