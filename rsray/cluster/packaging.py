@@ -130,9 +130,12 @@ def _input_files(path: Path) -> list[SentFile]:
     there = _name_there(path)
     if not path.is_dir():
         config = Path(config_beside(str(path)) or path)
-        # Two links into one folder lie beside each other, as in Hugging Face's cache.
-        is_beside = config.is_file() and _is_below(config, Path(os.path.realpath(path)).parent)
-        files = {path, config} if is_beside else {path}
+        files = {path}
+        if config.is_file():
+            # Two links into one folder lie beside each other, as in Hugging Face's cache.
+            if not _is_below(config, Path(os.path.realpath(path)).parent):
+                raise UserError(_leads_out(config, path.parent))
+            files.add(config)
         return [_sent(file, str(Path(there).with_name(file.name))) for file in sorted(files)]
     _inside(path, "counts")
     names = [name for name in _walk(path, depth=2) if RESULT_FILES.fullmatch(name)]
@@ -145,8 +148,12 @@ def _inside(folder: Path, name: str) -> Path:
     """Return a file of a folder; UserError for a link that leads out of it."""
     found = folder / name
     if not _is_below(found, folder):
-        raise UserError(f"{found} is a link out of {folder}, which is not followed: copy the file")
+        raise UserError(_leads_out(found, folder))
     return found
+
+
+def _leads_out(file: Path, folder: Path) -> str:
+    return f"{file} is a link out of {folder}, which is not followed: copy the file"
 
 
 def _is_below(path: Path, folder: Path) -> bool:

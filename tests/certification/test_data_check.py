@@ -112,6 +112,10 @@ def test_the_class_names_in_hugging_faces_config_count(pets, caplog):
     file.with_name("config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="among them 'dog', and not 'fox'"):
         open_classifier(str(file), given, download=False)
+    whole = file.with_name("pytorch_model.bin")
+    torch.save({"state_dict": network.state_dict(), "classes": ["owl", "dog", "cat"]}, whole)
+    with pytest.raises(UserError, match="class 1 is dog in the one, cat in the other"):
+        open_classifier(str(whole), given, download=False)
     file.rename(file.with_name("weights.safetensors"))  # whose config.json may be anything
     _, split = open_classifier(str(file.with_name("weights.safetensors")), given, download=False)
     assert split.classes == ("cat", "dog", "owl")

@@ -47,14 +47,19 @@ def test_the_class_names_beside_hugging_faces_weights_travel(tmp_path):
     (cache / "1a").write_text("weights")
     (cache / "2b").write_text("names")
     (elsewhere / "keys").write_text("secret")
-    for folder, config in (("snapshot", cache / "2b"), ("prepared", elsewhere / "keys")):
+
+    def linked(folder, config):
         weights = tmp_path / folder / "model.safetensors"
         weights.symlink_to(cache / "1a")
         weights.with_name("config.json").symlink_to(config)
-        line = line_for_cluster(["certify", str(weights)])
-        there = copy_all(line, tmp_path / f"package-{folder}", print) / line.there()[1]
-        assert there.read_text() == "weights"
-        assert there.with_name("config.json").exists() == (folder == "snapshot")
+        return line_for_cluster(["certify", str(weights)])
+
+    line = linked("snapshot", cache / "2b")
+    there = copy_all(line, tmp_path / "package", print) / line.there()[1]
+    assert there.read_text() == "weights" and there.with_name("config.json").read_text() == "names"
+    # Without it the names would not be compared there, unlike here.
+    with pytest.raises(UserError, match=r"config\.json is a link out of .*prepared, .* copy the"):
+        copy_all(linked("prepared", elsewhere / "keys"), tmp_path / "other", print)
 
 
 def test_a_users_own_model_travels(tmp_path, monkeypatch):

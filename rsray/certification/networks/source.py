@@ -6,6 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 from torch import nn
@@ -64,8 +65,24 @@ class ClassifierSource:
         """Where each of its networks is, and what is recorded of its training."""
         if self.trained or not self.published:
             return [(self.where, self.trained)]
-        names = self.class_names or self._checkpoint().classes
-        return [(self.where, {"classes": list(map(normal, names))} if names else {})]
+        names = self._class_names()
+        return [(self.where, {"classes": names} if names else {})]
+
+    def _class_names(self) -> list[str]:
+        """Return what the file, or the one beside it, calls the classes; none where neither does.
+
+        Raises UserError where they call them differently.
+        """
+        inside = list(map(normal, self._checkpoint().classes or ()))
+        beside = list(map(normal, self.class_names or ()))
+        if inside and beside and inside != beside:
+            pairs = enumerate(zip_longest(inside, beside, fillvalue="not there"))
+            label, here, there = next((k, *pair) for k, pair in pairs if pair[0] != pair[1])
+            raise UserError(
+                f"{self.where} and the config.json beside it name the classes differently: class "
+                f"{label} is {here} in the one, {there} in the other; correct or remove config.json"
+            )
+        return inside or beside
 
     def settled(self, split: ImageSplit) -> ClassifierSource:
         """Return the source with its normalisation decided; UserError where nothing says it.
