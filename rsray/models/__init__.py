@@ -23,6 +23,7 @@ MODELS: Family[Callable[[tuple[int, int, int], int], nn.Module]] = Family(
     "model",
     {
         "lenet": "rsray.models.lenet:LeNet",
+        "lenet9": "rsray.models.lenet:lenet9",
         "resnet8": "rsray.models.resnet:resnet8",
         "resnet20": "rsray.models.resnet:resnet20",
         "resnet110": "rsray.models.resnet:resnet110",

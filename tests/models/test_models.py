@@ -17,6 +17,8 @@ CASES = [
     ("lenet", (1, 28, 28), 10),
     ("lenet", (1, 8, 8), 10),
     ("lenet", (3, 16, 20), 7),
+    ("lenet9", (1, 28, 28), 10),
+    ("lenet9", (3, 8, 9), 7),
     ("resnet8", (3, 8, 8), 10),
     ("resnet20", (3, 32, 32), 10),
     ("resnet20", (1, 28, 28), 10),
@@ -34,6 +36,7 @@ def test_shapes(name, image_shape, num_classes):
     ("name", "image_shape", "count"),
     [
         ("lenet", (1, 28, 28), 431_080),  # MACER's and Caffe's LeNet
+        ("lenet9", (1, 28, 28), 571_398),  # 32 (81 + 1) + 64 (32 25 + 1) + 500 (64 16 + 1) + 5,010
         ("resnet20", (3, 32, 32), 272_474),  # 0.27 M: option A's 269,722 plus two 1x1 shortcuts
         ("resnet110", (3, 32, 32), 1_730_714),
         ("resnet50", (3, 224, 224), 25_557_032),  # as torchvision documents, 1000 classes
