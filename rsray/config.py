@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from rsray.core import NOISES
-from rsray.core.bounds import BOUNDS, check_settings
+from rsray.core.bounds import BOUNDS, LEAST_ALPHA, check_settings
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.family import choose
@@ -155,7 +155,7 @@ Sigma = Annotated[
 ]
 Draws = Annotated[int, setting("Estimation draws per image.", metavar="N", ge=1)]
 Alpha = Annotated[
-    float, setting("Probability that a certificate is wrong.", metavar="A", gt=0, lt=1)
+    float, setting("Probability that a certificate is wrong.", metavar="A", ge=LEAST_ALPHA, lt=1)
 ]
 Bound = Annotated[
     str,

@@ -148,9 +148,11 @@ class SmoothedClassifier:
     ) -> NDArray[np.int64] | Any:
         """Return how many of n noisy copies of an image fall in each class [K].
 
-        A batch [B, C, H, W] gives a list. Pixels are in [0, 1], or uint8.
+        A batch [B, C, H, W] gives a list. Pixels are in [0, 1], or uint8. UserError for n < 0.
         """
         n = _whole("n", n)
+        if n < 0:
+            raise UserError(f"n must be at least 0, got {n}")
         return _for_each(image, lambda image_CHW: self._counts(image_CHW, n, generator))
 
     def _counts(

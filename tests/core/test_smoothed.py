@@ -313,6 +313,8 @@ def test_settings_with_which_nothing_could_be_certified_are_refused():
         smoothed.certify(IMAGE, n0=0, n=100)
     with pytest.raises(UserError, match="alpha is 0"):
         smoothed.certify(IMAGE, n=100, alpha=0)
+    with pytest.raises(UserError, match="n must be at least 0, got -3"):
+        smoothed.counts(IMAGE, -3)
 
 
 def test_nan_logits_get_no_certificate():

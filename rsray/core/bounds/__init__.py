@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rsray.core.bounds.hoeffding import hoeffding_lower
     from rsray.core.bounds.randomized_clopper_pearson import randomized_clopper_pearson_lower
 
+# Of smaller ones scipy's inverse of the incomplete beta function is not a number for some counts.
+LEAST_ALPHA = 1e-100
+
 BOUNDS: "Family[Bound]" = Family(
     "bound",
     {
@@ -40,7 +43,7 @@ __getattr__ = lazy_names(
     }
 )
 __all__ = [
-    "BOUNDS", "bernstein_lower", "check_settings", "clopper_pearson_lower",
+    "BOUNDS", "LEAST_ALPHA", "bernstein_lower", "check_settings", "clopper_pearson_lower",
     "clopper_pearson_upper", "hoeffding_lower", "randomized_clopper_pearson_lower",
     "sequence_lower",
 ]  # fmt: skip
@@ -48,8 +51,10 @@ __all__ = [
 
 def check_settings(n: int, alpha: float, n0: int = 1, bound: str = "clopper-pearson") -> None:
     """Raise UserError for n0, n or alpha with which nothing could ever be certified."""
-    if not 0 < alpha < 1:
-        raise UserError(f"alpha is {alpha}: it must be between 0 and 1, for example 0.001")
+    if not LEAST_ALPHA <= alpha < 1:
+        raise UserError(
+            f"alpha is {alpha}: it must be below 1 and at least {LEAST_ALPHA}, for example 0.001"
+        )
     if n0 < 1:
         raise UserError(f"n0 is {n0}: selection needs at least 1 draw, for example 100")
     least = BOUNDS[bound].smallest_useful_n(alpha)

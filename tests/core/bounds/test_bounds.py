@@ -12,6 +12,7 @@ from statsmodels.stats.proportion import proportion_confint
 import rsray
 from rsray.core.bounds import (
     BOUNDS,
+    LEAST_ALPHA,
     bernstein_lower,
     check_settings,
     clopper_pearson_lower,
@@ -223,10 +224,17 @@ def test_functions_of_bounds_are_found_by_name():
         BOUNDS["normal"]
 
 
-@pytest.mark.parametrize("alpha", [0, 1, -0.1, 2, float("nan")])
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, 2, float("nan"), 1e-101])
 def test_alpha_outside_0_and_1_is_refused(alpha):
-    with pytest.raises(UserError, match=f"alpha is {alpha}: .*between 0 and 1"):
+    with pytest.raises(UserError, match=f"alpha is {alpha}: .*below 1 and at least 1e-100"):
         check_settings(100_000, alpha)
+
+
+def test_the_least_alpha_has_bounds_of_all_counts():
+    for n in (10, 1000, 1_000_000):
+        counts = np.unique(np.geomspace(1, n, 500).astype(int))
+        lower = clopper_pearson_lower(counts, n, LEAST_ALPHA / 2)
+        assert (lower > 0).all() and (lower < counts / n).all()
 
 
 def test_useless_settings_are_refused_with_what_would_do():
