@@ -5,6 +5,7 @@ import pickle
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from rsray.config import TuneConfig
 from rsray.distributed.search import resolved_search
@@ -131,13 +132,37 @@ def test_other_trials_than_those_whose_winner_is_trained_are_refused(tmp_path):
     """Before, more go on and fewer end; `--dry-run` reads the same record."""
     out = Place.of(tmp_path / "tune")
     three, five = (searched({"dataset": "digits"}, ["lr=log(0.1,1)"], trials=n) for n in (3, 5))
+    split = open_training_split(three.config.train)
     for found in (three, five):
         claim_tune(out, found.config)
-        assert read_own_search(out, found)["trials"] == found.config.trials
+        assert read_own_search(out, found, split)["trials"] == found.config.trials
     (out / "best").make()
-    assert read_own_search(out, five)["trials"] == 5
+    assert read_own_search(out, five, split)["trials"] == 5
     with pytest.raises(UserError, match="trials is 3 now but was 5.*has trained its winner"):
-        read_own_search(out, three)
+        read_own_search(out, three, split)
+
+
+def test_a_search_does_not_go_on_with_other_pictures(tmp_path):
+    """Trials on other held-out images could not be compared with those before."""
+    out, pictures = tmp_path / "tune", tmp_path / "pictures"
+
+    def claim():
+        given = {"dataset": "imagefolder", "data_root": str(pictures), "epochs": 2}
+        request = open_search(given, {}, search=["lr=log(0.1,1)"], grid=[])
+        return claim_tune(Place.of(out), request.config, request.train)
+
+    def add(numbers):
+        for name in ("cat", "dog"):
+            (pictures / name).mkdir(parents=True, exist_ok=True)
+            for number in numbers:
+                Image.new("RGB", (16, 16)).save(pictures / name / f"{number}.png")
+
+    add(range(40))
+    claim()
+    claim()
+    add(range(40, 60))
+    with pytest.raises(UserError, match=r"tune began with other training data \(\d+ images then"):
+        claim()
 
 
 def test_a_search_of_what_never_acts_in_a_trial_is_told(caplog):
