@@ -89,7 +89,12 @@ def test_a_method_without_its_teacher_is_refused_though_it_is_searched_beside_ot
     (cert / "certificates.parquet").write_bytes(b"1")
     claim_tune(Place.of(tmp_path / "tune"), config)
     claim_tune(Place.of(tmp_path / "tune"), config)
-    (cert / "certificates.parquet").write_bytes(b"2")
+    # Where it lies decides nothing.
+    moved = cert.rename(tmp_path / "moved")
+    given = {"dataset": "digits", "teacher": str(moved)}
+    config = open_search(given, {}, search=search, grid=[]).config
+    claim_tune(Place.of(tmp_path / "tune"), config)
+    (moved / "certificates.parquet").write_bytes(b"2")
     with pytest.raises(UserError, match="began with another teacher"):
         claim_tune(Place.of(tmp_path / "tune"), config)
 
