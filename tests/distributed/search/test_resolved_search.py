@@ -207,6 +207,26 @@ def test_searched_objectives_share_the_data_sigma_and_network_of_the_file(tmp_pa
     assert half.settings["warm_up_epochs"] == full.settings["warm_up_epochs"] // 2
 
 
+def test_another_space_than_the_files_has_its_own_trials(tmp_path):
+    def again(config, **spaces):
+        file = tmp_path / "tune.yaml"
+        file.write_bytes(to_yaml(config.model_dump(mode="json")))
+        spaces = {"search": [], "grid": [], **spaces}
+        found = open_search({}, {}, config_file=file, **spaces).config
+        check_search(resolve_search(found))
+        return found
+
+    tpe = open_search({"dataset": "digits"}, {"trials": 7}, search=[], grid=[]).config
+    grid = again(tpe, grid=["trade_off=1,2"])
+    assert (grid.sampler, grid.trials, grid.trial_epochs) == ("grid", 2, 8)
+    assert again(grid, grid=["trade_off=1,2,4"]).trials == 3
+    assert again(grid) == grid
+    ranged = again(grid, search=["trade_off=log(1,8)"])
+    assert (ranged.sampler, ranged.trials) == ("tpe", 5)
+    assert again(tpe, search=["trade_off=log(1,8)"]).trials == 7
+    assert again(tpe, search=["epochs=int(4,16)"]).trial_epochs is None
+
+
 def test_a_preset_does_not_take_the_place_of_a_files_settings(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_bytes(to_yaml(train_config({"dataset": "digits"}).model_dump(mode="json")))
