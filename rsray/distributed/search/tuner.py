@@ -75,7 +75,9 @@ def claim_tune(out: Place, config: TuneConfig, split: ImageSplit | None = None) 
     record = read_own_search(out, search, split)
     if record is not None:
         if record.get("trials") != config.trials:
-            out.write(TUNE_FILE, to_yaml({**record, "trials": config.trials}))
+            # Not under a search that runs: it ends with its own.
+            with out.locked():
+                out.write(TUNE_FILE, to_yaml({**record, "trials": config.trials}))
         return search
     results = recorded_results(*search.full_starts)
     check_data(search, split)

@@ -141,6 +141,10 @@ def test_other_trials_than_those_whose_winner_is_trained_are_refused(tmp_path):
     for found in (three, five):
         claim_tune(out, found.config)
         assert read_own_search(out, found, split)["trials"] == found.config.trials
+    # A search that runs is left as it is: it would end as another one than its record says.
+    with out.locked(), pytest.raises(UserError, match="another rsray is writing to"):
+        claim_tune(out, three.config)
+    assert read_own_search(out, five, split)["trials"] == 5
     (out / "best").make()
     assert read_own_search(out, five, split)["trials"] == 5
     with pytest.raises(UserError, match="trials is 3 now but was 5.*has trained its winner"):
