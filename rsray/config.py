@@ -933,16 +933,29 @@ class TuneConfig(Config):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that decide the result; where the data is does not."""
-        return {**super().identity(), "train": self.train.identity()}
+        """Return the fields that decide the result; where data and earlier results lie does not."""
+        starts = _starts_without_places(self.starts)
+        return {**super().identity(), "train": self.train.identity(), "starts": starts}
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """Return "field is X here, Y there" for each deciding field that differs."""
         rest = {key: value for key, value in other.items() if key != "train"}
+        if isinstance(rest.get("starts"), Mapping):
+            rest["starts"] = _starts_without_places(rest["starts"])
         train = other.get("train")
         if not isinstance(train, Mapping):
             return ["train is no setting of a training run there"]
         return [*super().differences(rest), *self.train.differences(train)]
+
+
+def _starts_without_places(starts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the starts of a search without where the RUNs and CERTs lie that they learn from."""
+    found = dict(starts)
+    for name, start in starts.items():
+        if name in OBJECTIVES and isinstance(start, Mapping):
+            places = OBJECTIVES[name].earlier_results
+            found[name] = {key: value for key, value in start.items() if key not in places}
+    return found
 
 
 def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None:

@@ -126,7 +126,7 @@ def search(request: SearchRequest, place: Place, address: str | None) -> list[st
     """Return what a search would be; UserError as it would raise it."""
     config, found = request.config, resolve_search(request.config)
     check_search(found)
-    earlier = read_own_search(place, found)
+    earlier = read_own_search(place, found, request.train)
     if earlier is None:
         check_data(found, request.train)
     address = address or os.environ.get("RAY_ADDRESS")

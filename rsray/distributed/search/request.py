@@ -82,7 +82,7 @@ def open_search(
     """
     if search and grid:
         raise UserError("give --search or --grid, not both")
-    file = _of_file(config_file)
+    file = _of_file(config_file, search, grid)
     _refuse_factories(file, str(config_file), flat.get("model"), searches=not (search or grid))
     if not file and "dataset" not in flat and "preset" not in flat:
         raise UserError("give --dataset, --preset or --config")
@@ -176,8 +176,12 @@ def _start_beside(
     return {**differing, **mine["settings"]}
 
 
-def _of_file(config_file: PathLike | None) -> dict[str, Any]:
-    """Return a tune.yaml's settings; those of a training run stand under `train`."""
+def _of_file(config_file: PathLike | None, search: list[str], grid: list[str]) -> dict[str, Any]:
+    """Return a tune.yaml's settings; those of a training run stand under `train`.
+
+    What belongs to the file's own space is left out where another is given: a grid's sampler and
+    the number of its cells, and the epochs of trials where these vary.
+    """
     if config_file is None:
         return {}
     values = read_settings(config_file)
@@ -187,7 +191,12 @@ def _of_file(config_file: PathLike | None) -> dict[str, Any]:
             raise UserError(f"{config_file}: {part} holds no settings (key: value lines)")
     if not all(isinstance(start, Mapping) for start in found.get("starts", {}).values()):
         raise UserError(f"{config_file}: starts holds no settings of objectives")
-    return found
+    left_out: tuple[str, ...] = ()
+    if grid or (search and found.get("sampler") == "grid"):
+        left_out += ("sampler", "trials")
+    if any(text.partition("=")[0].strip() == "epochs" for text in search or grid):
+        left_out += ("trial_epochs", "report_every")
+    return {key: value for key, value in found.items() if key not in left_out}
 
 
 def _refuse_factories(file: Mapping[str, Any], where: str, named: object, searches: bool) -> None:

@@ -37,7 +37,12 @@ from rsray.storage.ownership import read_own_record
 from rsray.training.batches.augment import AUGMENTATIONS
 from rsray.training.earlier_run import start_weights
 from rsray.training.optimisation import why_a_part_never_acts
-from rsray.training.run_folder.run import build_model, images_of, refuse_other_results
+from rsray.training.run_folder.run import (
+    build_model,
+    images_of,
+    refuse_other_data,
+    refuse_other_results,
+)
 from rsray.training.teacher import refuse_without_teacher, targets_of
 
 log = logging.getLogger(__name__)
@@ -226,17 +231,18 @@ def check_data(search: Search, split: ImageSplit) -> None:
             start_weights(build_model(each, split), each, split)
 
 
-def read_own_search(out: Place, search: Search) -> dict[str, Any] | None:
+def read_own_search(out: Place, search: Search, split: ImageSplit) -> dict[str, Any] | None:
     """Return tune.yaml of this search's earlier start, or None for none.
 
-    Raises UserError when TUNE belongs to another search, or the earlier results that its trials
-    start from are no longer the same, or more or fewer trials could have another winner than the
-    one it has trained.
+    Raises UserError when TUNE belongs to another search, or the training images (`split`) or the
+    earlier results that its trials start from are no longer the same, or more or fewer trials could
+    have another winner than the one it has trained.
     """
     config = search.config
     record = read_own_record(out, TUNE_FILE, config, "search")
     if record is None:
         return None
+    refuse_other_data(record, out, split)
     refuse_other_results(record, out, *search.full_starts)
     before = record.get("trials")
     if before != config.trials and (out / BEST_RUN).exists():

@@ -149,13 +149,16 @@ def _make_scheduler(search: Search, searcher: StudySearcher) -> Any:
 def _first_rung(search: Search, looks: int) -> int:
     """Return the look from which on a trial may be stopped.
 
-    A deferred MACER trains without its trade-off until the first learning-rate drop: looks before
-    it tell nothing of what is searched.
+    A deferred MACER trains without its trade-off until the first learning-rate drop, and Easy is
+    cross entropy until its warm-up ends: looks before that tell nothing of what is searched.
     """
     earliest = 1
     for train in map(search.trial, search.bare_points):
-        if getattr(train.build_objective(), "deferred", False) and train.lr_drops:
-            earliest = max(earliest, min(train.lr_drops) // search.config.report_every + 1)
+        objective = train.build_objective()
+        acts_from = objective.acts_from
+        if getattr(objective, "deferred", False) and train.lr_drops:
+            acts_from = min(train.lr_drops)
+        earliest = max(earliest, acts_from // search.config.report_every + 1)
     return min(looks, max(earliest, looks // 4))
 
 

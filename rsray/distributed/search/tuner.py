@@ -6,6 +6,7 @@ from pydantic import TypeAdapter
 
 from rsray.config import Precision, TuneConfig
 from rsray.data import ImageSplit
+from rsray.data.fingerprint import fingerprint
 from rsray.distributed.search.resolved_search import (
     TUNE_FILE,
     Search,
@@ -70,14 +71,18 @@ def claim_tune(out: Place, config: TuneConfig, split: ImageSplit | None = None) 
     """
     search = resolve_search(config)
     check_search(search)
-    record = read_own_search(out, search)
+    split = split or open_training_split(config.train)
+    record = read_own_search(out, search, split)
     if record is not None:
         if record.get("trials") != config.trials:
-            out.write(TUNE_FILE, to_yaml({**record, "trials": config.trials}))
+            # Not under a search that runs: it ends with its own.
+            with out.locked():
+                out.write(TUNE_FILE, to_yaml({**record, "trials": config.trials}))
         return search
     results = recorded_results(*search.full_starts)
-    check_data(search, split or open_training_split(config.train))
-    record = {**config.model_dump(mode="json"), **results, "versions": versions()}
+    check_data(search, split)
+    images = {"data_fingerprint": fingerprint(split, sampled=False)}
+    record = {**config.model_dump(mode="json"), **images, **results, "versions": versions()}
     out.make().write(TUNE_FILE, to_yaml(record))
     return search
 

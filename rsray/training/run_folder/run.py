@@ -235,6 +235,17 @@ def refuse_other_results(
             raise UserError(f"{where} began with another {name} than {place}: use another --out")
 
 
+def refuse_other_data(record: Mapping[str, Any], where: Place, split: ImageSplit) -> None:
+    """Raise UserError where a record was made with other training images than those of a split."""
+    began = record.get("data_fingerprint") or {}
+    read_as(FingerprintRecord, began, f"what {where} says of data_fingerprint")
+    if not is_same(began, fingerprint(split, sampled=False)):
+        raise UserError(
+            f"{where} began with other training data ({began.get('images') or 0:,} images then, "
+            f"{len(split):,} now): use another --out"
+        )
+
+
 def read_own_run(run: Place, config: TrainConfig, split: ImageSplit) -> dict[str, Any] | None:
     """Return run.yaml of this configuration's earlier start, finished or not, or None for none.
 
@@ -244,13 +255,7 @@ def read_own_run(run: Place, config: TrainConfig, split: ImageSplit) -> dict[str
     record = read_own_record(run, RUN_FILE, config, "run")
     if record is None:
         return None
-    began = record.get("data_fingerprint") or {}
-    read_as(FingerprintRecord, began, f"{run}/{RUN_FILE}: data_fingerprint")
-    if not is_same(began, fingerprint(split, sampled=False)):
-        raise UserError(
-            f"{run} began with other training data ({began.get('images') or 0:,} images then, "
-            f"{len(split):,} now): use another --out"
-        )
+    refuse_other_data(record, run, split)
     refuse_other_results(record, run, config, may_be_gone=is_finished(run))
     return record
 

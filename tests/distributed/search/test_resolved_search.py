@@ -5,6 +5,7 @@ import pickle
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from rsray.config import TuneConfig
 from rsray.distributed.search import resolved_search
@@ -88,7 +89,12 @@ def test_a_method_without_its_teacher_is_refused_though_it_is_searched_beside_ot
     (cert / "certificates.parquet").write_bytes(b"1")
     claim_tune(Place.of(tmp_path / "tune"), config)
     claim_tune(Place.of(tmp_path / "tune"), config)
-    (cert / "certificates.parquet").write_bytes(b"2")
+    # Where it lies decides nothing.
+    moved = cert.rename(tmp_path / "moved")
+    given = {"dataset": "digits", "teacher": str(moved)}
+    config = open_search(given, {}, search=search, grid=[]).config
+    claim_tune(Place.of(tmp_path / "tune"), config)
+    (moved / "certificates.parquet").write_bytes(b"2")
     with pytest.raises(UserError, match="began with another teacher"):
         claim_tune(Place.of(tmp_path / "tune"), config)
 
@@ -131,13 +137,41 @@ def test_other_trials_than_those_whose_winner_is_trained_are_refused(tmp_path):
     """Before, more go on and fewer end; `--dry-run` reads the same record."""
     out = Place.of(tmp_path / "tune")
     three, five = (searched({"dataset": "digits"}, ["lr=log(0.1,1)"], trials=n) for n in (3, 5))
+    split = open_training_split(three.config.train)
     for found in (three, five):
         claim_tune(out, found.config)
-        assert read_own_search(out, found)["trials"] == found.config.trials
+        assert read_own_search(out, found, split)["trials"] == found.config.trials
+    # A search that runs is left as it is: it would end as another one than its record says.
+    with out.locked(), pytest.raises(UserError, match="another rsray is writing to"):
+        claim_tune(out, three.config)
+    assert read_own_search(out, five, split)["trials"] == 5
     (out / "best").make()
-    assert read_own_search(out, five)["trials"] == 5
+    assert read_own_search(out, five, split)["trials"] == 5
     with pytest.raises(UserError, match="trials is 3 now but was 5.*has trained its winner"):
-        read_own_search(out, three)
+        read_own_search(out, three, split)
+
+
+def test_a_search_does_not_go_on_with_other_pictures(tmp_path):
+    """Trials on other held-out images could not be compared with those before."""
+    out, pictures = tmp_path / "tune", tmp_path / "pictures"
+
+    def claim():
+        given = {"dataset": "imagefolder", "data_root": str(pictures), "epochs": 2}
+        request = open_search(given, {}, search=["lr=log(0.1,1)"], grid=[])
+        return claim_tune(Place.of(out), request.config, request.train)
+
+    def add(numbers):
+        for name in ("cat", "dog"):
+            (pictures / name).mkdir(parents=True, exist_ok=True)
+            for number in numbers:
+                Image.new("RGB", (16, 16)).save(pictures / name / f"{number}.png")
+
+    add(range(40))
+    claim()
+    claim()
+    add(range(40, 60))
+    with pytest.raises(UserError, match=r"tune began with other training data \(\d+ images then"):
+        claim()
 
 
 def test_a_search_of_what_never_acts_in_a_trial_is_told(caplog):
@@ -175,6 +209,26 @@ def test_searched_objectives_share_the_data_sigma_and_network_of_the_file(tmp_pa
         full, half = start_of(config, objective), start_of(shorter, objective)
         assert half.lr_drops == tuple(drop // 2 for drop in full.lr_drops)
     assert half.settings["warm_up_epochs"] == full.settings["warm_up_epochs"] // 2
+
+
+def test_another_space_than_the_files_has_its_own_trials(tmp_path):
+    def again(config, **spaces):
+        file = tmp_path / "tune.yaml"
+        file.write_bytes(to_yaml(config.model_dump(mode="json")))
+        spaces = {"search": [], "grid": [], **spaces}
+        found = open_search({}, {}, config_file=file, **spaces).config
+        check_search(resolve_search(found))
+        return found
+
+    tpe = open_search({"dataset": "digits"}, {"trials": 7}, search=[], grid=[]).config
+    grid = again(tpe, grid=["trade_off=1,2"])
+    assert (grid.sampler, grid.trials, grid.trial_epochs) == ("grid", 2, 8)
+    assert again(grid, grid=["trade_off=1,2,4"]).trials == 3
+    assert again(grid) == grid
+    ranged = again(grid, search=["trade_off=log(1,8)"])
+    assert (ranged.sampler, ranged.trials) == ("tpe", 5)
+    assert again(tpe, search=["trade_off=log(1,8)"]).trials == 7
+    assert again(tpe, search=["epochs=int(4,16)"]).trial_epochs is None
 
 
 def test_a_preset_does_not_take_the_place_of_a_files_settings(tmp_path):

@@ -205,10 +205,10 @@ def test_asha_stops_no_setting_that_was_given(tmp_path):
     assert rungs_of(asha)[1] == [0.1, 0.1, 0.2, 0.9]
 
 
-def test_asha_waits_until_a_deferred_trade_off_is_at_work(tmp_path):
-    def first_rung(path, **train):
+def test_asha_waits_until_the_method_that_is_searched_is_at_work(tmp_path):
+    def first_rung(path, specs=(), **train):
         base = train_config({"dataset": "digits", "epochs": 16, **train})
-        search = search_of(train=base)
+        search = search_of(*specs, train=base)
         searcher = StudySearcher(search, open_study(folder(tmp_path / path), search))
         return min(rungs_of(_make_scheduler(search, searcher)))
 
@@ -216,6 +216,8 @@ def test_asha_waits_until_a_deferred_trade_off_is_at_work(tmp_path):
     assert first_rung("deferred", lr_drops=(4, 14), deferred=True) == 3
     assert first_rung("late", lr_drops=(15,), deferred=True) == 8
     assert first_rung("at-once", lr_drops=(4, 14), deferred=False) == 2
+    # Easy is cross entropy in its first ten epochs, whatever the other trials are of.
+    assert first_rung("other", ["objective=choice(macer,easy)"], deferred=False) == 6
 
 
 def test_two_objectives_give_the_front_and_the_first_decides(tmp_path):
