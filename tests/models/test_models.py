@@ -178,6 +178,9 @@ class Asserts(Inception):
     def forward(self, x):
         assert 0 <= x.min() and x.max() <= 1, "images must be in [0, 1]"
         return super().forward(x)
+kept = classes_only(num_classes=4)
+def keeps_it():
+    return kept
 number = 3
 """
 
@@ -196,7 +199,7 @@ def factories(tmp_path, monkeypatch):
     "factory",
     [
         "both", "classes_only", "nothing", "anything", "with_default", "Class", "Holder.make",
-        "handed_on", "knows_nothing", "half", "double", "HuggingFace", "Inception",
+        "handed_on", "knows_nothing", "half", "double", "HuggingFace", "Inception", "keeps_it",
     ],
 )  # fmt: skip
 def test_users_factories(factories, factory):
@@ -204,6 +207,15 @@ def test_users_factories(factories, factory):
     check(model, (1, 6, 6), 4)
     assert {value.dtype for value in model.parameters()} == {torch.float32}
     assert model.train()(torch.rand(2, 1, 6, 6)).shape == (2, 4)
+
+
+def test_a_network_that_its_factory_keeps_is_another_each_time(factories):
+    """Members of an ensemble had the weights of the last one, a training began with another's."""
+    first, second = (
+        build(f"{factories}:keeps_it", image_shape=(1, 6, 6), num_classes=4) for _ in range(2)
+    )
+    nn.init.zeros_(first[2].weight)
+    assert second[2].weight.all()
 
 
 @pytest.mark.parametrize("name", ["timm.models:resnet18", "torchvision.models:resnet18"])
