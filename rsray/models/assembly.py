@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rsray.core.independence import as_images_for
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.models import DENOISERS, MODELS, PAPERS_NAMES
@@ -72,12 +73,11 @@ def check_denoiser(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
 
 def _output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, ...] | str:
     """Return the shape of what the model makes of a noisy image; of no tensor its type's name."""
-    parameter = next(model.parameters(), torch.zeros(0))
     modes = [(module, module.training) for module in model.modules()]
     noisy = 0.5 + torch.randn(1, *image_shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
-            found = model.eval()(noisy.to(parameter.device, parameter.dtype))
+            found = model.eval()(as_images_for(model, noisy))
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # not the model's fault
         raise
     except (Exception, SystemExit) as error:  # a user's forward may raise anything at all

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from rsray.certification.engine.compiled import nominal_speed
 from rsray.data import DATASETS
 from rsray.errors import UserError
 from rsray.models import MODELS, Normalise, build, check
@@ -178,6 +179,11 @@ class Asserts(Inception):
     def forward(self, x):
         assert 0 <= x.min() and x.max() <= 1, "images must be in [0, 1]"
         return super().forward(x)
+class CountsItsSteps(Class):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        first = {"steps": nn.Parameter(torch.tensor(3), requires_grad=False)}
+        self._parameters = first | self._parameters
 kept = classes_only(num_classes=4)
 def keeps_it():
     return kept
@@ -216,6 +222,14 @@ def test_a_network_that_its_factory_keeps_is_another_each_time(factories):
     )
     nn.init.zeros_(first[2].weight)
     assert second[2].weight.all()
+
+
+def test_weights_of_whole_numbers_say_nothing_of_images(factories):
+    """Such a network was refused: its images were made whole numbers, too."""
+    model = build(f"{factories}:CountsItsSteps", image_shape=(1, 6, 6), num_classes=4)
+    assert next(model.parameters()).dtype == torch.int64
+    check(model, (1, 6, 6), 4)
+    assert nominal_speed(model, (1, 6, 6), "fp32", "cpu") > 0
 
 
 @pytest.mark.parametrize("name", ["timm.models:resnet18", "torchvision.models:resnet18"])
