@@ -96,6 +96,9 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
     if why := why_a_part_never_acts(config):
         log.warning("%s", why)
     model, (held_in, _) = build_model(config, split), images_of(config, split)
+    if ":" in config.model:
+        again = build_model(config, split)
+        models.check_made_alike(model, again, config.model, split.image_shape)
     start_weights(model, config, split)
     companion_of(objective, split)
     targets_of(objective, split, held_in, warn=True)
