@@ -134,11 +134,9 @@ def _probes(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[Tensor, Ten
     """Return noisy images [N, C, H, W], and another batch whose last image is their first."""
     number = 3 if math.prod(image_shape) > LARGE_IMAGE else 8
     generator = torch.Generator().manual_seed(0)
-    weight = first_weight(model)
-    tensor = torch.zeros(0) if weight is None else weight
     brightness = torch.linspace(0.1, 0.9, number)[:, None, None, None]
     noise = torch.randn((2, number, *image_shape), generator=generator)
-    mixed, others = (brightness + 0.25 * noise).to(tensor.device, tensor.dtype)
+    mixed, others = as_images_for(model, brightness + 0.25 * noise)
     others = others.square()
     others[-1] = mixed[0]
     return mixed, others
@@ -150,6 +148,12 @@ def first_weight(model: nn.Module) -> Tensor | None:
     Weights that are quantised to whole numbers say nothing of images.
     """
     return next((each for each in model.parameters() if each.is_floating_point()), None)
+
+
+def as_images_for(model: nn.Module, images: Tensor) -> Tensor:
+    """Return images on the device, and of the type, that the model's weights have."""
+    weight = first_weight(model)
+    return images if weight is None else images.to(weight.device, weight.dtype)
 
 
 def allowed_difference(logits_NK: Tensor, share: float) -> float:

@@ -13,7 +13,7 @@ from rsray.family import Family, lazy_names
 if TYPE_CHECKING:
     from torch import nn
 
-    from rsray.models.assembly import build, check, check_denoiser
+    from rsray.models.assembly import build, check, check_denoiser, check_made_alike
     from rsray.models.normalise import Normalisation, Normalise, Statistics
     from rsray.models.published import Checkpoint
     from rsray.models.weights import load_weights, weights_bytes
@@ -51,6 +51,7 @@ __all__ = [
     "build",
     "check",
     "check_denoiser",
+    "check_made_alike",
     "load_weights",
     "weights_bytes",
 ]
@@ -58,7 +59,9 @@ __all__ = [
 __getattr__ = lazy_names(
     {
         **dict.fromkeys(("Normalisation", "Normalise", "Statistics"), "rsray.models.normalise"),
-        **dict.fromkeys(("build", "check", "check_denoiser"), "rsray.models.assembly"),
+        **dict.fromkeys(
+            ("build", "check", "check_denoiser", "check_made_alike"), "rsray.models.assembly"
+        ),
         **dict.fromkeys(("load_weights", "weights_bytes"), "rsray.models.weights"),
         "Checkpoint": "rsray.models.published",
     }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rsray.core.independence import AGAIN, allowed_difference, as_images_for
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.models import DENOISERS, MODELS, PAPERS_NAMES
@@ -70,14 +71,46 @@ def check_denoiser(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
         raise UserError(f"a denoiser must return images of shape {wanted}, got {shape}")
 
 
+def check_made_alike(
+    model: nn.Module, again: nn.Module, name: str, image_shape: tuple[int, int, int]
+) -> None:
+    """Raise UserError unless a factory's two networks compute the same, with the weights of one.
+
+    Every process makes its own: what a network draws as it is made, or keeps in a plain list, is
+    in no file of weights. One that is random itself passes: others say so (check_independence).
+    """
+    refusal = UserError(
+        f"model {name!r} is another network each time that it is made, with the same weights: it "
+        "draws numbers, or has layers in a plain list, that its state_dict lacks; keep them in "
+        "register_buffer and nn.ModuleList"
+    )
+    try:
+        again.load_state_dict(model.state_dict())
+    except RuntimeError:
+        raise refusal from None
+    first, second, other = (_answer(each, image_shape) for each in (model, model, again))
+    allowed = allowed_difference(first, AGAIN)
+    is_random = bool((first - second).abs().max() > allowed)
+    if not is_random and bool((first - other).abs().max() > allowed):
+        raise refusal
+
+
 def _output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, ...] | str:
     """Return the shape of what the model makes of a noisy image; of no tensor its type's name."""
-    parameter = next(model.parameters(), torch.zeros(0))
+    found = _answer(model, image_shape)
+    if not isinstance(found, torch.Tensor):
+        return type(found).__name__
+    is_number = not (found.is_complex() or found.dtype == torch.bool)
+    return tuple(found.shape) if is_number else str(found.dtype)
+
+
+def _answer(model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
+    """Return what the model makes of a noisy image, always the same one."""
     modes = [(module, module.training) for module in model.modules()]
     noisy = 0.5 + torch.randn(1, *image_shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
-            found = model.eval()(noisy.to(parameter.device, parameter.dtype))
+            return model.eval()(as_images_for(model, noisy))
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # not the model's fault
         raise
     except (Exception, SystemExit) as error:  # a user's forward may raise anything at all
@@ -88,7 +121,3 @@ def _output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[
     finally:
         for module, was_training in modes:
             module.training = was_training
-    if not isinstance(found, torch.Tensor):
-        return type(found).__name__
-    is_number = not (found.is_complex() or found.dtype == torch.bool)
-    return tuple(found.shape) if is_number else str(found.dtype)

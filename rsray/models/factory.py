@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import inspect
 import os
@@ -58,6 +59,7 @@ def from_factory(
         ) from error
     if not isinstance(model, nn.Module):
         raise UserError(f"model {name!r} must return a torch.nn.Module, got {type(model).__name__}")
+    model = _copied(model)
     model.float().register_forward_hook(_logits_alone)
     model.register_forward_pre_hook(_on_a_copy)
     return model
@@ -146,6 +148,18 @@ def _called(factory: Callable[..., Any], ours: dict[str, Any], arguments: Mappin
             if not is_open or not unknown or unknown[0] not in given:
                 raise
             del given[unknown[0]]
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """Return a module of our own: a factory may keep the one that it made, and return it again.
+
+    Two members of an ensemble would have one's weights, and a training would begin with another's.
+    What cannot be copied (old weight norm before its first pass) is returned itself.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # a user's module may raise anything at all
+        return model
 
 
 def _on_a_copy(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

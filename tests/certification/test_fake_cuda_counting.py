@@ -10,17 +10,21 @@ from fake_devices import CPU, CUDA, NoTransfers, fake_tensors, pretend_gpu
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from rsray.certification.clean_accuracy import clean_accuracies
 from rsray.certification.engine import evaluation as engine
 from rsray.certification.engine.evaluation import Evaluation
 from rsray.certification.engine.fold import Folded
 from rsray.certification.engine.sampler import Sampler
+from rsray.config import TrainConfig
 from rsray.core import grid_noise
 from rsray.core.grid_noise import TorchUniform
 from rsray.core.noise import Stream
 from rsray.core.smoothed import SmoothedClassifier
-from rsray.models import Normalise
+from rsray.data.reading.in_memory import ArraySplit
+from rsray.models import Normalisation, Normalise
 from rsray.models.dncnn import dncnn6
 from rsray.models.mean_logits import MeanLogits
+from rsray.training.run_folder.run import _check_steps_of_one_copy
 
 SHAPE = (3, 8, 8)
 IMAGE = np.zeros(SHAPE, dtype=np.uint8)
@@ -121,3 +125,19 @@ def test_a_smoothed_classifier_waits_for_nothing_until_all_draws_are_made(monkey
         with NoTransfers(), pytest.raises(DataDependentOutputException):
             smoothed._count(torch.zeros(SHAPE), 1000, None)
     assert drawn == [400, 400, 200]
+
+
+def test_a_network_that_its_factory_put_on_a_gpu_gets_its_images_there():
+    """Every normalisation was right of 0 %, and a batch of one image ended in a traceback."""
+    arrays, seen = (np.zeros((5, *SHAPE), np.uint8), np.zeros(5, np.int64)), []
+    split = ArraySplit(
+        name="d", split="test", num_classes=5, image_shape=SHAPE, load=lambda: arrays
+    )
+    stated = {"none": Normalisation("none"), "own": Normalisation("own", (0.5,) * 3, (0.2,) * 3)}
+    config = TrainConfig(dataset="cifar10", objective="gaussian", sigma=0.25, batch_size=1)
+    with fake_tensors():
+        on_gpu = network().to(CUDA)
+        on_gpu.register_forward_hook(lambda module, images, logits: seen.append(logits.device))
+        clean_accuracies(on_gpu, stated, split)
+        _check_steps_of_one_copy(on_gpu, config, split, 5)
+    assert seen == [CUDA] * 3

@@ -14,10 +14,11 @@ from rsray import models
 from rsray.certification.networks.opening import open_source
 from rsray.certification.request import open_classifier
 from rsray.config import TrainConfig
-from rsray.data import DATASETS
+from rsray.data import DATASETS, open_split
 from rsray.errors import UserError
 from rsray.models import Normalisation
 from rsray.storage.yaml_files import to_yaml
+from rsray.training.run_folder.run import check_settings
 
 
 class Split(SimpleNamespace):
@@ -296,6 +297,34 @@ def test_nothing_is_added_to_a_users_own_factory(tmp_path, colour, monkeypatch):
     assert same(stated.build(split), layer("centre").before(colour, 3), images)
     with pytest.raises(UserError, match="which layer stood before its network"):
         saved(tmp_path, colour, "behind a layer").given(**known).settled(split)
+
+
+def test_a_users_factory_whose_network_is_not_all_in_its_weights(tmp_path, monkeypatch):
+    """Each counting process had another one; nobody saw it before an audit."""
+    (tmp_path / "drawn_networks.py").write_text(DRAWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name, split = "drawn_networks:Drawn", open_split("digits", "test")
+    weights = models.build(name, image_shape=(1, 8, 8), num_classes=10).state_dict()
+    torch.save(weights, tmp_path / "drawn.pt")
+    source = open_source(str(tmp_path / "drawn.pt")).given(model=name, sigma=0.25)
+    with pytest.raises(UserError, match="Drawn' is another network each time"):
+        source.settled(split)
+    config = TrainConfig(dataset="digits", model=name, objective="gaussian", sigma=0.25)
+    with pytest.raises(UserError, match="Drawn' is another network each time"):
+        check_settings(config, open_split("digits", "train"), torch.device("cpu"))
+
+
+DRAWN = """
+import torch
+from torch import nn
+
+class Drawn(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.mask, self.layer = torch.rand(64), nn.Linear(64, num_classes)
+    def forward(self, x):
+        return self.layer(self.mask * x.flatten(1))
+"""
 
 
 def test_a_users_factory_whose_images_were_normalised_elsewhere(tmp_path, colour, monkeypatch):

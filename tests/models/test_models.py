@@ -1,13 +1,15 @@
 import sys
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from rsray.certification.engine.compiled import nominal_speed
 from rsray.data import DATASETS
 from rsray.errors import UserError
-from rsray.models import MODELS, Normalise, build, check
+from rsray.models import MODELS, Normalise, build, check, check_made_alike
 from rsray.models.first_convolution import FirstConvolution
 from rsray.models.mean_logits import MeanLogits
 from rsray.models.resnet import CifarResNet
@@ -178,6 +180,33 @@ class Asserts(Inception):
     def forward(self, x):
         assert 0 <= x.min() and x.max() <= 1, "images must be in [0, 1]"
         return super().forward(x)
+class CountsItsSteps(Class):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        first = {"steps": nn.Parameter(torch.tensor(3), requires_grad=False)}
+        self._parameters = first | self._parameters
+class PlainList(Class):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.layers = [nn.Linear(36, 36)]
+    def forward(self, x):
+        return super().forward(self.layers[0](x.flatten(1)))
+class NotSaved(Class):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.register_buffer("scale", torch.rand(36), persistent=False)
+    def forward(self, x):
+        return super().forward(self.scale * x.flatten(1))
+wider = [8]
+def wider_each_time(num_classes):
+    wider[0] += 1
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, wider[0]), nn.Linear(wider[0], num_classes))
+class Dropped(Class):
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x.flatten(1)))
+kept = classes_only(num_classes=4)
+def keeps_it():
+    return kept
 number = 3
 """
 
@@ -196,7 +225,7 @@ def factories(tmp_path, monkeypatch):
     "factory",
     [
         "both", "classes_only", "nothing", "anything", "with_default", "Class", "Holder.make",
-        "handed_on", "knows_nothing", "half", "double", "HuggingFace", "Inception",
+        "handed_on", "knows_nothing", "half", "double", "HuggingFace", "Inception", "keeps_it",
     ],
 )  # fmt: skip
 def test_users_factories(factories, factory):
@@ -204,6 +233,41 @@ def test_users_factories(factories, factory):
     check(model, (1, 6, 6), 4)
     assert {value.dtype for value in model.parameters()} == {torch.float32}
     assert model.train()(torch.rand(2, 1, 6, 6)).shape == (2, 4)
+
+
+def test_a_network_that_its_factory_keeps_is_another_each_time(factories):
+    """Members of an ensemble had the weights of the last one, a training began with another's."""
+    first, second = (
+        build(f"{factories}:keeps_it", image_shape=(1, 6, 6), num_classes=4) for _ in range(2)
+    )
+    nn.init.zeros_(first[2].weight)
+    assert second[2].weight.all()
+
+
+@pytest.mark.parametrize(
+    ("factory", "is_one"),
+    [
+        ("Class", True), ("keeps_it", True), ("HuggingFace", True), ("half", True),
+        # Which others refuse, and say why.
+        ("Dropped", True),
+        ("PlainList", False), ("NotSaved", False), ("wider_each_time", False),
+    ],
+)  # fmt: skip
+def test_a_factory_makes_one_function_of_the_same_weights(factories, factory, is_one):
+    """Processes counted the classes of different networks, and nothing said so."""
+    name, shape = f"{factories}:{factory}", (1, 6, 6)
+    model, again = (build(name, image_shape=shape, num_classes=4) for _ in range(2))
+    refused = pytest.raises(UserError, match=f"{factory}' is another network each time")
+    with nullcontext() if is_one else refused:
+        check_made_alike(model, again, name, shape)
+
+
+def test_weights_of_whole_numbers_say_nothing_of_images(factories):
+    """Such a network was refused: its images were made whole numbers, too."""
+    model = build(f"{factories}:CountsItsSteps", image_shape=(1, 6, 6), num_classes=4)
+    assert next(model.parameters()).dtype == torch.int64
+    check(model, (1, 6, 6), 4)
+    assert nominal_speed(model, (1, 6, 6), "fp32", "cpu") > 0
 
 
 @pytest.mark.parametrize("name", ["timm.models:resnet18", "torchvision.models:resnet18"])

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rsray.core.compiling import compile_settings, why_not_compiled
+from rsray.core.independence import as_images_for
 
 # Of work per actor: the 17 s of compiling are then won back twice (ResNets)
 PAYS_SECONDS = 300.0
@@ -124,7 +125,6 @@ def nominal_speed(
     for layer in network.modules():
         if not list(layer.children()):
             layer.register_forward_hook(count)
-    parameter = next(model.parameters(), torch.zeros(()))
-    network(torch.zeros((1, *image_shape), dtype=parameter.dtype, device=parameter.device))
+    network(as_images_for(model, torch.zeros((1, *image_shape))))
     operations_rate, values_rate = _NOMINAL[device_type, precision]
     return 1.0 / max(counted[0] / operations_rate + counted[1] / values_rate, 1e-9)

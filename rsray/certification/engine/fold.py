@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from rsray.core.independence import allowed_difference, logits_of
+from rsray.core.independence import allowed_difference, as_images_for, logits_of
 from rsray.models import Normalise
 from rsray.models.heads import heads_of
 from rsray.storage import one_line
@@ -132,8 +132,7 @@ def _peel(model: nn.Module) -> tuple[nn.Module, Tensor | None, Tensor | None]:
 
 @torch.no_grad()
 def _agrees(network: nn.Module, folded: nn.Module, image_shape: tuple[int, int, int]) -> bool:
-    parameter = next(network.parameters())
     probe = torch.rand((2, *image_shape), generator=torch.Generator().manual_seed(0))
-    probe = probe.to(parameter.device, parameter.dtype)
+    probe = as_images_for(network, probe)
     want, got = logits_of(network(probe.clone())), folded(probe.clone())
     return bool((want - got).abs().max() <= allowed_difference(want, TOLERANCE))

@@ -56,6 +56,9 @@ class DenoiserSource:
         if self.sigma is not None and sigma is not None and self.sigma != sigma:
             log.warning("%s was trained with sigma %g, not %g", self.where, self.sigma, sigma)
         network = self._load(split.image_shape, split.num_classes)
+        if self.weights is None:
+            again = self._load(split.image_shape, split.num_classes)
+            models.check_made_alike(network, again, self.model, split.image_shape)
         return replace(self, digest=self.digest or _digest(network))
 
     def network(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:

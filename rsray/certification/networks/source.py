@@ -90,6 +90,9 @@ class ClassifierSource:
         The weights are loaded into the network to see that they fit the split's images.
         """
         network, layer = self._load(split.image_shape, split.num_classes)
+        if ":" in str(self.model):
+            again, _ = self._load(split.image_shape, split.num_classes)
+            models.check_made_alike(network, again, str(self.model), split.image_shape)
         normalisation = self._decide(layer)
         # Only a layout, or the silence of a user's factory, says that images were not normalised:
         # many networks in such files had theirs normalised by the code that read them.

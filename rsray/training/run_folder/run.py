@@ -16,6 +16,7 @@ from torch import nn
 from rsray import models
 from rsray.config import Precision, TrainConfig
 from rsray.core.hardware import resolve_precision
+from rsray.core.independence import as_images_for
 from rsray.data import DATASETS, ImageSplit, open_split
 from rsray.data.fingerprint import FingerprintRecord, fingerprint, is_same
 from rsray.data.splits import subset, train_validation
@@ -95,6 +96,9 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
     if why := why_a_part_never_acts(config):
         log.warning("%s", why)
     model, (held_in, _) = build_model(config, split), images_of(config, split)
+    if ":" in config.model:
+        again = build_model(config, split)
+        models.check_made_alike(model, again, config.model, split.image_shape)
     start_weights(model, config, split)
     companion_of(objective, split)
     targets_of(objective, split, held_in, warn=True)
@@ -121,7 +125,7 @@ def _check_steps_of_one_copy(
         return
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            copy.deepcopy(model).train()(torch.zeros(1, *split.image_shape))
+            copy.deepcopy(model).train()(as_images_for(model, torch.zeros(1, *split.image_shape)))
     except ValueError as problem:
         raise UserError(
             f"batch_size is {config.batch_size}: of {num_images:,} images a worker would have a "
