@@ -126,7 +126,7 @@ def decode(data: bytes, geometry: Geometry, where: object) -> Pixels:
 
     Raises UserError, naming `where`, when the picture cannot be decoded, is too large, has more
     than 8 bits a channel, is coloured in a grey split, or has another size and the geometry does
-    not resize.
+    not resize. PIL reads 16-bit colours by their upper 8 bits, here as in torchvision.
     """
     image = _opened(io.BytesIO(data), where)
     try:
