@@ -134,10 +134,11 @@ class Run(Result):
 
     def warn(self, watch: Watch) -> None:
         """Tell when the training ended no better than guessing."""
-        figures = read_metrics(self.place)
-        last = figures[-1].get("noisy_accuracy") if figures else None
-        if last is not None:
-            _warn(watch, sanity.training_warning(last, len(self._record["classes"])))
+        last = (read_metrics(self.place) or [{}])[-1]
+        if (accuracy := last.get("noisy_accuracy")) is not None:
+            dropped = int(last.get("classes_dropped") or 0)
+            classes = len(self._record["classes"])
+            _warn(watch, sanity.training_warning(accuracy, classes, dropped))
 
 
 @dataclass(frozen=True)

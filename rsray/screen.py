@@ -145,6 +145,8 @@ class TrainingBar:
             self.loss = f"  loss {row['loss']:.4f}"
             right = row["noisy_accuracy"]
             accuracy = "" if right is None else f"  noisy accuracy {right:.1%}"
+            if dropped := row.get("images_dropped"):
+                accuracy += f"  {dropped:,} images dropped"
             figures = (
                 f"epoch {row['epoch'] + 1}/{epochs}{self.loss}{accuracy}  "
                 f"{row['draws_per_second']:,.0f} draws/s"

@@ -112,6 +112,9 @@ def test_without_a_terminal_a_training_says_lines_within_a_long_epoch(clock, cap
         told.training(Step(0, 90, 1, 1, row))
         (line,) = lines_of(capsys)
         assert line == "epoch 1/90  loss 1.2500  noisy accuracy 50.0%  1,000 draws/s"
+        told.training(Step(0, 90, 1, 1, {**row, "images_dropped": 1200}))
+        (line,) = lines_of(capsys)
+        assert "  noisy accuracy 50.0%  1,200 images dropped  1,000 draws/s" in line
         clock[0] += 59
         told.training(Step(1, 90, 500, 5000))
         clock[0] += 1

@@ -27,8 +27,18 @@ def has_learnt(right_K: Sequence[int], images_K: Sequence[int]) -> bool:
     return bool(recall.mean() > CHANCE_FACTOR / present.sum()) or present.sum() == 1
 
 
-def training_warning(noisy_accuracy: float, num_classes: int) -> str | None:
-    """Return what to say of a training that ends at the accuracy of guessing; None otherwise."""
+def training_warning(
+    noisy_accuracy: float, num_classes: int, classes_dropped: int = 0
+) -> str | None:
+    """Return what to say of a training that ends at the accuracy of guessing; None otherwise.
+
+    Of one, too, that has dropped all images of some classes: its accuracy is over the others.
+    """
+    if classes_dropped:
+        return (
+            f"the objective has dropped all images of {classes_dropped} of {num_classes} classes: "
+            "the network knew too little of them; try more warm_up_epochs or a lower threshold"
+        )
     if noisy_accuracy > CHANCE_FACTOR / num_classes:
         return None
     return (

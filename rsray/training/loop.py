@@ -141,6 +141,7 @@ class Training(OpenedRun):
             "noisy_accuracy": figures["noisy_accuracy"],
             "draws_per_second": figures["draws"] / seconds,
             "seconds": seconds,
+            **self._dropped(),
         }
         self.on_progress(Progress(epoch, config.epochs, 1, 1, figures))
         return figures
@@ -150,6 +151,15 @@ class Training(OpenedRun):
         before_N = self.schedule.weights_N
         weights_N = self.objective.image_weights(self.epoch, before_N, self._count_right)
         self.schedule = replace(self.schedule, weights_N=weights_N)
+
+    def _dropped(self) -> dict[str, int]:
+        """Return how many images the objective leaves out, and how many classes as a whole."""
+        if self.schedule.weights_N is None:
+            return {}
+        is_kept_N = (self.schedule.weights_N > 0).cpu().numpy()
+        labels_N = self.split.labels[self.held_in.indices]
+        classes = len(set(labels_N.tolist())) - len(set(labels_N[is_kept_N].tolist()))
+        return {"images_dropped": int((~is_kept_N).sum()), "classes_dropped": classes}
 
     def _count_right(self, num_draws: int) -> Tensor:
         """Return on how many noisy copies of each image [N] the network is right, for all workers.

@@ -21,6 +21,11 @@ def test_training_at_chance_is_said(accuracy, classes, warns):
     assert (said is not None) == warns and (said is None or "try more epochs" in said)
 
 
+def test_classes_that_training_has_dropped_are_said():
+    said = training_warning(0.99, 10, classes_dropped=2)
+    assert said.startswith("the objective has dropped all images of 2 of 10 classes")
+
+
 def test_a_constant_predictor_and_an_acr_of_0_are_said():
     rng = np.random.default_rng(0)
     assert certificates_warning(rng.integers(0, 10, 200), ANY, 0.3) is None

@@ -1,5 +1,7 @@
 """Images that an objective drops or repeats: the order of an epoch, workers, and going on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -51,13 +53,22 @@ def test_right_draws_are_counted(lab):
 
 
 def test_weights_change_when_they_are_due(lab):
-    training, seen, told = lab.training(lab.config(**EASY)), [], []
+    training, seen, rows, told = lab.training(lab.config(**EASY)), [], [], []
     training.on_progress = told.append
-    training.run_epochs(lambda row: seen.append(training.schedule.weights_N))
+    training.run_epochs(lambda row: rows.append(row) or seen.append(training.schedule.weights_N))
     weighing = [(each.epoch, each.step, each.steps) for each in told if each.is_weighing]
     assert {epoch for epoch, *_ in weighing} == {1, 3} and weighing[-1] == (3, 64, 64)
     assert seen[0] is None and seen[1] is seen[2] and seen[3] is not seen[2]
     assert len(seen[1]) == 64 and (seen[1] >= 0).all() and (seen[1] > 0).any()
+    assert "images_dropped" not in rows[0] and rows[1]["images_dropped"] == (seen[1] == 0).sum()
+
+
+def test_classes_of_which_no_image_is_left_are_counted(lab):
+    training = lab.training(lab.config(**EASY))
+    _, labels = training.held_in.tensors()
+    training.schedule = replace(training.schedule, weights_N=(labels > 1).float())
+    number = int((labels <= 1).sum())
+    assert training._dropped() == {"images_dropped": number, "classes_dropped": 2}
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_images(lab):
