@@ -351,11 +351,10 @@ class TrainConfig(Config):
         return super().differences(self._without_places(other))
 
     def _without_places(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        places, settings = OBJECTIVES[self.objective].earlier_results, values.get("settings")
+        settings = values.get("settings")
         if not isinstance(settings, Mapping):
             return dict(values)
-        kept = {key: value for key, value in settings.items() if key not in places}
-        return {**values, "settings": kept}
+        return {**values, "settings": _without_places(self.objective, settings)}
 
     def resolved(self) -> TrainConfig:
         """Return the configuration with every objective setting spelled out."""
@@ -950,12 +949,18 @@ class TuneConfig(Config):
 
 def _starts_without_places(starts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the starts of a search without where the RUNs and CERTs lie that they learn from."""
-    found = dict(starts)
-    for name, start in starts.items():
-        if name in OBJECTIVES and isinstance(start, Mapping):
-            places = OBJECTIVES[name].earlier_results
-            found[name] = {key: value for key, value in start.items() if key not in places}
-    return found
+    return {
+        name: _without_places(name, start)
+        if name in OBJECTIVES and isinstance(start, Mapping)
+        else start
+        for name, start in starts.items()
+    }
+
+
+def _without_places(objective: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an objective's settings without where the RUNs and CERTs lie that it learns from."""
+    places = OBJECTIVES[objective].earlier_results
+    return {key: value for key, value in settings.items() if key not in places}
 
 
 def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None:
