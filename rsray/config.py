@@ -269,7 +269,11 @@ class TrainConfig(Config):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target that all classes have in common."
     )
-    augmentation: str | None = Field(None, description="None: the data set's own.")
+    augmentation: str | None = Field(
+        None,
+        description="none, affine (turned, sheared, scaled and shifted a little), crop-flip or "
+        "random-resized-crop. None: the data set's own.",
+    )
     validation: float = Field(0.0, ge=0, lt=1, description="Share of the training images held out.")
     limit: int | None = setting(
         "Train on this many images, drawn with the seed.", None, metavar="COUNT", ge=1

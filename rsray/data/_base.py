@@ -157,7 +157,7 @@ class DatasetSpec:
     splits: tuple[str, ...] = ("train", "test")
     # None: images go into the network as they are.
     statistics: Statistics | None = None
-    augmentation: Literal["none", "crop-flip", "random-resized-crop"] = "none"
+    augmentation: Literal["none", "affine", "crop-flip", "random-resized-crop"] = "none"
 
     # What a training run starts from when no preset is named: fields of its configuration, and
     # settings of objectives by the objective's name.

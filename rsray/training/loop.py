@@ -20,7 +20,7 @@ from rsray.core.gpus import send
 from rsray.core.hardware import free_memory
 from rsray.errors import UserError
 from rsray.objectives import Objective
-from rsray.training.batches.augment import CROP_FLIP, NUMBERS_PER_IMAGE, augment_images
+from rsray.training.batches.augment import NUMBERS_PER_IMAGE, augment_images
 from rsray.training.batches.randomness import draw_batch_noise, draw_uniforms, key_seed, seed_torch
 from rsray.training.batches.schedule import BatchShare
 from rsray.training.memory import group_that_fits
@@ -240,12 +240,11 @@ class Training(OpenedRun):
                 record_group_size(self.run, self.stepper.group_size)
 
     def _augment(self, images: Tensor, share: BatchShare) -> Tensor:
-        if self.augmentation != CROP_FLIP:
+        numbers = NUMBERS_PER_IMAGE.get(self.augmentation)
+        if numbers is None:
             return images
-        numbers_B3 = draw_uniforms(
-            share.slots, share.global_size, NUMBERS_PER_IMAGE, *share.key, "augment"
-        )
-        return augment_images(images, self.augmentation, numbers_B3)
+        draws_BN = draw_uniforms(share.slots, share.global_size, numbers, *share.key, "augment")
+        return augment_images(images, self.augmentation, draws_BN)
 
     def _companion_step(self, objective: Objective, batch: Batch, step: int) -> None:
         if self.companion is None or not objective.companion_due(step):

@@ -81,7 +81,7 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
     if config.augmentation == RESIZED_CROP and with_crop(split, RandomResizedCrop(0, 0)) is split:
         raise UserError(
             f"augmentation {RESIZED_CROP} cuts from full-size pictures, which {config.dataset} "
-            "does not have here: choose none or crop-flip"
+            "does not have here: choose none, affine or crop-flip"
         )
     least = min(config.batch_size, len(split), config.limit or len(split))
     most = max(config.workers, config.most_workers or 1)
