@@ -12,7 +12,7 @@ from shared_files import SHARED
 from typer.testing import CliRunner
 
 from rsray.errors import UserError
-from rsray.results.certificates import write_certificates
+from rsray.results.certificates import read_certificates, write_certificates
 from rsray.results.reading.cohen import read_log
 from rsray_cli.report import report
 
@@ -156,6 +156,16 @@ def test_published_figures_and_a_leaderboard(rsray, cert, tmp_path):
     assert result.exit_code == 0 and (tmp_path / "leaderboard.html").stat().st_size > 1000
     assert rsray("--leaderboard", tmp_path, "--html", tmp_path / "x.html").exit_code == 0
     assert (tmp_path / "x.html").exists()
+
+
+def test_what_a_leaderboard_prints_says_how_its_results_are_unlike(rsray, cert, tmp_path):
+    """Its page compares within a data set and a sigma; the printed table holds them all."""
+    found = read_certificates(cert / "certificates.parquet")
+    other = {**found.metadata, "sigma": 1.0, "bound": "hoeffding"}
+    write_certificates(tmp_path / "soft" / "certificates.parquet", found.columns(), other)
+    printed = rsray("--leaderboard", tmp_path, "--format", "markdown").stdout
+    assert "sigma differs: 0.5 (cert), 1.0 (soft)" in printed and "bound differs" in printed
+    assert "sigma differs" not in (tmp_path / "leaderboard.html").read_text()
 
 
 def test_training_curves_of_runs(rsray, tmp_path):
