@@ -228,18 +228,24 @@ def _unlike_classes(results: Sequence[Certificates]) -> list[str]:
 
 def unlike_labels(results: Sequence[Certificates]) -> list[str]:
     """Return a warning when an index does not mean the same image everywhere."""
+    known, labels = results[0].index[:0], results[0].label[:0]
     unequal = []
-    for other in results[1:]:
-        _, mine, theirs = np.intersect1d(results[0].index, other.index, return_indices=True)
-        labels = results[0].label[mine], other.label[theirs]
+    for other in results:
         # A negative label is unknown.
-        count = int(np.sum((labels[0] != labels[1]) & (np.minimum(*labels) >= 0)))
+        is_told = other.label >= 0
+        index, label = other.index[is_told], other.label[is_told]
+        _, mine, theirs = np.intersect1d(known, index, return_indices=True)
+        count = int(np.sum(labels[mine] != label[theirs]))
         if count:
             unequal.append(f"{other.name} ({count} of the {len(mine)} shared indices)")
+        is_new = ~np.isin(index, known)
+        known = np.concatenate([known, index[is_new]])
+        labels = np.concatenate([labels, label[is_new]])
     if not unequal:
         return []
+    before = results[0].name if len(results) == 2 else "the results before"
     cause = "not the same data, or not in the same order"
-    return [f"labels differ from those of {results[0].name}, {cause}: {', '.join(unequal)}"]
+    return [f"labels differ from those of {before}, {cause}: {', '.join(unequal)}"]
 
 
 def _describe_sets(results: Sequence[Certificates]) -> str:

@@ -146,6 +146,17 @@ def test_images_labels_and_the_unknown(make):
     assert unknown == "unknown, so not compared: split (a); split, alpha (b)"
 
 
+def test_labels_are_compared_among_all_results(make):
+    """The first may have other images, or tell no labels, as a .mat file of MACER's does."""
+    one = make(40, name="a", split="test")
+    two = dataclasses.replace(one, name="b", label=(one.label + 1) % 10)
+    unlabelled = dataclasses.replace(one, name="m", label=np.full(40, -1))
+    for first in (make(9, name="apart", split="test", start=100), unlabelled):
+        (text,) = [t for t in compare.differences([first, one, two]) if "labels differ" in t]
+        assert text.endswith("in the same order: b (40 of the 40 shared indices)")
+        assert not any("labels differ" in t for t in compare.differences([first, one, one]))
+
+
 def test_restrict_to_the_common_images(make):
     one, two = make(40, name="a", seconds=3), make(40, name="b", start=5, skip=2)
     shared = compare.common_indices([one, two])
