@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rsray.data.fingerprint import WHAT_IT_COVERS, FingerprintRecord
 from rsray.errors import UserError
 from rsray.results.audited import read_audit
 from rsray.results.certificates import Certificates, read_certificates
@@ -16,6 +17,8 @@ from rsray.results.reading.cohen import is_log, read_log
 from rsray.results.summary import read_summary
 from rsray.storage import PathLike, Place
 from rsray.storage.address import absolute, parent_and_name, printable_address
+from rsray.storage.records import read_as
+from rsray.storage.yaml_files import from_yaml
 
 EXPECTED = (
     "a CERT folder (with certificates.parquet), a TUNE folder (with best/certificates), "
@@ -90,9 +93,20 @@ def differences(results: Sequence[Certificates]) -> list[str]:
         warnings.insert(0, f"the images differ (--common compares on those that all share): {sets}")
     for name in (*COMPARED, *COMPARED_WHERE_KNOWN):
         warnings += unlike(name, ((each.name, each.parameter(name)) for each in results))
+    warnings += _unlike_data(results)
     asked = unlike("draws per image", ((each.name, _draws_asked(each)) for each in results))
     warnings += [f"{text}; fewer make radii smaller" for text in asked]
     return [*warnings, *_unknown(results)]
+
+
+def _unlike_data(results: Sequence[Certificates]) -> list[str]:
+    """Return a warning where results of one split are not of the same data, as far as they say."""
+    if any(unlike(key, ((r.name, r.parameter(key)) for r in results)) for key in COMPARED[:2]):
+        return []
+    told = [(each.name, each.parameter("images_fingerprint") or {}) for each in results]
+    marks = {key: [(name, data.get(key)) for name, data in told] for key in WHAT_IT_COVERS}
+    found = [text for key, values in marks.items() for text in unlike(f"data ({key})", values)]
+    return [f"{text}; an index may not be the same image" for text in found[:1]]
 
 
 def _draws_asked(result: Certificates) -> str:
@@ -178,7 +192,11 @@ def _load_folder(place: Place, folder: str) -> Certificates:
     if inside is not None:
         table = inside / "certificates.parquet"
         found = read_certificates(table, name=_run_name(absolute(folder)))
-        more = {"audit": read_audit(inside), "seconds": _seconds(inside)}
+        more = {
+            "audit": read_audit(inside),
+            "seconds": _seconds(inside),
+            "images_fingerprint": _images_fingerprint(inside),
+        }
         known = {key: value for key, value in more.items() if value is not None}
         return replace(found, metadata={**found.metadata, **known})
     entries = place.names()
@@ -193,6 +211,16 @@ def _seconds(cert: Place) -> float | None:
     except UserError:
         return None
     return seconds
+
+
+def _images_fingerprint(cert: Place) -> dict[str, Any] | None:
+    """Return what tells a CERT's data from others; None where its certify.yaml does not say it."""
+    where = f"{cert}/certify.yaml"
+    try:
+        told = from_yaml((cert / "certify.yaml").read_bytes(), where).get("images_fingerprint")
+        return read_as(FingerprintRecord, told, where).model_dump(exclude_none=True)
+    except UserError:
+        return None
 
 
 def _run_name(folder: str) -> str:

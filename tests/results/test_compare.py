@@ -8,6 +8,7 @@ from rsray.results import compare
 from rsray.results.certificates import write_certificates
 from rsray.results.reading.cohen import write_log
 from rsray.results.reading.sources import load_results
+from rsray.storage.yaml_files import to_yaml
 
 
 def write(folder, result):
@@ -144,6 +145,22 @@ def test_images_labels_and_the_unknown(make):
     assert "a: 40 images (0, 1 ... 39); b: 30 images (5, 7 ... 63)" in images
     assert "18 shared indices" in labels
     assert unknown == "unknown, so not compared: split (a); split, alpha (b)"
+
+
+def test_results_of_other_data_are_told_apart(tmp_path, make):
+    """Two folders of one's own: the same classes, the same number of pictures of each."""
+    data = {"images": 40, "labels": "0a", "names": "1b"}
+    recorded = {"a": data, "b": {**data, "names": "2c"}, "c": {"images": 40, "labels": "0a"}}
+    for name, told in recorded.items():
+        write(tmp_path / name, make(split="test"))
+        (tmp_path / name / "certify.yaml").write_bytes(to_yaml({"images_fingerprint": told}))
+    one, two, unnamed = (compare.load(tmp_path / name) for name in recorded)
+    (text,) = compare.differences([one, two])
+    assert text == "data (names) differs: 1b (a), 2c (b); an index may not be the same image"
+    assert compare.differences(compare.restrict([one, two], np.arange(9))) == [text]
+    assert compare.differences([one, unnamed]) == [], "idx files name no image"
+    other = dataclasses.replace(two, metadata={**two.metadata, "split": "train"})
+    assert [t.split()[0] for t in compare.differences([one, other])] == ["split"]
 
 
 def test_labels_are_compared_among_all_results(make):
