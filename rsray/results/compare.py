@@ -96,6 +96,7 @@ def differences(results: Sequence[Certificates]) -> list[str]:
     warnings += _unlike_data(results)
     asked = unlike("draws per image", ((each.name, _draws_asked(each)) for each in results))
     warnings += [f"{text}; fewer make radii smaller" for text in asked]
+    warnings += unlike("what abstained counts", ((r.name, _may_abstain(r)) for r in results))
     return [*warnings, *_unknown(results)]
 
 
@@ -113,6 +114,13 @@ def _draws_asked(result: Certificates) -> str:
     """Return in words how many draws an image got: n unless it is told otherwise, as of logs."""
     tolerance = result.parameter("tolerance")
     return "n" if tolerance is None else f"fewer than n, tolerance {tolerance:g}"
+
+
+def _may_abstain(result: Certificates) -> str | None:
+    """Return in words which images abstentions are counted of; None where they are not shown."""
+    if result.at_radius or result.abstained is None:
+        return None
+    return "images that were not skipped" if result.skipped.any() else "all images"
 
 
 def unlike(what: str, named: Iterable[tuple[str, Any]]) -> list[str]:

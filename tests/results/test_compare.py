@@ -118,6 +118,17 @@ def test_adaptive_draws_are_told_beside_n_draws(make):
         assert "n (a), fewer than n, tolerance 0.1 (b)" in text
 
 
+def test_abstentions_of_skipped_images_are_told_beside_others(make):
+    """An image that is skipped might have abstained: nobody looked."""
+    one, two = make(name="a", split="test"), make(name="b", split="test", sampling="skip")
+    assert compare.differences([one, two]) == [], "nothing was skipped"
+    skipped = dataclasses.replace(two, skipped=two.prediction < 0)
+    (text,) = compare.differences([one, skipped])
+    assert text == "what abstained counts differs: all images (a), images that were not skipped (b)"
+    decided = with_metadata(one, at_radius=[0.5])
+    assert not any("abstained" in t for t in compare.differences([decided, skipped]))
+
+
 def test_images_of_other_shapes_and_classes_are_told(make):
     """Two data sets of the same labels: of the same number of images, and of classes as many."""
     cats = with_metadata(
