@@ -123,7 +123,10 @@ class EarlierCertification(NamedTuple):
         tables = [COUNTS.empty_table()]
         for table in self.claimed.store.blocks(selected):
             is_used = is_selection(table) | (column(table, "block") < num_blocks)
-            tables.append(rows_where(table.select(COUNTS.names), is_used).cast(COUNTS))
+            used = rows_where(table, is_used)
+            # Beside sums, classes stand that no draw fell on.
+            has_sums = used.column_names != COUNTS.names
+            tables.append(_counts_in(used, "counts") if has_sums else used.cast(COUNTS))
         return pa.concat_tables(tables).combine_chunks()
 
 
@@ -140,7 +143,7 @@ def open_earlier(where: str) -> EarlierCertification:
 
 def check_repeated(paired: pa.Table, stored: pa.Table, cert: Place) -> None:
     """Raise UserError where the earlier network counts otherwise now than it did."""
-    before = _before(paired)
+    before = _counts_in(paired, "before")
     row = first_difference(before, stored)
     if row is not None:
         found = before.slice(row, 1).to_pylist()[0]
@@ -161,7 +164,7 @@ def unlike_earlier(
         is_reused_R = is_reused(table)
         pairs = (
             (rows_where(table, is_reused_R), reused),
-            (_before(rows_where(table, ~is_reused_R)), drawn),
+            (_counts_in(rows_where(table, ~is_reused_R), "before"), drawn),
         )
         for mine, right in pairs:
             row = first_difference(mine, right)
@@ -171,11 +174,11 @@ def unlike_earlier(
                 yield Difference(FILE, f"{what}{at['index']}", at["counts"], "as in its own CERT")
 
 
-def _before(paired: pa.Table) -> pa.Table:
-    """Return the earlier network's counts of the draws that it made, as COUNTS."""
+def _counts_in(table: pa.Table, name: str) -> pa.Table:
+    """Return as COUNTS what a column of lists counts; rows and classes of no draw are left out."""
     rows = []
-    for row in paired.to_pylist():
-        counts = {k: n for k, n in zip(row["classes"], row["before"], strict=True) if n}
+    for row in table.to_pylist():
+        counts = {k: n for k, n in zip(row["classes"], row[name], strict=True) if n}
         if counts:
             rows.append({**row, "classes": list(counts), "counts": list(counts.values())})
     return pa.Table.from_pylist(rows, schema=COUNTS)

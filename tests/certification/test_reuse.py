@@ -239,6 +239,24 @@ def test_soft_counts_are_refused(small_run):
         open_earlier(str(run.where))
 
 
+def test_counts_of_a_cert_that_was_made_from_soft_ones_are_used(small_run):
+    """Beside soft sums stand classes that no draw fell on."""
+    run = small_run("soft", bound="hoeffding", n=800, **DRAWS)
+    run.count()
+    done(run)
+    hard = Place.of(f"{run.where}-hard")
+    recertify(run.where, hard, bound="clopper-pearson")
+    found = open_earlier(str(hard))
+    more = {"reuse": str(hard), "reused_run": run_id(found.claimed.config)}
+    new = small_run("new", n=PAIRS, **DRAWS, **more)
+    new.earlier_model, new.model = run.model, near(run.model)
+    new.store.append(found.reused_rows(new.selected, PAIRS // 100), PART)
+    stored = found.stored_blocks(new.selected, PAIRS // 100)
+    check_repeated(new.count(), stored, hard)
+    done(new)
+    assert verify(new.where).is_equal and verify(new.where).not_compared == ""
+
+
 def test_another_network_than_the_counted_one_is_refused(earlier, tmp_path):
     torch.save(earlier.model.state_dict(), tmp_path / "other.pt")
     config = earlier.config.model_copy(update={"reuse_model": str(tmp_path / "other.pt")})
