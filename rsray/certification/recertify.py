@@ -68,6 +68,7 @@ def recertify(
     gathered = gather(counts, selected, claimed.plan)
     columns = _columns(gathered, claimed, old)
     _check_draws(source, before, columns, config.n)
+    _check_answers(was, claimed, columns)
     target.make()
     with target.locked():
         # Another may have ended meanwhile
@@ -179,6 +180,20 @@ def _check_draws(
         raise UserError(
             f"{source} lacks counts of {int(lost.sum())} images ({names}): run `rsray certify` "
             "again with its --out"
+        )
+
+
+def _check_answers(was: Claimed, claimed: Claimed, columns: dict[str, np.ndarray]) -> None:
+    """Raise UserError where draws stopped at answers by the old alpha that are none by the new."""
+    plan = claimed.plan
+    if not plan.at_radius:
+        return
+    is_open = (columns["n"] < plan.n) & ~plan.is_answered(columns["count_a"], columns["n"])
+    if num_open := int(np.sum(is_open & (columns["n"] > 0))):
+        raise UserError(
+            f"alpha is {plan.alpha:g}: the draws of {num_open} images in {was.folder} stopped once "
+            f"alpha {was.plan.alpha:g} answered its radii, and are too few for that; run "
+            "`rsray certify` with another --out"
         )
 
 

@@ -283,6 +283,18 @@ def test_recertify_other_modes(small_run, mode):
             again(run, "t", bound="tcertify")
 
 
+def test_recertify_takes_no_alpha_for_which_the_draws_of_at_radius_stopped_too_early(small_run):
+    """The images would count as not certified, though a run with that alpha certifies them."""
+    run = small_run(at_radius=(0.05,), n=2000, sigma=0.1, n0=20)
+    fresh = small_run("fresh", at_radius=(0.05,), n=2000, sigma=0.1, n0=20, alpha=0.001)
+    for each in (run, fresh):
+        count(each)
+    assert done(fresh)["at_radius"] == done(run)["at_radius"]
+    with pytest.raises(UserError, match=r"^alpha is 0.001: the draws of \d+ images in .* stopped"):
+        again(run, "again", alpha=0.001)
+    assert again(run, "again", alpha=0.2, n=1000)[0]["alpha"] == 0.2
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
