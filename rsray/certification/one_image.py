@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from rsray import data
 from rsray.certification.data_check import fitted
-from rsray.certification.folder import TABLE, finished_record, reopen
+from rsray.certification.folder import CERT_FILE, TABLE, finished_record, reopen
 from rsray.config import READING, CertifyConfig
 from rsray.core import NOISES
 from rsray.core.noise import Affine, Stream
+from rsray.data.fingerprint import FingerprintRecord, fingerprint, is_same
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
 from rsray.storage import Place
+from rsray.storage.records import read_as
 
 
 def estimation_counts(cert: Place, index: int) -> dict[int, int]:
@@ -59,8 +61,11 @@ def noisy_copies(
     split = fitted(split, known, str(cert))
     certified = read_certificates(cert / TABLE)
     labels = dict(zip(certified.index.tolist(), certified.label.tolist(), strict=True))
+    told = read_as(FingerprintRecord, config.images_fingerprint or {}, f"{cert}/{CERT_FILE}")
+    is_known = is_same(told.model_dump(exclude_none=True), fingerprint(split, sampled=False))
     for index in indices:
-        if index >= len(split) or labels.get(index, split.labels[index]) != split.labels[index]:
+        is_there = is_known and index < len(split)
+        if not is_there or labels.get(index, split.labels[index]) != split.labels[index]:
             raise UserError(
                 f"image {index} of {config.dataset} is not the one that {cert} certifies: give the "
                 "data that were certified with --data-root"

@@ -19,6 +19,7 @@ from rsray.certification.folder import claim, finish
 from rsray.certification.one_image import estimation_counts, noisy_copies
 from rsray.config import CertifyConfig
 from rsray.data import open_split
+from rsray.data.fingerprint import fingerprint
 from rsray.errors import UserError
 from rsray.storage import Place
 from rsray_cli.main import run
@@ -115,6 +116,24 @@ def test_a_picture_of_the_noise_that_was_counted(cert, tmp_path, command):
     assert abs(noise.mean()) < 0.02 and noise.std() == pytest.approx(0.5, rel=0.03)
     again = noisy_copies(Place.of(cert), [0], copies=3)[0].copies_SHWC
     assert np.array_equal(again, copies[:3]), "the same noise however many copies are shown"
+
+
+def test_no_picture_of_another_image_of_the_same_class(tmp_path):
+    """Pictures that were exchanged, added or taken away leave the label of an index as it was."""
+    for place in ("0/a", "0/b", "0/c", "0/d", "1/e", "2/f"):
+        file = tmp_path / f"data/test/{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), ord(place[-1]), np.uint8)).save(file)
+    split = open_split("imagefolder", "test", tmp_path / "data")
+    cert = build(
+        tmp_path / "cert", np.asarray(split.labels), dataset="imagefolder", num_classes=3,
+        data_root=str(tmp_path / "data"), images_fingerprint=fingerprint(split, sampled=False),
+        classes=["0", "1", "2"], image_shape=split.image_shape,
+    )  # fmt: skip
+    assert noisy_copies(Place.of(cert), [1], copies=1)[0].image_HWC.max() == ord("b")
+    (tmp_path / "data/test/0/a.png").unlink()
+    with pytest.raises(UserError, match="image 1 of imagefolder is not the one that"):
+        noisy_copies(Place.of(cert), [1], copies=1)
 
 
 def test_mistakes_in_a_line(cert, tmp_path, labels, command):
