@@ -28,11 +28,13 @@ from rsray.certification.sampling_plan import SamplingPlan
 from rsray.certification.work_items import WorkItem
 from rsray.config import AuditConfig, CertifyConfig
 from rsray.core.bounds.hoeffding import HOEFFDING
+from rsray.data.fingerprint import FingerprintRecord, is_same
 from rsray.errors import UserError
 from rsray.models.factory import refuse_factory_of_a_file
 from rsray.results.audited import AUDIT, certificates_digest
 from rsray.results.certificates import Certificates
 from rsray.storage import Place
+from rsray.storage.records import read_as
 from rsray.versions import versions
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,13 @@ def open_audited(
     kept = CertifyConfig.of_record(record).model_dump(exclude={*here})
     request = open_certification(source, {**kept, **given}, download=download)
     _check_digest(cert, record, source, request.source.digest)
+    told = read_as(FingerprintRecord, record.get("images_fingerprint") or {}, f"{cert}/{CERT_FILE}")
+    now = request.config.images_fingerprint or {}
+    if not is_same(told.model_dump(exclude_none=True), now):
+        raise UserError(
+            f"{cert} certifies other images than those that are there now: give the data that were "
+            "certified with --data-root"
+        )
     if differences := request.config.differences(record):
         raise UserError(f"{source} is not what {cert} certifies: {'; '.join(differences)}")
     return request

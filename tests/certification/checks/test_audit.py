@@ -124,6 +124,22 @@ def test_soft_counts_that_a_hard_bound_uses_are_drawn_again_as_they_were(small_r
     assert asked.soft and asked.inverse_temperature == 5.0, "a hard bound with it is refused"
 
 
+def test_other_images_than_the_certified_ones_are_no_other_network(small_run, monkeypatch):
+    """Pictures that were exchanged since would count otherwise, and the network be blamed for it."""
+    was, now = ({"images": 83, "labels": "0a", "names": name} for name in ("1b", "2c"))
+    run = small_run(images_fingerprint=was)
+    record, source = finished_record(finished(run)), SimpleNamespace(digest="d1")
+    monkeypatch.setattr(checking, "open_source", lambda where: source)
+    for found in (was, now):
+        config = run.config.model_copy(update={"images_fingerprint": found})
+        asked = SimpleNamespace(source=source, config=config)
+        monkeypatch.setattr(checking, "open_certification", lambda *_, asked=asked, **__: asked)
+        if found is was:
+            assert open_audited(run.where, record, "RUN", {}, download=False) is asked
+    with pytest.raises(UserError, match="certifies other images than those that are there now"):
+        open_audited(run.where, record, "RUN", {}, download=False)
+
+
 @pytest.mark.parametrize("mode", ["fixed", "bernstein"])
 @pytest.mark.parametrize("chip", [CHIP, "another chip"])
 def test_another_network_fails(small_run, tiny, mode, chip):
