@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsray.data._base import Labels
-from rsray.data.imagefolder import SPLIT_FOLDERS, check_levels, split_folders
+from rsray.data.imagefolder import check_levels, split_folders
 from rsray.data.reading.class_folders import (
     LISTING_THREADS,
     class_folders,
@@ -28,6 +28,7 @@ from rsray.data.reading.class_folders import (
 )
 from rsray.data.reading.decode import read_header
 from rsray.data.reading.folder import fingerprint, list_images
+from rsray.data.reading.shard_files import SPLIT_NAMES
 from rsray.errors import UserError
 from rsray.storage import Place
 from rsray.storage.records import from_json
@@ -41,7 +42,7 @@ GROUP_BYTES = 2**20
 # What the shards of a split folder are called, so that every reader knows the split.
 SHARD_PREFIXES = {
     folder: "validation" if folder.startswith("val") else split
-    for split, folders in SPLIT_FOLDERS.items()
+    for split, folders in SPLIT_NAMES.items()
     for folder in folders
 }
 UNDIVIDED = "data"

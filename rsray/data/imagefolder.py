@@ -5,14 +5,9 @@ from collections.abc import Sequence
 from rsray.data._base import DataNotFoundError, DatasetSpec, ImageSplit, ReadOptions
 from rsray.data.reading.class_folders import class_folders, classes_with_pictures
 from rsray.data.reading.folder import FolderSplit, find_geometry, list_images
+from rsray.data.reading.shard_files import SPLIT_NAMES
 from rsray.errors import UserError
 from rsray.storage import Place
-
-# The folders that a split goes by, best first; in any case (Train, TEST).
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "test": ("test", "testing", "val", "validation", "valid"),
-}
 
 
 def open_imagefolder(split: str, root: Place, options: ReadOptions) -> ImageSplit:
@@ -33,16 +28,16 @@ def open_imagefolder(split: str, root: Place, options: ReadOptions) -> ImageSpli
         [
             f"{place}/{name}/<class>"
             for place in (root / "imagefolder", root)
-            for name in SPLIT_FOLDERS[split]
+            for name in SPLIT_NAMES[split]
         ]
         + [f"{root}/<class>"]
     )
 
 
 def split_folders(
-    place: Place, split_names: dict[str, tuple[str, ...]] = SPLIT_FOLDERS
+    place: Place, split_names: dict[str, tuple[str, ...]] = SPLIT_NAMES
 ) -> dict[str, Place]:
-    """Return the folder of each split there is, by split.
+    """Return the folder of each split there is, by split; in any case (Train, TEST).
 
     A folder called "train" that has no folders in it is the class of trains, not a split.
     """
@@ -84,7 +79,7 @@ def _open(
 
 def check_levels(folder: Place, paths: Sequence[str], *, is_divided: bool) -> None:
     """Raise UserError where the folders taken for classes may stand above splits or classes."""
-    words = {word for names in SPLIT_FOLDERS.values() for word in names}
+    words = {word for names in SPLIT_NAMES.values() for word in names}
     below: dict[str, set[str]] = {}
     for path in paths:
         name, *folders, _ = path.split("/")

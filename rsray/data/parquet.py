@@ -137,7 +137,7 @@ def open_parquet(split: str, root: Place, options: ReadOptions) -> ImageSplit:
         if files and not shards:
             return _open_undivided(split, files, options)
     raise DataNotFoundError(
-        [f"{place}/{names[0]}*.parquet" for place in places for names in (SPLIT_NAMES[split],)]
+        [f"{place}/*{names[0]}*.parquet" for place in places for names in (SPLIT_NAMES[split],)]
     )
 
 
@@ -260,7 +260,7 @@ PARQUET = DatasetSpec(
     num_classes=None,
     image_shape=None,
     open=open_parquet,
-    how_to_get="Parquet files named train* and test*, or with a column 'split', or neither",
+    how_to_get="Parquet files named *train* and *test*, or with a column 'split', or neither",
     has_label_column=True,
     resizable=True,
 )

@@ -83,6 +83,8 @@ def test_flat_square_grey(tmp_path):
         ("train.parquet", "validation.parquet"),
         ("data/train/a.parquet", "data/test/a.parquet"),
         ("parquet/train_1.parquet", "parquet/val_1.parquet"),
+        ("training.parquet", "testing.parquet"),
+        ("mine_train.parquet", "mine_test.parquet"),
     ],
 )
 def test_splits_by_name_share_their_classes(tmp_path, names):

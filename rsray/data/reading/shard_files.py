@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from rsray.storage import Place
 
 # The names that a split goes by, best first.
-SPLIT_NAMES = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "validation", "valid"),
+}
 PARQUET_FILES, TAR_FILES = ".parquet", ".tar"
 SplitNames = dict[str, tuple[str, ...]]
 # The files of each split
@@ -34,17 +37,16 @@ def find_files(place: Place, depth: int = 2, suffix: str = PARQUET_FILES) -> lis
 
 
 def shards_of(files: Iterable[Place], place: Place, names: SplitNames = SPLIT_NAMES) -> Shards:
-    """Return the files of each split, told by the beginning of a file's or a folder's name.
+    """Return the files of each split, told by a word in a file's or a folder's name.
 
-    Tar files may have the split further on in their name: imagenet1k-train-0000.tar.
+    The word may stand further on in it: imagenet1k-train-0000.tar.
     """
     by_word: dict[str, list[Place]] = {}
     for file in files:
-        start = "(?:^|.*[^a-z])" if file.name.endswith(TAR_FILES) else ""
         below = file.below(place)
         parts = [part.lower() for part in (below or file.name).split("/")]
         for word in (word for words in names.values() for word in words):
-            if any(re.match(rf"{start}{word}(?![a-z])", part) for part in parts):
+            if any(re.search(rf"(?<![a-z]){word}(?![a-z])", part) for part in parts):
                 by_word.setdefault(word, []).append(file)
                 break
     found = {
