@@ -20,7 +20,13 @@ from rsray.data._base import (
 from rsray.data.reading.decode import Geometry, Header, read_header
 from rsray.data.reading.parquet_labels import Classes, declared_names, find_classes, read_labels
 from rsray.data.reading.parquet_table import ParquetTable, opened
-from rsray.data.reading.shard_files import SPLIT_NAMES, Shards, find_files, shards_of
+from rsray.data.reading.shard_files import (
+    SPLIT_NAMES,
+    Shards,
+    check_sets,
+    find_files,
+    shards_of,
+)
 from rsray.data.reading.tensor_column import encoded_pictures, is_tensor, tensor_shape
 from rsray.data.splits import named_part, normal, numbered
 from rsray.errors import UserError
@@ -105,6 +111,7 @@ def open_shards(
     What is not given is found: the classes in the files of all splits, so that a label means the
     same in each; the geometry in images of all splits.
     """
+    check_sets(shards[split])
     table = table_of(shards[split], options.label_column)
     if not table.num_rows:
         raise UserError(f"{table.files[0]}: no rows in the {split} files")
@@ -184,6 +191,7 @@ def _header(table: ParquetTable, row: int) -> Header:
 
 def _open_undivided(split: str, files: tuple[Place, ...], options: ReadOptions) -> ParquetSplit:
     """Return a split of files whose names do not tell the split."""
+    check_sets(files)
     table = table_of(files, options.label_column)
     if not table.num_rows:
         raise UserError(f"{files[0]}: no rows")

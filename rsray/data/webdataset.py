@@ -28,7 +28,14 @@ from rsray.data.reading.class_folders import LISTING_THREADS
 from rsray.data.reading.class_names import in_order
 from rsray.data.reading.decode import Geometry, Header, RowName, decode_all, read_header
 from rsray.data.reading.parquet_labels import MAX_CLASSES, Classes, numbered_classes, numbers_of
-from rsray.data.reading.shard_files import SPLIT_NAMES, TAR_FILES, Shards, find_files, shards_of
+from rsray.data.reading.shard_files import (
+    SPLIT_NAMES,
+    TAR_FILES,
+    Shards,
+    check_sets,
+    find_files,
+    shards_of,
+)
 from rsray.data.reading.tar_index import read_index
 from rsray.data.splits import named_part, normal, numbered
 from rsray.errors import UserError
@@ -170,6 +177,7 @@ def open_tar_shards(
     The classes are those that a file of names in `place` tells, else found in the files of all
     splits, so that a label means the same in each; the geometry in pictures of all splits.
     """
+    check_sets(shards[split])
     table = TarTable(shards[split], options.label_column)
     every_file = tuple(file for files in shards.values() for file in files)
     whole = TarTable(every_file, options.label_column)

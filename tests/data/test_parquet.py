@@ -96,6 +96,31 @@ def test_splits_by_name_share_their_classes(tmp_path, names):
     assert (train.labels.tolist(), test.labels.tolist()) == ([2, 1], [3, 0])
 
 
+def test_files_of_a_set_that_are_missing_are_told(tmp_path, caplog):
+    write(tmp_path / "test-00000-of-00003.parquet")
+    write(tmp_path / "test-00002-of-00003.parquet")
+    assert len(open_split("parquet", "test", str(tmp_path))) == 40
+    assert "test: 1 of 3 files are missing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("test-00000-of-00001", "test-00000-of-00002", "test-00001-of-00002"), "another writing"),
+        (("test-00000-of-00001-1a2b", "test-00000-of-00001-3c4d"), "another writing"),
+        (("data-00000-of-00001", "data"), "another writing"),
+        (("full/test-0", "small/test-0"), "in full and in small: two data sets"),
+        (("full/test/0000", "small/test/0000"), "in full and in small: two data sets"),
+        (("test-0", "small/test-0"), "in . and in small: two data sets"),
+    ],
+)
+def test_a_set_that_lies_there_twice_is_refused(tmp_path, names, message):
+    for name in names:
+        write(tmp_path / f"{name}.parquet")
+    with pytest.raises(UserError, match=message):
+        open_split("parquet", "test", str(tmp_path))
+
+
 def test_split_column(tmp_path):
     where = ["train"] * 15 + ["validation"] * 5
     write(tmp_path / "all.parquet", split=where)

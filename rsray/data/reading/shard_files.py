@@ -1,10 +1,13 @@
 """Which shards (Parquet or tar files) there are, and which split each says it belongs to."""
 
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from rsray.errors import UserError
 from rsray.storage import Place
 
+log = logging.getLogger(__name__)
 # The names that a split goes by, best first.
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -39,14 +42,22 @@ def find_files(place: Place, depth: int = 2, suffix: str = PARQUET_FILES) -> lis
 def shards_of(files: Iterable[Place], place: Place, names: SplitNames = SPLIT_NAMES) -> Shards:
     """Return the files of each split, told by a word in a file's or a folder's name.
 
-    The word may stand further on in it: imagenet1k-train-0000.tar.
+    The word may stand further on in it: imagenet1k-train-0000.tar. Raises UserError where the files
+    of one word lie in folders that may be data sets of their own, such as Hugging Face's configs.
     """
     by_word: dict[str, list[Place]] = {}
+    above: dict[str, str] = {}
     for file in files:
-        below = file.below(place)
-        parts = [part.lower() for part in (below or file.name).split("/")]
+        path = file.below(place) or file.name
         for word in (word for words in names.values() for word in words):
-            if any(re.search(rf"(?<![a-z]){word}(?![a-z])", part) for part in parts):
+            if found_at := re.search(rf"(?<![a-z]){word}(?![a-z])", path.lower()):
+                folder = path[: found_at.start()].rpartition("/")[0]
+                if (other := above.setdefault(word, folder)) != folder:
+                    raise UserError(
+                        f"{place} has {word} files in {other or '.'} and in {folder or '.'}: two "
+                        f"data sets? Give --data-root {place / (other or folder)}, or move them "
+                        "into one folder"
+                    )
                 by_word.setdefault(word, []).append(file)
                 break
     found = {
@@ -54,3 +65,25 @@ def shards_of(files: Iterable[Place], place: Place, names: SplitNames = SPLIT_NA
         for split, words in names.items()
     }
     return {split: tuple(files) for split, files in found.items() if files}
+
+
+def check_sets(files: Sequence[Place]) -> None:
+    """Warn where some of the files that number themselves, 00000-of-00003, are not here.
+
+    Raises UserError where one set lies here twice, such as in other numbers of files: each image
+    would count twice.
+    """
+    sets: dict[str, dict[tuple[int, int], str]] = {}
+    for file in files:
+        told = re.fullmatch(r"(.+?)(?:-(\d+)-of-(\d+)\b[^/]*)?\.\w+", str(file))
+        stem, number, total = told.groups("0") if told else (str(file), "0", "0")
+        here = sets.setdefault(stem, {})
+        other = here.setdefault((int(total), int(number)), file.name)
+        if other != file.name or len({total for total, _ in here}) > 1:
+            raise UserError(
+                f"{file} is of another writing of {next(iter(here.values()))}: images would count "
+                "twice; keep the files of one"
+            )
+    for stem, here in sets.items():
+        if len(here) < (total := max(here)[0]):
+            log.warning("%s: %d of %d files are missing", stem, total - len(here), total)
