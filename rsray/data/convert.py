@@ -102,8 +102,10 @@ def convert(
     if shard_images < 1:
         raise UserError(f"shard size {shard_images}: must be at least 1 image")
     classes, parts = find_parts(source, shard_images)
-    _claim(out, source, classes, parts, shard_images)
-    with out.locked():
+    if out.is_file():
+        raise UserError(f"{out} is a file: --out needs a folder")
+    with out.make().locked():
+        _claim(out, source, classes, parts, shard_images)
         return _write_missing(out, classes, parts, on_progress)
 
 
@@ -165,8 +167,6 @@ def _claim(
             for part in parts
         },
     }
-    if out.is_file():
-        raise UserError(f"{out} is a file: --out needs a folder")
     if out.exists(RECORD):
         old = from_json(out.read(RECORD), f"{out}/{RECORD}")
         if not isinstance(old, dict):
@@ -181,7 +181,7 @@ def _claim(
         return
     if [name for name in out.names() if not name.startswith(".")]:
         raise UserError(f"{out} is not empty and is no conversion; use another --out")
-    out.make().write(RECORD, json.dumps(record, indent=2).encode())
+    out.write(RECORD, json.dumps(record, indent=2).encode())
 
 
 def _write_missing(

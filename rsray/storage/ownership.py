@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from rsray.errors import UserError
@@ -40,3 +40,16 @@ def read_own_record(
         first = "; ".join(differences[:MOST_DIFFERENCES_SHOWN])
         raise UserError(f"{folder} belongs to another {kind}: {first}; use another --out")
     return found
+
+
+def write_own_record(
+    folder: Place, record: str, content: bytes, read_own: Callable[[], object | None]
+) -> None:
+    """Write the record of a new run, unless another process has written one since it was read.
+
+    `read_own` is None while there is none, and raises UserError for another run's: of two that are
+    started at once with one folder, one is refused, and the record is that of the other.
+    """
+    with folder.make().locked():
+        if read_own() is None:
+            folder.write(record, content)

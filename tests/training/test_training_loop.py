@@ -21,6 +21,7 @@ from rsray.presets import train_config
 from rsray.training.loop import DivergedError
 from rsray.training.opened_run import Team
 from rsray.training.optimisation import OPTIMISERS, lr_factor, make_optimiser
+from rsray.training.run_folder import run as run_folder
 from rsray.training.run_folder.metrics import read_metrics
 from rsray.training.run_folder.run import claim_run, open_training_split, run_record
 
@@ -204,6 +205,21 @@ def test_what_waits_for_a_drop_that_never_comes_is_told(lab, caplog, given, way_
     config = lab.config(**given)
     claim_run(lab.folder("run"), config, open_training_split(config), CPU)
     assert [f"--set {way_out}" in line for line in caplog.messages] == [True] * bool(way_out)
+
+
+def test_of_two_runs_that_claim_a_folder_at_once_one_is_refused(lab, monkeypatch):
+    run, split = lab.folder("run"), open_training_split(lab.config())
+    check = run_folder.check_settings
+
+    def another_comes_first(config, split, device):
+        monkeypatch.setattr(run_folder, "check_settings", check)
+        claim_run(run, lab.config(seed=1), split, device)
+        check(config, split, device)
+
+    monkeypatch.setattr(run_folder, "check_settings", another_comes_first)
+    with pytest.raises(UserError, match="seed is 0 now but was 1"):
+        claim_run(run, lab.config(seed=0), split, CPU)
+    assert b"seed: 1" in run.read("run.yaml")
 
 
 def test_an_absurd_learning_rate(lab):

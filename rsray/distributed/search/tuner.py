@@ -24,6 +24,7 @@ from rsray.distributed.session import session
 from rsray.distributed.train.training_run import may_stream
 from rsray.progress import Watch
 from rsray.storage import Place
+from rsray.storage.ownership import write_own_record
 from rsray.storage.records import read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.earlier_run import warn_if_judged_by_seen_images
@@ -83,7 +84,7 @@ def claim_tune(out: Place, config: TuneConfig, split: ImageSplit | None = None) 
     check_data(search, split)
     images = {"data_fingerprint": fingerprint(split, sampled=False)}
     record = {**config.model_dump(mode="json"), **images, **results, "versions": versions()}
-    out.make().write(TUNE_FILE, to_yaml(record))
+    write_own_record(out, TUNE_FILE, to_yaml(record), lambda: read_own_search(out, search, split))
     return search
 
 

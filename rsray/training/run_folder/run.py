@@ -25,7 +25,7 @@ from rsray.family import choose
 from rsray.models.normalise import normalisation_in_training
 from rsray.objectives import OBJECTIVES
 from rsray.storage import Place, one_line
-from rsray.storage.ownership import read_own_record
+from rsray.storage.ownership import read_own_record, write_own_record
 from rsray.storage.records import from_json, read_as
 from rsray.storage.yaml_files import from_yaml, to_yaml
 from rsray.training.batches.augment import AUGMENTATIONS
@@ -278,6 +278,6 @@ def claim_run(run: Place, config: TrainConfig, split: ImageSplit, device: torch.
         return is_finished(run)
     # The check comes first, so that a typo does not claim the folder.
     check_settings(config, split, device)
-    run.make()
-    run.write(RUN_FILE, to_yaml(run_record(config, split)))
-    return False
+    record = to_yaml(run_record(config, split))
+    write_own_record(run, RUN_FILE, record, lambda: read_own_run(run, config, split))
+    return is_finished(run)
