@@ -98,6 +98,7 @@ def submit(
         raise UserError(f"submit {words[0] if words else ''}: give one of {allowed}")
     if {"--cluster", "--down"} & {word.partition("=")[0] for word in words}:
         raise UserError(f"submit takes neither --cluster nor --down: rsray cluster down {target}")
+    _refuse_other_results(target, words[0], out)
     with connect_dashboard(target) as dashboard:
         job_id = _submit(dashboard, words, out)
         if not wait:
@@ -167,8 +168,9 @@ def run_there(
         raise UserError("give --cluster or --address, not both")
     if down and is_url(target):
         raise UserError(f"--down takes a cluster away that a YAML describes, not {target}")
-    # What cannot be sent is told before machines start.
+    # What cannot be sent, or brought back, is told before machines start.
     files_to_send(typed_line(sys.argv[1:]))
+    _refuse_other_results(target, sys.argv[1], out)
     with ExitStack() as stack:
         with _tidying(target, down):
             dashboard = stack.enter_context(connect_dashboard(target))
@@ -204,6 +206,16 @@ def _tidying(target: str, down: bool) -> Iterator[None]:
             except UserError as problem:
                 say(f"warning: {problem}")
         raise
+
+
+def _refuse_other_results(target: str, command: str, out: str | None) -> None:
+    from rsray.cluster.dashboard import is_url
+    from rsray.cluster.definition import read_cluster_file
+    from rsray.cluster.jobs import refuse_other_results
+
+    if out is not None:
+        name = target.rstrip("/") if is_url(target) else read_cluster_file(target).name
+        refuse_other_results(name, command, out)
 
 
 def _submit(dashboard: Dashboard, words: list[str], out: str | None) -> str:

@@ -26,7 +26,7 @@ from rsray.cluster.dashboard import Dashboard
 from rsray.cluster.packaging import CommandLine, copy_all, remote_out
 from rsray.cluster.ssh import shell_path
 from rsray.errors import UserError, printable
-from rsray.storage import one_line
+from rsray.storage import Place, one_line
 from rsray.storage.address import address_in
 
 # A job's metadata say under this key where its results are on the cluster.
@@ -108,6 +108,26 @@ def read_records(cluster: str) -> dict[str, JobRecord]:
             if record.cluster == cluster:
                 found[record.job] = record
     return found
+
+
+def refuse_other_results(cluster: str, command: str, out: str) -> None:
+    """Raise UserError where a job's results would come among others of a local folder.
+
+    The cluster knows nothing of them: it would not go on with them, and replace some of their
+    files. Those of an earlier job to that folder are its own.
+    """
+    if "://" in out or command == "predict":
+        return
+    place = Place.of(out)
+    if place.is_file():
+        raise UserError(f"{out} is a file: --out needs a folder")
+    is_taken = place.is_dir() and any(not name.startswith(".") for name in place.names())
+    came = {record.out_here for record in read_records(cluster).values()}
+    if is_taken and str(Path(out).expanduser().absolute()) not in came:
+        raise UserError(
+            f"{out} is not empty, and nothing in it came from {cluster}, which would begin anew "
+            "and replace files there: use another --out"
+        )
 
 
 def submit_job(

@@ -6,7 +6,7 @@ import pytest
 from cluster.edited import CLUSTERS, edit
 from typer.testing import CliRunner
 
-from rsray.cluster import dashboard, launcher, packaging
+from rsray.cluster import dashboard, jobs, launcher, packaging
 from rsray.errors import UserError
 from rsray_cli import cluster
 
@@ -59,6 +59,21 @@ def test_what_cannot_be_sent_is_told_before_machines_start(calls, yaml, monkeypa
     with pytest.raises(UserError, match="nowhere_to_be_found"):
         cluster.run_there(yaml)
     assert calls == []
+
+
+@pytest.mark.parametrize("came_from", [None, "other", "rsray-local"])
+def test_results_of_a_cluster_come_among_no_others(calls, yaml, tmp_path, monkeypatch, came_from):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = tmp_path / "run"
+    if came_from is not None:
+        record = {"job": "j", "out_there": "~/there", "out_here": str(out)}
+        jobs.keep_record(jobs.JobRecord(cluster=came_from, **record))
+    out.mkdir()
+    (out / "run.yaml").write_text("seed: 0")
+    is_own = came_from == "rsray-local"
+    with pytest.raises(UserError, match="no quota" if is_own else "is not empty, and nothing in"):
+        cluster.run_there(yaml, out=str(out))
+    assert calls == (["up"] if is_own else [])
 
 
 def test_a_module_of_the_current_folder_is_found(tmp_path, monkeypatch):
