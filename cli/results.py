@@ -6,6 +6,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from rsray.config import ShowConfig
+from rsray.errors import UserError
 from rsray.screen import say
 from rsray_cli.options import command, options_of
 
@@ -21,13 +22,15 @@ MOST_NAMED = 20
 
 
 @command(options_of(ShowConfig))
-def show(cert: str, index: int, **given: Any) -> None:
+def show(cert: str, index: int | None = None, **given: Any) -> None:
     """Explain the certificate of one image in words, and draw the image with noise.
 
     Example: rsray show runs/digits-cert --index 0 --png image.png
     """
     from rsray import api
 
+    if index is None:
+        raise UserError("give --index: which image of CERT")
     print(api.show(cert, index, **given))
     if "png" in given:
         say(f"written      {given['png']}")

@@ -140,6 +140,7 @@ def test_mistakes_in_a_line(cert, tmp_path, labels, command):
     for arguments, said in (
         ((cert, "--index", 7), "has no certificate of image 7; it has those of 0, 1, 2"),
         ((cert, "--index", -1), "index is -1"),
+        ((cert,), "give --index"),
         ((tmp_path / "gone", "--index", 0), "does not exist"),
         ((cert, "--index", 0, "--png", "i.jpg"), "must end in .png"),
     ):
