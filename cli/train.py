@@ -33,7 +33,6 @@ def train(**given: Any) -> None:
 @command(
     options_of(ExportConfig),
     options_of(CertifyConfig, "model"),
-    options_of(Running, "out"),
 )
 def export(run: str, **given: Any) -> None:
     """Write the network of RUN as a folder that others load, in Hugging Face's layout.

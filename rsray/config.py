@@ -606,6 +606,10 @@ class ExportConfig(Config):
         "A finished CERT of this RUN: its figures go into the model card.", None, metavar="CERT"
     )
     onnx: bool = setting("Write model.onnx, too.", False, panel=WRITTEN, name="--onnx")
+    out: str | None = setting(
+        "A new or empty folder, or URI.",
+        None, panel=WRITTEN, metavar="FOLDER", words="a new one in ./runs",
+    )  # fmt: skip
 
 
 class AuditConfig(Config):

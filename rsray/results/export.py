@@ -30,6 +30,10 @@ def write_export(
     """
     if out.exists(CONFIG) or out.exists("run.yaml"):
         raise UserError(f"{out} holds a network already: use another --out")
+    if out.is_file():
+        raise UserError(f"{out} is a file: --out needs a folder")
+    if [name for name in out.names() if not name.startswith(".")]:
+        raise UserError(f"{out} is not empty: use another --out")
     out.make()
     for name, content in weights.items():
         out.write(name, content)

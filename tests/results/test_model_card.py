@@ -155,6 +155,15 @@ def test_an_export_is_a_run_that_names_no_place_of_the_data(run, data_root, tmp_
         rsray.export(run, out=tmp_path / "made")
 
 
+def test_an_export_goes_into_no_folder_of_something_else(run, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    for out, said in ((tmp_path, "is not empty"), (tmp_path / "README.md", "is a file")):
+        with pytest.raises(rsray.UserError, match=said):
+            rsray.export(run, out=out)
+    assert [each.name for each in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(rsray.UserError):
         rsray.export(tmp_path, out=tmp_path / "made")
