@@ -281,6 +281,8 @@ def predict(
     given = _certification_settings(locals(), None)
     if out is not None and Place.of(out).is_dir():
         raise UserError(f"--out {Place.of(out)} is a folder: give a file")
+    if out is not None and not fspath(out).endswith(".parquet"):
+        raise UserError(f"--out {Place.of(out)} must end in .parquet")
     request = open_prediction(fspath(source), given, download=download)
     made = Predictions(*predict_images(request), str(request.source.normalisation))
     if out is not None:
