@@ -7,6 +7,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop as Theirs
 
 from rsray.data import open_split
+from rsray.data.reading.derived import CachedSplit
 from rsray.training.batches.reader import (
     AREA_FRACTIONS,
     ASPECT_RATIOS,
@@ -92,6 +93,15 @@ def test_a_reader_gives_an_image_the_same_crop_in_any_company(folder):
     assert (later != whole).reshape(12, -1).any(1).all()
     plain, _ = Reader(folder, "none", 7).read(np.arange(12), 3)
     np.testing.assert_array_equal(plain, folder.images(range(12)))
+
+
+def test_pictures_that_were_kept_as_they_are_are_cut_anew(folder):
+    kept = CachedSplit.of(folder)
+    kept.images(range(12))
+    for epoch in (3, 4):
+        expected, _ = Reader(folder, "random-resized-crop", 7).read(np.arange(12), epoch)
+        found, _ = Reader(kept, "random-resized-crop", 7).read(np.arange(12), epoch)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_the_crop_is_cut_from_the_whole_picture(folder):

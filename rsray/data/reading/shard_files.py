@@ -85,5 +85,5 @@ def check_sets(files: Sequence[Place]) -> None:
                 "twice; keep the files of one"
             )
     for stem, here in sets.items():
-        if len(here) < (total := max(here)[0]):
-            log.warning("%s: %d of %d files are missing", stem, total - len(here), total)
+        if len(here) < (whole := max(here)[0]):
+            log.warning("%s: %d of %d files are missing", stem, whole - len(here), whole)

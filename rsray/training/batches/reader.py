@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rsray.data import ImageSplit
+from rsray.data.reading.derived import CachedSplit
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -88,6 +89,10 @@ def with_crop(split: ImageSplit, crop: RandomResizedCrop) -> ImageSplit:
 
     A split whose images are arrays has no larger pictures to cut from and is returned as it is.
     """
+    if isinstance(split, CachedSplit):
+        # What it keeps is not cut, or cut for another epoch.
+        cut = with_crop(split.base, crop)
+        return split if cut is split.base else cut
     own = {field.name: split.__dict__[field.name] for field in fields(split)}
     changes: dict[str, Any] = {}
     if "geometry" in own:
