@@ -66,11 +66,7 @@ def open_certification(
     given = given if earlier is None else earlier.settings(given)
     # What can be refused before files are read.
     settings = CertifyConfig.make({**_PLACEHOLDERS, **given})
-    if settings.inverse_temperature != 1 and not settings.soft:
-        raise UserError(
-            f"inverse-temperature is {settings.inverse_temperature:g}, but the bound "
-            f"{settings.bound} counts classes, whatever it is: choose bound hoeffding or bernstein"
-        )
+    _refuse_unused(settings)
     found, split = open_classifier(source, given, download=download)
     config = CertifyConfig.make(
         {
@@ -89,6 +85,21 @@ def open_certification(
         earlier.check(config)
         earlier = earlier.with_source(config, split)
     return CertificationRequest(config, found, split, selected_images(config, split), earlier)
+
+
+def _refuse_unused(settings: CertifyConfig) -> None:
+    """Raise UserError for a setting that has no effect beside the others."""
+    if settings.inverse_temperature != 1 and not settings.soft:
+        raise UserError(
+            f"inverse-temperature is {settings.inverse_temperature:g}, but the bound "
+            f"{settings.bound} counts classes, whatever it is: choose bound hoeffding or bernstein"
+        )
+    usual = CertifyConfig.model_fields["tolerance"].default
+    if settings.tolerance != usual and settings.sampling != "adaptive":
+        raise UserError(
+            f"tolerance is {settings.tolerance:g}, but sampling {settings.sampling} draws as many "
+            f"whatever it is: choose sampling adaptive, or leave tolerance at {usual}"
+        )
 
 
 # Stand for what only the files can say.

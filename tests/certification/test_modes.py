@@ -208,6 +208,12 @@ def test_a_hard_bound_has_no_inverse_temperature():
         open_certification("nowhere", {"inverse_temperature": 2.0, "bound": "tcertify"})
 
 
+@pytest.mark.parametrize("mode", [{}, {"sampling": "skip"}, {"at_radius": [0.1]}])
+def test_sampling_that_is_not_adaptive_has_no_tolerance(mode):
+    with pytest.raises(UserError, match="tolerance is 0.5, but sampling (fixed|skip) draws"):
+        open_certification("nowhere", {"tolerance": 0.5, **mode})
+
+
 def test_soft_and_hard_count_the_same_draws(small_run):
     soft, hard = small_run("soft", bound="hoeffding"), small_run("hard")
     count(soft)
