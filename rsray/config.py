@@ -257,7 +257,7 @@ class TrainConfig(Config):
         "drops",
         description="How lr falls: at lr_drops, or along half a cosine to 0.",
     )
-    lr_drops: tuple[Positive, ...] = Field(
+    lr_drops: Annotated[tuple[Positive, ...], _LISTED] = Field(
         (),
         description="Epochs (from 0) at whose start lr is multiplied by lr_decay; with a cosine, "
         "where an objective may change its weights.",

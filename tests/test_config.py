@@ -165,6 +165,12 @@ def test_defaults_build_with_every_objective(dataset):
         assert config.objective == name and all(drop < config.epochs for drop in config.lr_drops)
 
 
+@pytest.mark.parametrize("text", ["lr_drops=2,4", "lr_drops=[2,4]", "lr_drops=2, 4"])
+def test_drops_are_typed_as_every_list_is(text):
+    config = train_config({"dataset": "digits", "epochs": 6, **parse_assignments([text])})
+    assert config.lr_drops == (2, 4)
+
+
 def test_epochs_move_the_drops():
     name = "macer-cifar10-0.25"  # 440 epochs, drops at 200 and 400
     assert train_config({"epochs": 44}, preset_name=name).lr_drops == (20, 40)
