@@ -248,7 +248,10 @@ class TrainConfig(Config):
         "Passes over the data; learning-rate drops move in proportion.",
         10, metavar="E", words="the data set's or preset's", ge=1,
     )  # fmt: skip
-    batch_size: int = setting("Images per step, over all workers.", 64, metavar="B", ge=1)
+    batch_size: int = setting(
+        "Images per step, over all workers.",
+        64, metavar="B", words="the data set's or preset's, mostly 64", ge=1,
+    )  # fmt: skip
     lr: float = Field(0.01, gt=0, le=1e38, description="Learning rate at the start.")
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="How weights are updated.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD; Adam's first beta.")
@@ -899,7 +902,8 @@ class TuneConfig(Config):
     num_draws: Positive = 256
     report_every: int = setting(
         "Epochs between looks at a trial, when it may be stopped.",
-        2, metavar="E", words="an eighth of a trial", ge=1,
+        2, metavar="E", words="an eighth of a trial; of digits and your own pictures a quarter",
+        ge=1,
     )  # fmt: skip
     # ASHA keeps the best 1/reduction at each rung
     reduction: int = Field(3, ge=2, le=MOST)

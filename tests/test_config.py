@@ -14,6 +14,7 @@ from rsray.config import (
     scaled_drops,
 )
 from rsray.data import DATASETS
+from rsray.distributed.search.request import search_defaults
 from rsray.errors import UserError
 from rsray.family import choose
 from rsray.given_values import parse_assignments
@@ -396,6 +397,18 @@ def test_certify_refuses_exactly_what_can_certify_nothing():
     # alpha = 1/4: two draws give p_A = 1/2 exactly, which certifies nothing.
     assert "at least 3" in refusal(CertifyConfig.make, {**CERTIFY, "n": 2, "alpha": 0.25})
     assert CertifyConfig.make({**CERTIFY, "n": 3, "alpha": 0.25}).alpha == 0.25
+
+
+def test_the_help_tells_the_defaults_that_are():
+    words = {
+        name: settings.model_fields[name].json_schema_extra["option"].words
+        for settings, name in ((TrainConfig, "batch_size"), (TuneConfig, "report_every"))
+    }
+    batches = {spec.training.get("batch_size", 64) for spec in DATASETS.values()}
+    assert batches == {64, 256} and "data set's or preset's" in words["batch_size"]
+    quarter = search_defaults(train_config({"dataset": "digits", "epochs": 32}), 1347, None, {})
+    assert quarter["trial_epochs"] == 4 * quarter["report_every"]
+    assert "of digits and your own pictures a quarter" in words["report_every"]
 
 
 def test_certify_defaults_and_identity():
