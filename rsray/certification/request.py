@@ -34,8 +34,9 @@ class CertificationRequest(NamedTuple):
     def announcement(self, where: str) -> str:
         """Return in a line what will be certified, and what is put before the network."""
         config = self.config
+        kind = "training images" if config.split == "train" else "images"
         return (
-            f"certifying {len(self.selected.indices):,} images of {config.dataset}"
+            f"certifying {len(self.selected.indices):,} {kind} of {config.dataset}"
             f"{' spread evenly over them' if config.is_spread else ''}, sigma {config.sigma:g}, "
             f"n {config.n:,}, alpha {config.alpha:g}, normalisation {self.source.normalisation} "
             f"-> {where}"

@@ -105,6 +105,14 @@ def test_a_certification(trained):
     assert said["draws"].endswith("up to 10,500 in all") and "rsray plan" in said["time"]
 
 
+def test_a_certification_of_training_images_is_called_so(trained):
+    line = f"certify {trained} --n 2000 --limit 5 --dry-run"
+    assert "certifying 5 images of digits spread" in command(*line.split()).out
+    assert (
+        "certifying 5 training images of digits" in command(*line.split(), "--split", "train").out
+    )
+
+
 def test_a_search():
     said = dry(LINES["tune"])
     assert said["where"].startswith("a Ray of this machine: trials at a time ")
