@@ -1,9 +1,10 @@
 """How the base classifier is evaluated: part of the certified function, chosen once per run.
 
 A certificate speaks of the network as evaluated, so the choice is recorded beside the certificates
-and every actor follows it. On a CPU, batch size and number of threads were seen not to change a
-bit of any logit, while the memory format does: a candidate that changes bits must be clearly
-faster, so that two runs on one machine choose alike and count alike.
+and every actor follows it. On a CPU the number of threads was seen not to change a bit of any
+logit, and the batch size seldom (tests/bench/README.md, "Kills"), while the memory format does: a
+candidate that changes bits must be clearly faster, so that two runs on one machine mostly choose
+alike and count alike.
 """
 
 # Shapes: B draws in a batch, C H W an image, K classes.
