@@ -19,6 +19,8 @@ def clopper_pearson_lower(counts: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> 
     """
     hits, draws = _checked(counts, n)
     tail = np.asarray(alpha, dtype=np.float64)
+    if not np.all((tail > 0) & (tail < 1)):
+        raise ValueError("alpha must be between 0 and 1")
     safe_hits = np.where(hits > 0, hits, 1.0)
     lower = special.betaincinv(safe_hits, np.maximum(draws - safe_hits, 0.0) + 1.0, tail)
     return np.where(hits > 0, lower, 0.0)

@@ -49,6 +49,13 @@ def test_clopper_pearson_is_statsmodels(n):
         )
 
 
+@pytest.mark.parametrize("bound", [clopper_pearson_lower, clopper_pearson_upper])
+@pytest.mark.parametrize("alpha", [-0.1, 0, 1, 2, np.nan, [0.1, 5]])
+def test_clopper_pearson_refuses_an_alpha_that_is_no_probability(bound, alpha):
+    with pytest.raises(ValueError, match="alpha must be between 0 and 1"):
+        bound(3, 4, alpha)
+
+
 def test_clopper_pearson_inverts_the_binomial_tail():
     counts, n, alpha = np.arange(1, 200), 200, 0.001
     lower = clopper_pearson_lower(counts, n, alpha)
