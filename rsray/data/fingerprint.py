@@ -16,11 +16,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rsray.data._base import ImageSplit
 from rsray.data.splits import name_marks
+from rsray.errors import UserError
 
 # Images of which a fingerprint keeps name and content
 SAMPLE = 512
 NAME_BYTES, CONTENT_BYTES = 4, 6
-WHAT_IT_COVERS = ("images", "labels", "names")
+# Images whose contents tell pictures from others under the same names
+COMPARED = 64
+WHAT_IT_COVERS = ("images", "labels", "names", "contents")
 
 
 def _is_base64(text: str) -> str:
@@ -39,27 +42,41 @@ class FingerprintRecord(BaseModel):
     images: int | None = Field(None, ge=0)
     labels: str | None = None
     names: str | None = None
+    contents: str | None = None
     sample: Annotated[str, AfterValidator(_is_base64)] | None = None
 
 
 def fingerprint(split: ImageSplit, *, sampled: bool) -> dict[str, Any]:
     """Return what tells a split's data from others, as it is recorded.
 
-    It covers the number of images, the labels, and the names of files or rows where the data have
-    names. With `sampled` it also holds names and contents of up to 512 images, those whose names
-    have the lowest hashes: whatever else changes in the data, these can be found again.
+    It covers the number of images, the labels, and, where files or rows have names, these names and
+    the contents of 64 images spread evenly over the split: pictures that were all made anew are
+    others, one that was mended may go unseen. With `sampled` it also holds names and contents of up
+    to 512 images, those whose names have the lowest hashes: whatever else changes in the data,
+    these can be found again.
     """
     labels = np.ascontiguousarray(split.labels, "<i8")
     record: dict[str, Any] = {"images": len(split), "labels": _digest(labels.tobytes(), 8).hex()}
     if split.image_names:
         text = "\n".join(split.image_names)
         record["names"] = _digest(text.encode(errors="surrogatepass"), 8).hex()
+        rows = np.arange(min(COMPARED, len(split))) * len(split) // min(COMPARED, len(split))
+        contents = b"".join(_digest(_content(split, row), 8) for row in rows.tolist())
+        record["contents"] = _digest(contents, 8).hex()
     if sampled and split.image_names:
         marks = name_marks(split.image_names)
         rows = np.sort(np.argsort(marks, kind="stable")[:SAMPLE])
         pairs = b"".join(_pairs(split, rows, marks))
         record["sample"] = base64.b64encode(pairs).decode()
     return record
+
+
+def _content(split: ImageSplit, row: int) -> bytes:
+    """Return what the data hold of an image, nothing where it cannot be read: it may fail alone."""
+    try:
+        return split.stored([row])[0]
+    except (OSError, UserError):
+        return b""
 
 
 def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -224,10 +224,15 @@ def test_another_run_is_refused_by_its_difference(small_run, change, message):
 
 
 @pytest.mark.parametrize(
-    "now", [{"images": 91, "names": "b"}, {"images": 90, "names": "a", "labels": "other"}]
+    "now",
+    [
+        {"images": 91, "names": "b"},
+        {"images": 90, "names": "a", "labels": "other"},
+        {"images": 90, "names": "a", "labels": "its own", "contents": "other"},
+    ],
 )
 def test_a_run_does_not_go_on_with_other_images(small_run, now):
-    began = {"images": 90, "labels": "its own", "names": "a"}
+    began = {"images": 90, "labels": "its own", "names": "a", "contents": "c"}
     run = small_run(images_fingerprint=began)
     with pytest.raises(UserError, match="began with other images .90 then"):
         recorded_evaluation(run.where, run.config.model_copy(update={"images_fingerprint": now}))

@@ -233,6 +233,26 @@ def test_the_fingerprint_is_of_names_labels_and_contents(pets, tmp_path):
     assert digits["images"] == 450 and "names" not in digits and "sample" not in digits
 
 
+def test_pictures_made_anew_under_the_same_names_are_others(pets):
+    """As those that are written again from their sources, in another size or with other colours."""
+    began = fingerprint(opened(pets), sampled=False)
+    fill(pets / "test", ("cat", "dog", "owl"), 4)
+    now = fingerprint(opened(pets), sampled=False)
+    assert {key for key in began if began[key] != now[key]} == {"contents"}
+    assert not is_same(began, now)
+    earlier = {key: value for key, value in began.items() if key != "contents"}
+    assert is_same(earlier, now), "an earlier version recorded names alone"
+
+
+def test_a_picture_that_cannot_be_read_has_a_fingerprint(pets):
+    """It may fail in a certification, alone."""
+    split = opened(pets)
+    began = fingerprint(split, sampled=False)
+    (pets / "test" / "owl" / "0003.png").unlink()
+    now = fingerprint(split, sampled=False)
+    assert {key for key in began if began[key] != now[key]} == {"contents"}
+
+
 @pytest.fixture
 def run(pets, tmp_path):
     """A RUN folder of an untrained network."""

@@ -246,7 +246,7 @@ def refuse_other_data(record: Mapping[str, Any], where: Place, split: ImageSplit
     if not is_same(began, fingerprint(split, sampled=False)):
         raise UserError(
             f"{where} began with other training data ({began.get('images') or 0:,} images then, "
-            f"{len(split):,} now): use another --out"
+            f"{len(split):,} now, or others of the same number): use another --out"
         )
 
 
