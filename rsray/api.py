@@ -7,8 +7,8 @@ silence, or a `Watch` of your own. A mistake raises UserError, a message of one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from os import PathLike, fspath
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from rsray.config import (
@@ -30,6 +30,7 @@ from rsray.results.audited import NO_COUNTS
 from rsray.results.compare import cert_folder, load
 from rsray.screen import watching
 from rsray.storage import Place, write_file
+from rsray.storage.address import path_text
 
 if TYPE_CHECKING:
     from rsray.certification.checks.audit import Audit
@@ -154,9 +155,9 @@ def recertify(
 
     if alpha is None and bound is None and n is None:
         raise UserError("nothing to change: give --alpha, --bound or --n")
-    RecertifyConfig.make({"cert": fspath(cert), "alpha": alpha, "bound": bound, "n": n})
-    where = fspath(
-        default_target(fspath(cert), alpha=alpha, bound=bound, n=n) if out is None else out
+    RecertifyConfig.make({"cert": path_text(cert), "alpha": alpha, "bound": bound, "n": n})
+    where = path_text(
+        default_target(path_text(cert), alpha=alpha, bound=bound, n=n) if out is None else out
     )
     write(Place.of(cert), Place.of(where), alpha=alpha, bound=bound, n=n)
     return Certification(where)
@@ -200,13 +201,16 @@ def audit(
     from rsray.certification.folder import finished_record, reopen
     from rsray.distributed.certify import audit as auditing
 
-    chosen = {"cert": fspath(cert), **_given(locals(), "blocks", "fraction", "seed", "precision")}
+    chosen = {
+        "cert": path_text(cert),
+        **_given(locals(), "blocks", "fraction", "seed", "precision"),
+    }
     settings = AuditConfig.make(chosen)
     folder = cert_folder(cert) or Place.of(cert)
     record = finished_record(folder)
     given = _given(locals(), "model", "denoiser", "data_root", "actors", "gpus_per_actor")
     with watching(progress) as watch:
-        request = open_audited(folder, record, fspath(source), given, download=download)
+        request = open_audited(folder, record, path_text(source), given, download=download)
         claimed, told = reopen(folder, record), watch.certifying
         return auditing.audit(claimed, request, settings, address=address, on_progress=told)
 
@@ -227,20 +231,20 @@ def export(
     from rsray.certification.folder import finished_record
     from rsray.certification.networks.opening import open_source
 
-    ExportConfig.make({"run": fspath(run), **_given(locals(), "cert", "onnx")})
-    source, summary = open_source(fspath(run)), None
+    ExportConfig.make({"run": path_text(run), **_given(locals(), "cert", "onnx")})
+    source, summary = open_source(path_text(run)), None
     if not source.trained or source.published or not source.weights:
-        raise UserError(f"{fspath(run)} is no RUN: rsray export takes the folder of rsray train")
-    if Run(fspath(run)).is_denoiser:
-        raise UserError(f"{fspath(run)} is a denoiser: rsray export takes a classifier")
+        raise UserError(f"{path_text(run)} is no RUN: rsray export takes the folder of rsray train")
+    if Run(path_text(run)).is_denoiser:
+        raise UserError(f"{path_text(run)} is a denoiser: rsray export takes a classifier")
     if cert is not None:
         folder = cert_folder(cert) or Place.of(cert)
         if finished_record(folder)["model_digest"] != source.digest:
-            raise UserError(f"{fspath(cert)} certifies another network than {fspath(run)}")
-        _verified(fspath(cert))
+            raise UserError(f"{path_text(cert)} certifies another network than {path_text(run)}")
+        _verified(path_text(cert))
         summary = Certification(folder.uri).summary
     where = folder_of(out, "export")
-    Run(fspath(run)).export(Place.of(where), summary=summary, onnx=onnx, model=model)
+    Run(path_text(run)).export(Place.of(where), summary=summary, onnx=onnx, model=model)
     return Run(where)
 
 
@@ -281,9 +285,9 @@ def predict(
     given = _certification_settings(locals(), None)
     if out is not None and Place.of(out).is_dir():
         raise UserError(f"--out {Place.of(out)} is a folder: give a file")
-    if out is not None and not fspath(out).endswith(".parquet"):
+    if out is not None and not path_text(out).endswith(".parquet"):
         raise UserError(f"--out {Place.of(out)} must end in .parquet")
-    request = open_prediction(fspath(source), given, download=download)
+    request = open_prediction(path_text(source), given, download=download)
     made = Predictions(*predict_images(request), str(request.source.normalisation))
     if out is not None:
         write_file(out, parquet_bytes(made.table))
@@ -388,7 +392,7 @@ def plan(
 
     settings = PlanConfig.make(_given(locals(), *PlanConfig.model_fields))
     given = _certification_settings({**locals(), "actors": None}, None)
-    return measure_plan(open_certification(fspath(source), given, download=download), settings)
+    return measure_plan(open_certification(path_text(source), given, download=download), settings)
 
 
 def tune(
@@ -531,8 +535,10 @@ def report(
     from rsray.results import report as reporting
 
     given = _given(locals(), *ReportConfig.model_fields)
-    listed = [paths] if isinstance(paths, str | PathLike) else list(paths)
-    settings = ReportConfig.make({**given, "paths": [fspath(path) for path in listed]})
+    listed: Iterable[Any] = [paths]
+    if isinstance(paths, Iterable) and not isinstance(paths, str):
+        listed = paths
+    settings = ReportConfig.make({**given, "paths": [path_text(path) for path in listed]})
     if settings.plot_of == "training":
         return reporting.report_of_trainings(settings, *_trainings(settings.paths))
     return reporting.make_report(settings, _verified, _pictures)
@@ -586,7 +592,7 @@ def show(
     from rsray.results import explanation
     from rsray.results.plots.style import check_suffix
 
-    given = {"cert": fspath(cert), "index": index, **_given(locals(), "png", "data_root")}
+    given = {"cert": path_text(cert), "index": index, **_given(locals(), "png", "data_root")}
     settings = ShowConfig.make(given)
     if settings.png is not None:
         check_suffix(settings.png)
@@ -641,7 +647,7 @@ _TUNED = (*_OWN, *(name for name in _TRAINED if name != "sigma"))
 def _given(parameters: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """Return the parameters of these names that are not None; paths as text."""
     given = {name: parameters[name] for name in names if parameters.get(name) is not None}
-    return {k: fspath(v) if isinstance(v, PathLike) else v for k, v in given.items()}
+    return {k: path_text(v) if isinstance(v, PathLike) else v for k, v in given.items()}
 
 
 def _certification_settings(parameters: Mapping[str, Any], config: Where | None) -> dict[str, Any]:
@@ -655,7 +661,7 @@ def _certification_settings(parameters: Mapping[str, Any], config: Where | None)
 
     file = _certification_in(config)
     for name in ("model", "denoiser"):
-        refuse_factory_of_a_file(file.get(name), fspath(config), given.get(name), f"--{name}")
+        refuse_factory_of_a_file(file.get(name), path_text(config), given.get(name), f"--{name}")
     return file | given
 
 
@@ -687,4 +693,6 @@ def _assignments(specs: Mapping[str, str] | Sequence[str]) -> list[str]:
     """Return "key=SPEC" texts."""
     if isinstance(specs, Mapping):
         specs = [f"{key}={spec}" for key, spec in specs.items()]
+    if not isinstance(specs, Iterable):
+        raise UserError(f"{specs!r} is no search: give one as {{'lr': 'log(0.01,0.1)'}}")
     return list(specs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsray.errors import UserError
@@ -13,6 +13,7 @@ from rsray.outcomes import Certification, Run, Study
 from rsray.progress import Watch, duration
 from rsray.screen import watching
 from rsray.storage import Place
+from rsray.storage.address import path_text
 from rsray.tracking import check_tracker, tracked
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Execution(NamedTuple):
         from rsray.distributed.certify import certifier
 
         with watching(self.progress) as watch:
-            request = open_certification(fspath(source), given, download=self.may_download)
+            request = open_certification(path_text(source), given, download=self.may_download)
             chosen = request.config
             where = folder_of(self.out, "certify", chosen.dataset, chosen.sigma)
             place, found = Place.of(where), Certification(where)
@@ -132,7 +133,7 @@ class Execution(NamedTuple):
             recorded = found.config.model_dump(mode="json")
             with tracked(self.track, watch, place, recorded) as told:
                 finals = tuner.tune(found.config, place, address=self.address, watch=told)
-                study = Study(fspath(place), finals)
+                study = Study(path_text(place), finals)
                 study.write_cards()
             study.warn(watch)
         return study
@@ -147,7 +148,7 @@ class Execution(NamedTuple):
             for place, found in zip(places, searches, strict=True):
                 _say_each(watch, found.announcement(str(place)))
                 _say_each(watch, dry_run.search(found, place, self.address))
-        return [Study(fspath(place), Finals()) for place in places]
+        return [Study(path_text(place), Finals()) for place in places]
 
 
 def _fill_card(request: CertificationRequest, found: Certification) -> None:
@@ -176,8 +177,8 @@ def folder_of(out: Where | None, command: str, *parts: object) -> str:
         return new_folder(command, *parts)
     place = Place.of(out)
     if place.exists() and not place.is_dir():
-        raise UserError(f"{fspath(out)} is a file: --out needs a folder")
-    return fspath(out)
+        raise UserError(f"{path_text(out)} is a file: --out needs a folder")
+    return path_text(out)
 
 
 def new_folder(command: str, *parts: object) -> str:

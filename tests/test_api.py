@@ -140,6 +140,29 @@ def test_a_certification_goes_by_the_record_of_another(run, tmp_path):
         assert "normalisation" not in given and "start" not in given
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: rsray.train(dataset="digits", out=3),
+        lambda: rsray.train(config=3),
+        lambda: rsray.certify(3),
+        lambda: rsray.report(3),
+        lambda: rsray.report([3]),
+        lambda: rsray.recertify(3, alpha=0.1),
+        lambda: rsray.verify(3),
+        lambda: rsray.show(3, 1),
+        lambda: rsray.audit(3, 4),
+        lambda: rsray.export(3),
+        lambda: rsray.predict(3),
+        lambda: rsray.plan(3),
+        lambda: rsray.tune(dataset="digits", search=3),
+    ],
+)
+def test_what_is_no_path_is_a_user_error_that_names_it(call):
+    with pytest.raises(rsray.UserError, match=r"\b3\b"):
+        call()
+
+
 def test_mistakes_are_user_errors(run):
     for wrong in (
         lambda: rsray.train(dataset="digits", epochs=0, progress=False),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 from rsray.errors import UserError
 
@@ -27,6 +28,17 @@ def addresses_in(text: str) -> list[str]:
     if not is_ensemble(text):
         return [text]
     return [part for part in text.removeprefix(ENSEMBLE).split(",") if part]
+
+
+def path_text(where: Any) -> str:
+    """Return a path or URI as text; UserError for what is neither."""
+    try:
+        text = os.fspath(where)
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        raise UserError(f"{where!r} is no path or URI: give text, or a pathlib.Path")
+    return text
 
 
 def absolute(where: str) -> str:

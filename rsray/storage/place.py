@@ -29,6 +29,7 @@ from rsray.storage.address import (
     address_in,
     check_address,
     parent_and_name,
+    path_text,
     printable_address,
     split_options,
 )
@@ -126,7 +127,7 @@ class Place:
         """Return the place at a local path (made absolute) or URI; UserError for a bad URI."""
         if isinstance(where, Place):
             return where
-        text = os.fspath(where)
+        text = path_text(where)
         check_address(text)
         if "://" not in text:
             return cls(absolute(text))
