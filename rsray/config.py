@@ -330,17 +330,20 @@ class TrainConfig(Config):
         """Return the objective with its settings; ValueError or UserError if it refuses them."""
         chosen = OBJECTIVES[self.objective]
         check_names(self.settings, objective_fields(self.objective), f"objective {self.objective}")
-        for key, value in self.settings.items():
+        try:
+            shared = {name: getattr(self, name) for name in SHARED_WITH_OBJECTIVES}
+            found = TypeAdapter(chosen).validate_python({**shared, **self.settings})
+        except ValidationError as problem:
+            raise UserError(f"objective {self.objective}: {first_problem(problem)}") from problem
+        # A number may have been given as text, such as inf in a file.
+        for key in self.settings:
+            value = getattr(found, key)
             if isinstance(value, int | float) and not abs(value) <= MOST:
                 raise UserError(
                     f"objective {self.objective}: {key} is {value}: it must be finite, and at "
                     f"most {MOST}"
                 )
-        try:
-            shared = {name: getattr(self, name) for name in SHARED_WITH_OBJECTIVES}
-            return TypeAdapter(chosen).validate_python({**shared, **self.settings})
-        except ValidationError as problem:
-            raise UserError(f"objective {self.objective}: {first_problem(problem)}") from problem
+        return found
 
     @property
     def earlier_results(self) -> dict[str, str]:

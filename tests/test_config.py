@@ -318,8 +318,12 @@ def test_epochs_as_a_float_move_the_drops():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("trade_off", math.nan), ("hinge", math.inf), ("trade_off", math.inf)]
-)
+    ("key", "value"),
+    [
+        ("trade_off", math.nan), ("hinge", math.inf), ("trade_off", math.inf),
+        ("hinge", "inf"), ("trade_off", "nan"), ("trade_off", 10**400),
+    ],
+)  # fmt: skip
 def test_objective_refuses_what_is_not_finite(key, value):
     assert key in refusal(train_config, {"dataset": "digits", key: value})
 
