@@ -30,14 +30,30 @@ def make_optimiser(config: TrainConfig, module: nn.Module, device: torch.device)
     return OPTIMISERS[config.optimizer](module.parameters(), config.momentum, **common)
 
 
-def why_a_part_never_acts(config: TrainConfig) -> str:
+def what_never_acts(config: TrainConfig) -> list[str]:
+    """Return in a line each what has no effect: a part that waits in vain, or a setting."""
+    waiting, never = _waits_in_vain(config), [d for d in config.lr_drops if d >= config.epochs]
+    found = [waiting] if waiting else []
+    if config.lr_schedule == "cosine":
+        if config.lr_decay != TrainConfig.model_fields["lr_decay"].default:
+            found.append(f"lr_decay is {config.lr_decay:g}, but lr falls along a cosine: no effect")
+    elif never and "lr_drops" not in waiting:
+        found.append(f"lr_drops {never} never come: epochs is {config.epochs}")
+    if config.lr_warm_up > config.epochs:
+        found.append(
+            f"lr is never reached: epochs is {config.epochs}, lr_warm_up {config.lr_warm_up}"
+        )
+    return found
+
+
+def _waits_in_vain(config: TrainConfig) -> str:
     """Return in a line which part of an objective waits for what never comes, or nothing."""
     objective = config.build_objective()
     if objective.acts_from >= config.epochs:
         return (
             f"{config.objective} waits for the end of its warm-up, which never comes, and is plain "
             f"cross entropy until then: epochs is {config.epochs}, warm_up_epochs "
-            f"{objective.acts_from}; give --set warm_up_epochs=0, or more epochs"
+            f"{objective.acts_from}; give more epochs, or a shorter warm-up (0 is for --init)"
         )
     way_out = objective.without_drop
     if not way_out or any(drop < config.epochs for drop in config.lr_drops):

@@ -20,7 +20,12 @@ from rsray.objectives import OBJECTIVES
 from rsray.presets import train_config
 from rsray.training.loop import DivergedError
 from rsray.training.opened_run import Team
-from rsray.training.optimisation import OPTIMISERS, lr_factor, make_optimiser
+from rsray.training.optimisation import (
+    OPTIMISERS,
+    lr_factor,
+    make_optimiser,
+    what_never_acts,
+)
 from rsray.training.run_folder import run as run_folder
 from rsray.training.run_folder.metrics import read_metrics
 from rsray.training.run_folder.run import claim_run, open_training_split, run_record
@@ -205,6 +210,24 @@ def test_what_waits_for_a_drop_that_never_comes_is_told(lab, caplog, given, way_
     config = lab.config(**given)
     claim_run(lab.folder("run"), config, open_training_split(config), CPU)
     assert [f"--set {way_out}" in line for line in caplog.messages] == [True] * bool(way_out)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"lr_schedule": "cosine", "lr_decay": 0.5},
+            "lr_decay is 0.5, but lr falls along a cosine",
+        ),
+        ({"lr_drops": [1, 2, 30]}, "lr_drops [2, 30] never come: epochs is 2"),
+        ({"lr_warm_up": 3}, "lr is never reached: epochs is 2, lr_warm_up 3"),
+        ({"lr_schedule": "cosine", "lr_drops": [1, 30], "lr_warm_up": 2}, ""),
+        ({"lr_decay": 0.5, "lr_drops": [1]}, ""),
+    ],
+)
+def test_settings_of_the_rate_that_have_no_effect_are_told(lab, given, words):
+    told = what_never_acts(lab.config(objective="gaussian", epochs=2, **given))
+    assert [words in line for line in told] == [True] * bool(words)
 
 
 def test_of_two_runs_that_claim_a_folder_at_once_one_is_refused(lab, monkeypatch):

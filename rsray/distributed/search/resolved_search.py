@@ -36,7 +36,7 @@ from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
 from rsray.training.batches.augment import AUGMENTATIONS
 from rsray.training.earlier_run import start_weights
-from rsray.training.optimisation import why_a_part_never_acts
+from rsray.training.optimisation import what_never_acts
 from rsray.training.run_folder.run import (
     build_model,
     images_of,
@@ -217,7 +217,7 @@ def check_data(search: Search, split: ImageSplit) -> None:
     """Raise UserError where the images to train on, or the results to learn from, fit no trial."""
     for bare in search.bare_points:
         trial, full = search.trial(bare), search.full(bare)
-        if why := why_a_part_never_acts(trial):
+        for why in what_never_acts(trial):
             log.warning("in a trial %s", why)
         (held_in, held_out), workers = images_of(trial, split), search.config.workers or 1
         if len(held_out) < workers:

@@ -32,7 +32,7 @@ from rsray.training.batches.augment import AUGMENTATIONS
 from rsray.training.batches.feeds import is_streamed, refuse_to_weigh_streamed
 from rsray.training.batches.reader import RESIZED_CROP, RandomResizedCrop, with_crop
 from rsray.training.earlier_run import companion_of, digest_of, start_weights
-from rsray.training.optimisation import why_a_part_never_acts
+from rsray.training.optimisation import what_never_acts
 from rsray.training.teacher import targets_of
 from rsray.versions import versions
 
@@ -93,7 +93,7 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
     objective = config.build_objective()
     if objective.why_unused:
         raise UserError(f"objective {config.objective}: {objective.why_unused}")
-    if why := why_a_part_never_acts(config):
+    for why in what_never_acts(config):
         log.warning("%s", why)
     model, (held_in, _) = build_model(config, split), images_of(config, split)
     if ":" in config.model:

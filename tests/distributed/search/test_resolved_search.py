@@ -183,12 +183,12 @@ def test_a_search_of_what_never_acts_in_a_trial_is_told(caplog):
 
     assert check({"epochs": 4}, trial_epochs=2) == check({"epochs": 1, "deferred": False}) == ""
     for given, way_out in (
-        ({}, "deferred=false"),
-        ({"objective": "sodm", "trade_off": 3.0}, "trade_off_growth=1"),
-        ({"objective": "easy"}, "warm_up_epochs=0"),
+        ({}, "--set deferred=false"),
+        ({"objective": "sodm", "trade_off": 3.0}, "--set trade_off_growth=1"),
+        ({"objective": "easy"}, "more epochs, or a shorter warm-up (0 is for --init)"),
     ):
         said = check({"epochs": 4, **given}, ["lr=log(1e-3,1)"], trial_epochs=1)
-        assert "in a trial" in said and "waits for" in said and f"give --set {way_out}" in said
+        assert "in a trial" in said and "waits for" in said and f"give {way_out}" in said
 
 
 def test_searched_objectives_share_the_data_sigma_and_network_of_the_file(tmp_path):
