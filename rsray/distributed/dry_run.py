@@ -67,9 +67,11 @@ def training(request: TrainingRequest, place: Place, address: str | None) -> lis
     steps = request.steps_per_epoch
     minutes = config.checkpoint_minutes
     inside = f" and every {minutes:g} minutes" if minutes else ""
-    state = "a new run"
+    state, time = "a new run", ELSEWHERE
     if record:
         state = "finished: nothing to do" if is_done else f"goes on after {latest_position(place)}"
+    if not address:
+        time = "none" if is_done else _training_time(request)
     return _aligned(
         {
             "where": _where_it_trains(run, address),
@@ -81,13 +83,13 @@ def training(request: TrainingRequest, place: Place, address: str | None) -> lis
             "checkpoints": f"after each epoch{inside}",
             "state": state,
             "files": RUN_FILES,
-            "time": ELSEWHERE if address else _training_time(request),
+            "time": time,
         }
     )
 
 
 def _training_time(request: TrainingRequest) -> str:
-    plan = plan_training(request, MEASURED, threads=available_cpus())
+    plan = plan_training(request, MEASURED, threads=available_cpus(), is_checked=True)
     speed = f"{plan.draws_per_second:,.0f} noisy images/s"
     return f"about {duration(plan.hours * 3600)}, at this machine's {speed}"
 

@@ -57,6 +57,11 @@ def test_a_training_run():
     assert held_out["steps"].startswith("3 of 16") and held_out["checkpoints"] == "after each epoch"
 
 
+def test_what_the_run_warns_of_is_said_once(caplog):
+    dry("train --dataset digits --epochs 1 --limit 64 --batch-size 16")
+    assert caplog.text.count("waits for the first learning-rate drop") == 1
+
+
 def test_a_run_on_a_cluster_that_is_not_asked():
     said = dry(LINES["train"], "--address", "10.0.0.9:6379", "--workers", "2-8")
     expected = "workers of Ray Train: 2-8, a GPU each where there are any, on Ray at 10.0.0.9:6379"
@@ -80,7 +85,8 @@ def test_a_run_that_goes_on(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     config = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     words = ["--config", str(tmp_path / "run" / "run.yaml"), "--out", str(tmp_path / "run")]
-    assert dry("train", *words)["state"] == "finished: nothing to do"
+    finished = dry("train", *words)
+    assert (finished["state"], finished["time"]) == ("finished: nothing to do", "none")
     (tmp_path / "run" / "model.safetensors").unlink()
     position = Position(0, 3)
     for file in (tmp_path / "run" / "checkpoints").iterdir():
