@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -136,6 +137,34 @@ def test_the_network_of_gcp_lets_in_one_address_only(tmp_path):
     asked = (tmp_path / "asked").read_text()
     assert "--allow tcp:22 --source-ranges 203.0.113.7/32" in asked
     assert "0.0.0.0" not in asked
+
+
+def test_steps_of_slurm_have_the_cpus_of_their_task(tmp_path):
+    """From Slurm 22.05 on srun does not take them from the batch job."""
+    for name, script in {
+        "scontrol": "echo node",
+        "srun": f'echo "$SRUN_CPUS_PER_TASK" >> {tmp_path}/asked; echo 127.0.0.1',
+        "python": ":",
+        "rsray": f"until [ $(wc -l < {tmp_path}/asked) = 2 ]; do sleep 0.1; done",
+    }.items():
+        (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    job = next(number for number in range(1, 10_000) if free(20_000 + number))
+    told = {"RSRAY_VENV": str(tmp_path), "SLURM_SUBMIT_DIR": str(tmp_path)}
+    told |= {"SLURM_JOB_ID": str(job), "SLURM_JOB_NODELIST": "node", "SLURM_CPUS_PER_TASK": "16"}
+    with socket.create_server(("127.0.0.1", 20_000 + job)):
+        done = subprocess.run(
+            ["bash", CLUSTERS / "slurm.sbatch", "tune"],
+            env=os.environ | told, capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+    assert done.returncode == 0, done
+    assert (tmp_path / "asked").read_text().splitlines()[1:] == ["16"]
+
+
+def free(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_slurm_wants_a_command():
