@@ -35,10 +35,9 @@ from rsray.presets import published_for
 from rsray.storage import Place
 from rsray.storage.ownership import read_own_record
 from rsray.training.batches.augment import AUGMENTATIONS
-from rsray.training.earlier_run import start_weights
 from rsray.training.optimisation import what_never_acts
 from rsray.training.run_folder.run import (
-    build_model,
+    check_fit,
     images_of,
     refuse_other_data,
     refuse_other_results,
@@ -227,8 +226,9 @@ def check_data(search: Search, split: ImageSplit) -> None:
                 "must be"
             )
         targets_of(full.build_objective(), split, images_of(full, split)[0], warn=True)
-        for each in _with_each_network(search, bare) if full.init else ():
-            start_weights(build_model(each, split), each, split)
+        for point in _points_to_check(search, bare):
+            for each in (search.full(point), search.trial(point)):
+                check_fit(each, split)
 
 
 def read_own_search(out: Place, search: Search, split: ImageSplit) -> dict[str, Any] | None:
@@ -253,16 +253,15 @@ def read_own_search(out: Place, search: Search, split: ImageSplit) -> dict[str, 
     return record
 
 
-def _with_each_network(search: Search, bare: Point) -> list[TrainConfig]:
-    """Return what trials train, one for each network that is searched."""
-    space = active(search.space, bare.get("objective"))
-    points = [
-        {**bare, key: value}
-        for key, distribution in space.items()
-        if setting_of(key) == "model"
-        for value in extreme_values(distribution)
-    ]
-    return [search.full(point) for point in points or [bare]]
+def _points_to_check(search: Search, bare: Point) -> list[Point]:
+    """Return points of an objective with each end of what is no rate or weight, one at a time."""
+    ends = {
+        key: extreme_values(distribution)
+        for key, distribution in active(search.space, bare.get("objective")).items()
+        if key != "objective" and not isinstance(distribution, FloatDistribution)
+    }
+    first = {**bare, **{key: values[0] for key, values in ends.items()}}
+    return [first, *({**first, key: end} for key, values in ends.items() for end in values[1:])]
 
 
 def _check_key(search: Search, bare: Point, key: str, distribution: BaseDistribution) -> None:

@@ -76,6 +76,14 @@ def build_model(config: TrainConfig, split: ImageSplit) -> nn.Module:
 def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device) -> None:
     """Raise UserError for settings that only show when training begins: before RUN is claimed."""
     resolve_precision(config.precision, device)
+    check_fit(config, split)
+    targets_of(config.build_objective(), split, images_of(config, split)[0], warn=True)
+    for why in what_never_acts(config):
+        log.warning("%s", why)
+
+
+def check_fit(config: TrainConfig, split: ImageSplit) -> None:
+    """Raise UserError for settings that do not fit the images, or one another."""
     if config.augmentation is not None:
         choose(config.augmentation, AUGMENTATIONS, "augmentation")
     if config.augmentation == RESIZED_CROP and with_crop(split, RandomResizedCrop(0, 0)) is split:
@@ -93,15 +101,12 @@ def check_settings(config: TrainConfig, split: ImageSplit, device: torch.device)
     objective = config.build_objective()
     if objective.why_unused:
         raise UserError(f"objective {config.objective}: {objective.why_unused}")
-    for why in what_never_acts(config):
-        log.warning("%s", why)
     model, (held_in, _) = build_model(config, split), images_of(config, split)
     if ":" in config.model:
         again = build_model(config, split)
         models.check_made_alike(model, again, config.model, split.image_shape)
     start_weights(model, config, split)
     companion_of(objective, split)
-    targets_of(objective, split, held_in, warn=True)
     _check_steps_of_one_copy(model, config, split, len(held_in))
     augmentation = config.augmentation or DATASETS[config.dataset].augmentation
     if is_streamed(split, min(len(split), config.limit or len(split)), augmentation):

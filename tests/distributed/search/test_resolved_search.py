@@ -133,6 +133,22 @@ def test_a_start_that_no_trial_could_take_is_refused_before_the_first(tmp_path):
         assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(
+    "flat, search, words",
+    [
+        ({"augmentation": "random-resized-crop"}, [], "cuts from full-size pictures"),
+        ({}, ["augmentation=choice(none,random-resized-crop)"], "cuts from full-size pictures"),
+        ({}, ["model=choice(lenet,dncnn6)"], "must return logits"),
+        ({"workers": 4}, ["batch_size=choice(64,2)"], "a batch of 2 images has none for some"),
+    ],
+)
+def test_what_training_refuses_is_refused_before_the_first_trial(flat, search, words, tmp_path):
+    found = searched({"dataset": "digits", **flat}, ["lr=log(0.1,1)", *search])
+    with pytest.raises(UserError, match=words):
+        claim_tune(Place.of(tmp_path / "tune"), found.config)
+    assert not (tmp_path / "tune").exists()
+
+
 def test_other_trials_than_those_whose_winner_is_trained_are_refused(tmp_path):
     """Before, more go on and fewer end; `--dry-run` reads the same record."""
     out = Place.of(tmp_path / "tune")
