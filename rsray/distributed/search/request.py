@@ -113,6 +113,10 @@ def open_search(
     }
     sampler = {"sampler": "grid"} if grid else {}
     chosen = {**file, **own, "seed": base.seed, **sampler}
+    if chosen.get("workers") is not None:
+        # In the place of a range, too, though it begins with the same number.
+        given = {"workers": chosen["workers"], "most_workers": None}
+        base = TrainConfig.make({**base.model_dump(), **given})
     defaults = search_defaults(base, images, chosen.get("trial_epochs"), space)
     if chosen.get("sampler") == "grid":
         defaults["trials"] = len(grid_points(read_space(space)))

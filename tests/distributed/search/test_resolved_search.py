@@ -285,6 +285,20 @@ def test_the_winner_is_trained_on_all_images():
     assert search.trial({}).validation == search.config.validation == 0.15
 
 
+def test_a_given_number_of_workers_takes_the_place_of_a_files_range(tmp_path):
+    (tmp_path / "run.yaml").write_text("dataset: digits\nworkers: 1-4\n")
+
+    def workers(own):
+        file = tmp_path / "run.yaml"
+        found = open_search({}, own, search=["lr=log(0.1,1)"], grid=[], config_file=file)
+        full = resolve_search(found.config).full({})
+        return full.workers, full.most_workers
+
+    assert [workers(own) for own in ({}, {"workers": 1}, {"workers": 2})] == [
+        (1, 4), (1, None), (2, None)
+    ]  # fmt: skip
+
+
 def test_the_rival_is_the_papers_whatever_the_search_fixes():
     # num_draws, weight_decay and the attack are in no default space.
     rival = searched(
