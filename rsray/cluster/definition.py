@@ -26,7 +26,8 @@ PATH_PATTERN = r"^(~/|/)?[A-Za-z0-9_.+][A-Za-z0-9_./+-]*$"
 RESULTS_PATTERN = r"^([a-z0-9+]+://|~/|/)."
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,30}")
 ResourceName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]*$")]
-ResourceAmount = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+# Each is waited for in bundles of one.
+ResourceAmount = Annotated[int, Field(ge=0, le=10**6)]
 
 
 class NodeLayout(BaseModel):

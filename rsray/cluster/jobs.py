@@ -168,7 +168,7 @@ def submit_job(
 def job_command(dashboard: Dashboard, words: list[str]) -> str:
     """Return the shell command that runs an rsray command on the head."""
     python = shell_path(dashboard.layout.python)
-    wanted = [f"{name}={amount:g}" for name, amount in dashboard.layout.wait_for.items() if amount]
+    wanted = [f"{name}={amount}" for name, amount in dashboard.layout.wait_for.items() if amount]
     wait = f"{python} -m rsray.cluster.wait_for_resources {shlex.join(wanted)} && "
     first = wait if wanted and words[0] in ON_WORKERS else ""
     return f"{first}{python} -c {shlex.quote(RUN_CODE)} {shlex.join(words)}"

@@ -137,6 +137,7 @@ def test_a_kubernetes_manifest_is_told_apart():
         (lambda text: text.replace("root: ~/rsray ", "root: ~/../x "), "leads upwards"),
         (lambda text: text.replace("    root:", "    results: -x\n    root:"), "metadata.rsray.results"),
         (lambda text: text.replace("    root:", "    wait_for: {GPU: .inf}\n    root:"), "metadata.rsray.wait_for"),
+        (lambda text: text.replace("    root:", "    wait_for: {GPU: 0.5}\n    root:"), "metadata.rsray.wait_for.GPU"),
         (lambda text: text.replace("    root:", "    wait_for: {'; x': 1}\n    root:"), "metadata.rsray.wait_for"),
         (lambda text: text.replace("metadata:\n  rsray:", "metadata: [5]\nother:\n  rsray:"), "metadata"),
         (lambda text: text.replace("ssh_user: ray", "ssh_proxy_command: ''"), "auth.ssh_user is missing"),
