@@ -228,13 +228,14 @@ def follow_log(dashboard: Dashboard, job_id: str, show: Callable[[str], None]) -
 
     async def show_rest() -> None:
         """Show what comes after what was seen, until the log ends or breaks off."""
-        nonlocal seen
+        nonlocal seen, failures
         at = 0
         async for text in dashboard.job_client().tail_job_logs(job_id):
             fresh = text[max(0, seen - at) :]
             at += len(text)
             if fresh:
-                seen = at
+                # A job of days may break off often: only silence is given up.
+                seen, failures = at, 0
                 show(fresh)
 
     while True:

@@ -64,6 +64,25 @@ def test_a_log_that_breaks_off_is_shown_once(monkeypatch):
     assert "".join(shown) == "one\ntwo\nthree\n"
 
 
+def test_a_log_that_breaks_off_often_is_followed_while_it_grows(monkeypatch):
+    ended = jobs.Job("j", "SUCCEEDED", 0, "out", "python -c x")
+
+    class Breaking:
+        lines = 0
+
+        async def tail_job_logs(self, job_id):
+            self.lines += 1
+            yield "x\n" * self.lines
+            if self.lines < 2 * jobs.MOST_RECONNECTS:
+                raise RuntimeError("WebSocket error")
+
+    monkeypatch.setattr(jobs, "find_job", lambda dashboard, job_id: ended)
+    monkeypatch.setattr(jobs, "RECONNECT_SECONDS", 0.0)
+    shown = []
+    assert jobs.follow_log(dashboard(Breaking()), "j", shown.append) is ended
+    assert "".join(shown) == "x\n" * 2 * jobs.MOST_RECONNECTS
+
+
 def test_a_silent_cluster_is_given_up(monkeypatch):
     class Silent:
         async def tail_job_logs(self, job_id):
