@@ -13,6 +13,7 @@ import tempfile
 import time
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from pyarrow import fs
 
@@ -63,9 +64,11 @@ def fetch_results(dashboard: Dashboard, results: JobRecord) -> Path | None:
         if "://" in there:
             _copy_from_storage(there, Path(folder))
         elif dashboard.head is not None:
-            _unpack_archive(_through_ssh(dashboard.head, there), Path(folder))
+            with tempfile.TemporaryFile(dir=target.local_path) as archive:
+                _through_ssh(dashboard.head, there, archive)
+                _unpack_archive(archive, Path(folder))
         else:
-            _unpack_archive(_through_log(dashboard, there), Path(folder))
+            _unpack_archive(io.BytesIO(_through_log(dashboard, there)), Path(folder))
         _move_files(Path(folder), target)
     return target.local_path
 
@@ -90,29 +93,29 @@ def _copy_from_storage(uri: str, folder: Path) -> None:
         raise UserError(f"cannot fetch {printable_address(uri)}: {one_line(problem)}") from problem
 
 
-def _through_ssh(head: Host, there: str) -> bytes:
-    done = head.run(f"{TAR_COMMAND} -C {shell_path(there)} -czf - .", timeout=3600)
+def _through_ssh(head: Host, there: str, archive: IO[bytes]) -> None:
+    """Write the archive into a file: results may be larger than memory. A lost host ends ssh."""
+    done = head.run(f"{TAR_COMMAND} -C {shell_path(there)} -czf - .", out=archive)
     if done.returncode:
         reason = " ".join(done.stderr.decode(errors="replace").split())
         raise UserError(f"cannot fetch {there} from {head.address}: {reason}")
-    return done.stdout
+    archive.seek(0)
 
 
 def _through_log(dashboard: Dashboard, there: str) -> bytes:
     """Return the archive that a small job prints: an address gives no other way to a file."""
-    client = dashboard.job_client()
     most = MOST_LOG_BYTES * 4 // 3
-    job_id = client.submit_job(
-        entrypoint=f"cd {shell_path(there)} && {TAR_COMMAND} --exclude=./checkpoints -czf - . "
+    entrypoint = (
+        f"cd {shell_path(there)} && {TAR_COMMAND} --exclude=./checkpoints -czf - . "
         f"| base64 -w 1000 | head -c {most} | sed 's/^/{LOG_PREFIX}/' "
         f"&& echo '{LOG_PREFIX}{LOG_END}'"
     )
-    end = time.monotonic() + LOG_JOB_SECONDS
-    while str(client.get_job_status(job_id)) not in ENDED_STATUSES and time.monotonic() < end:
-        time.sleep(0.5)
-    # Ray writes lines of its own into the log, before, after and between ours.
-    said = client.get_job_logs(job_id).splitlines()
-    client.delete_job(job_id)
+    try:
+        said = _log_of(dashboard.job_client(), entrypoint)
+    except (OSError, RuntimeError) as problem:
+        raise UserError(
+            f"cannot fetch {there} through a job of {dashboard.target}: {one_line(problem)}"
+        ) from problem
     lines = [line.removeprefix(LOG_PREFIX) for line in said if line.startswith(LOG_PREFIX)]
     body = "".join(lines[:-1])
     try:
@@ -126,13 +129,25 @@ def _through_log(dashboard: Dashboard, there: str) -> bytes:
     )
 
 
-def _unpack_archive(archive: bytes, folder: Path) -> None:
+def _log_of(client: Any, entrypoint: str) -> list[str]:
+    """Return the lines that a job says, which is deleted; RuntimeError where it does not end."""
+    job_id = client.submit_job(entrypoint=entrypoint)
+    end = time.monotonic() + LOG_JOB_SECONDS
+    while str(client.get_job_status(job_id)) not in ENDED_STATUSES and time.monotonic() < end:
+        time.sleep(0.5)
+    # Ray writes lines of its own into the log, before, after and between ours.
+    said: list[str] = client.get_job_logs(job_id).splitlines()
+    client.delete_job(job_id)
+    return said
+
+
+def _unpack_archive(archive: IO[bytes], folder: Path) -> None:
     """Unpack the files of an archive into a folder; links and devices are left out.
 
     Raises UserError for an archive that is damaged, leads out of the folder, or is too large.
     """
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        with tarfile.open(fileobj=archive, mode="r:gz") as tar:
             free, size = shutil.disk_usage(folder).free, 0
             for member in tar:
                 size += member.size

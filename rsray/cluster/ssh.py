@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -65,11 +65,21 @@ class Host:
             )
         return UserError(f"no ssh to {self.user}@{self.address}: {reason or 'no answer'}")
 
-    def run(self, script: str, *, timeout: float = 120.0) -> subprocess.CompletedProcess[bytes]:
-        """Run a shell script there, sent on its standard input, and return what it said."""
-        return subprocess.run(
-            self.command("bash -s"), input=script.encode(), capture_output=True, timeout=timeout
-        )
+    def run(
+        self, script: str, *, timeout: float | None = None, out: IO[bytes] | int = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a shell script there, sent on its standard input, and return what it said.
+
+        What it writes goes to `out`, if that is given. UserError after `timeout` seconds.
+        """
+        try:
+            return subprocess.run(
+                self.command("bash -s"),
+                input=script.encode(), stdout=out, stderr=subprocess.PIPE, timeout=timeout,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as problem:
+            seconds = problem.timeout
+            raise UserError(f"no answer from {self.address} in {seconds:.0f} s") from problem
 
     @contextmanager
     def tunnel(self, port: int) -> Iterator[int]:

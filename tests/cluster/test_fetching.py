@@ -1,10 +1,13 @@
 """Results of a job come to where this machine recorded or the user says, and nowhere else."""
 
+import dataclasses
 import io
+import os
 import re
 import shlex
 import subprocess
 import tarfile
+import tracemalloc
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +17,7 @@ from rsray.cluster.dashboard import Dashboard
 from rsray.cluster.definition import NodeLayout
 from rsray.cluster.jobs import JobRecord, keep_record, read_records
 from rsray.cluster.packaging import CommandLine
+from rsray.cluster.ssh import Host
 from rsray.errors import UserError
 
 
@@ -74,6 +78,36 @@ def test_results_come_through_a_jobs_log(tmp_path, monkeypatch):
         fetching.fetch_results(dashboard(Shell()), job)
 
 
+def test_a_job_that_cannot_bring_the_results_is_told_in_a_line(tmp_path):
+    class Busy(Shell):
+        def delete_job(self, job_id):
+            raise RuntimeError("Request failed with status code 500: job is in RUNNING state")
+
+    there = tmp_path / "there"
+    there.mkdir()
+    record = JobRecord(cluster="c", job="j", out_there=str(there), out_here=str(tmp_path / "here"))
+    with pytest.raises(UserError, match="cannot fetch .*: .*RUNNING state"):
+        fetching.fetch_results(dashboard(Busy()), record)
+
+
+def test_results_come_through_ssh_without_standing_in_memory(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    ssh, there, here = tmp_path / "bin" / "ssh", tmp_path / "there", tmp_path / "here"
+    ssh.write_text("#!/bin/sh\nexec bash -s\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    there.mkdir()
+    (there / "counts.parquet").write_bytes(os.urandom(2**25))
+    head = Host("h", "u", None, tmp_path / "known_hosts")
+    record = JobRecord(cluster="c", job="j", out_there=str(there), out_here=str(here))
+    tracemalloc.start()
+    fetching.fetch_results(dataclasses.replace(dashboard(), head=head), record)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (here / "counts.parquet").stat().st_size == 2**25 and most < 2**23
+    assert [file.name for file in here.iterdir()] == ["counts.parquet"]
+
+
 def test_nothing_is_fetched_from_where_it_is_to_stay():
     stays = JobRecord(cluster="c", job="j", out_there="s3://b/x")
     assert fetching.fetch_results(dashboard(), stays) is None
@@ -88,7 +122,8 @@ def test_an_archive_cannot_write_outside(tmp_path):
         tar.addfile(tarfile.TarInfo("../evil"))
     (tmp_path / "here").mkdir()
     with pytest.raises(UserError, match="did not come whole: .*outside the destination"):
-        fetching._unpack_archive(data.getvalue(), tmp_path / "here")
+        data.seek(0)
+        fetching._unpack_archive(data, tmp_path / "here")
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 

@@ -59,6 +59,14 @@ def test_nothing_is_sent_to_a_host_whose_key_has_changed(cluster, tmp_path, monk
         launcher.take_down(cluster, print)
 
 
+def test_a_host_that_does_not_answer_is_told_in_a_line(tmp_path, monkeypatch):
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(UserError, match="no answer from h in 0 s"):
+        Host("h", "u", None, tmp_path / "known_hosts").run("true", timeout=0.2)
+
+
 def test_the_keys_of_hosts_that_stay_are_kept(cluster, monkeypatch):
     monkeypatch.setattr(launcher, "_stop_host", lambda cluster, host: (0, 0))
     cluster.home.mkdir(parents=True)
