@@ -110,17 +110,20 @@ def _on_gpus(
 ) -> FleetSize:
     if per_actor > 1 and per_actor != int(per_actor):
         raise UserError(f"gpus-per-actor is {per_actor:g}: it is a part of 1, or a whole number")
-    most = slots_on(capacity.most_gpus, per_actor)
+    here = [(cpus, slots_on(gpus, per_actor)) for cpus, gpus in capacity.nodes]
+    now = sum(slots for _, slots in here)
+    # Of nodes that may come only the sum of their GPUs is known.
+    may_come = capacity.most_gpus > sum(gpus for _, gpus in capacity.nodes)
+    most = slots_on(capacity.most_gpus, per_actor) if may_come else now
     if most < 1 and not will_grow:
         raise UserError(
-            f"gpus-per-actor is {per_actor:g}, but the cluster has {capacity.most_gpus:g} GPUs"
+            f"gpus-per-actor is {per_actor:g}, but the cluster has {capacity.most_gpus:g} GPUs, "
+            "and no node that many"
         )
     if actors is not None and actors > most and not will_grow:
         raise UserError(
             f"actors is {actors}, but there is room for {most} on {capacity.most_gpus:g} GPUs"
         )
-    here = [(cpus, slots_on(gpus, per_actor)) for cpus, gpus in capacity.nodes]
-    now = sum(slots for _, slots in here)
     # Room for Ray Data's own tasks beside the actors.
     cpus = min([1.0, *(cpus / slots / 2 for cpus, slots in here if slots)])
     wanted = actors or max(1, now)

@@ -55,6 +55,16 @@ def test_a_fleet_grows_to_the_autoscalers_limit_only_when_its_size_is_not_given(
     assert plan_fleet(cluster, 16).largest == 16  # the autoscaler brings the nodes
 
 
+def test_an_actors_gpus_are_on_one_node():
+    """Nodes with 3 GPUs have room for an actor of 2 each; a third one would wait for ever."""
+    threes = of((8.0, 3.0), (8.0, 3.0))
+    assert (plan_fleet(threes, gpus_per_actor=2).largest) == 2
+    with pytest.raises(UserError, match="actors is 3, but there is room for 2 on 6 GPUs"):
+        plan_fleet(threes, 3, 2)
+    with pytest.raises(UserError, match="the cluster has 2 GPUs, and no node that many"):
+        plan_fleet(of((8.0, 1.0), (8.0, 1.0)), gpus_per_actor=2)
+
+
 def test_gpus_from_zero():
     fleet = plan_fleet(of((8.0, 0.0), cpus=72.0, gpus=8.0))
     assert (fleet.actors, fleet.largest, fleet.gpus) == (1, 8, 1.0)
