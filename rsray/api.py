@@ -30,7 +30,7 @@ from rsray.results.audited import NO_COUNTS
 from rsray.results.compare import cert_folder, load
 from rsray.screen import watching
 from rsray.storage import Place, write_file
-from rsray.storage.address import path_text
+from rsray.storage.address import check_suffix, path_text
 
 if TYPE_CHECKING:
     from rsray.certification.checks.audit import Audit
@@ -280,13 +280,16 @@ def predict(
     """
     from rsray.certification.predictions import predict_images
     from rsray.certification.request import open_prediction
-    from rsray.storage.schemas import parquet_bytes
+    from rsray.results.certificates import read_table
+    from rsray.storage.schemas import PREDICTIONS, parquet_bytes
 
     given = _certification_settings(locals(), None)
-    if out is not None and Place.of(out).is_dir():
-        raise UserError(f"--out {Place.of(out)} is a folder: give a file")
-    if out is not None and not path_text(out).endswith(".parquet"):
-        raise UserError(f"--out {Place.of(out)} must end in .parquet")
+    if out is not None:
+        if Place.of(out).is_dir():
+            raise UserError(f"--out {Place.of(out)} is a folder: give a file")
+        check_suffix(out, (".parquet",))
+        if Place.of(out).is_file() and read_table(out).schema.names != PREDICTIONS.names:
+            raise UserError(f"--out {Place.of(out)} holds no predictions: use another name")
     request = open_prediction(path_text(source), given, download=download)
     made = Predictions(*predict_images(request), str(request.source.normalisation))
     if out is not None:
@@ -590,12 +593,12 @@ def show(
     """
     from rsray.certification import one_image
     from rsray.results import explanation
-    from rsray.results.plots.style import check_suffix
+    from rsray.results.plots.style import SUFFIXES
 
     given = {"cert": path_text(cert), "index": index, **_given(locals(), "png", "data_root")}
     settings = ShowConfig.make(given)
     if settings.png is not None:
-        check_suffix(settings.png)
+        check_suffix(settings.png, SUFFIXES)
     _verified(settings.cert)
     folder = cert_folder(settings.cert)
     has_counts = folder is not None and folder.exists("counts") and folder.exists("certify.yaml")

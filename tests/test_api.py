@@ -3,6 +3,8 @@
 import inspect
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -121,11 +123,13 @@ def test_a_finished_run_is_returned_as_it_is(run):
 def test_predictions_and_a_plan(run, tmp_path):
     made = rsray.predict(run, n=100, limit=5, precision="fp32", out=tmp_path / "p.parquet")
     assert made.table.num_rows == 5 and made.failed == {} and (tmp_path / "p.parquet").exists()
-    weights = run.place / "model.safetensors"
-    before = weights.read_bytes()
-    with pytest.raises(rsray.UserError, match="must end in .parquet"):
-        rsray.predict(run, n=100, limit=5, out=weights)
-    assert weights.read_bytes() == before
+    weights, other = run.place / "model.safetensors", tmp_path / "certificates.parquet"
+    pq.write_table(pa.table({"index": [1]}), other)
+    for out, said in ((weights, "must end in .parquet"), (other, "holds no predictions")):
+        before = out.read_bytes()
+        with pytest.raises(rsray.UserError, match=said):
+            rsray.predict(run, n=100, limit=5, out=out)
+        assert out.read_bytes() == before
     plan = rsray.plan(run, n=1000, limit=9, seconds=0.1, actors=4, price=2.0, compile="off")
     assert plan.forecast.draws == 9 * 1100 and plan.dollars > 0 and plan.hours > 0
 

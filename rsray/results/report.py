@@ -20,10 +20,11 @@ from rsray.results.pages.gallery import PicturesOf, gallery_html
 from rsray.results.pages.provenance import provenance_html
 from rsray.results.paired import compare_all
 from rsray.results.plots import PLOTS, accuracy, training
-from rsray.results.plots.style import Style, check_suffix, save
+from rsray.results.plots.style import SUFFIXES, Style, save
 from rsray.results.reading import cohen
 from rsray.results.reading.sources import Found, LogFacts, load_results
 from rsray.storage import Place, write_file
+from rsray.storage.address import check_suffix
 
 EPOCH_FIGURES = ("epoch", "loss", "noisy_accuracy", "seconds")
 # Of trainings that differ in these it is said.
@@ -102,7 +103,11 @@ def _check_files(settings: ReportConfig) -> None:
     if settings.export_cohen is not None and len(settings.paths) > 1:
         raise UserError(f"--export-cohen writes one result, but {len(settings.paths)} were given")
     if settings.plot is not None:
-        check_suffix(settings.plot)
+        check_suffix(settings.plot, SUFFIXES)
+    if settings.html is not None:
+        check_suffix(settings.html, (".html", ".htm"))
+    if settings.export_cohen is not None:
+        cohen.check_target(settings.export_cohen)
 
 
 def _load(settings: ReportConfig) -> Found:

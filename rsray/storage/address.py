@@ -59,6 +59,15 @@ def check_address(text: str) -> None:
         raise UserError(f"{text}: there is no user {text[1:].partition('/')[0]!r}")
 
 
+def check_suffix(address: str | os.PathLike[str], suffixes: tuple[str, ...]) -> str:
+    """Return how the name of a file to write ends; UserError unless it is one of these."""
+    name = printable_address(path_text(address))
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix not in suffixes:
+        raise UserError(f"{name}: the name must end in {', '.join(suffixes)}")
+    return suffix
+
+
 def address_in(uri: str, name: str) -> str:
     """Return the address of `name` inside a folder; options stay at the end of a URI."""
     base, options = split_options(uri)

@@ -86,6 +86,20 @@ def test_mistakes(rsray, cert, arguments):
     assert result.stdout == ""
 
 
+def test_a_report_is_written_over_nothing_else(rsray, cert):
+    (cert / "summary.json").write_text("{}")
+    before = {file.name: file.read_bytes() for file in cert.iterdir()}
+    for option, name, said in (
+        ("--html", "summary.json", "must end in .html, .htm"),
+        ("--export-cohen", "certificates.parquet", "holds something else"),
+        ("--export-cohen", "summary", "summary.json holds something else"),
+    ):
+        assert said in str(rsray(cert, option, cert / name).exception)
+    assert {file.name: file.read_bytes() for file in cert.iterdir()} == before
+    for _ in range(2):
+        assert rsray(cert, "--export-cohen", cert / "log", "--html", cert / "p.HTM").exit_code == 0
+
+
 def test_failures_classes_and_labels(rsray, cert, tmp_path):
     table = pq.read_table(cert / "certificates.parquet")
     metadata = json.loads(table.schema.metadata[b"rsray"])

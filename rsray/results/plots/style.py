@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from matplotlib.ticker import PercentFormatter
 from rsray import storage
 from rsray.errors import UserError, printable
 from rsray.storage import PathLike
-from rsray.storage.address import printable_address
+from rsray.storage.address import check_suffix
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette without its yellow, which is too faint on white.
@@ -48,17 +47,9 @@ class Style:
         return replace(self, notes=(note, *self.notes))
 
 
-def check_suffix(path: PathLike) -> str:
-    """Return the suffix of a plot's file name; raises UserError for one that is not drawn."""
-    suffix = os.path.splitext(printable_address(os.fspath(path)))[1].lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"cannot plot to {path}: the name must end in {', '.join(SUFFIXES)}")
-    return suffix
-
-
 def save(figure: Figure, path: PathLike) -> None:
     """Write a figure into a file, complete or not at all; raises UserError by suffix."""
-    storage.write_file(path, render(figure, check_suffix(path)))
+    storage.write_file(path, render(figure, check_suffix(path, SUFFIXES)))
 
 
 def render(figure: Figure, suffix: str) -> bytes:

@@ -92,6 +92,14 @@ def read_log(path: PathLike, *, name: str | None = None) -> Certificates:
     return Certificates.of_log(name, metadata, index=index, skipped=skipped, **columns)
 
 
+def check_target(path: PathLike) -> None:
+    """Raise UserError where a log and its LOG.json would be written over something else."""
+    log, beside = Place.of(path), Place.of(address_beside(Place.of(path).uri, ".json"))
+    is_other = beside.is_file() and DIGEST.encode() not in beside.read_bytes()
+    if is_other or (log.is_file() and not is_log(log)):
+        raise UserError(f"{beside if is_other else log} holds something else: use another name")
+
+
 def write_log(path: PathLike, certificates: Certificates) -> None:
     """Write certificates as a log, complete or not at all.
 
