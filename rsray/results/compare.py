@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rsray.core.bounds import BOUNDS
 from rsray.data.fingerprint import WHAT_IT_COVERS, FingerprintRecord
 from rsray.errors import UserError
 from rsray.results.audited import read_audit
@@ -76,6 +77,21 @@ def failures(results: Sequence[Certificates]) -> list[str]:
             warnings.append(
                 f"{result.name}: {len(result.failed)} of {len(result.selected)} images failed and "
                 f"count 0 ({'; '.join(named)}{more})"
+            )
+    return warnings
+
+
+def skipped_otherwise(results: Sequence[Certificates]) -> list[str]:
+    """Return a warning for each result whose images a bound of the other kind skipped."""
+    warnings = []
+    for result in results:
+        drawn, bound = result.parameter("drawn_with"), result.parameter("bound")
+        was = drawn.get("bound") if isinstance(drawn, dict) and result.skipped.any() else bound
+        kinds = {BOUNDS[name].is_soft for name in (was, bound) if str(name) in BOUNDS}
+        if len(kinds) > 1:
+            warnings.append(
+                f"{result.name}: its images were skipped where {was} missed their label, not where "
+                f"{bound} does; they count 0, so its ACR may be below that of a run with {bound}"
             )
     return warnings
 
@@ -203,7 +219,7 @@ def _load_folder(place: Place, folder: str) -> Certificates:
         more = {
             "audit": read_audit(inside),
             "seconds": _seconds(inside),
-            "images_fingerprint": _images_fingerprint(inside),
+            **_recorded(inside),
         }
         known = {key: value for key, value in more.items() if value is not None}
         return replace(found, metadata={**found.metadata, **known})
@@ -221,14 +237,18 @@ def _seconds(cert: Place) -> float | None:
     return seconds
 
 
-def _images_fingerprint(cert: Place) -> dict[str, Any] | None:
-    """Return what tells a CERT's data from others; None where its certify.yaml does not say it."""
+def _recorded(cert: Place) -> dict[str, Any]:
+    """Return what a CERT's certify.yaml tells of its data, and of the bound it was drawn with."""
     where = f"{cert}/certify.yaml"
+    found: dict[str, Any] = {}
     try:
-        told = from_yaml((cert / "certify.yaml").read_bytes(), where).get("images_fingerprint")
-        return read_as(FingerprintRecord, told, where).model_dump(exclude_none=True)
+        record = from_yaml((cert / "certify.yaml").read_bytes(), where)
+        found["drawn_with"] = record.get("drawn_with")
+        told = read_as(FingerprintRecord, record.get("images_fingerprint"), where)
+        found["images_fingerprint"] = told.model_dump(exclude_none=True)
     except UserError:
-        return None
+        return found
+    return found
 
 
 def _run_name(folder: str) -> str:

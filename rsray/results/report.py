@@ -76,7 +76,8 @@ def make_report(
     if settings.common and results:
         results = compare.restrict(results, compare.common_indices(results))
     entries = published.published_figures(settings.published, results) if settings.published else []
-    warnings = [*found.left_out, *compare.failures(results), *compare.differences(results)]
+    warnings = [*found.left_out, *compare.failures(results), *compare.skipped_otherwise(results)]
+    warnings += compare.differences(results)
     if entries:
         datasets = [(each.name, each.parameter("dataset")) for each in results]
         unlike = compare.unlike("dataset", [*datasets, ("published", settings.published)])

@@ -21,7 +21,7 @@ from rsray.core.bounds.randomized_clopper_pearson import uniform_numbers
 from rsray.core.pilot import blocks_worth
 from rsray.errors import UserError
 from rsray.results.certificates import read_certificates
-from rsray.results.compare import differences
+from rsray.results.compare import differences, load, skipped_otherwise
 from rsray.storage import Place
 
 MODES = {
@@ -390,6 +390,9 @@ def test_recertify_says_that_a_soft_run_skipped_what_a_hard_one_draws(small_run,
     assert f"{undrawn} images have no estimation draws: hoeffding missed their label" in caplog.text
     rows = pq.read_table(f"{target}/certificates.parquet").to_pylist()
     assert all(row["skipped"] == (row["n"] == 0) for row in rows)
+    results = [load(str(run.where)), load(str(target))]
+    (said,) = skipped_otherwise(results)
+    assert "skipped where hoeffding missed their label, not where clopper-pearson does" in said
 
 
 def test_default_target_names_the_changes():

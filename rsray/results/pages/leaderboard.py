@@ -10,7 +10,7 @@ import numpy as np
 from rsray.errors import UserError
 from rsray.results import table
 from rsray.results.certificates import Certificates
-from rsray.results.compare import differences
+from rsray.results.compare import differences, skipped_otherwise
 from rsray.results.pages import page
 from rsray.results.paired import Pair, compare_pair, paired_table
 
@@ -53,7 +53,7 @@ def _group_html(key: tuple[str, str], members: Sequence[Certificates], layout: t
     built = table.build(members, replace(layout, title="", columns=(), sort=None))
     pairs, apart = _against_best(members, built.radii)
     paired = paired_table(pairs, built.radii)
-    notes = [*differences(members), *apart]
+    notes = [*skipped_otherwise(members), *differences(members), *apart]
     named = page.escape(f"{key[0]}, sigma {key[1]}")
     compared = (
         f"<h3>Against the best, on the same images</h3>\n{page.shown_html(paired)}"
