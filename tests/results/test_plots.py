@@ -64,6 +64,18 @@ def test_p_a_of_a_log_is_that_of_its_radius(make):
             probability.probabilities(other)
 
 
+def test_p_a_of_a_log_of_tcertify_is_said_to_be_no_bound(make):
+    for bound, is_said in (("tcertify", True), ("clopper-pearson", False)):
+        result = make(name="mine")
+        log = dataclasses.replace(
+            result, p_a_lower=np.full(40, np.nan), metadata={**result.metadata, "bound": bound}
+        )
+        cert = dataclasses.replace(log, p_a_lower=result.p_a_lower)
+        for each, expected in ((log, is_said), (cert, False)):
+            texts = " ".join(text.get_text() for text in probability.draw([each], Style()).texts)
+            assert ("may be shown larger" in texts.replace("\n", " ")) == expected
+
+
 def test_the_projected_acr_is_the_certified_one_at_its_own_n(make):
     rng, n = np.random.default_rng(0), int(draws.DRAWS[10])
     hits = rng.integers(n // 2 + 60, n, 40)

@@ -21,13 +21,18 @@ NOTE = (
     "p_A: certified lower bound of the right class's probability under noise. A wrong, abstaining "
     "or failed image counts as 0.5 or less: where a line starts. Lower is better."
 )
+OF_LOGS = (
+    " Of {}, logs of T-CERTIFY, p_A follows from the radius, which rests on the runner-up too: "
+    "it may be shown larger than the bound."
+)
 
 TICKS = (0.7, 0.9, 0.97, 0.99, 0.997, 0.999, 0.9997, 0.9999, 0.99999, 0.999999)
 
 
 def draw(results: Sequence[Certificates], style: Style) -> Figure:
     """Return the figure of the distributions."""
-    style = style.with_note(NOTE)
+    logs = [each.name for each in results if np.isnan(each.p_a_lower).any() and _is_wider(each)]
+    style = style.with_note(NOTE + (OF_LOGS.format(", ".join(logs)) if logs else ""))
     figure, (axes,) = new_figure(style)
     for position, result in enumerate(results):
         p, share = distribution(result)
@@ -43,6 +48,11 @@ def draw(results: Sequence[Certificates], style: Style) -> Figure:
     axes.xaxis.set_major_formatter("{x:g}")
     show_percent(axes)
     return finish(figure, axes, style)
+
+
+def _is_wider(result: Certificates) -> bool:
+    """Return whether radii may be larger than sigma Phi^-1(p_A)."""
+    return bool(result.parameter("bound") == "tcertify")
 
 
 def _nines(p: np.ndarray) -> np.ndarray:
