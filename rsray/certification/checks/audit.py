@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -188,8 +189,9 @@ class Audit:
         return not self.differences and (self.p_value is None or self.p_value >= LEVEL)
 
     def escape(self, changed: int) -> float:
-        """Return about how likely it is that none of so many changed blocks was drawn again."""
-        return float((1.0 - self.num_audited / self.num_stored) ** changed)
+        """Return how likely it is that none of so many changed blocks was drawn again."""
+        left = self.num_stored - self.num_audited
+        return math.prod(max(0, left - i) / (self.num_stored - i) for i in range(changed))
 
     def lines(self) -> list[str]:
         """Return the outcome in lines for people."""

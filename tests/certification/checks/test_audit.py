@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import hypergeom
 from test_verify import MODES, finished, is_block, rewrite_table
 
 from rsray.certification.checks import audit as checking
@@ -235,10 +236,10 @@ def test_every_block_is_as_likely_to_be_chosen(small_run):
 
 def test_what_a_forger_risks():
     found = Audit("c", 10, 1000, 0, False, (), 10)
-    assert found.escape(1) == pytest.approx(0.99) and found.escape(100) == pytest.approx(
-        0.366, abs=1e-3
-    )
-    assert "1: 0.99, 10: 0.9, 100: 0.37, 1,000: 4.3e-05" in found.lines()[-1]
+    for changed in (1, 10, 100, 995):
+        expected = hypergeom.pmf(0, 1000, changed, 10)
+        assert found.escape(changed) == pytest.approx(expected, rel=1e-9)
+    assert "1: 0.99, 10: 0.9, 100: 0.35, 1,000: 0" in found.lines()[-1]
 
 
 def test_report_shows_an_audit_of_these_certificates_only(small_run, caplog):
