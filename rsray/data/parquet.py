@@ -255,6 +255,8 @@ def _one_of(allowed: tuple[str, ...], columns: list[str], what: str, file: Place
     present = [name for name in allowed if name in columns]
     if len(present) > 1:
         raise UserError(f"{file}: which is the {what} column, {' or '.join(present)}?{choose}")
+    if present and columns.count(present[0]) > 1:
+        raise UserError(f"{file}: two columns are called {present[0]}: rename one")
     if present:
         return present[0]
     raise UserError(

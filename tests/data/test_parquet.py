@@ -199,6 +199,18 @@ def test_letters_of_two_cases_are_classes(tmp_path):
     assert open_split("parquet", "test", str(tmp_path)).class_names == ("A", "B", "a", "b")
 
 
+@pytest.mark.parametrize("name", ["image", "label"])
+def test_two_columns_of_one_name_are_refused(tmp_path, name):
+    columns = {"image": pa.array(PNGS), "label": pa.array(LABELS)}
+    table = pa.table(columns).append_column(name, columns[name])
+    pq.write_table(table, tmp_path / "test-1.parquet")
+    with pytest.raises(UserError, match=f"two columns are called {name}"):
+        open_split("parquet", "test", str(tmp_path))
+    write(tmp_path / "test-0.parquet")
+    with pytest.raises(UserError, match="test-1.parquet.* exists 2 times"):
+        open_split("parquet", "test", str(tmp_path)).images(range(40))
+
+
 def test_two_columns_of_one_kind_are_asked_about(tmp_path):
     table = pa.table({"image": PNGS, "label": LABELS, "labels": LABELS // 2})
     pq.write_table(table, tmp_path / "test.parquet")
@@ -256,7 +268,10 @@ def test_bad_labels(tmp_path, labels, message):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (encoded(PIXELS[0][:4]), "test.parquet row 9: 4 x 4 pixels .* among images of 4 x 5"),
+        (
+            encoded(PIXELS[0][:4]),
+            "test.parquet row 9: 4 x 4 pixels .* among images of 4 x 5; pass --image-size",
+        ),
         (b"junk", "test.parquet row 9: not a readable image"),
         (None, "test.parquet row 9: no image bytes"),
     ],

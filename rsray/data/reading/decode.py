@@ -195,7 +195,7 @@ def fit(image: Image.Image, geometry: Geometry, where: object) -> Pixels:
     if image.size != (geometry.width, geometry.height):
         raise UserError(
             f"{where}: {image.width} x {image.height} pixels (width x height) among images of "
-            f"{geometry.width} x {geometry.height}"
+            f"{geometry.width} x {geometry.height}; pass --image-size"
         )
     return np.asarray(image).reshape(geometry.height, geometry.width, -1).transpose(2, 0, 1)
 

@@ -150,7 +150,7 @@ def _names_in(file: Place, column: str) -> tuple[str, ...] | None:
     with opened(file, None) as parquet:
         schema = parquet.schema_arrow
     metadata = schema.metadata or {}
-    if column not in schema.names or not pa.types.is_integer(schema.field(column).type):
+    if schema.names.count(column) != 1 or not pa.types.is_integer(schema.field(column).type):
         return None
     try:
         feature = from_json(metadata[b"huggingface"], str(file))["info"]["features"][column]

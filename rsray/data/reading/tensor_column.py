@@ -61,7 +61,8 @@ def tensor_images(column: Column, to: Geometry, names: Sequence[object]) -> Pixe
     if to.short_side is None and to.crop is None and pixels.shape[1] == to.channels:
         if pixels.shape[1:] != to.shape:
             raise UserError(
-                f"{names[0]}: image of shape {pixels.shape[1:]} among images of shape {to.shape}"
+                f"{names[0]}: image of shape {pixels.shape[1:]} among images of shape {to.shape}; "
+                "pass --image-size"
             )
         return pixels
     last = pixels.transpose(0, 2, 3, 1)
