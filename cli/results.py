@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +29,19 @@ def show(cert: str, index: int | None = None, **given: Any) -> None:
     Example: rsray show runs/digits-cert --index 0 --png image.png
     """
     from rsray import api
+    from rsray.results.compare import cert_folder
 
     if index is None:
         raise UserError("give --index: which image of CERT")
     print(api.show(cert, index, **given))
     if "png" in given:
         say(f"written      {given['png']}")
-        say(f"next: rsray report {cert} --html page.html")
+    folder, named = cert_folder(cert), shlex.quote(cert)
+    # What has no counts, such as a log, does not say how its noise was made.
+    if "png" in given or folder is None or not folder.exists("counts"):
+        say(f"next: rsray report {named} --html page.html")
     else:
-        say(f"next: rsray show {cert} --index {index} --png image.png")
+        say(f"next: rsray show {named} --index {index} --png image.png")
 
 
 def print_results(*paths: str | PathLike[str]) -> None:

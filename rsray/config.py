@@ -768,7 +768,10 @@ class ReportConfig(Config):
 class ShowConfig(Config):
     """Which certificate is explained."""
 
-    cert: str = setting("A CERT folder.", metavar="CERT", name="cert")
+    cert: str = setting(
+        "A CERT or TUNE folder, a certificates.parquet file, or a Cohen-format log.",
+        metavar="CERT", name="cert",
+    )  # fmt: skip
     index: int = setting("Of the image, in the split that was certified.", metavar="I", ge=0)
     png: str | None = setting(
         "Draw the image and noisy copies of it.", None, panel=WRITTEN, metavar="FILE"

@@ -151,13 +151,14 @@ def test_mistakes_in_a_line(cert, tmp_path, labels, command):
         rsray.show(other, 0, png=tmp_path / "x.png")
 
 
-def test_a_log_is_explained_as_far_as_it_tells(tmp_path):
+def test_a_log_is_explained_as_far_as_it_tells(tmp_path, command):
     log = tmp_path / "sigma_0.25"
     log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n4\t1\t1\t0.5\t1\t2.0\n")
     text = str(rsray.show(log, 4))
     assert "Radius: 0.5000." in text and "Counted" not in text and "class 1" in text
     with pytest.raises(UserError, match="how its noise was made"):
         rsray.show(log, 4, png=tmp_path / "x.png")
+    assert "next: rsray report" in command("show", log, "--index", 4)[2]
 
 
 def test_the_page_has_a_gallery_with_class_names(cert, tmp_path, labels):
