@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 import typer
@@ -30,7 +31,7 @@ def recertify(cert: str, **given: Any) -> None:
     print_results(made)
     images, draws = made.summary["num_images"], made.summary["draws"]
     say(f"{images:,} images from {draws:,} stored draws -> {made.path}")
-    say(f"next: rsray report {cert} {made.path}")
+    say(f"next: rsray report {quote(cert)} {quote(made.path)}")
 
 
 @command(options_of(VerifyConfig))
@@ -55,7 +56,7 @@ def verify(certs: list[str]) -> None:
     if any(each.not_compared for each in found):
         say("next: the same where the CERT is whose counts are used again")
         raise typer.Exit(1)
-    say(f"next: rsray audit {certs[0]} RUN")
+    say(f"next: rsray audit {quote(certs[0])} RUN")
 
 
 @command(
@@ -81,9 +82,10 @@ def audit(cert: str, source: str, **given: Any) -> None:
         print(printable(line))
     _print_differences(found.differences)
     if not found.is_passed:
-        say(f"next: rsray certify {source} --out ANOTHER: these counts are not the network's")
+        named = quote(source)
+        say(f"next: rsray certify {named} --out ANOTHER: these counts are not the network's")
         raise typer.Exit(1)
-    say(f"next: rsray report {cert}")
+    say(f"next: rsray report {quote(cert)}")
 
 
 def _print_differences(differences: tuple[object, ...]) -> None:

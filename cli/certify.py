@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -52,4 +53,4 @@ def _say_what_was_made(cert: Certification) -> None:
             f"{summary['undecided']} images undecided at n, counted as not certified; no ACR: "
             "draws stop once these radii are decided"
         )
-    say(f"next: rsray report {cert.path} --plot curve.png")
+    say(f"next: rsray report {quote(cert.path)} --plot curve.png")

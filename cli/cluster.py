@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,14 +51,16 @@ def up(yaml: Yaml) -> None:
 
     bring_up(read_cluster_file(yaml), say)
     _show_status(yaml)
-    say(f"next: rsray certify RUN --cluster {yaml}; when done: rsray cluster down {yaml}")
+    named = quote(yaml)
+    say(f"next: rsray certify RUN --cluster {named}; when done: rsray cluster down {named}")
 
 
 @app.command()
 def status(target: Target) -> None:
     """Print the nodes, what they have, and the jobs of rsray."""
     _show_status(target)
-    say(f"next: rsray cluster submit {target} ..., or attach {target} to follow the latest job")
+    named = quote(target)
+    say(f"next: rsray cluster submit {named} ..., or attach {named} to follow the latest job")
 
 
 def _show_status(target: str) -> None:
@@ -102,7 +105,7 @@ def submit(
     with connect_dashboard(target) as dashboard:
         job_id = _submit(dashboard, words, out)
         if not wait:
-            say(f"next: rsray cluster attach {target} {job_id}")
+            say(f"next: rsray cluster attach {quote(target)} {job_id}")
             return
         status = _follow(dashboard, job_id)
     _end(target, status, down=False)
@@ -145,7 +148,7 @@ def take_down(yaml: Yaml) -> None:
     cluster = read_cluster_file(yaml)
     launcher.take_down(cluster, say)
     say(f"{cluster.name} is down")
-    say(f"next: rsray cluster up {yaml}")
+    say(f"next: rsray cluster up {quote(yaml)}")
 
 
 def check_target(target: str) -> None:
@@ -282,7 +285,7 @@ def _end(target: str, status: int, down: bool) -> None:
     if down and not is_url(target):
         take_down(target)
     elif not is_url(target):
-        say(f"the cluster stays up; next: rsray cluster down {target}")
+        say(f"the cluster stays up; next: rsray cluster down {quote(target)}")
     if status:
         raise SystemExit(status)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import typer
@@ -43,7 +44,7 @@ def convert(source: str, out: str | None = None, **given: int) -> None:
     say(
         f"{done.images:,} pictures in {done.shards:,} shards, {done.bytes / 2**20:,.1f} MiB written"
     )
-    say(f"next: rsray certify RUN --dataset parquet --data-root {out}")
+    say(f"next: rsray certify RUN --dataset parquet --data-root {quote(out)}")
 
 
 def _bar(shown: Bars) -> Callable[[Converted], None]:

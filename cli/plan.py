@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rsray.config import CertifyConfig, PlanConfig, Running, TrainConfig, TuneConfig
@@ -49,7 +50,7 @@ def plan(**given: Any) -> None:
     if of == "certify":
         source = given.pop("source")
         _print(api.plan(source, **given))
-        say(f"next: rsray certify {source}")
+        say(f"next: rsray certify {quote(source)}")
         return
     texts = given.pop("set", [])
     if of == "train":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 import typer
@@ -52,6 +53,6 @@ def predict(source: str, **given: Any) -> None:
         say(f"warning: {warning}")
     # A RUN says all of it itself.
     same = " with the same --model, --dataset, ..." if given.get("dataset") else ""
-    say(f"next: rsray certify {source}{same}")
+    say(f"next: rsray certify {quote(source)}{same}")
     if name_failures(made.failed, "prediction"):
         raise typer.Exit(1)

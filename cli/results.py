@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from os import PathLike
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rsray.config import ShowConfig
@@ -36,7 +36,7 @@ def show(cert: str, index: int | None = None, **given: Any) -> None:
     print(api.show(cert, index, **given))
     if "png" in given:
         say(f"written      {given['png']}")
-    folder, named = cert_folder(cert), shlex.quote(cert)
+    folder, named = cert_folder(cert), quote(cert)
     # What has no counts, such as a log, does not say how its noise was made.
     if "png" in given or folder is None or not folder.exists("counts"):
         say(f"next: rsray report {named} --html page.html")
@@ -98,8 +98,8 @@ def show_results(study: Study) -> int:
 def follow_up(study: Study) -> str:
     """Return what may be run after a search."""
     if study.finals.best is None:
-        return f"next: rsray train --config {study.place / 'best.yaml'}"
-    return f"next: rsray show {study.place / 'best' / 'certificates'} --index 0"
+        return f"next: rsray train --config {quote(str(study.place / 'best.yaml'))}"
+    return f"next: rsray show {quote(str(study.place / 'best' / 'certificates'))} --index 0"
 
 
 def _show_certificates(study: Study) -> None:

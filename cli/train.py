@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 from rsray.config import CertifyConfig, ExportConfig, Running, TrainConfig
@@ -27,7 +28,8 @@ def train(**given: Any) -> None:
         say(AFTER_DRY_RUN)
         return
     show(run.path)
-    say(f"next: rsray certify {'RUN --denoiser ' if run.is_denoiser else ''}{run.path}")
+    behind = "RUN --denoiser " if run.is_denoiser else ""
+    say(f"next: rsray certify {behind}{quote(run.path)}")
 
 
 @command(
@@ -47,4 +49,4 @@ def export(run: str, **given: Any) -> None:
 
     made = api.export(run, **given)
     show(made.path)
-    say(f"next: rsray certify {made.path}")
+    say(f"next: rsray certify {quote(made.path)}")

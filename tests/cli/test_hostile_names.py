@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -65,6 +66,9 @@ def test_no_command_shows_it_as_anything_but_text(at, monkeypatch, tmp_path):
         result = command(*line)
         assert result.status in (0, 2), result
         assert is_text(result.out) and is_text(result.err), result
+        for hint in (line for line in result.err.splitlines() if "next: rsray" in line):
+            words = shlex.shlex(hint, posix=True, punctuation_chars=True)
+            assert not {"|", "&", "<", ">"} & set(words), "what is pasted into a shell is quoted"
     page = (at / f"{NAME}.html").read_text()
     assert is_text(page) and "<b>" not in page
 
