@@ -87,7 +87,7 @@ def skipped_otherwise(results: Sequence[Certificates]) -> list[str]:
     for result in results:
         drawn, bound = result.parameter("drawn_with"), result.parameter("bound")
         was = drawn.get("bound") if isinstance(drawn, dict) and result.skipped.any() else bound
-        kinds = {BOUNDS[name].is_soft for name in (was, bound) if str(name) in BOUNDS}
+        kinds = {BOUNDS[name].is_soft for name in map(str, (was, bound)) if name in BOUNDS}
         if len(kinds) > 1:
             warnings.append(
                 f"{result.name}: its images were skipped where {was} missed their label, not where "
