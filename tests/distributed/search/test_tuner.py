@@ -109,7 +109,12 @@ def test_a_trial_that_diverges_or_raises_fails_and_the_search_goes_on(ray_sessio
     search = ["lr=choice(0.01,1e30)", "model=choice(lenet,fails_in_training:build)"]
     base = {"objective": "gaussian"}
     module = tmp_path / "fails_in_training.py"
-    module.write_text("def build(image_shape, num_classes):\n    raise RuntimeError('no luck')\n")
+    # It can be built here, where the search looks at it before it starts, and nowhere else.
+    module.write_text(
+        "import os\nfrom rsray import models\ndef build(**shapes):\n"
+        f"    if os.getpid() != {os.getpid()}:\n        raise RuntimeError('no luck')\n"
+        "    return models.build('lenet', **shapes)\n"
+    )
     sys.path.insert(0, str(tmp_path))
     try:
         grid = parse_grid([text.replace("choice(", "").rstrip(")") for text in search], "gaussian")
@@ -240,6 +245,8 @@ def test_tasks_read_the_images_of_trials_that_do_not_keep_them(ray_session, tmp_
         return plans[-1]._replace(reading_cpus=0.0) if len(plans) > 1 else plans[-1]
 
     monkeypatch.setattr(search, "plan_trials", watched)
+    # Digits are no full-size pictures to cut from: what is read by whom is the same.
+    monkeypatch.setattr("rsray.distributed.search.resolved_search.check_fit", lambda *given: None)
     by_tasks, by_thread = search_with("tasks"), search_with("thread")
     assert plans[0].reading_cpus == 1
     assert {row["state"] for row in by_tasks} == {"complete", "pruned"}
